@@ -1,0 +1,24 @@
+# External libraries, all from Debian; each is named with its reason in ARCHITECTURE.md.
+find_package(PkgConfig REQUIRED)
+find_package(Threads REQUIRED)
+if(WYVERN_STATIC)
+  set(Protobuf_USE_STATIC_LIBS ON)
+  set(CMAKE_FIND_LIBRARY_SUFFIXES .a .so)
+endif()
+find_package(Protobuf REQUIRED)
+find_program(WYVERN_GRPC_PLUGIN grpc_cpp_plugin REQUIRED)
+
+# gRPC without TLS: it is spoken over an inherited socketpair only.
+add_library(wyvern_grpc INTERFACE)
+pkg_check_modules(grpcpp REQUIRED grpc++_unsecure)
+if(WYVERN_STATIC)
+  # pkg-config's static list repeats libraries in dependency order; a group says it once.
+  list(REMOVE_DUPLICATES grpcpp_STATIC_LIBRARIES)
+  target_link_libraries(wyvern_grpc INTERFACE -Wl,--start-group ${grpcpp_STATIC_LIBRARIES} -Wl,--end-group Threads::Threads)
+else()
+  target_link_libraries(wyvern_grpc INTERFACE ${grpcpp_LIBRARIES} Threads::Threads)
+endif()
+
+if(WYVERN_TESTS)
+  find_package(GTest REQUIRED)
+endif()

@@ -1,0 +1,142 @@
+#!/bin/bash
+# Builds the guest kernel from Debian's linux-source-6.12 and configs/guest-kernel/.
+#
+#   build-kernel.sh [--arch x86_64] [--out DIR] [--config-only] [--extra-config FILE]
+#
+# The last line printed is the path of vmlinux (config and System.map lie beside it). Same inputs,
+# same bytes: the result is cached by the hash of the source package, the fragments, this script and
+# the tools. --config-only stops after the check of the resolved configuration and prints its path.
+# --extra-config adds a fragment of one's own; it is checked like ours.
+set -euo pipefail
+# shellcheck source=lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+source_package=linux-source-6.12
+source_archive=/usr/src/$source_package.tar.xz
+config_dir=$repo_dir/configs/guest-kernel
+
+arch=x86_64 out='' config_only=no extra=''
+while (($#)); do
+  case $1 in
+    --arch) arch=${2:?--arch needs a name}; shift 2 ;;
+    --out) out=${2:?--out needs a directory}; shift 2 ;;
+    --config-only) config_only=yes; shift ;;
+    --extra-config) extra=${2:?--extra-config needs a file}; shift 2 ;;
+    -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) die "unknown option '$1'; see --help" ;;
+  esac
+done
+case $arch in
+  x86_64) kernel_arch=x86_64 ;;
+  *) die "architecture '$arch' is not supported yet (x86_64 is)" ;;
+esac
+fragments=("$config_dir/common.config" "$config_dir/$arch.config")
+[[ -z $extra ]] || fragments+=("$extra")
+for file in "${fragments[@]}"; do [[ -f $file ]] || die "no such file: $file"; done
+
+need_packages "$source_package" gcc make libc6-dev flex bison bc libelf-dev dwarves xz-utils \
+  binutils perl python3
+
+# Prints what the resolved configuration $1 lacks of the fragments; true when nothing.
+check_config() {
+  awk '
+    FNR == NR { if ($0 ~ /^CONFIG_/) { at = index($0, "="); got[substr($0, 1, at - 1)] = substr($0, at + 1) }; next }
+    /^CONFIG_[A-Za-z0-9_]+=/ { at = index($0, "="); name = substr($0, 1, at - 1); want = substr($0, at + 1) }
+    /^# CONFIG_[A-Za-z0-9_]+ is not set$/ { name = $2; want = "n" }
+    /^(# )?CONFIG_/ {
+      if (name == "") { printf "%s:%d: not an option: %s\n", FILENAME, FNR, $0; bad = 1; next }
+      have = (name in got) ? got[name] : "n"
+      if (have != want) { printf "%s:%d: %s: asked for %s, resolved to %s\n", FILENAME, FNR, name, want, have; bad = 1 }
+      name = ""
+    }
+    END { exit bad }' "$1" "${fragments[@]}"
+}
+
+# Every tool whose version can change the bytes.
+tool_versions() {
+  gcc --version | head -n1
+  ld --version | head -n1
+  pahole --version
+  flex --version
+  bison --version | head -n1
+}
+
+source_version=$(dpkg-query -W -f '${Version}' "$source_package")
+hash=$({ echo "$arch $source_version"; tool_versions; sha256sum <"$0"; sha256sum <"$guest_dir/lib.sh"
+  cat "${fragments[@]}"; } | short_hash)
+result=$cache_dir/$arch/kernel-$hash
+
+# Unpacks the source and resolves the configuration under $1.
+configure() {
+  local work=$1
+  say "unpacking $source_package $source_version"
+  mkdir -p "$work/source" "$work/objects"
+  tar -C "$work/source" --strip-components=1 -xf "$source_archive"
+  cat "${fragments[@]}" >"$work/fragments"
+  # allnoconfig and not olddefconfig: what no line asks for is off, whatever its default.
+  make -s -C "$work/source" O="$work/objects" ARCH="$kernel_arch" \
+    KCONFIG_ALLCONFIG="$work/fragments" allnoconfig >"$work/config.log" 2>&1 ||
+    { cat "$work/config.log" >&2; die "kconfig failed"; }
+  local differences
+  if ! differences=$(check_config "$work/objects/.config"); then
+    printf '%s\n' "$differences" >&2
+    die "the resolved configuration is not what the fragments ask for (a gate is missing?)"
+  fi
+}
+
+# Compiles under $1.
+compile() {
+  local work=$1 compiler=gcc
+  # Worth nothing the first time; a changed option then costs what it touches.
+  command -v ccache >/dev/null && compiler='ccache gcc'
+  say "compiling with $(nproc) processors"
+  make -s -C "$work/source" O="$work/objects" ARCH="$kernel_arch" -j"$(nproc)" CC="$compiler" \
+    KBUILD_BUILD_TIMESTAMP='Thu Jan 1 00:00:00 UTC 1970' KBUILD_BUILD_VERSION=1 \
+    KBUILD_BUILD_USER=wyvern KBUILD_BUILD_HOST=wyvern vmlinux >"$work/build.log" 2>&1 ||
+    { tail -n 40 "$work/build.log" >&2; die "the kernel did not compile; the log is $work/build.log"; }
+}
+
+# Puts what the VMM and people need into $2: DWARF and the symbol table go, .BTF and the PVH note stay.
+harvest() {
+  local work=$1 to=$2
+  mkdir -p "$to"
+  cp "$work/objects/.config" "$to/config"
+  cp "$work/objects/System.map" "$to/System.map"
+  strip --strip-debug -o "$to/vmlinux" "$work/objects/vmlinux"
+  readelf -n "$to/vmlinux" 2>/dev/null | grep -q 'Xen' || die "the PVH note is gone from vmlinux"
+  readelf -S "$to/vmlinux" | grep -q '\.BTF' || die ".BTF is gone from vmlinux"
+  chmod 0644 "$to"/*
+}
+
+if [[ ! -f $result/vmlinux || $config_only == yes ]]; then
+  take_lock "$cache_dir/$arch/kernel.lock"
+fi
+if [[ $config_only == yes ]]; then
+  work=$(mktemp -d "$cache_dir/$arch/config.XXXXXX")
+  trap 'rm -rf "$work"' EXIT
+  configure "$work"
+  mkdir -p "${out:-$result}"
+  cp "$work/objects/.config" "${out:-$result}/config"
+  echo "${out:-$result}/config"
+  exit 0
+fi
+if [[ ! -f $result/vmlinux ]]; then
+  # One path for every build, so that ccache sees the same command lines.
+  work=$cache_dir/$arch/kernel-build
+  rm -rf "$work"
+  started=$SECONDS
+  configure "$work"
+  compile "$work"
+  rm -rf "$result.new"
+  harvest "$work" "$result.new"
+  rm -rf "$result"
+  mv "$result.new" "$result"
+  rm -rf "$work"
+  say "built in $((SECONDS - started)) s"
+fi
+if [[ -n $out ]]; then
+  mkdir -p "$out"
+  cp --reflink=auto "$result"/{vmlinux,config,System.map} "$out/"
+  result=$out
+fi
+echo "$result/vmlinux"

@@ -1,0 +1,123 @@
+"""One lab machine: QEMU with TCG, its disks, and the two ports to the agent inside.
+
+Nothing of a running machine has a name on the host but its temporary directory: the ports are
+inherited socket pairs, so any number of machines can run at once.
+"""
+
+import ctypes
+import dataclasses
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+
+from lablib.cache import LabError
+
+PR_SET_PDEATHSIG = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Arch:
+    """What differs between architectures on the host side."""
+    name: str
+    debian: str
+    qemu: str
+    machine: tuple
+    console: str
+    kernel_package: str
+
+
+ARCHES = {
+    "x86_64": Arch(
+        name="x86_64", debian="amd64", qemu="qemu-system-x86_64",
+        # SVM comes from TCG; the kernel inside runs its real kvm_amd on it.
+        machine=("-M", "q35,smm=off,vmport=off,hpet=off", "-cpu", "EPYC,+svm", "-accel", "tcg,thread=multi"),
+        console="ttyS0", kernel_package="linux-image-cloud-amd64"),
+}
+
+
+def arch(name: str) -> Arch:
+    if name not in ARCHES:
+        raise LabError(f"no lab machine for {name} yet (known: {', '.join(ARCHES)})")
+    return ARCHES[name]
+
+
+@dataclasses.dataclass
+class Boot:
+    """What to boot."""
+    arch: Arch
+    kernel: pathlib.Path
+    initrd: pathlib.Path
+    disk: pathlib.Path
+    build_disk: pathlib.Path
+    cpus: int = 2
+    memory: int = 2048
+    keep_writes: bool = False  # True only while the image is made
+
+
+def _die_with_parent():
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+class Machine:
+    """A running QEMU; a context manager that always ends it."""
+
+    def __init__(self, boot: Boot, console: pathlib.Path | None):
+        if shutil.which(boot.arch.qemu) is None:
+            raise LabError(f"{boot.arch.qemu} is not installed (apt-get install qemu-system-x86)")
+        self.directory = pathlib.Path(tempfile.mkdtemp(prefix="wyvern-lab."))
+        self.console_path = console or self.directory / "console.log"
+        self.control, control_end = socket.socketpair()
+        self.stdin, stdin_end = socket.socketpair()
+        argv = self._argv(boot, control_end.fileno(), stdin_end.fileno())
+        # The overlay that takes the machine's writes is a temporary file of QEMU: it goes with it.
+        env = dict(os.environ, TMPDIR=str(self.directory))
+        self.process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            pass_fds=(control_end.fileno(), stdin_end.fileno()), env=env, start_new_session=True,
+            preexec_fn=_die_with_parent)
+        control_end.close()
+        stdin_end.close()
+
+    def _argv(self, boot: Boot, control_fd: int, stdin_fd: int):
+        overlay = "off" if boot.keep_writes else "on"
+        return [
+            boot.arch.qemu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            *boot.arch.machine, "-smp", str(boot.cpus), "-m", str(boot.memory),
+            "-kernel", str(boot.kernel), "-initrd", str(boot.initrd),
+            "-append", f"console={boot.arch.console} quiet loglevel=4 mitigations=off nmi_watchdog=0 "
+                       "panic=-1 random.trust_cpu=on systemd.show_status=no audit=0",
+            "-serial", f"file:{self.console_path}",
+            "-drive", f"if=virtio,format=raw,cache=unsafe,snapshot={overlay},file={boot.disk}",
+            "-drive", f"if=virtio,format=raw,read-only=on,file={boot.build_disk}",
+            "-device", "virtio-serial-pci",
+            "-chardev", f"socket,id=control,fd={control_fd}",
+            "-device", "virtserialport,chardev=control,name=lab.ctl",
+            "-chardev", f"socket,id=stdin,fd={stdin_fd}",
+            "-device", "virtserialport,chardev=stdin,name=lab.in",
+        ]
+
+    def console_tail(self, lines: int = 30) -> str:
+        try:
+            text = self.console_path.read_text(errors="replace")
+        except OSError:
+            return "(no console output)"
+        return "\n".join(text.splitlines()[-lines:])
+
+    def qemu_output(self) -> str:
+        """What QEMU itself said. Precondition: it has ended."""
+        return self.process.stdout.read().decode(errors="replace").strip()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.control.close()
+        self.stdin.close()
+        shutil.rmtree(self.directory, ignore_errors=True)

@@ -1,0 +1,162 @@
+"""The host's half of running one command in a lab machine.
+
+The frames are described in machine/lab-agent.
+"""
+
+import array
+import dataclasses
+import fcntl
+import json
+import os
+import pathlib
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+import tty
+
+from lablib.cache import LabError
+from lablib.machine import Boot, Machine
+
+EXIT_TIMEOUT = 124  # as timeout(1)
+EXIT_LAB = 125      # the lab itself failed
+BOOT_SECONDS = 120
+
+
+@dataclasses.dataclass
+class Request:
+    argv: list
+    containerd: str = "1.7"
+    env: dict = dataclasses.field(default_factory=dict)
+    cwd: str = "/root"
+    tty: bool = False
+    timeout: float = 600.0
+    share_out: pathlib.Path | None = None
+    console: pathlib.Path | None = None
+    verbose: bool = False
+
+
+class Session:
+    def __init__(self, machine: Machine, request: Request):
+        self.machine = machine
+        self.request = request
+        self.control = machine.control
+        self.begin = time.monotonic()
+        self.tar = None
+
+    def note(self, text: str) -> None:
+        if self.request.verbose:
+            print(f"lab: {time.monotonic() - self.begin:6.2f} s  {text}\r", file=sys.stderr, flush=True)
+
+    def send(self, kind: bytes, payload: bytes) -> None:
+        self.control.sendall(kind + struct.pack(">I", len(payload)) + payload)
+
+    def run(self) -> int:
+        deadline = self.begin + self.request.timeout
+        if self._frame(min(deadline, self.begin + BOOT_SECONDS), "boot")[0] != b"H":
+            raise LabError("the agent in the lab machine does not speak our protocol")
+        self.note("machine is up")
+        self.send(b"R", json.dumps({
+            "argv": self.request.argv, "env": self.request.env, "cwd": self.request.cwd,
+            "tty": self.request.tty, "size": _terminal_size(), "containerd": self.request.containerd,
+            "share_out": self.request.share_out is not None}).encode())
+        threading.Thread(target=self._pump_stdin, daemon=True).start()
+        while True:
+            kind, payload = self._frame(deadline, "the command")
+            if kind == b"1":
+                _write_all(1, payload)
+            elif kind == b"2":
+                _write_all(2, payload)
+            elif kind == b"N":
+                print("lab: " + payload.decode(errors="replace").strip(), file=sys.stderr)
+            elif kind == b"F":
+                self._receive_out(payload)
+            elif kind == b"X":
+                self.note("command ended")
+                return json.loads(payload)["code"]
+
+    def close(self) -> None:
+        if self.tar is not None:
+            self.tar.stdin.close()
+            if self.tar.wait() != 0:
+                raise LabError(f"could not unpack the files of /out into {self.request.share_out}")
+
+    def _frame(self, deadline: float, doing: str):
+        kind, length = struct.unpack(">cI", self._exactly(5, deadline, doing))
+        return kind, self._exactly(length, deadline, doing)
+
+    def _exactly(self, n: int, deadline: float, doing: str) -> bytes:
+        data = bytearray()
+        while len(data) < n:
+            self.control.settimeout(max(0.001, deadline - time.monotonic()))
+            try:
+                piece = self.control.recv(min(n - len(data), 1 << 20))
+            except TimeoutError:
+                raise Hung(f"{doing} did not end within {time.monotonic() - self.begin:.0f} s") from None
+            if not piece:
+                self.machine.process.wait()
+                raise LabError(f"the lab machine ended during {doing}: {self.machine.qemu_output()}\n"
+                               f"console:\n{self.machine.console_tail()}")
+            data += piece
+        return bytes(data)
+
+    def _pump_stdin(self) -> None:
+        try:
+            while data := os.read(0, 1 << 16):
+                self.machine.stdin.sendall(struct.pack(">I", len(data)) + data)
+            self.machine.stdin.sendall(struct.pack(">I", 0))
+        except OSError:
+            pass  # the machine is gone; run() reports it
+
+    def _receive_out(self, payload: bytes) -> None:
+        if self.tar is None:
+            self.request.share_out.mkdir(parents=True, exist_ok=True)
+            self.tar = subprocess.Popen(
+                ["tar", "-C", str(self.request.share_out), "--no-same-owner", "-xf", "-"], stdin=subprocess.PIPE)
+        self.tar.stdin.write(payload)
+
+
+class Hung(LabError):
+    """Time is up."""
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view):]
+
+
+def _terminal_size():
+    size = array.array("H", [24, 80, 0, 0])
+    try:
+        fcntl.ioctl(0, termios.TIOCGWINSZ, size)
+    except OSError:
+        pass
+    return [size[0] or 24, size[1] or 80]
+
+
+def run(boot: Boot, request: Request) -> int:
+    """Boots a machine, runs the command, returns its exit code or EXIT_TIMEOUT."""
+    saved = None
+    with Machine(boot, request.console) as machine:
+        session = Session(machine, request)
+        if request.tty:
+            if not os.isatty(0):
+                raise LabError("stdin is not a terminal")
+            saved = termios.tcgetattr(0)
+            tty.setraw(0)
+            signal.signal(signal.SIGWINCH, lambda *_: session.send(b"W", json.dumps(_terminal_size()).encode()))
+        try:
+            code = session.run()
+            session.close()
+            return code
+        except Hung as error:
+            print(f"lab: {error}; the machine was stopped. Console's last lines:\n{machine.console_tail()}",
+                  file=sys.stderr)
+            return EXIT_TIMEOUT
+        finally:
+            if saved is not None:
+                termios.tcsetattr(0, termios.TCSADRAIN, saved)
