@@ -79,6 +79,9 @@ class GuestMemory {
   // Maps every region. Takes the fds. INVALID_ARGUMENT: overlap, misalignment, a fd smaller than its region.
   static Result<std::shared_ptr<const GuestMemory>> Create(std::vector<RegionSpec> regions);
 
+  // This memory and one more region: the regions' mappings are shared, so both stay valid. Errors as Create.
+  Result<std::shared_ptr<const GuestMemory>> WithRegion(RegionSpec region) const;
+
   ~GuestMemory();
   GuestMemory(const GuestMemory&) = delete;
   GuestMemory& operator=(const GuestMemory&) = delete;
@@ -117,8 +120,14 @@ class GuestMemory {
  private:
   struct Region;
   GuestMemory();
+  static Result<std::shared_ptr<const Region>> MapRegion(RegionSpec spec);
+  static Result<std::shared_ptr<const GuestMemory>> FromRegions(
+      std::vector<std::shared_ptr<const Region>> regions);
   const Region* Find(Gpa gpa) const;
-  std::vector<Region> regions_;
+  // Calls visit(host pointer, bytes) for each region's part of the range; faults before the first call.
+  template <typename Visit>
+  MemResult<> ForEachPart(Gpa start, uint64_t length, bool writable, Visit visit) const;
+  std::vector<std::shared_ptr<const Region>> regions_;
   std::vector<RegionInfo> infos_;
 };
 

@@ -1,0 +1,285 @@
+#include "mem/guest_memory.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "base/check.h"
+
+namespace wyvern::mem {
+
+namespace {
+
+constexpr uint64_t kPageSize = 4096;
+// Guest and host addresses agree modulo this, so that KVM can map huge pages on both sides.
+constexpr uint64_t kHugePageSize = 2ULL << 20U;
+
+bool AlignedForAtomic(const std::byte* address) {
+  return reinterpret_cast<uintptr_t>(address) % alignof(uint16_t) == 0;
+}
+
+}  // namespace
+
+struct GuestMemory::Region {
+  Gpa start{};
+  uint64_t size = 0;
+  UniqueFd fd;
+  uint64_t fd_offset = 0;
+  bool read_only = false;
+  std::shared_ptr<const Mapping> reservation;  // address space; the region is mapped inside it
+  std::byte* base = nullptr;
+
+  uint64_t offset_of(Gpa gpa) const { return Raw(gpa) - Raw(start); }
+
+  uint64_t end() const { return Raw(start) + size; }
+};
+
+// --- MappedArea ---
+
+uint16_t MappedArea::Load16(uint64_t offset) const {
+  WV_CHECK(2 <= size_ && offset <= size_ - 2 && AlignedForAtomic(base_ + offset));
+  return std::atomic_ref<uint16_t>(*reinterpret_cast<uint16_t*>(base_ + offset))
+      .load(std::memory_order_relaxed);
+}
+
+uint16_t MappedArea::LoadAcquire16(uint64_t offset) const {
+  WV_CHECK(2 <= size_ && offset <= size_ - 2 && AlignedForAtomic(base_ + offset));
+  return std::atomic_ref<uint16_t>(*reinterpret_cast<uint16_t*>(base_ + offset))
+      .load(std::memory_order_acquire);
+}
+
+void MappedArea::Store16(uint64_t offset, uint16_t value) {
+  WV_CHECK(2 <= size_ && offset <= size_ - 2 && AlignedForAtomic(base_ + offset));
+  std::atomic_ref<uint16_t>(*reinterpret_cast<uint16_t*>(base_ + offset))
+      .store(value, std::memory_order_relaxed);
+}
+
+void MappedArea::StoreRelease16(uint64_t offset, uint16_t value) {
+  WV_CHECK(2 <= size_ && offset <= size_ - 2 && AlignedForAtomic(base_ + offset));
+  std::atomic_ref<uint16_t>(*reinterpret_cast<uint16_t*>(base_ + offset))
+      .store(value, std::memory_order_release);
+}
+
+void MappedArea::Read(uint64_t offset, std::span<std::byte> out) const {
+  WV_CHECK(out.size() <= size_ && offset <= size_ - out.size());
+  if (!out.empty()) {
+    std::memcpy(out.data(), base_ + offset, out.size());
+  }
+}
+
+void MappedArea::Write(uint64_t offset, std::span<const std::byte> in) {
+  WV_CHECK(in.size() <= size_ && offset <= size_ - in.size());
+  if (!in.empty()) {
+    std::memcpy(base_ + offset, in.data(), in.size());
+  }
+}
+
+// --- GuestMemory ---
+
+GuestMemory::GuestMemory() = default;
+GuestMemory::~GuestMemory() = default;
+
+Result<std::shared_ptr<const GuestMemory::Region>> GuestMemory::MapRegion(RegionSpec spec) {
+  const uint64_t start = Raw(spec.start);
+  const auto describe = [&] { return fmt::format("memory region {:#x}+{:#x}", start, spec.size); };
+  if (spec.size == 0 || spec.size % kPageSize != 0 || start % kPageSize != 0 ||
+      spec.fd_offset % kPageSize != 0 ||
+      spec.size > std::numeric_limits<uint64_t>::max() / 2 - kHugePageSize ||
+      start > std::numeric_limits<uint64_t>::max() - spec.size) {
+    return Fail(Code::kInvalidArgument,
+                describe() + ": start, size and file offset must be multiples of 4096 and fit");
+  }
+  const bool from_file = spec.fd.valid();
+  if (from_file) {
+    WV_TRY_CONTEXT(const auto st, Fstat(spec.fd), describe());
+    // Past the last page of a file an access is SIGBUS, so the file must reach into the last page.
+    const auto file_size = static_cast<uint64_t>(st.st_size < 0 ? 0 : st.st_size);
+    const uint64_t rounded = (file_size + kPageSize - 1) / kPageSize * kPageSize;
+    if (spec.size > rounded || spec.fd_offset > rounded - spec.size) {
+      return Fail(Code::kInvalidArgument,
+                  fmt::format("{}: its file has only {} bytes", describe(), file_size));
+    }
+  }
+  WV_TRY_CONTEXT(auto reservation,
+                 Mapping::Create(spec.size + kHugePageSize, PROT_NONE,
+                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, FdRef(-1)),
+                 describe());
+  const auto host = reinterpret_cast<uintptr_t>(reservation.data());
+  std::byte* base = reservation.data() + (start - host) % kHugePageSize;
+  const int prot = spec.read_only ? PROT_READ : PROT_READ | PROT_WRITE;
+  const int flags =
+      MAP_FIXED | MAP_NORESERVE | (from_file ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS);
+  if (::mmap(base, spec.size, prot, flags, spec.fd.get(), static_cast<off_t>(spec.fd_offset)) ==
+      MAP_FAILED) {
+    return SysError("mmap of " + describe());
+  }
+  // Core dumps leave guest memory out. Failure only makes a dump larger.
+  (void)::madvise(base, spec.size, MADV_DONTDUMP);
+  auto region = std::make_shared<Region>();
+  region->start = spec.start;
+  region->size = spec.size;
+  region->fd = std::move(spec.fd);
+  region->fd_offset = spec.fd_offset;
+  region->read_only = spec.read_only;
+  region->reservation = std::make_shared<const Mapping>(std::move(reservation));
+  region->base = base;
+  return region;
+}
+
+Result<std::shared_ptr<const GuestMemory>> GuestMemory::FromRegions(
+    std::vector<std::shared_ptr<const Region>> regions) {
+  std::sort(regions.begin(), regions.end(),
+            [](const auto& a, const auto& b) { return Raw(a->start) < Raw(b->start); });
+  for (size_t i = 1; i < regions.size(); ++i) {
+    if (regions[i - 1]->end() > Raw(regions[i]->start)) {
+      return Fail(Code::kInvalidArgument,
+                  fmt::format("memory regions overlap at {:#x}", Raw(regions[i]->start)));
+    }
+  }
+  std::shared_ptr<GuestMemory> memory(new GuestMemory());
+  memory->regions_ = std::move(regions);
+  for (const auto& region : memory->regions_) {
+    memory->infos_.push_back(RegionInfo{.start = region->start,
+                                        .size = region->size,
+                                        .fd = FdRef(region->fd.get()),
+                                        .fd_offset = region->fd_offset,
+                                        .read_only = region->read_only,
+                                        .host_address = reinterpret_cast<uintptr_t>(region->base)});
+  }
+  return memory;
+}
+
+Result<std::shared_ptr<const GuestMemory>> GuestMemory::Create(std::vector<RegionSpec> regions) {
+  if (regions.empty()) {
+    return Fail(Code::kInvalidArgument, "guest memory needs at least one region");
+  }
+  std::vector<std::shared_ptr<const Region>> mapped;
+  mapped.reserve(regions.size());
+  for (RegionSpec& spec : regions) {
+    WV_TRY(auto region, MapRegion(std::move(spec)));
+    mapped.push_back(std::move(region));
+  }
+  return FromRegions(std::move(mapped));
+}
+
+Result<std::shared_ptr<const GuestMemory>> GuestMemory::WithRegion(RegionSpec region) const {
+  std::vector<std::shared_ptr<const Region>> regions = regions_;
+  WV_TRY(auto mapped, MapRegion(std::move(region)));
+  regions.push_back(std::move(mapped));
+  return FromRegions(std::move(regions));
+}
+
+const GuestMemory::Region* GuestMemory::Find(Gpa gpa) const {
+  auto after = std::upper_bound(
+      regions_.begin(), regions_.end(), Raw(gpa),
+      [](uint64_t address, const auto& region) { return address < Raw(region->start); });
+  if (after == regions_.begin()) {
+    return nullptr;
+  }
+  const Region* region = std::prev(after)->get();
+  return region->offset_of(gpa) < region->size ? region : nullptr;
+}
+
+template <typename Visit>
+MemResult<> GuestMemory::ForEachPart(Gpa start, uint64_t length, bool writable, Visit visit) const {
+  if (length > std::numeric_limits<uint64_t>::max() - Raw(start)) {
+    return tl::unexpected(MemFault::kOutOfRange);
+  }
+  // First the whole range is checked, so that a faulting access changes nothing.
+  uint64_t at = Raw(start);
+  uint64_t left = length;
+  while (left > 0) {
+    const Region* region = Find(Gpa{at});
+    if (region == nullptr) {
+      return tl::unexpected(MemFault::kOutOfRange);
+    }
+    if (writable && region->read_only) {
+      return tl::unexpected(MemFault::kReadOnly);
+    }
+    const uint64_t part = std::min(left, region->end() - at);
+    at += part;
+    left -= part;
+  }
+  at = Raw(start);
+  left = length;
+  while (left > 0) {
+    const Region* region = Find(Gpa{at});
+    const uint64_t part = std::min(left, region->end() - at);
+    if (!visit(region->base + region->offset_of(Gpa{at}), part)) {
+      return tl::unexpected(MemFault::kTooManyParts);
+    }
+    at += part;
+    left -= part;
+  }
+  return {};
+}
+
+MemResult<> GuestMemory::ReadBytes(Gpa from, std::span<std::byte> to) const {
+  std::byte* out = to.data();
+  return ForEachPart(from, to.size(), false, [&](const std::byte* host, uint64_t bytes) {
+    std::memcpy(out, host, bytes);
+    out += bytes;
+    return true;
+  });
+}
+
+MemResult<> GuestMemory::WriteBytes(Gpa to, std::span<const std::byte> from) const {
+  const std::byte* in = from.data();
+  return ForEachPart(to, from.size(), true, [&](std::byte* host, uint64_t bytes) {
+    std::memcpy(host, in, bytes);
+    in += bytes;
+    return true;
+  });
+}
+
+MemResult<> GuestMemory::ToIovecs(Gpa start, uint64_t length, bool writable, size_t max_parts,
+                                  std::vector<iovec>* out) const {
+  const size_t before = out->size();
+  auto done = ForEachPart(start, length, writable, [&](std::byte* host, uint64_t bytes) {
+    if (out->size() - before == max_parts) {
+      return false;
+    }
+    out->push_back(iovec{.iov_base = host, .iov_len = bytes});
+    return true;
+  });
+  if (!done) {
+    out->resize(before);
+  }
+  return done;
+}
+
+MemResult<MappedArea> GuestMemory::Map(Gpa start, uint64_t length, uint64_t alignment,
+                                       bool writable) const {
+  WV_CHECK(alignment != 0 && alignment <= kPageSize && (alignment & (alignment - 1)) == 0);
+  if (Raw(start) % alignment != 0) {
+    return tl::unexpected(MemFault::kUnaligned);
+  }
+  const Region* region = Find(start);
+  if (region == nullptr || length > region->size ||
+      region->offset_of(start) > region->size - length) {
+    return tl::unexpected(MemFault::kOutOfRange);
+  }
+  if (writable && region->read_only) {
+    return tl::unexpected(MemFault::kReadOnly);
+  }
+  MappedArea area;
+  area.keep_ = region->reservation;
+  area.base_ = region->base + region->offset_of(start);
+  area.size_ = length;
+  return area;
+}
+
+bool GuestMemory::Contains(Gpa start, uint64_t length) const {
+  if (length == 0) {
+    return Find(start) != nullptr;
+  }
+  return ForEachPart(start, length, false, [](std::byte*, uint64_t) { return true; }).has_value();
+}
+
+}  // namespace wyvern::mem

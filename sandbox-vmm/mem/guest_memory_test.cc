@@ -1,0 +1,196 @@
+#include "mem/guest_memory.h"
+
+#include <unistd.h>
+
+#include <array>
+#include <cstring>
+#include <limits>
+#include <string_view>
+
+#include <gtest/gtest.h>
+
+#include "base/endian.h"
+
+namespace wyvern::mem {
+namespace {
+
+constexpr uint64_t kMiB = 1ULL << 20U;
+constexpr uint64_t kTop = std::numeric_limits<uint64_t>::max();
+
+RegionSpec Anonymous(uint64_t start, uint64_t size, bool read_only = false) {
+  RegionSpec spec;
+  spec.start = Gpa{start};
+  spec.size = size;
+  spec.read_only = read_only;
+  return spec;
+}
+
+std::shared_ptr<const GuestMemory> Make(std::vector<std::pair<uint64_t, uint64_t>> ranges) {
+  std::vector<RegionSpec> specs;
+  for (auto [start, size] : ranges) {
+    specs.push_back(Anonymous(start, size));
+  }
+  auto memory = GuestMemory::Create(std::move(specs));
+  EXPECT_TRUE(memory.has_value());
+  return *memory;
+}
+
+Code CreateError(std::vector<RegionSpec> specs) {
+  auto memory = GuestMemory::Create(std::move(specs));
+  return memory ? Code::kOk : memory.error().code();
+}
+
+std::vector<RegionSpec> Specs(RegionSpec a) {
+  std::vector<RegionSpec> specs;
+  specs.push_back(std::move(a));
+  return specs;
+}
+
+TEST(GuestMemoryTest, AccessPastTheEndFaultsAndChangesNothing) {
+  auto memory = Make({{0, kMiB}});
+  const uint64_t all_ones = kTop;
+  EXPECT_EQ(memory->Write(Gpa{kMiB - 4}, all_ones).error(), MemFault::kOutOfRange);
+  EXPECT_EQ(memory->Read<uint32_t>(Gpa{kMiB - 4}).value(), 0U);
+  EXPECT_EQ(memory->Read<uint64_t>(Gpa{kMiB - 7}).error(), MemFault::kOutOfRange);
+  EXPECT_TRUE(memory->Read<uint64_t>(Gpa{kMiB - 8}).has_value());
+}
+
+TEST(GuestMemoryTest, AddressArithmeticDoesNotWrap) {
+  auto memory = Make({{0, kMiB}, {kTop - 2 * kMiB + 1, kMiB}});
+  std::array<std::byte, 16> buffer{};
+  EXPECT_EQ(memory->ReadBytes(Gpa{kTop - 7}, buffer).error(), MemFault::kOutOfRange);
+  EXPECT_EQ(memory->ReadBytes(Gpa{kTop}, buffer).error(), MemFault::kOutOfRange);
+  EXPECT_FALSE(memory->Contains(Gpa{8}, kTop));
+  EXPECT_FALSE(memory->Contains(Gpa{kTop}, kTop));
+  EXPECT_EQ(memory->Map(Gpa{4096}, kTop - 4096, 2, true).error(), MemFault::kOutOfRange);
+  std::vector<iovec> parts;
+  EXPECT_EQ(memory->ToIovecs(Gpa{1}, kTop, true, 8, &parts).error(), MemFault::kOutOfRange);
+}
+
+TEST(GuestMemoryTest, HoleInsideTheRangeFaults) {
+  auto memory = Make({{0, kMiB}, {2 * kMiB, kMiB}});
+  std::vector<std::byte> buffer(2 * kMiB);
+  EXPECT_EQ(memory->ReadBytes(Gpa{kMiB / 2}, buffer).error(), MemFault::kOutOfRange);
+  EXPECT_FALSE(memory->Contains(Gpa{kMiB}, 1));
+  EXPECT_FALSE(memory->Contains(Gpa{kMiB}, 0));
+}
+
+TEST(GuestMemoryTest, AdjacentRegionsAreOneRange) {
+  auto memory = Make({{kMiB, kMiB}, {0, kMiB}});
+  const std::string_view text = "across the border";
+  ASSERT_TRUE(memory->WriteBytes(Gpa{kMiB - 5}, std::as_bytes(std::span(text))).has_value());
+  std::array<char, 17> back{};
+  ASSERT_TRUE(
+      memory->ReadBytes(Gpa{kMiB - 5}, std::as_writable_bytes(std::span(back))).has_value());
+  EXPECT_EQ(std::string_view(back.data(), back.size()), text);
+  std::vector<iovec> parts;
+  ASSERT_TRUE(memory->ToIovecs(Gpa{kMiB - 5}, text.size(), true, 2, &parts).has_value());
+  ASSERT_EQ(parts.size(), 2U);
+  EXPECT_EQ(parts[0].iov_len, 5U);
+  EXPECT_EQ(parts[1].iov_len, text.size() - 5);
+  EXPECT_EQ(std::memcmp(parts[1].iov_base, text.data() + 5, text.size() - 5), 0);
+  // One area may not span two regions: they are two mappings.
+  EXPECT_EQ(memory->Map(Gpa{kMiB - 4}, 8, 2, true).error(), MemFault::kOutOfRange);
+}
+
+TEST(GuestMemoryTest, TooManyPartsLeavesTheOutputAsItWas) {
+  auto memory = Make({{0, kMiB}, {kMiB, kMiB}});
+  std::vector<iovec> parts(3);
+  EXPECT_EQ(memory->ToIovecs(Gpa{kMiB - 1}, 2, false, 1, &parts).error(), MemFault::kTooManyParts);
+  EXPECT_EQ(parts.size(), 3U);
+}
+
+TEST(GuestMemoryTest, ReadOnlyRegionRefusesWrites) {
+  auto memory = *GuestMemory::Create(Specs(Anonymous(0, kMiB, true)));
+  std::vector<iovec> parts;
+  EXPECT_EQ(memory->Write<uint8_t>(Gpa{0}, 1).error(), MemFault::kReadOnly);
+  EXPECT_EQ(memory->ToIovecs(Gpa{0}, 1, true, 8, &parts).error(), MemFault::kReadOnly);
+  EXPECT_TRUE(memory->ToIovecs(Gpa{0}, 1, false, 8, &parts).has_value());
+  EXPECT_EQ(memory->Map(Gpa{0}, 16, 2, true).error(), MemFault::kReadOnly);
+  EXPECT_TRUE(memory->Map(Gpa{0}, 16, 2, false).has_value());
+}
+
+TEST(GuestMemoryTest, CreateRefusesBadRegions) {
+  EXPECT_EQ(CreateError({}), Code::kInvalidArgument);
+  EXPECT_EQ(CreateError(Specs(Anonymous(0, 0))), Code::kInvalidArgument);
+  EXPECT_EQ(CreateError(Specs(Anonymous(0, 4095))), Code::kInvalidArgument);
+  EXPECT_EQ(CreateError(Specs(Anonymous(1, 4096))), Code::kInvalidArgument);
+  EXPECT_EQ(CreateError(Specs(Anonymous(kTop - 4095, 8192))), Code::kInvalidArgument);
+  EXPECT_EQ(CreateError(Specs(Anonymous(0, kTop - 4095))), Code::kInvalidArgument);
+  auto overlapping = Specs(Anonymous(0, 8192));
+  overlapping.push_back(Anonymous(4096, 8192));
+  EXPECT_EQ(CreateError(std::move(overlapping)), Code::kInvalidArgument);
+}
+
+TEST(GuestMemoryTest, FileSmallerThanItsRegionIsRefused) {
+  RegionSpec spec = Anonymous(0, 2 * kMiB);
+  spec.fd = *MakeMemfd("test", kMiB);
+  EXPECT_EQ(CreateError(Specs(std::move(spec))), Code::kInvalidArgument);
+  RegionSpec offset = Anonymous(0, kMiB);
+  offset.fd = *MakeMemfd("test", kMiB);
+  offset.fd_offset = 4096;
+  EXPECT_EQ(CreateError(Specs(std::move(offset))), Code::kInvalidArgument);
+}
+
+TEST(GuestMemoryTest, MemfdIsSharedWithOtherMappings) {
+  RegionSpec spec = Anonymous(4 * kMiB, kMiB);
+  spec.fd = *MakeMemfd("test", 2 * kMiB);
+  spec.fd_offset = kMiB;
+  auto other = *spec.fd.Duplicate();
+  auto memory = *GuestMemory::Create(Specs(std::move(spec)));
+  ASSERT_TRUE(memory->Write<Le32>(Gpa{4 * kMiB + 16}, 0xfeedU).has_value());
+  Le32 seen;
+  ASSERT_EQ(::pread(other.get(), &seen, sizeof(seen), kMiB + 16), 4);
+  EXPECT_EQ(seen, 0xfeedU);
+  const RegionInfo& info = memory->regions()[0];
+  EXPECT_TRUE(info.fd.valid());
+  EXPECT_EQ(info.fd_offset, kMiB);
+}
+
+TEST(GuestMemoryTest, HostAndGuestAddressAgreeModuloHugePages) {
+  auto memory = Make({{0, kMiB}, {3 * kMiB, 5 * kMiB}, {1ULL << 32U, 4 * kMiB}});
+  for (const RegionInfo& info : memory->regions()) {
+    EXPECT_EQ(info.host_address % (2 * kMiB), Raw(info.start) % (2 * kMiB));
+  }
+}
+
+TEST(GuestMemoryTest, WithRegionSharesTheOldRegions) {
+  auto before = Make({{0, kMiB}});
+  auto after = *before->WithRegion(Anonymous(8 * kMiB, kMiB));
+  ASSERT_TRUE(after->Write<uint32_t>(Gpa{64}, 7).has_value());
+  EXPECT_EQ(before->Read<uint32_t>(Gpa{64}).value(), 7U);
+  EXPECT_FALSE(before->Contains(Gpa{8 * kMiB}, 1));
+  EXPECT_TRUE(after->Contains(Gpa{8 * kMiB}, kMiB));
+  EXPECT_EQ(before->WithRegion(Anonymous(0, 4096)).error().code(), Code::kInvalidArgument);
+}
+
+TEST(MappedAreaTest, AreaOutlivesTheMemory) {
+  auto memory = Make({{0, kMiB}});
+  auto area = memory->Map(Gpa{4096}, 64, 16, true).value();
+  memory.reset();
+  area.Store16(2, 0x1234);
+  area.StoreRelease16(4, 0x5678);
+  EXPECT_EQ(area.LoadAcquire16(2), 0x1234);
+  EXPECT_EQ(area.Load16(4), 0x5678);
+  std::array<std::byte, 4> raw{};
+  area.Read(2, raw);
+  EXPECT_EQ(raw[0], std::byte{0x34});
+  EXPECT_EQ(raw[3], std::byte{0x56});
+}
+
+TEST(MappedAreaTest, UnalignedStartIsAFault) {
+  auto memory = Make({{0, kMiB}});
+  EXPECT_EQ(memory->Map(Gpa{4097}, 64, 2, true).error(), MemFault::kUnaligned);
+  EXPECT_EQ(memory->Map(Gpa{4098}, 64, 4, true).error(), MemFault::kUnaligned);
+}
+
+TEST(MappedAreaDeathTest, OffsetPastTheAreaAborts) {
+  auto memory = Make({{0, kMiB}});
+  auto area = memory->Map(Gpa{0}, 64, 2, true).value();
+  EXPECT_DEATH(area.Load16(63), "CHECK failed");
+  EXPECT_DEATH(area.Store16(1, 0), "CHECK failed");
+  EXPECT_DEATH(area.Store16(kTop, 0), "CHECK failed");
+}
+
+}  // namespace
+}  // namespace wyvern::mem
