@@ -1,4 +1,5 @@
-// base/cleanup.h — runs a function at scope exit unless cancelled: the roll-back of a half-done change.
+// base/cleanup.h — runs a function at scope exit unless cancelled: the roll-back of a half-done
+// change.
 #pragma once
 
 #include <utility>

@@ -1,4 +1,5 @@
-// base/endian.h — integers with a fixed byte order, for wire structs. Alignment 1, so structs of them have the wire's layout.
+// base/endian.h — integers with a fixed byte order, for wire structs. Alignment 1, so structs of
+// them have the wire's layout.
 #pragma once
 
 #include <bit>
@@ -12,7 +13,8 @@ template <std::unsigned_integral T>
 constexpr T ByteSwap(T value) {
   T out = 0;
   for (unsigned i = 0; i < sizeof(T); ++i) {
-    out = static_cast<T>((static_cast<uint64_t>(out) << 8U) | ((static_cast<uint64_t>(value) >> (8U * i)) & 0xffU));
+    out = static_cast<T>((static_cast<uint64_t>(out) << 8U) |
+                         ((static_cast<uint64_t>(value) >> (8U * i)) & 0xffU));
   }
   return out;
 }

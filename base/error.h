@@ -1,7 +1,7 @@
 // base/error.h — what the environment did to us: a code, an errno, where, and a chain of contexts.
-// Shape:   one pointer, so Result<int> is 16 bytes. Codes are those of google.rpc.Code: the ttrpc and gRPC edges are a cast.
-// Errors:  out of memory aborts. An error is logged once, where its propagation stops.
-// Threads: a value; not shared.
+// Shape:   one pointer, so Result<int> is 16 bytes. Codes are those of google.rpc.Code: the ttrpc
+// and gRPC edges are a cast. Errors:  out of memory aborts. An error is logged once, where its
+// propagation stops. Threads: a value; not shared.
 #pragma once
 
 #include <cstdint>
@@ -46,7 +46,8 @@ class Error {
   Code code() const;
   // 0 when no system call was involved.
   int sys_errno() const;
-  // Contexts, outermost first, then the message, then the errno's text: "creating sandbox x: open /dev/kvm: No such file or directory".
+  // Contexts, outermost first, then the message, then the errno's text: "creating sandbox x: open
+  // /dev/kvm: No such file or directory".
   std::string message() const;
   // message() and the place where the error was made; for logs.
   std::string DebugString() const;
@@ -58,17 +59,20 @@ class Error {
 
  private:
   struct Rep;
+
   struct RepDeleter {
     void operator()(Rep* rep) const;
   };
+
   std::unique_ptr<Rep, RepDeleter> rep_;
 };
 
 template <typename T = void>
 using Result = tl::expected<T, Error>;
 
-// The errno of the system call that just failed, with the call's name (and object): return SysError("open /dev/kvm").
-// The code follows the errno (ENOENT → NOT_FOUND, EACCES/EPERM → PERMISSION_DENIED, …, else INTERNAL).
+// The errno of the system call that just failed, with the call's name (and object): return
+// SysError("open /dev/kvm"). The code follows the errno (ENOENT → NOT_FOUND, EACCES/EPERM →
+// PERMISSION_DENIED, …, else INTERNAL).
 tl::unexpected<Error> SysError(std::string what,
                                std::source_location where = std::source_location::current());
 // The same with the error number given.
@@ -85,35 +89,35 @@ Code CodeFromErrno(int number);
 
 // WV_TRY(auto fd, Open(path)): declares or assigns the value, or returns the error.
 #define WV_TRY(lhs, expression) WV_TRY_IMPL(WV_CONCAT(wv_try_, __LINE__), lhs, expression)
-#define WV_TRY_IMPL(result, lhs, expression)                   \
-  auto result = (expression);                                  \
-  if (!(result).has_value()) [[unlikely]] {                    \
-    return ::tl::unexpected(std::move(result).error());        \
-  }                                                            \
+#define WV_TRY_IMPL(result, lhs, expression)            \
+  auto result = (expression);                           \
+  if (!(result).has_value()) [[unlikely]] {             \
+    return ::tl::unexpected(std::move(result).error()); \
+  }                                                     \
   lhs = *std::move(result)
 
 // WV_TRY_VOID(Close(fd)): returns the error, drops the value.
-#define WV_TRY_VOID(expression)                                     \
-  do {                                                              \
-    auto wv_try_result = (expression);                              \
-    if (!wv_try_result.has_value()) [[unlikely]] {                  \
-      return ::tl::unexpected(std::move(wv_try_result).error());    \
-    }                                                               \
+#define WV_TRY_VOID(expression)                                  \
+  do {                                                           \
+    auto wv_try_result = (expression);                           \
+    if (!wv_try_result.has_value()) [[unlikely]] {               \
+      return ::tl::unexpected(std::move(wv_try_result).error()); \
+    }                                                            \
   } while (false)
 
 // The same, with what we were doing put in front of the error's message.
 #define WV_TRY_CONTEXT(lhs, expression, context) \
   WV_TRY_CONTEXT_IMPL(WV_CONCAT(wv_try_, __LINE__), lhs, expression, context)
-#define WV_TRY_CONTEXT_IMPL(result, lhs, expression, context)                       \
-  auto result = (expression);                                                       \
-  if (!(result).has_value()) [[unlikely]] {                                         \
-    return ::tl::unexpected(std::move(result).error().WithContext(context));        \
-  }                                                                                 \
+#define WV_TRY_CONTEXT_IMPL(result, lhs, expression, context)                \
+  auto result = (expression);                                                \
+  if (!(result).has_value()) [[unlikely]] {                                  \
+    return ::tl::unexpected(std::move(result).error().WithContext(context)); \
+  }                                                                          \
   lhs = *std::move(result)
-#define WV_TRY_VOID_CONTEXT(expression, context)                                        \
-  do {                                                                                  \
-    auto wv_try_result = (expression);                                                  \
-    if (!wv_try_result.has_value()) [[unlikely]] {                                      \
-      return ::tl::unexpected(std::move(wv_try_result).error().WithContext(context));   \
-    }                                                                                   \
+#define WV_TRY_VOID_CONTEXT(expression, context)                                      \
+  do {                                                                                \
+    auto wv_try_result = (expression);                                                \
+    if (!wv_try_result.has_value()) [[unlikely]] {                                    \
+      return ::tl::unexpected(std::move(wv_try_result).error().WithContext(context)); \
+    }                                                                                 \
   } while (false)

@@ -1,4 +1,5 @@
-// base/event_fd.h — eventfd(2), timerfd(2), signalfd(2), pidfd: kernel objects that an epoll loop can wait for.
+// base/event_fd.h — eventfd(2), timerfd(2), signalfd(2), pidfd: kernel objects that an epoll loop
+// can wait for.
 #pragma once
 
 #include <sys/types.h>
@@ -27,6 +28,7 @@ class EventFd {
   FdRef fd() const { return fd_; }
 
   Result<EventFd> Duplicate() const;
+
   UniqueFd Take() && { return std::move(fd_); }
 
  private:
@@ -46,12 +48,14 @@ class TimerFd {
 
  private:
   explicit TimerFd(UniqueFd fd) : fd_(std::move(fd)) {}
+
   UniqueFd fd_;
 };
 
 class SignalFd {
  public:
-  // Blocks the signals in the calling thread (call before starting threads) and makes them readable here.
+  // Blocks the signals in the calling thread (call before starting threads) and makes them readable
+  // here.
   static Result<SignalFd> Create(std::initializer_list<int> signals);
   // The next pending signal's number, or nothing.
   std::optional<int> Next() const;
@@ -60,17 +64,20 @@ class SignalFd {
 
  private:
   explicit SignalFd(UniqueFd fd) : fd_(std::move(fd)) {}
+
   UniqueFd fd_;
 };
 
 struct ExitStatus {
   int code = 0;    // exit code, valid when signal is 0
   int signal = 0;  // the signal that killed the process, or 0
+
   // What shells and containerd report: code, or 128 + signal.
   int AsShell() const { return signal != 0 ? 128 + signal : code; }
 };
 
-// A process that cannot be mistaken for a later one with the same number. Readable when it has exited.
+// A process that cannot be mistaken for a later one with the same number. Readable when it has
+// exited.
 class PidFd {
  public:
   static Result<PidFd> OpenPid(pid_t pid);
@@ -86,6 +93,7 @@ class PidFd {
 
  private:
   PidFd(UniqueFd fd, pid_t pid) : fd_(std::move(fd)), pid_(pid) {}
+
   UniqueFd fd_;
   pid_t pid_;
 };

@@ -1,11 +1,14 @@
-// base/event_loop.h — one thread, one epoll: callbacks for fds, timers and work posted by other threads.
-// Threads: Add/Modify/Remove/After from the loop's thread (or before Run); Post and Stop from any thread.
-// Invariants: a callback removed while events are being dispatched is not called again, also not for an event of the same batch;
-//   a new registration of the same fd number never gets events of the old one (tokens, not fds, are the keys).
+// base/event_loop.h — one thread, one epoll: callbacks for fds, timers and work posted by other
+// threads. Threads: Add/Modify/Remove/After from the loop's thread (or before Run); Post and Stop
+// from any thread. Invariants: a callback removed while events are being dispatched is not called
+// again, also not for an event of the same batch;
+//   a new registration of the same fd number never gets events of the old one (tokens, not fds, are
+//   the keys).
 #pragma once
 
 #include <sys/epoll.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -30,7 +33,8 @@ class EventLoop {
   EventLoop(const EventLoop&) = delete;
   EventLoop& operator=(const EventLoop&) = delete;
 
-  // Level-triggered unless EPOLLET is given. The fd stays the caller's and must outlive the registration.
+  // Level-triggered unless EPOLLET is given. The fd stays the caller's and must outlive the
+  // registration.
   Result<Token> Add(FdRef fd, uint32_t events, IoCallback callback);
   Result<> Modify(Token token, uint32_t events);
   // Idempotent. Safe inside the callback itself.
@@ -39,12 +43,14 @@ class EventLoop {
   // Runs `task` once after `delay`; Remove(token) cancels it.
   Token After(std::chrono::milliseconds delay, Task task);
 
-  // Queues `task` for the loop's thread; any thread; in order. Tasks posted after Stop are dropped with the loop.
+  // Queues `task` for the loop's thread; any thread; in order. Tasks posted after Stop are dropped
+  // with the loop.
   void Post(Task task);
 
   // Runs until Stop. Returns an error only if epoll itself fails.
   Result<> Run();
-  // Dispatches what is ready within `timeout` (0: only what is ready now); for tests and for loops that are polled.
+  // Dispatches what is ready within `timeout` (0: only what is ready now); for tests and for loops
+  // that are polled.
   Result<> RunOnce(std::chrono::milliseconds timeout);
   void Stop();
   // True on the thread that is inside Run/RunOnce.

@@ -1,5 +1,6 @@
 // base/fd.h — file descriptors as owned and borrowed values, and the plain calls on them.
-// Ownership: a by-value UniqueFd parameter takes the descriptor; FdRef borrows it for the call. Every fd we make is close-on-exec.
+// Ownership: a by-value UniqueFd parameter takes the descriptor; FdRef borrows it for the call.
+// Every fd we make is close-on-exec.
 #pragma once
 
 #include <sys/stat.h>
@@ -70,7 +71,8 @@ class FdRef {
 Result<UniqueFd> OpenAt(FdRef dir, const std::string& path, int flags, mode_t mode = 0);
 Result<UniqueFd> Open(const std::string& path, int flags, mode_t mode = 0);
 
-// Whole-buffer transfers: retry EINTR and short counts; block on blocking fds. ReadExact fails with OUT_OF_RANGE at an early end.
+// Whole-buffer transfers: retry EINTR and short counts; block on blocking fds. ReadExact fails with
+// OUT_OF_RANGE at an early end.
 Result<> WriteAll(FdRef fd, std::span<const std::byte> data);
 Result<> WriteAll(FdRef fd, std::string_view data);
 Result<> ReadExact(FdRef fd, std::span<std::byte> data);
@@ -82,7 +84,8 @@ Result<std::string> ReadToEnd(FdRef fd, size_t limit);
 // Small files (config, /proc, /sys, cgroup).
 Result<std::string> ReadFile(const std::string& path, size_t limit = 4 << 20);
 Result<> WriteFile(const std::string& path, std::string_view data);
-// Writes a temporary file beside `path`, fsyncs it, renames it over: a reader sees the old or the new content.
+// Writes a temporary file beside `path`, fsyncs it, renames it over: a reader sees the old or the
+// new content.
 Result<> WriteFileAtomically(const std::string& path, std::string_view data, mode_t mode);
 
 Result<> SetNonBlocking(FdRef fd, bool on);

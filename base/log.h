@@ -1,5 +1,6 @@
 // base/log.h — one line per event on stderr: "2026-01-02T03:04:05.678Z INFO shim: text".
-// Threads: any. Trust: bytes of other parties in the text are escaped (control characters become \xNN), so that a guest cannot forge lines.
+// Threads: any. Trust: bytes of other parties in the text are escaped (control characters become
+// \xNN), so that a guest cannot forge lines.
 #pragma once
 
 #include <fmt/format.h>
@@ -14,19 +15,23 @@ namespace wyvern {
 
 enum class LogLevel : uint8_t { kDebug = 0, kInfo = 1, kWarn = 2, kError = 3 };
 
-// Who speaks ("shim", "vmm", "agent"); call once at start, before threads. The default is the program's name.
+// Who speaks ("shim", "vmm", "agent"); call once at start, before threads. The default is the
+// program's name.
 void SetLogComponent(std::string component);
 void SetLogLevel(LogLevel level);
 LogLevel GetLogLevel();
-// Writes one line with a single write(2) to fd 2; never blocks on a full non-blocking pipe (the line is dropped).
+// Writes one line with a single write(2) to fd 2; never blocks on a full non-blocking pipe (the
+// line is dropped).
 void LogLine(LogLevel level, std::string_view text);
 
-// At most `burst` lines per `period`; what is dropped is counted and said with the next line that passes. One object per message site.
+// At most `burst` lines per `period`; what is dropped is counted and said with the next line that
+// passes. One object per message site.
 class LogLimiter {
  public:
   explicit LogLimiter(uint32_t burst = 5,
                       std::chrono::milliseconds period = std::chrono::seconds(10));
-  // True when the line may be written; `*suppressed` is then the number of lines dropped since the last one.
+  // True when the line may be written; `*suppressed` is then the number of lines dropped since the
+  // last one.
   bool Allow(uint64_t* suppressed);
 
  private:
@@ -39,11 +44,11 @@ class LogLimiter {
 
 }  // namespace wyvern
 
-#define WV_LOG_AT(level, ...)                                    \
-  do {                                                           \
-    if ((level) >= ::wyvern::GetLogLevel()) {                    \
-      ::wyvern::LogLine((level), ::fmt::format(__VA_ARGS__));    \
-    }                                                            \
+#define WV_LOG_AT(level, ...)                                 \
+  do {                                                        \
+    if ((level) >= ::wyvern::GetLogLevel()) {                 \
+      ::wyvern::LogLine((level), ::fmt::format(__VA_ARGS__)); \
+    }                                                         \
   } while (false)
 // WV_INFO("started {} in {} ms", id, ms)
 #define WV_DEBUG(...) WV_LOG_AT(::wyvern::LogLevel::kDebug, __VA_ARGS__)
@@ -51,15 +56,15 @@ class LogLimiter {
 #define WV_WARN(...) WV_LOG_AT(::wyvern::LogLevel::kWarn, __VA_ARGS__)
 #define WV_ERROR(...) WV_LOG_AT(::wyvern::LogLevel::kError, __VA_ARGS__)
 // For what a guest or client can cause at will.
-#define WV_WARN_LIMITED(...)                                                                \
-  do {                                                                                      \
-    static ::wyvern::LogLimiter wv_limiter;                                                 \
-    uint64_t wv_suppressed = 0;                                                             \
-    if (wv_limiter.Allow(&wv_suppressed)) {                                                 \
-      ::wyvern::LogLine(::wyvern::LogLevel::kWarn, ::fmt::format(__VA_ARGS__));             \
-      if (wv_suppressed > 0) {                                                              \
-        ::wyvern::LogLine(::wyvern::LogLevel::kWarn,                                        \
-                          ::fmt::format("({} such lines suppressed)", wv_suppressed));      \
-      }                                                                                     \
-    }                                                                                       \
+#define WV_WARN_LIMITED(...)                                                           \
+  do {                                                                                 \
+    static ::wyvern::LogLimiter wv_limiter;                                            \
+    uint64_t wv_suppressed = 0;                                                        \
+    if (wv_limiter.Allow(&wv_suppressed)) {                                            \
+      ::wyvern::LogLine(::wyvern::LogLevel::kWarn, ::fmt::format(__VA_ARGS__));        \
+      if (wv_suppressed > 0) {                                                         \
+        ::wyvern::LogLine(::wyvern::LogLevel::kWarn,                                   \
+                          ::fmt::format("({} such lines suppressed)", wv_suppressed)); \
+      }                                                                                \
+    }                                                                                  \
   } while (false)

@@ -1,5 +1,6 @@
 // base/unix_socket.h — AF_UNIX sockets: addresses, peer credentials, descriptors in messages.
-// Trust: a received message may carry any number of fds of any kind; the receiver closes what it did not ask for.
+// Trust: a received message may carry any number of fds of any kind; the receiver closes what it
+// did not ask for.
 #pragma once
 
 #include <sys/socket.h>
@@ -26,7 +27,8 @@ struct SocketPair {
 // SOCK_STREAM or SOCK_SEQPACKET, close-on-exec; SOCK_NONBLOCK may be or'ed in.
 Result<SocketPair> MakeSocketPair(int type);
 
-// Binds and listens; a stale file at `path` is not removed. The file gets `mode`. A path starting with '\0' is abstract.
+// Binds and listens; a stale file at `path` is not removed. The file gets `mode`. A path starting
+// with '\0' is abstract.
 Result<UniqueFd> ListenUnix(const std::string& path, mode_t mode, int type = SOCK_STREAM);
 Result<UniqueFd> ConnectUnix(const std::string& path, int type = SOCK_STREAM);
 // accept4 with close-on-exec; `flags` may add SOCK_NONBLOCK. EAGAIN is an error with that errno.
@@ -48,7 +50,8 @@ struct ReceivedMessage {
 
 // One sendmsg with up to 253 fds (SCM_MAX_FD). MSG_NOSIGNAL.
 Result<> SendMessage(FdRef socket, std::span<const std::byte> data, std::span<const FdRef> fds);
-// One recvmsg, MSG_CMSG_CLOEXEC. At most `max_fds` are accepted: more are closed and `truncated` is set.
+// One recvmsg, MSG_CMSG_CLOEXEC. At most `max_fds` are accepted: more are closed and `truncated` is
+// set.
 Result<ReceivedMessage> ReceiveMessage(FdRef socket, std::span<std::byte> buffer, size_t max_fds);
 
 }  // namespace wyvern

@@ -1,4 +1,5 @@
-// base/worker_thread.h — a named thread with a stop event, joined in the destructor. No detached threads anywhere.
+// base/worker_thread.h — a named thread with a stop event, joined in the destructor. No detached
+// threads anywhere.
 #pragma once
 
 #include <functional>
@@ -12,7 +13,8 @@ namespace wyvern {
 
 class WorkerThread {
  public:
-  // `body` gets the stop event: it returns soon after that becomes readable. Name: at most 15 bytes (pthread_setname_np).
+  // `body` gets the stop event: it returns soon after that becomes readable. Name: at most 15 bytes
+  // (pthread_setname_np).
   static Result<std::unique_ptr<WorkerThread>> Start(std::string name,
                                                      std::function<void(const EventFd& stop)> body);
   ~WorkerThread();
@@ -27,6 +29,7 @@ class WorkerThread {
 
  private:
   explicit WorkerThread(EventFd stop) : stop_(std::move(stop)) {}
+
   EventFd stop_;
   std::thread thread_;
 };
