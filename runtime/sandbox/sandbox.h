@@ -1,9 +1,11 @@
-// runtime/sandbox/sandbox.h — one microVM and the containers in it: the library under the shim and under `wyvern run`.
-// Life:    Start → CreateContainer → StartProcess → (AddExec → StartProcess)* → Wait → DeleteProcess → Shutdown.
-// State:   /run/wyvern/<hash>/state.json says what exists before each side effect, so that CleanUp by a fresh process can undo everything.
-// Errors:  NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION as the task API wants them (they pass through the shim unchanged).
-// Threads: every method may block (agent calls) and may be called from any thread; Wait from many. Callbacks run on an internal thread.
-// Death:   when VMM, wyvern-fs or agent die the sandbox is dead: every Wait returns 137, every other call UNAVAILABLE (State-like
+// runtime/sandbox/sandbox.h — one microVM and the containers in it: the library under the shim and
+// under `wyvern run`. Life:    Start → CreateContainer → StartProcess → (AddExec → StartProcess)* →
+// Wait → DeleteProcess → Shutdown. State:   /run/wyvern/<hash>/state.json says what exists before
+// each side effect, so that CleanUp by a fresh process can undo everything. Errors:  NOT_FOUND,
+// ALREADY_EXISTS, FAILED_PRECONDITION as the task API wants them (they pass through the shim
+// unchanged). Threads: every method may block (agent calls) and may be called from any thread; Wait
+// from many. Callbacks run on an internal thread. Death:   when VMM, wyvern-fs or agent die the
+// sandbox is dead: every Wait returns 137, every other call UNAVAILABLE (State-like
 //          questions are answered from memory), resources are released by Shutdown.
 #pragma once
 
@@ -23,7 +25,8 @@
 
 namespace wyvern::runtime {
 
-struct Config;  // config/config.h: the effective configuration (built-in < yaml < options < annotations)
+struct Config;  // config/config.h: the effective configuration (built-in < yaml < options <
+                // annotations)
 
 // containerd's mount: types bind, overlay, ext4, …; applied in order on <bundle>/rootfs.
 struct Mount {
@@ -34,9 +37,10 @@ struct Mount {
 };
 
 struct SandboxOptions {
-  std::string ns = "default";      // containerd namespace; with `id` it makes the state directory's hash
+  std::string ns =
+      "default";  // containerd namespace; with `id` it makes the state directory's hash
   std::string id;
-  std::string bundle;              // config.json is read from here
+  std::string bundle;  // config.json is read from here
   std::shared_ptr<const Config> config;
 };
 
@@ -44,13 +48,14 @@ struct IoWanted {
   bool terminal = false;
   bool stdin_stream = false;
   bool stdout_stream = false;
-  bool stderr_stream = false;      // false with a terminal
+  bool stderr_stream = false;  // false with a terminal
   uint32_t rows = 0;
   uint32_t columns = 0;
 };
 
-// Host ends of the process's stdio: SOCK_STREAM unix sockets whose other end the VMM pumps to the guest. Half-close of stdin is EOF; EOF on
-// stdout/stderr comes when the guest's output has ended. Invalid where not wanted. The caller owns them.
+// Host ends of the process's stdio: SOCK_STREAM unix sockets whose other end the VMM pumps to the
+// guest. Half-close of stdin is EOF; EOF on stdout/stderr comes when the guest's output has ended.
+// Invalid where not wanted. The caller owns them.
 struct ProcessIo {
   UniqueFd stdin_stream;
   UniqueFd stdout_stream;
@@ -60,25 +65,31 @@ struct ProcessIo {
 struct ContainerOptions {
   std::string id;
   std::string bundle;
-  std::vector<Mount> rootfs;       // empty: <bundle>/<root.path> (or an absolute root.path) is already there
+  std::vector<Mount>
+      rootfs;  // empty: <bundle>/<root.path> (or an absolute root.path) is already there
   IoWanted io;
 };
 
-enum class ProcessStatus : uint8_t { kCreated = 1, kRunning = 2, kStopped = 3, kPaused = 4 };  // numbers of the task API
+enum class ProcessStatus : uint8_t {
+  kCreated = 1,
+  kRunning = 2,
+  kStopped = 3,
+  kPaused = 4
+};  // numbers of the task API
 
 struct ExitInfo {
-  uint32_t status = 0;             // 0..255, 128 + signal
+  uint32_t status = 0;  // 0..255, 128 + signal
   std::chrono::system_clock::time_point at;
 };
 
 struct ProcessState {
   ProcessStatus status = ProcessStatus::kCreated;
-  pid_t pid = 0;                   // the anchor's (for execs too)
+  pid_t pid = 0;  // the anchor's (for execs too)
   bool terminal = false;
   std::optional<ExitInfo> exit;
 };
 
-struct ContainerStats {            // cgroup v2, guest figures joined with the anchor's cgroup
+struct ContainerStats {  // cgroup v2, guest figures joined with the anchor's cgroup
   uint64_t cpu_usage_usec = 0, cpu_user_usec = 0, cpu_system_usec = 0;
   uint64_t nr_periods = 0, nr_throttled = 0, throttled_usec = 0;
   uint64_t memory_current = 0, memory_limit = 0, swap_current = 0, swap_limit = 0;
@@ -86,8 +97,9 @@ struct ContainerStats {            // cgroup v2, guest figures joined with the a
   uint64_t pids_current = 0, pids_limit = 0;
 };
 
-struct TimelinePoint {             // host CLOCK_MONOTONIC, ns since Sandbox::Start began
-  std::string name;                // "vmm-exec", "vmm-ready", "kernel", "agent", "container-create", "crun-start", …
+struct TimelinePoint {  // host CLOCK_MONOTONIC, ns since Sandbox::Start began
+  std::string
+      name;  // "vmm-exec", "vmm-ready", "kernel", "agent", "container-create", "crun-start", …
   int64_t start_ns = 0;
   int64_t end_ns = 0;
 };
@@ -95,46 +107,53 @@ struct TimelinePoint {             // host CLOCK_MONOTONIC, ns since Sandbox::St
 class Sandbox {
  public:
   static Result<std::unique_ptr<Sandbox>> Start(SandboxOptions options);
-  virtual ~Sandbox() = default;    // kills what still runs; prefer Shutdown
+  virtual ~Sandbox() = default;  // kills what still runs; prefer Shutdown
 
-  // Mounts the rootfs list on <bundle>/rootfs, attaches it and the bind mounts to the share, starts the anchor, creates the init process.
-  // Undoes everything on error. A missing binary fails here.
+  // Mounts the rootfs list on <bundle>/rootfs, attaches it and the bind mounts to the share, starts
+  // the anchor, creates the init process. Undoes everything on error. A missing binary fails here.
   virtual Result<ProcessIo> CreateContainer(const ContainerOptions& options) = 0;
   // `process_json`: OCI Process.
-  virtual Result<ProcessIo> AddExec(const std::string& id, const std::string& exec_id, const std::string& process_json,
-                                    const IoWanted& io) = 0;
+  virtual Result<ProcessIo> AddExec(const std::string& id, const std::string& exec_id,
+                                    const std::string& process_json, const IoWanted& io) = 0;
   // exec_id empty: the container's init, here and below.
   virtual Result<> StartProcess(const std::string& id, const std::string& exec_id) = 0;
   virtual Result<ExitInfo> Wait(const std::string& id, const std::string& exec_id) = 0;
-  virtual Result<> Signal(const std::string& id, const std::string& exec_id, int signal, bool all) = 0;
-  virtual Result<> ResizeTerminal(const std::string& id, const std::string& exec_id, uint32_t rows, uint32_t columns) = 0;
+  virtual Result<> Signal(const std::string& id, const std::string& exec_id, int signal,
+                          bool all) = 0;
+  virtual Result<> ResizeTerminal(const std::string& id, const std::string& exec_id, uint32_t rows,
+                                  uint32_t columns) = 0;
   virtual Result<> CloseStdin(const std::string& id, const std::string& exec_id) = 0;
-  // FAILED_PRECONDITION while it runs. For the init: unmounts, detaches, removes the anchor: the container is gone when it returns.
+  // FAILED_PRECONDITION while it runs. For the init: unmounts, detaches, removes the anchor: the
+  // container is gone when it returns.
   virtual Result<ExitInfo> DeleteProcess(const std::string& id, const std::string& exec_id) = 0;
-  virtual Result<ProcessState> State(const std::string& id, const std::string& exec_id) = 0;   // from memory, never blocks long
+  virtual Result<ProcessState> State(
+      const std::string& id, const std::string& exec_id) = 0;  // from memory, never blocks long
   virtual Result<> PauseContainer(const std::string& id) = 0;
   virtual Result<> ResumeContainer(const std::string& id) = 0;
   virtual Result<> UpdateContainer(const std::string& id, const std::string& resources_json) = 0;
-  virtual Result<std::vector<std::pair<pid_t, std::string>>> Pids(const std::string& id) = 0;  // (host pid, exec id); never empty
+  virtual Result<std::vector<std::pair<pid_t, std::string>>> Pids(
+      const std::string& id) = 0;  // (host pid, exec id); never empty
   virtual Result<ContainerStats> Stats(const std::string& id) = 0;
   virtual std::vector<std::string> ContainerIds() = 0;
   virtual size_t ContainerCount() = 0;
   virtual std::string KernelRelease() = 0;
-  virtual std::string ConsoleLog() = 0;                 // the last 64 KiB
+  virtual std::string ConsoleLog() = 0;  // the last 64 KiB
   virtual std::vector<TimelinePoint> Timeline() = 0;
-  virtual std::string EffectiveConfig() = 0;            // yaml, each value with its origin
+  virtual std::string EffectiveConfig() = 0;  // yaml, each value with its origin
   // Called once, when the sandbox died without Shutdown.
   virtual void OnDeath(std::function<void(std::string reason)> callback) = 0;
   virtual void OnOom(std::function<void(std::string container_id)> callback) = 0;
-  // Ends the VM, its processes, mounts, cgroups, state directory. Idempotent. Bounded (a few seconds).
+  // Ends the VM, its processes, mounts, cgroups, state directory. Idempotent. Bounded (a few
+  // seconds).
   virtual Result<> Shutdown() = 0;
 
  protected:
   Sandbox() = default;
 };
 
-// `delete` by a process that never saw the sandbox: reads state.json, kills by pid + start time, unmounts, removes cgroups and the directory.
-// With a container id other than the sandbox's own only that container's leftovers. Idempotent; works with any of the parts missing.
+// `delete` by a process that never saw the sandbox: reads state.json, kills by pid + start time,
+// unmounts, removes cgroups and the directory. With a container id other than the sandbox's own
+// only that container's leftovers. Idempotent; works with any of the parts missing.
 Result<> CleanUp(const std::string& ns, const std::string& id, const std::string& bundle);
 
 }  // namespace wyvern::runtime

@@ -1,9 +1,10 @@
-// mem/guest_memory.h — guest physical memory as an immutable list of regions; the one place where a guest address becomes a host one.
-// Shape:   regions sorted by address, not overlapping, page-aligned. Hot-plug publishes a new GuestMemory.
-// Units:   Gpa is a guest physical address; sizes in bytes.
-// Errors:  MemFault for what the guest named (out of range, read-only): typed, no allocation, no text.
-// Threads: immutable after Create; reads and writes race with the guest's vCPUs by nature: fetch once, then check.
-// Trust:   every Gpa and length comes from the guest. The range test is `len <= size && off <= size - len`.
+// mem/guest_memory.h — guest physical memory as an immutable list of regions; the one place where a
+// guest address becomes a host one. Shape:   regions sorted by address, not overlapping,
+// page-aligned. Hot-plug publishes a new GuestMemory. Units:   Gpa is a guest physical address;
+// sizes in bytes. Errors:  MemFault for what the guest named (out of range, read-only): typed, no
+// allocation, no text. Threads: immutable after Create; reads and writes race with the guest's
+// vCPUs by nature: fetch once, then check. Trust:   every Gpa and length comes from the guest. The
+// range test is `len <= size && off <= size - len`.
 #pragma once
 
 #include <sys/uio.h>
@@ -23,7 +24,9 @@ namespace wyvern::mem {
 
 enum class Gpa : uint64_t {};
 
-constexpr uint64_t Raw(Gpa gpa) { return static_cast<uint64_t>(gpa); }
+constexpr uint64_t Raw(Gpa gpa) {
+  return static_cast<uint64_t>(gpa);
+}
 
 enum class MemFault : uint8_t {
   kOutOfRange = 1,  // not (wholly) inside the guest's memory
@@ -49,20 +52,22 @@ struct RegionInfo {
   FdRef fd{-1};  // -1: anonymous
   uint64_t fd_offset = 0;
   bool read_only = false;
-  uint64_t host_address = 0;  // for KVM_SET_USER_MEMORY_REGION and SET_MEM_TABLE's userspace address only
+  uint64_t host_address =
+      0;  // for KVM_SET_USER_MEMORY_REGION and SET_MEM_TABLE's userspace address only
 };
 
-// A bounds-checked window on one region that stays mapped while this lives: what a virtqueue keeps of its rings. Offsets are ours and
-// checked by WV_CHECK: the queue validated the ring's size once; what is read through it is guest-controlled.
+// A bounds-checked window on one region that stays mapped while this lives: what a virtqueue keeps
+// of its rings. Offsets are ours and checked by WV_CHECK: the queue validated the ring's size once;
+// what is read through it is guest-controlled.
 class MappedArea {
  public:
   MappedArea() = default;
 
   uint64_t size() const { return size_; }
 
-  uint16_t Load16(uint64_t offset) const;          // relaxed
+  uint16_t Load16(uint64_t offset) const;  // relaxed
   uint16_t LoadAcquire16(uint64_t offset) const;
-  void Store16(uint64_t offset, uint16_t value);   // relaxed
+  void Store16(uint64_t offset, uint16_t value);  // relaxed
   void StoreRelease16(uint64_t offset, uint16_t value);
   void Read(uint64_t offset, std::span<std::byte> out) const;
   void Write(uint64_t offset, std::span<const std::byte> in);
@@ -76,17 +81,19 @@ class MappedArea {
 
 class GuestMemory {
  public:
-  // Maps every region. Takes the fds. INVALID_ARGUMENT: overlap, misalignment, a fd smaller than its region.
+  // Maps every region. Takes the fds. INVALID_ARGUMENT: overlap, misalignment, a fd smaller than
+  // its region.
   static Result<std::shared_ptr<const GuestMemory>> Create(std::vector<RegionSpec> regions);
 
-  // This memory and one more region: the regions' mappings are shared, so both stay valid. Errors as Create.
+  // This memory and one more region: the regions' mappings are shared, so both stay valid. Errors
+  // as Create.
   Result<std::shared_ptr<const GuestMemory>> WithRegion(RegionSpec region) const;
 
   ~GuestMemory();
   GuestMemory(const GuestMemory&) = delete;
   GuestMemory& operator=(const GuestMemory&) = delete;
 
-  MemResult<> ReadBytes(Gpa from, std::span<std::byte> to) const;    // may cross adjacent regions
+  MemResult<> ReadBytes(Gpa from, std::span<std::byte> to) const;  // may cross adjacent regions
   MemResult<> WriteBytes(Gpa to, std::span<const std::byte> from) const;
 
   template <typename T>
@@ -106,9 +113,11 @@ class GuestMemory {
     return WriteBytes(to, std::as_bytes(std::span(&value, 1)));
   }
 
-  // Host iovecs of [start, start + length), appended to `out`, for readv/writev/io_uring: valid while this object lives. `writable`: the
-  // caller will write through them. At most `max_parts` are appended.
-  MemResult<> ToIovecs(Gpa start, uint64_t length, bool writable, size_t max_parts, std::vector<iovec>* out) const;
+  // Host iovecs of [start, start + length), appended to `out`, for readv/writev/io_uring: valid
+  // while this object lives. `writable`: the caller will write through them. At most `max_parts`
+  // are appended.
+  MemResult<> ToIovecs(Gpa start, uint64_t length, bool writable, size_t max_parts,
+                       std::vector<iovec>* out) const;
 
   // [start, start + length) inside ONE region, `alignment` checked.
   MemResult<MappedArea> Map(Gpa start, uint64_t length, uint64_t alignment, bool writable) const;
@@ -124,7 +133,8 @@ class GuestMemory {
   static Result<std::shared_ptr<const GuestMemory>> FromRegions(
       std::vector<std::shared_ptr<const Region>> regions);
   const Region* Find(Gpa gpa) const;
-  // Calls visit(host pointer, bytes) for each region's part of the range; faults before the first call.
+  // Calls visit(host pointer, bytes) for each region's part of the range; faults before the first
+  // call.
   template <typename Visit>
   MemResult<> ForEachPart(Gpa start, uint64_t length, bool writable, Visit visit) const;
   std::vector<std::shared_ptr<const Region>> regions_;

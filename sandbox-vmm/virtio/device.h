@@ -1,9 +1,11 @@
 // virtio/device.h — a virtio device, written once: it knows no PCI, MMIO, socket or KVM.
 // Spec:    VIRTIO 1.3 §2 (basic facilities).
-// State:   the transport starts each queue when it is enabled and the driver has set DRIVER_OK, stops every queue before Reset.
-// Threads: all calls of this interface come from one thread at a time (TransportCore serialises them). A device may run queue workers of
+// State:   the transport starts each queue when it is enabled and the driver has set DRIVER_OK,
+// stops every queue before Reset. Threads: all calls of this interface come from one thread at a
+// time (TransportCore serialises them). A device may run queue workers of
 //          its own; StopQueue returns only when the worker no longer touches the queue.
-// Trust:   config offsets, lengths and contents, and everything in the queues, are guest-controlled.
+// Trust:   config offsets, lengths and contents, and everything in the queues, are
+// guest-controlled.
 #pragma once
 
 #include <cstddef>
@@ -22,15 +24,16 @@
 namespace wyvern::virtio {
 
 struct DeviceTraits {
-  uint16_t device_id = 0;              // VIRTIO §5: 2 blk, 4 rng, 19 vsock, 26 fs, 27 pmem, …
-  uint64_t features = 0;               // device-specific and ring features offered; the transport adds VERSION_1
-  std::vector<uint16_t> queue_sizes;   // maximum size per queue, powers of two
-  uint32_t config_length = 0;          // bytes of device-specific configuration
-  const char* name = "";               // for logs, metrics and thread names
+  uint16_t device_id = 0;  // VIRTIO §5: 2 blk, 4 rng, 19 vsock, 26 fs, 27 pmem, …
+  uint64_t features = 0;  // device-specific and ring features offered; the transport adds VERSION_1
+  std::vector<uint16_t> queue_sizes;  // maximum size per queue, powers of two
+  uint32_t config_length = 0;         // bytes of device-specific configuration
+  const char* name = "";              // for logs, metrics and thread names
   // Shared-memory regions (VIRTIO §2.10) are added with the devices that need them.
 };
 
-// How a device interrupts its driver; hides irqfd, MSI-X and vhost-user call fds. Any thread. Idempotent in effect.
+// How a device interrupts its driver; hides irqfd, MSI-X and vhost-user call fds. Any thread.
+// Idempotent in effect.
 class Interrupt {
  public:
   virtual ~Interrupt() = default;
@@ -38,14 +41,17 @@ class Interrupt {
   virtual void SignalQueue(uint16_t index) = 0;
   // Configuration changed (VIRTIO §2.3: the generation goes up first).
   virtual void SignalConfig() = 0;
-  // The eventfd behind SignalQueue(index) when a second process may signal it (vhost-user call fd); invalid FdRef if there is none.
+  // The eventfd behind SignalQueue(index) when a second process may signal it (vhost-user call fd);
+  // invalid FdRef if there is none.
   virtual FdRef QueueCallFd(uint16_t index) = 0;
 };
 
 struct QueueResources {
   std::shared_ptr<const mem::GuestMemory> memory;
-  QueueConfig config;                    // size and addresses, validated by the transport (frozen while the queue runs)
-  FdRef kick{-1};                        // readable when the driver has notified; owned by the transport, outlives the queue
+  QueueConfig
+      config;  // size and addresses, validated by the transport (frozen while the queue runs)
+  FdRef kick{
+      -1};  // readable when the driver has notified; owned by the transport, outlives the queue
   std::shared_ptr<Interrupt> interrupt;
 };
 
@@ -56,14 +62,17 @@ class VirtioDevice {
   // Past the end reads as zero.
   virtual void ReadConfig(uint32_t offset, std::span<std::byte> out) = 0;
   virtual void WriteConfig(uint32_t offset, std::span<const std::byte> in) = 0;
-  // `features`: what was negotiated. `resume`: ring state of an earlier StopQueue. An Error makes the transport set DEVICE_NEEDS_RESET.
+  // `features`: what was negotiated. `resume`: ring state of an earlier StopQueue. An Error makes
+  // the transport set DEVICE_NEEDS_RESET.
   virtual Result<> StartQueue(uint16_t index, QueueResources resources, uint64_t features,
                               std::optional<QueueState> resume) = 0;
   // Idempotent; drains what is in flight. Nothing if the queue was not running.
   virtual std::optional<QueueState> StopQueue(uint16_t index) = 0;
   // All queues are already stopped.
   virtual void Reset() = 0;
-  // Set by the transport once: the device calls it (any thread) when a queue is broken by what the driver wrote.
+
+  // Set by the transport once: the device calls it (any thread) when a queue is broken by what the
+  // driver wrote.
   void set_fault_callback(std::function<void()> callback) { on_fault_ = std::move(callback); }
 
  protected:
