@@ -25,6 +25,7 @@ class Arch:
     name: str
     debian: str
     qemu: str
+    qemu_package: str
     machine: tuple
     console: str
     kernel_package: str
@@ -32,7 +33,7 @@ class Arch:
 
 ARCHES = {
     "x86_64": Arch(
-        name="x86_64", debian="amd64", qemu="qemu-system-x86_64",
+        name="x86_64", debian="amd64", qemu="qemu-system-x86_64", qemu_package="qemu-system-x86",
         # SVM comes from TCG; the kernel inside runs its real kvm_amd on it.
         machine=("-M", "q35,smm=off,vmport=off,hpet=off", "-cpu", "EPYC,+svm", "-accel", "tcg,thread=multi"),
         console="ttyS0", kernel_package="linux-image-cloud-amd64"),
@@ -49,6 +50,7 @@ def arch(name: str) -> Arch:
 class Boot:
     """What to boot."""
     arch: Arch
+    qemu: pathlib.Path  # cache entry with the emulator's root
     kernel: pathlib.Path
     initrd: pathlib.Path
     disk: pathlib.Path
@@ -56,6 +58,15 @@ class Boot:
     cpus: int = 2
     memory: int = 2048
     keep_writes: bool = False  # True only while the image is made
+
+
+def _emulator(boot: Boot):
+    """The emulator runs from its own root with its own loader and libraries: no chroot, no privilege."""
+    usr = boot.qemu / "root/usr"
+    libraries = next((usr / "lib").glob("*-linux-gnu*"))
+    loader = next(libraries.glob("ld-linux*.so.*"))
+    return [str(loader), "--library-path", str(libraries), str(usr / "bin" / boot.arch.qemu),
+            "-L", str(usr / "share/qemu"), "-L", str(usr / "share/seabios")]
 
 
 def _die_with_parent():
@@ -66,8 +77,6 @@ class Machine:
     """A running QEMU; a context manager that always ends it."""
 
     def __init__(self, boot: Boot, console: pathlib.Path | None):
-        if shutil.which(boot.arch.qemu) is None:
-            raise LabError(f"{boot.arch.qemu} is not installed (apt-get install qemu-system-x86)")
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="wyvern-lab."))
         self.console_path = console or self.directory / "console.log"
         self.control, control_end = socket.socketpair()
@@ -85,7 +94,7 @@ class Machine:
     def _argv(self, boot: Boot, control_fd: int, stdin_fd: int):
         overlay = "off" if boot.keep_writes else "on"
         return [
-            boot.arch.qemu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            *_emulator(boot), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             *boot.arch.machine, "-smp", str(boot.cpus), "-m", str(boot.memory),
             "-kernel", str(boot.kernel), "-initrd", str(boot.initrd),
             "-append", f"console={boot.arch.console} quiet loglevel=4 mitigations=off nmi_watchdog=0 "
