@@ -1,6 +1,6 @@
 // base/check.h — assertions for our own bugs, on in every build.
 // Errors:  WV_CHECK prints file, line and condition to stderr and aborts. Never on anything that a
-//           guest, client or file wrote.
+//          guest, client or file wrote.
 #pragma once
 
 #include <utility>

@@ -1,6 +1,6 @@
 // base/error.h — what the environment did to us: a code, an errno, where, and a chain of contexts.
 // Shape:   one pointer, so Result<int> is 16 bytes. Codes are those of google.rpc.Code: the ttrpc
-//           and gRPC edges are a cast.
+//          and gRPC edges are a cast.
 // Errors:  out of memory aborts. An error is logged once, where its propagation stops.
 // Threads: a value; not shared.
 #pragma once

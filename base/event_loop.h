@@ -1,10 +1,10 @@
 // base/event_loop.h — one thread, one epoll: callbacks for fds, timers and work posted by other
 // threads.
 // Threads: Add/Modify/Remove/After from the loop's thread (or before Run); Post and Stop from any
-//           thread.
-// Invariants:a callback removed while events are being dispatched is not called again, also not for
-//           an event of the same batch; a new registration of the same fd number never gets events
-//           of the old one (tokens, not fds, are the keys).
+//          thread.
+// Invariants: a callback removed while events are being dispatched is not called again, also not for
+//          an event of the same batch; a new registration of the same fd number never gets events
+//          of the old one (tokens, not fds, are the keys).
 #pragma once
 
 #include <sys/epoll.h>

@@ -1,6 +1,6 @@
 // base/fd.h — file descriptors as owned and borrowed values, and the plain calls on them.
 // Ownership:a by-value UniqueFd parameter takes the descriptor; FdRef borrows it for the call. Every
-//           fd we make is close-on-exec.
+//          fd we make is close-on-exec.
 #pragma once
 
 #include <sys/stat.h>

@@ -1,6 +1,6 @@
 // base/log.h — one line per event on stderr: "2026-01-02T03:04:05.678Z INFO shim: text".
 // Threads: any. Trust: bytes of other parties in the text are escaped (control characters become
-//           \xNN), so that a guest cannot forge lines.
+//          \xNN), so that a guest cannot forge lines.
 #pragma once
 
 #include <fmt/format.h>

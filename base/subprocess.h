@@ -1,7 +1,7 @@
 // base/subprocess.h — starts a program with exactly the descriptors it was given, and holds it by
 // pidfd.
 // Ownership:fds are borrowed for the call; the child gets duplicates at the numbers named.
-//           Everything else is close-on-exec.
+//          Everything else is close-on-exec.
 #pragma once
 
 #include <optional>

@@ -1,6 +1,6 @@
 // base/unix_socket.h — AF_UNIX sockets: addresses, peer credentials, descriptors in messages.
 // Trust:   a received message may carry any number of fds of any kind; the receiver closes what it
-//           did not ask for.
+//          did not ask for.
 #pragma once
 
 #include <sys/socket.h>

@@ -1,16 +1,16 @@
 // runtime/sandbox/sandbox.h — one microVM and the containers in it: the library under the shim and
 // under `wyvern run`.
 // Life:    Start → CreateContainer → StartProcess → (AddExec → StartProcess)* → Wait →
-//           DeleteProcess → Shutdown.
+//          DeleteProcess → Shutdown.
 // State:   /run/wyvern/<hash>/state.json says what exists before each side effect, so that CleanUp
-//           by a fresh process can undo everything.
+//          by a fresh process can undo everything.
 // Errors:  NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION as the task API wants them (they pass
-//           through the shim unchanged).
+//          through the shim unchanged).
 // Threads: every method may block (agent calls) and may be called from any thread; Wait from many.
-//           Callbacks run on an internal thread.
+//          Callbacks run on an internal thread.
 // Death:   when VMM, wyvern-fs or agent die the sandbox is dead: every Wait returns 137, every
-//           other call UNAVAILABLE (State-like questions are answered from memory), resources are
-//           released by Shutdown.
+//          other call UNAVAILABLE (State-like questions are answered from memory), resources are
+//          released by Shutdown.
 #pragma once
 
 #include <sys/types.h>

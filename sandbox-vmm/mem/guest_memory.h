@@ -1,14 +1,14 @@
 // mem/guest_memory.h — guest physical memory as an immutable list of regions; the one place where a
 // guest address becomes a host one.
 // Shape:   regions sorted by address, not overlapping, page-aligned. Hot-plug publishes a new
-//           GuestMemory.
+//          GuestMemory.
 // Units:   Gpa is a guest physical address; sizes in bytes.
 // Errors:  MemFault for what the guest named (out of range, read-only): typed, no allocation, no
-//           text.
+//          text.
 // Threads: immutable after Create; reads and writes race with the guest's vCPUs by nature: fetch
-//           once, then check.
+//          once, then check.
 // Trust:   every Gpa and length comes from the guest. The range test is `len <= size && off <= size
-//           - len`.
+//          - len`.
 #pragma once
 
 #include <sys/uio.h>

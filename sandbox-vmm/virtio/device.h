@@ -1,12 +1,12 @@
 // virtio/device.h — a virtio device, written once: it knows no PCI, MMIO, socket or KVM.
 // Spec:    VIRTIO 1.3 §2 (basic facilities).
 // State:   the transport starts each queue when it is enabled and the driver has set DRIVER_OK,
-//           stops every queue before Reset.
+//          stops every queue before Reset.
 // Threads: all calls of this interface come from one thread at a time (TransportCore serialises
-//           them). A device may run queue workers of its own; StopQueue returns only when the worker
-//           no longer touches the queue.
+//          them). A device may run queue workers of its own; StopQueue returns only when the worker
+//          no longer touches the queue.
 // Trust:   config offsets, lengths and contents, and everything in the queues, are guest-
-//           controlled.
+//          controlled.
 #pragma once
 
 #include <cstddef>

@@ -1,9 +1,9 @@
 // virtio/queue.h — device side of a virtqueue, split now, packed behind the same interface later.
 // Spec:    VIRTIO 1.3 §2.7 (split virtqueues), §2.7.5.3 (indirect), §2.7.7/§2.7.8 (suppression,
-//           EVENT_IDX).
+//          EVENT_IDX).
 // Units:   lengths in bytes; addresses are Gpa; ring indices are free-running uint16_t.
 // Errors:  ChainFault for what the driver wrote; the queue is broken from then on (Pop keeps
-//           failing) until it is stopped.
+//          failing) until it is stopped.
 // Threads: one consumer thread owns a Queue.
 // Trust:   ring memory is guest-controlled and changes at any time.
 #pragma once
