@@ -1,0 +1,271 @@
+// The allow lists, by intention. A call that a new feature needs goes to the narrowest kind.
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <linux/kvm.h>
+#include <linux/prctl.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <array>
+
+#include "jail/filter.h"
+
+namespace wyvern::jail {
+
+namespace {
+
+// ioctl numbers are 32 bits; the kernel ignores the upper half of the register.
+constexpr uint64_t kLow32 = 0xffffffffULL;
+
+CallRule Always(int number) {
+  return CallRule{number, {}};
+}
+
+CallRule When(int number, unsigned index, uint64_t mask, uint64_t value) {
+  return CallRule{number, {ArgumentRule{index, mask, value}}};
+}
+
+CallRule Ioctl(uint64_t request) {
+  return When(SYS_ioctl, 1, kLow32, request & kLow32);
+}
+
+void Append(std::vector<CallRule>& to, std::vector<CallRule> from) {
+  to.insert(to.end(), std::make_move_iterator(from.begin()), std::make_move_iterator(from.end()));
+}
+
+// What malloc, futexes, clocks and thread ends need in every thread.
+std::vector<CallRule> Basics() {
+  std::vector<CallRule> rules;
+  for (const int number : {SYS_futex,
+                           SYS_brk,
+                           SYS_munmap,
+                           SYS_madvise,
+                           SYS_mremap,
+                           SYS_exit,
+                           SYS_exit_group,
+                           SYS_rt_sigreturn,
+                           SYS_rt_sigprocmask,
+                           SYS_sigaltstack,
+                           SYS_gettid,
+                           SYS_getpid,
+                           SYS_sched_yield,
+                           SYS_clock_gettime,
+                           SYS_clock_nanosleep,
+                           SYS_nanosleep,
+                           SYS_gettimeofday,
+                           SYS_getrandom,
+                           SYS_restart_syscall,
+                           SYS_set_robust_list,
+                           SYS_rseq,
+                           SYS_membarrier,
+                           SYS_sched_getaffinity,
+                           SYS_read,
+                           SYS_write,
+                           SYS_readv,
+                           SYS_writev,
+                           SYS_close}) {
+    rules.push_back(Always(number));
+  }
+  // No memory becomes executable.
+  rules.push_back(When(SYS_mmap, 2, PROT_EXEC, 0));
+  rules.push_back(When(SYS_mprotect, 2, PROT_EXEC, 0));
+  // Signals go to our own threads only.
+  rules.push_back(When(SYS_tgkill, 0, kLow32, static_cast<uint64_t>(getpid())));
+  // A thread may name itself and may tighten its own filter.
+  rules.push_back(When(SYS_prctl, 0, kLow32, PR_SET_NAME));
+  rules.push_back(When(SYS_prctl, 0, kLow32, PR_SET_NO_NEW_PRIVS));
+  rules.push_back(When(SYS_seccomp, 0, kLow32, SECCOMP_SET_MODE_FILTER));
+  return rules;
+}
+
+// Waiting for and talking on descriptors that are already there.
+std::vector<CallRule> Descriptors() {
+  std::vector<CallRule> rules;
+  for (const int number : {SYS_epoll_wait, SYS_epoll_pwait, SYS_epoll_pwait2, SYS_epoll_ctl,
+                           SYS_epoll_create1, SYS_poll, SYS_ppoll, SYS_eventfd2, SYS_timerfd_create,
+                           SYS_timerfd_settime, SYS_recvmsg, SYS_sendmsg, SYS_recvfrom, SYS_sendto,
+                           SYS_shutdown, SYS_getsockopt, SYS_fstat, SYS_newfstatat, SYS_pipe2}) {
+    rules.push_back(Always(number));
+  }
+  for (const int command : {F_GETFD, F_SETFD, F_GETFL, F_SETFL, F_DUPFD_CLOEXEC}) {
+    rules.push_back(When(SYS_fcntl, 1, kLow32, static_cast<uint64_t>(command)));
+  }
+  return rules;
+}
+
+// What carries a device's data: files by offset, io_uring on rings that exist.
+std::vector<CallRule> DeviceData() {
+  std::vector<CallRule> rules;
+  for (const int number :
+       {SYS_preadv, SYS_pwritev, SYS_preadv2, SYS_pwritev2, SYS_pread64, SYS_pwrite64,
+        SYS_fdatasync, SYS_fsync, SYS_fallocate, SYS_io_uring_enter, SYS_splice}) {
+    rules.push_back(Always(number));
+  }
+  return rules;
+}
+
+std::vector<CallRule> VcpuIoctls() {
+  std::vector<CallRule> rules;
+  for (const uint64_t request :
+       {uint64_t{KVM_RUN}, uint64_t{KVM_GET_REGS}, uint64_t{KVM_GET_SREGS},
+        uint64_t{KVM_GET_VCPU_EVENTS}, uint64_t{KVM_GET_MP_STATE}, uint64_t{KVM_SET_MP_STATE},
+        uint64_t{KVM_KVMCLOCK_CTRL}, uint64_t{KVM_IRQFD}, uint64_t{KVM_IOEVENTFD},
+        uint64_t{KVM_SET_GSI_ROUTING}, uint64_t{KVM_SIGNAL_MSI}, uint64_t{KVM_IRQ_LINE}}) {
+    rules.push_back(Ioctl(request));
+  }
+  return rules;
+}
+
+// Building the machine: until Boot, and for what is plugged later.
+std::vector<CallRule> MachineIoctls() {
+  std::vector<CallRule> rules;
+  for (const uint64_t request : {uint64_t{KVM_GET_API_VERSION},
+                                 uint64_t{KVM_CREATE_VM},
+                                 uint64_t{KVM_CHECK_EXTENSION},
+                                 uint64_t{KVM_GET_VCPU_MMAP_SIZE},
+                                 uint64_t{KVM_GET_SUPPORTED_CPUID},
+                                 uint64_t{KVM_GET_MSR_INDEX_LIST},
+                                 uint64_t{KVM_ENABLE_CAP},
+                                 uint64_t{KVM_CREATE_IRQCHIP},
+                                 uint64_t{KVM_CREATE_PIT2},
+                                 uint64_t{KVM_SET_TSS_ADDR},
+                                 uint64_t{KVM_SET_IDENTITY_MAP_ADDR},
+                                 uint64_t{KVM_CREATE_VCPU},
+                                 uint64_t{KVM_SET_USER_MEMORY_REGION},
+                                 uint64_t{KVM_SET_CPUID2},
+                                 uint64_t{KVM_SET_MSRS},
+                                 uint64_t{KVM_GET_MSRS},
+                                 uint64_t{KVM_SET_REGS},
+                                 uint64_t{KVM_SET_SREGS},
+                                 uint64_t{KVM_SET_FPU},
+                                 uint64_t{KVM_GET_LAPIC},
+                                 uint64_t{KVM_SET_LAPIC},
+                                 uint64_t{KVM_SET_SIGNAL_MASK},
+                                 uint64_t{KVM_GET_TSC_KHZ},
+                                 uint64_t{KVM_SET_TSC_KHZ},
+                                 uint64_t{KVM_GET_CLOCK},
+                                 uint64_t{KVM_SET_CLOCK},
+                                 uint64_t{FIONBIO},
+                                 uint64_t{FIONREAD}}) {
+    rules.push_back(Ioctl(request));
+  }
+  return rules;
+}
+
+std::vector<CallRule> Control() {
+  std::vector<CallRule> rules;
+  // Threads, never processes.
+  rules.push_back(When(SYS_clone, 0, CLONE_VM | CLONE_THREAD | CLONE_SIGHAND,
+                       CLONE_VM | CLONE_THREAD | CLONE_SIGHAND));
+  for (const int number : {SYS_rt_sigaction,
+                           SYS_memfd_create,
+                           SYS_ftruncate,
+                           SYS_lseek,
+                           SYS_dup,
+                           SYS_dup3,
+                           SYS_getsockname,
+                           SYS_getpeername,
+                           SYS_setsockopt,
+                           SYS_uname,
+                           SYS_sysinfo,
+                           SYS_getrusage,
+                           SYS_getuid,
+                           SYS_geteuid,
+                           SYS_getgid,
+                           SYS_getegid,
+                           SYS_sched_setscheduler,
+                           SYS_sched_getparam,
+                           SYS_sched_getscheduler,
+                           SYS_io_uring_register,
+                           SYS_wait4}) {
+    rules.push_back(Always(number));
+  }
+  rules.push_back(When(SYS_socketpair, 0, kLow32, AF_UNIX));
+  // Limits can be read, not raised.
+  rules.push_back(When(SYS_prlimit64, 2, ~0ULL, 0));
+  rules.push_back(When(SYS_prctl, 0, kLow32, PR_GET_NAME));
+  return rules;
+}
+
+}  // namespace
+
+std::vector<CallRule> AllowedCalls(ThreadKind kind) {
+  std::vector<CallRule> rules = Basics();
+  Append(rules, Descriptors());
+  switch (kind) {
+    case ThreadKind::kVcpu:
+      Append(rules, VcpuIoctls());
+      break;
+    case ThreadKind::kDevice:
+      Append(rules, DeviceData());
+      // A device signals interrupts by irqfd (write); a route that changes is the vCPU's matter.
+      rules.push_back(Ioctl(KVM_SIGNAL_MSI));
+      rules.push_back(Ioctl(KVM_IRQ_LINE));
+      break;
+    case ThreadKind::kControl:
+      // Filters add up: the base of all threads allows what any of them may do.
+      Append(rules, DeviceData());
+      Append(rules, VcpuIoctls());
+      Append(rules, MachineIoctls());
+      Append(rules, Control());
+      break;
+  }
+  return rules;
+}
+
+std::span<const int> LethalCalls() {
+  static constexpr std::array kLethal = {SYS_execve,
+                                         SYS_execveat,
+                                         SYS_ptrace,
+                                         SYS_process_vm_readv,
+                                         SYS_process_vm_writev,
+                                         SYS_mount,
+                                         SYS_umount2,
+                                         SYS_pivot_root,
+                                         SYS_chroot,
+                                         SYS_setns,
+                                         SYS_unshare,
+                                         SYS_open_tree,
+                                         SYS_move_mount,
+                                         SYS_fsopen,
+                                         SYS_fsmount,
+                                         SYS_mount_setattr,
+                                         SYS_init_module,
+                                         SYS_finit_module,
+                                         SYS_delete_module,
+                                         SYS_kexec_load,
+                                         SYS_bpf,
+                                         SYS_perf_event_open,
+                                         SYS_userfaultfd,
+                                         SYS_keyctl,
+                                         SYS_add_key,
+                                         SYS_request_key,
+                                         SYS_setuid,
+                                         SYS_setresuid,
+                                         SYS_setgid,
+                                         SYS_setresgid,
+                                         SYS_setgroups,
+                                         SYS_capset,
+                                         SYS_socket,
+                                         SYS_connect,
+                                         SYS_bind,
+                                         SYS_listen,
+                                         SYS_accept,
+                                         SYS_accept4,
+                                         SYS_pidfd_open,
+                                         SYS_pidfd_getfd,
+                                         SYS_open_by_handle_at,
+                                         SYS_reboot,
+                                         SYS_swapon,
+                                         SYS_iopl,
+                                         SYS_ioperm};
+  return kLethal;
+}
+
+}  // namespace wyvern::jail
