@@ -1,0 +1,292 @@
+#include "oci/fields.h"
+
+#include <unordered_map>
+
+namespace wyvern::oci {
+namespace {
+
+using enum FieldKind;
+using enum Handling;
+
+// clang-format off
+constexpr Field kFields[] = {
+    {"ociVersion", kString, kTranslated, "the guest gets 1.0.2, what its crun speaks"},
+    {"process", kObject, kGuest, ""},
+    {"process.terminal", kBool, kTranslated, "what the client asked for decides; the agent makes the pty"},
+    {"process.consoleSize", kObject, kTranslated, "first size of the terminal"},
+    {"process.consoleSize.height", kU32, kTranslated, "rows"},
+    {"process.consoleSize.width", kU32, kTranslated, "columns"},
+    {"process.user", kObject, kGuest, ""},
+    {"process.user.uid", kU32, kGuest, ""},
+    {"process.user.gid", kU32, kGuest, ""},
+    {"process.user.umask", kU32, kGuest, ""},
+    {"process.user.additionalGids", kUints, kGuest, ""},
+    {"process.user.username", kString, kDropped, "for Windows only"},
+    {"process.args", kStrings, kGuest, ""},
+    {"process.commandLine", kString, kDropped, "for Windows only"},
+    {"process.env", kStrings, kGuest, ""},
+    {"process.cwd", kString, kGuest, ""},
+    {"process.capabilities", kObject, kGuest, ""},
+    {"process.capabilities.bounding", kStrings, kGuest, ""},
+    {"process.capabilities.effective", kStrings, kGuest, ""},
+    {"process.capabilities.inheritable", kStrings, kGuest, ""},
+    {"process.capabilities.permitted", kStrings, kGuest, ""},
+    {"process.capabilities.ambient", kStrings, kGuest, ""},
+    {"process.rlimits", kArray, kGuest, ""},
+    {"process.rlimits[].type", kString, kGuest, ""},
+    {"process.rlimits[].hard", kU64, kGuest, ""},
+    {"process.rlimits[].soft", kU64, kGuest, ""},
+    {"process.noNewPrivileges", kBool, kGuest, ""},
+    {"process.apparmorProfile", kString, kDropped, "the guest kernel has no AppArmor; the virtual machine confines"},
+    {"process.oomScoreAdj", kI32, kGuest, ""},
+    {"process.scheduler", kObject, kGuest, ""},
+    {"process.scheduler.policy", kString, kGuest, ""},
+    {"process.scheduler.nice", kI32, kGuest, ""},
+    {"process.scheduler.priority", kI32, kGuest, ""},
+    {"process.scheduler.flags", kStrings, kGuest, ""},
+    {"process.scheduler.runtime", kU64, kGuest, ""},
+    {"process.scheduler.deadline", kU64, kGuest, ""},
+    {"process.scheduler.period", kU64, kGuest, ""},
+    {"process.selinuxLabel", kString, kDropped, "the guest kernel has no SELinux; the virtual machine confines"},
+    {"process.ioPriority", kObject, kGuest, ""},
+    {"process.ioPriority.class", kString, kGuest, ""},
+    {"process.ioPriority.priority", kI32, kGuest, ""},
+    {"process.execCPUAffinity", kObject, kDropped, "host CPU numbers mean nothing in the guest"},
+    {"process.execCPUAffinity.initial", kString, kDropped, "host CPU numbers mean nothing in the guest"},
+    {"process.execCPUAffinity.final", kString, kDropped, "host CPU numbers mean nothing in the guest"},
+    {"root", kObject, kTranslated, ""},
+    {"root.path", kString, kTranslated, "cloned to the file server; the guest sees it below /run/wyvern/share"},
+    {"root.readonly", kBool, kGuest, ""},
+    {"hostname", kString, kGuest, "also the hostname of the virtual machine"},
+    {"domainname", kString, kGuest, ""},
+    {"mounts", kArray, kTranslated, ""},
+    {"mounts[].destination", kString, kGuest, ""},
+    {"mounts[].type", kString, kTranslated, "bind, proc, sysfs, tmpfs, mqueue, devpts, cgroup; any other type is refused"},
+    {"mounts[].source", kString, kTranslated, "bind: one export of the file server for each distinct source"},
+    {"mounts[].options", kStrings, kGuest, ""},
+    {"mounts[].uidMappings", kArray, kRefused, "id-mapped mounts are not supported"},
+    {"mounts[].uidMappings[].containerID", kU32, kRefused, "id-mapped mounts are not supported"},
+    {"mounts[].uidMappings[].hostID", kU32, kRefused, "id-mapped mounts are not supported"},
+    {"mounts[].uidMappings[].size", kU32, kRefused, "id-mapped mounts are not supported"},
+    {"mounts[].gidMappings", kArray, kRefused, "id-mapped mounts are not supported"},
+    {"mounts[].gidMappings[].containerID", kU32, kRefused, "id-mapped mounts are not supported"},
+    {"mounts[].gidMappings[].hostID", kU32, kRefused, "id-mapped mounts are not supported"},
+    {"mounts[].gidMappings[].size", kU32, kRefused, "id-mapped mounts are not supported"},
+    {"hooks", kObject, kTranslated, ""},
+    {"hooks.prestart", kArray, kHost, "run on the host after create"},
+    {"hooks.prestart[].path", kString, kHost, "run on the host after create"},
+    {"hooks.prestart[].args", kStrings, kHost, "run on the host after create"},
+    {"hooks.prestart[].env", kStrings, kHost, "run on the host after create"},
+    {"hooks.prestart[].timeout", kI32, kHost, "run on the host after create"},
+    {"hooks.createRuntime", kArray, kHost, "run on the host after create"},
+    {"hooks.createRuntime[].path", kString, kHost, "run on the host after create"},
+    {"hooks.createRuntime[].args", kStrings, kHost, "run on the host after create"},
+    {"hooks.createRuntime[].env", kStrings, kHost, "run on the host after create"},
+    {"hooks.createRuntime[].timeout", kI32, kHost, "run on the host after create"},
+    {"hooks.createContainer", kArray, kRefused, "would have to run in the namespaces of a container that is in the guest"},
+    {"hooks.createContainer[].path", kString, kRefused, "would have to run in the namespaces of a container that is in the guest"},
+    {"hooks.createContainer[].args", kStrings, kRefused, "would have to run in the namespaces of a container that is in the guest"},
+    {"hooks.createContainer[].env", kStrings, kRefused, "would have to run in the namespaces of a container that is in the guest"},
+    {"hooks.createContainer[].timeout", kI32, kRefused, "would have to run in the namespaces of a container that is in the guest"},
+    {"hooks.startContainer", kArray, kGuest, "run by crun in the guest; the path is looked up in the container"},
+    {"hooks.startContainer[].path", kString, kGuest, "run by crun in the guest; the path is looked up in the container"},
+    {"hooks.startContainer[].args", kStrings, kGuest, "run by crun in the guest; the path is looked up in the container"},
+    {"hooks.startContainer[].env", kStrings, kGuest, "run by crun in the guest; the path is looked up in the container"},
+    {"hooks.startContainer[].timeout", kI32, kGuest, "run by crun in the guest; the path is looked up in the container"},
+    {"hooks.poststart", kArray, kHost, "run on the host after start"},
+    {"hooks.poststart[].path", kString, kHost, "run on the host after start"},
+    {"hooks.poststart[].args", kStrings, kHost, "run on the host after start"},
+    {"hooks.poststart[].env", kStrings, kHost, "run on the host after start"},
+    {"hooks.poststart[].timeout", kI32, kHost, "run on the host after start"},
+    {"hooks.poststop", kArray, kHost, "run on the host after delete"},
+    {"hooks.poststop[].path", kString, kHost, "run on the host after delete"},
+    {"hooks.poststop[].args", kStrings, kHost, "run on the host after delete"},
+    {"hooks.poststop[].env", kStrings, kHost, "run on the host after delete"},
+    {"hooks.poststop[].timeout", kI32, kHost, "run on the host after delete"},
+    {"annotations", kStringMap, kHost, "io.wyvern.* that annotations.allow lists change the configuration; none reaches the guest"},
+    {"linux", kObject, kGuest, ""},
+    {"linux.uidMappings", kArray, kRefused, "user namespaces are not supported"},
+    {"linux.uidMappings[].containerID", kU32, kRefused, "user namespaces are not supported"},
+    {"linux.uidMappings[].hostID", kU32, kRefused, "user namespaces are not supported"},
+    {"linux.uidMappings[].size", kU32, kRefused, "user namespaces are not supported"},
+    {"linux.gidMappings", kArray, kRefused, "user namespaces are not supported"},
+    {"linux.gidMappings[].containerID", kU32, kRefused, "user namespaces are not supported"},
+    {"linux.gidMappings[].hostID", kU32, kRefused, "user namespaces are not supported"},
+    {"linux.gidMappings[].size", kU32, kRefused, "user namespaces are not supported"},
+    {"linux.sysctl", kStringMap, kTranslated, "ipc and uts ones go to the container, all others are set for the whole sandbox at its start"},
+    {"linux.resources", kObject, kTranslated, ""},
+    {"linux.resources.devices", kArray, kGuest, ""},
+    {"linux.resources.devices[].allow", kBool, kGuest, ""},
+    {"linux.resources.devices[].type", kString, kGuest, ""},
+    {"linux.resources.devices[].major", kI64, kGuest, ""},
+    {"linux.resources.devices[].minor", kI64, kGuest, ""},
+    {"linux.resources.devices[].access", kString, kGuest, ""},
+    {"linux.resources.memory", kObject, kGuest, ""},
+    {"linux.resources.memory.limit", kI64, kGuest, ""},
+    {"linux.resources.memory.reservation", kI64, kGuest, ""},
+    {"linux.resources.memory.swap", kI64, kGuest, ""},
+    {"linux.resources.memory.kernel", kI64, kDropped, "the guest has cgroup v2, which has no such control"},
+    {"linux.resources.memory.kernelTCP", kI64, kDropped, "the guest has cgroup v2, which has no such control"},
+    {"linux.resources.memory.swappiness", kU64, kDropped, "the guest has cgroup v2, which has no such control"},
+    {"linux.resources.memory.disableOOMKiller", kBool, kDropped, "the guest has cgroup v2, which has no such control"},
+    {"linux.resources.memory.useHierarchy", kBool, kDropped, "the guest has cgroup v2, which has no such control"},
+    {"linux.resources.memory.checkBeforeUpdate", kBool, kDropped, "the guest has cgroup v2, which has no such control"},
+    {"linux.resources.cpu", kObject, kGuest, ""},
+    {"linux.resources.cpu.shares", kU64, kGuest, ""},
+    {"linux.resources.cpu.quota", kI64, kGuest, ""},
+    {"linux.resources.cpu.burst", kU64, kGuest, ""},
+    {"linux.resources.cpu.period", kU64, kGuest, ""},
+    {"linux.resources.cpu.idle", kI64, kGuest, ""},
+    {"linux.resources.cpu.realtimeRuntime", kI64, kDropped, "the guest has cgroup v2, which has no such control"},
+    {"linux.resources.cpu.realtimePeriod", kU64, kDropped, "the guest has cgroup v2, which has no such control"},
+    {"linux.resources.cpu.cpus", kString, kDropped, "host CPU and node numbers mean nothing in the guest"},
+    {"linux.resources.cpu.mems", kString, kDropped, "host CPU and node numbers mean nothing in the guest"},
+    {"linux.resources.pids", kObject, kGuest, ""},
+    {"linux.resources.pids.limit", kI64, kGuest, ""},
+    {"linux.resources.blockIO", kObject, kDropped, "the devices are the host's, and the guest has no proportional I/O scheduler"},
+    {"linux.resources.blockIO.weight", kU32, kDropped, "the devices are the host's, and the guest has no proportional I/O scheduler"},
+    {"linux.resources.blockIO.leafWeight", kU32, kDropped, "the devices are the host's, and the guest has no proportional I/O scheduler"},
+    {"linux.resources.blockIO.weightDevice", kArray, kDropped, "the devices are the host's, and the guest has no proportional I/O scheduler"},
+    {"linux.resources.blockIO.weightDevice[].major", kI64, kDropped, "the devices are the host's, and the guest has no proportional I/O scheduler"},
+    {"linux.resources.blockIO.weightDevice[].minor", kI64, kDropped, "the devices are the host's, and the guest has no proportional I/O scheduler"},
+    {"linux.resources.blockIO.weightDevice[].weight", kU32, kDropped, "the devices are the host's, and the guest has no proportional I/O scheduler"},
+    {"linux.resources.blockIO.weightDevice[].leafWeight", kU32, kDropped, "the devices are the host's, and the guest has no proportional I/O scheduler"},
+    {"linux.resources.blockIO.throttleReadBpsDevice", kArray, kDropped, "the devices are the host's, and the guest has no proportional I/O scheduler"},
+    {"linux.resources.blockIO.throttleReadBpsDevice[].major", kI64, kDropped, "the devices are the host's, and the guest has no proportional I/O scheduler"},
+    {"linux.resources.blockIO.throttleReadBpsDevice[].minor", kI64, kDropped, "the devices are the host's, and the guest has no proportional I/O scheduler"},
+    {"linux.resources.blockIO.throttleReadBpsDevice[].rate", kU64, kDropped, "the devices are the host's, and the guest has no proportional I/O scheduler"},
+    {"linux.resources.blockIO.throttleWriteBpsDevice", kArray, kDropped, "the devices are the host's, and the guest has no proportional I/O scheduler"},
+    {"linux.resources.blockIO.throttleWriteBpsDevice[].major", kI64, kDropped, "the devices are the host's, and the guest has no proportional I/O scheduler"},
+    {"linux.resources.blockIO.throttleWriteBpsDevice[].minor", kI64, kDropped, "the devices are the host's, and the guest has no proportional I/O scheduler"},
+    {"linux.resources.blockIO.throttleWriteBpsDevice[].rate", kU64, kDropped, "the devices are the host's, and the guest has no proportional I/O scheduler"},
+    {"linux.resources.blockIO.throttleReadIOPSDevice", kArray, kDropped, "the devices are the host's, and the guest has no proportional I/O scheduler"},
+    {"linux.resources.blockIO.throttleReadIOPSDevice[].major", kI64, kDropped, "the devices are the host's, and the guest has no proportional I/O scheduler"},
+    {"linux.resources.blockIO.throttleReadIOPSDevice[].minor", kI64, kDropped, "the devices are the host's, and the guest has no proportional I/O scheduler"},
+    {"linux.resources.blockIO.throttleReadIOPSDevice[].rate", kU64, kDropped, "the devices are the host's, and the guest has no proportional I/O scheduler"},
+    {"linux.resources.blockIO.throttleWriteIOPSDevice", kArray, kDropped, "the devices are the host's, and the guest has no proportional I/O scheduler"},
+    {"linux.resources.blockIO.throttleWriteIOPSDevice[].major", kI64, kDropped, "the devices are the host's, and the guest has no proportional I/O scheduler"},
+    {"linux.resources.blockIO.throttleWriteIOPSDevice[].minor", kI64, kDropped, "the devices are the host's, and the guest has no proportional I/O scheduler"},
+    {"linux.resources.blockIO.throttleWriteIOPSDevice[].rate", kU64, kDropped, "the devices are the host's, and the guest has no proportional I/O scheduler"},
+    {"linux.resources.hugepageLimits", kArray, kTranslated, "the guest knows 2MB pages; limits of other sizes are dropped"},
+    {"linux.resources.hugepageLimits[].pageSize", kString, kTranslated, "2MB only"},
+    {"linux.resources.hugepageLimits[].limit", kU64, kGuest, ""},
+    {"linux.resources.network", kObject, kDropped, "the guest has cgroup v2, which has no such control"},
+    {"linux.resources.network.classID", kU32, kDropped, "the guest has cgroup v2, which has no such control"},
+    {"linux.resources.network.priorities", kArray, kDropped, "the guest has cgroup v2, which has no such control"},
+    {"linux.resources.network.priorities[].name", kString, kDropped, "the guest has cgroup v2, which has no such control"},
+    {"linux.resources.network.priorities[].priority", kU32, kDropped, "the guest has cgroup v2, which has no such control"},
+    {"linux.resources.rdma", kMap, kDropped, "the guest has no RDMA devices"},
+    {"linux.resources.rdma{}.hcaHandles", kU32, kDropped, "the guest has no RDMA devices"},
+    {"linux.resources.rdma{}.hcaObjects", kU32, kDropped, "the guest has no RDMA devices"},
+    {"linux.resources.unified", kStringMap, kGuest, ""},
+    {"linux.cgroupsPath", kString, kHost, "where the anchor lives on the host; in the guest always /wyvern/<id>"},
+    {"linux.namespaces", kArray, kTranslated, ""},
+    {"linux.namespaces[].type", kString, kTranslated, "pid, ipc, uts, mount, cgroup, time: new ones in the guest; network: the sandbox's; user: refused"},
+    {"linux.namespaces[].path", kString, kTranslated, "network: the anchor joins it on the host; others: a namespace of its own in the guest"},
+    {"linux.devices", kArray, kTranslated, ""},
+    {"linux.devices[].path", kString, kTranslated, "character devices that every Linux has; others are refused (dropped for containers that may use all devices)"},
+    {"linux.devices[].type", kString, kTranslated, "character devices that every Linux has; others are refused (dropped for containers that may use all devices)"},
+    {"linux.devices[].major", kI64, kTranslated, "character devices that every Linux has; others are refused (dropped for containers that may use all devices)"},
+    {"linux.devices[].minor", kI64, kTranslated, "character devices that every Linux has; others are refused (dropped for containers that may use all devices)"},
+    {"linux.devices[].fileMode", kU32, kGuest, ""},
+    {"linux.devices[].uid", kU32, kGuest, ""},
+    {"linux.devices[].gid", kU32, kGuest, ""},
+    {"linux.seccomp", kObject, kTranslated, "AF_VSOCK is denied to every container, also where no profile is given"},
+    {"linux.seccomp.defaultAction", kString, kGuest, ""},
+    {"linux.seccomp.defaultErrnoRet", kU32, kGuest, ""},
+    {"linux.seccomp.architectures", kStrings, kTranslated, "those of the guest's processor"},
+    {"linux.seccomp.flags", kStrings, kGuest, ""},
+    {"linux.seccomp.listenerPath", kString, kRefused, "a seccomp agent on the host cannot serve processes of the guest"},
+    {"linux.seccomp.listenerMetadata", kString, kDropped, "only means something with listenerPath"},
+    {"linux.seccomp.syscalls", kArray, kTranslated, "socket and socketcall rules are split"},
+    {"linux.seccomp.syscalls[].names", kStrings, kTranslated, ""},
+    {"linux.seccomp.syscalls[].action", kString, kGuest, ""},
+    {"linux.seccomp.syscalls[].errnoRet", kU32, kGuest, ""},
+    {"linux.seccomp.syscalls[].args", kArray, kTranslated, ""},
+    {"linux.seccomp.syscalls[].args[].index", kU32, kTranslated, ""},
+    {"linux.seccomp.syscalls[].args[].value", kU64, kTranslated, ""},
+    {"linux.seccomp.syscalls[].args[].valueTwo", kU64, kTranslated, ""},
+    {"linux.seccomp.syscalls[].args[].op", kString, kTranslated, ""},
+    {"linux.rootfsPropagation", kString, kGuest, ""},
+    {"linux.maskedPaths", kStrings, kGuest, ""},
+    {"linux.readonlyPaths", kStrings, kGuest, ""},
+    {"linux.mountLabel", kString, kDropped, "the guest kernel has no SELinux"},
+    {"linux.intelRdt", kObject, kDropped, "resource director technology is not passed through"},
+    {"linux.intelRdt.closID", kString, kDropped, "resource director technology is not passed through"},
+    {"linux.intelRdt.schemata", kString, kDropped, "resource director technology is not passed through"},
+    {"linux.intelRdt.l3CacheSchema", kString, kDropped, "resource director technology is not passed through"},
+    {"linux.intelRdt.memBwSchema", kString, kDropped, "resource director technology is not passed through"},
+    {"linux.intelRdt.enableCMT", kBool, kDropped, "resource director technology is not passed through"},
+    {"linux.intelRdt.enableMBM", kBool, kDropped, "resource director technology is not passed through"},
+    {"linux.personality", kObject, kGuest, ""},
+    {"linux.personality.domain", kString, kGuest, ""},
+    {"linux.personality.flags", kStrings, kGuest, ""},
+    {"linux.timeOffsets", kMap, kGuest, ""},
+    {"linux.timeOffsets{}.secs", kI64, kGuest, ""},
+    {"linux.timeOffsets{}.nanosecs", kU32, kGuest, ""},
+    {"solaris", kAny, kDropped, "for Solaris only"},
+    {"windows", kAny, kDropped, "for Windows only"},
+    {"zos", kAny, kDropped, "for z/OS only"},
+    {"vm", kAny, kDropped, "the hypervisor, kernel and image come from wyvern.yaml"},
+};
+// clang-format on
+
+}  // namespace
+
+std::span<const Field> Fields() {
+  return kFields;
+}
+
+const Field* FindField(std::string_view path) {
+  static const auto* const index = [] {
+    auto* map =
+        new std::unordered_map<std::string_view, const Field*>;  // lives as long as the process
+    for (const Field& field : kFields) {
+      map->emplace(field.path, &field);
+    }
+    return map;
+  }();
+  const auto it = index->find(path);
+  return it == index->end() ? nullptr : it->second;
+}
+
+std::string_view HandlingName(Handling handling) {
+  switch (handling) {
+    case kGuest:
+      return "guest";
+    case kHost:
+      return "host";
+    case kTranslated:
+      return "translated";
+    case kDropped:
+      return "dropped";
+    case kRefused:
+      return "refused";
+  }
+  return "?";
+}
+
+std::string FieldsMarkdown() {
+  std::string out =
+      "# What happens to each field of config.json\n\n"
+      "OCI runtime specification 1.2. This file is checked against `fields.cc`, and `fields.cc` "
+      "against `testing/fields.txt`.\n\n"
+      "- **guest**: passed unchanged to the runtime in the guest. **host**: used on the host only. "
+      "**translated**: changed on its way.\n"
+      "- **dropped**: left out; one log line says so when it is set. **refused**: an error that "
+      "names the field when it is set.\n"
+      "- A field that is not here is unknown: left out with one log line.\n\n"
+      "| field | what happens | |\n|---|---|---|\n";
+  for (const Field& field : kFields) {
+    out += "| `";
+    out += field.path;
+    out += "` | ";
+    out += HandlingName(field.handling);
+    out += " | ";
+    out += field.note;
+    out += " |\n";
+  }
+  return out;
+}
+
+}  // namespace wyvern::oci

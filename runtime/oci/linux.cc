@@ -1,0 +1,206 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "oci/seccomp.h"
+#include "oci/translate.h"
+
+namespace wyvern::oci {
+namespace {
+
+// Character devices of every Linux (Documentation/admin-guide/devices.txt) that the guest kernel has too.
+constexpr std::array<std::pair<int64_t, int64_t>, 11> kGuestDevices = {{
+    {1, 3},
+    {1, 5},
+    {1, 7},
+    {1, 8},
+    {1, 9},  // null, zero, full, random, urandom
+    {5, 0},
+    {5, 1},
+    {5, 2},  // tty, console, ptmx
+    {10, 200},
+    {10, 229},
+    {10, 237},  // net/tun, fuse, loop-control
+}};
+
+Result<bool> NamespaceStays(const Json& entry, size_t index, Notes& notes) {
+  static constexpr std::array<std::string_view, 6> kKept = {"pid",   "ipc",    "uts",
+                                                            "mount", "cgroup", "time"};
+  const std::string type = GetString(entry, "type");
+  const std::string path = GetString(entry, "path");
+  const std::string field = fmt::format("linux.namespaces[{}]", index);
+  if (type == "network") {
+    return false;
+  }
+  if (type == "user") {
+    return Fail(Code::kInvalidArgument, field +
+                                            ": user namespaces are refused: the virtual machine "
+                                            "separates the container's users from the host's");
+  }
+  if (std::ranges::find(kKept, type) == kKept.end()) {
+    return Fail(Code::kInvalidArgument,
+                fmt::format("{}.type: '{}' is not a namespace", field, type));
+  }
+  if (!path.empty()) {
+    notes.Add(
+        fmt::format("{}.path: ignored: the container gets a {} namespace of its own in the guest",
+                    field, type));
+  }
+  return true;
+}
+
+Result<> TranslateNamespaces(Json& linux_section, Notes& notes) {
+  Json out = Json::array();
+  bool has_mount = false;
+  if (const Json* namespaces = Child(linux_section, "namespaces"); namespaces != nullptr) {
+    for (size_t i = 0; i < namespaces->size(); ++i) {
+      WV_TRY(const bool stays, NamespaceStays((*namespaces)[i], i, notes));
+      if (!stays) {
+        continue;
+      }
+      const std::string type = GetString((*namespaces)[i], "type");
+      has_mount |= type == "mount";
+      out.push_back({{"type", type}});
+    }
+  }
+  if (!has_mount) {
+    out.push_back({{"type", "mount"}});  // without one the container would be in the agent's
+  }
+  linux_section["namespaces"] = std::move(out);
+  return {};
+}
+
+bool HasNamespace(const Json& document, std::string_view type) {
+  const Json* linux_section = Child(document, "linux");
+  const Json* namespaces = linux_section == nullptr ? nullptr : Child(*linux_section, "namespaces");
+  return namespaces != nullptr && std::ranges::any_of(*namespaces, [&](const Json& entry) {
+           return GetString(entry, "type") == type;
+         });
+}
+
+bool IsContainerSysctl(const std::string& key, bool ipc, bool uts) {
+  static constexpr std::array<std::string_view, 8> kIpc = {
+      "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem",
+      "kernel.shmall", "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced"};
+  if (ipc && (key.starts_with("fs.mqueue.") || std::ranges::find(kIpc, key) != kIpc.end())) {
+    return true;
+  }
+  return uts && (key == "kernel.domainname" || key == "kernel.hostname");
+}
+
+void TranslateSysctl(Json& linux_section, bool ipc, bool uts) {
+  Json* sysctl = Child(linux_section, "sysctl");
+  if (sysctl == nullptr) {
+    return;
+  }
+  for (auto it = sysctl->begin(); it != sysctl->end();) {
+    it = IsContainerSysctl(it.key(), ipc, uts) ? std::next(it) : sysctl->erase(it);
+  }
+}
+
+// Allowed to use every device: what --privileged makes, together with the whole of the host's /dev.
+bool MayUseAllDevices(const Json& linux_section) {
+  const Json* resources = Child(linux_section, "resources");
+  const Json* rules = resources == nullptr ? nullptr : Child(*resources, "devices");
+  return rules != nullptr && std::ranges::any_of(*rules, [](const Json& rule) {
+           const std::string type = GetString(rule, "type");
+           return GetBool(rule, "allow") && (type.empty() || type == "a") &&
+                  GetInt(rule, "major", -1) == -1 && GetInt(rule, "minor", -1) == -1;
+         });
+}
+
+Result<> TranslateDevices(Json& linux_section, Notes& notes) {
+  Json* devices = Child(linux_section, "devices");
+  if (devices == nullptr) {
+    return {};
+  }
+  const bool privileged = MayUseAllDevices(linux_section);
+  Json out = Json::array();
+  size_t dropped = 0;
+  for (size_t i = 0; i < devices->size(); ++i) {
+    const Json& device = (*devices)[i];
+    const std::string type = GetString(device, "type");
+    const std::pair number(GetInt(device, "major"), GetInt(device, "minor"));
+    const bool known = (type == "c" || type == "u") &&
+                       std::ranges::find(kGuestDevices, number) != kGuestDevices.end();
+    if (known || type == "p") {
+      out.push_back(device);
+    } else if (privileged) {
+      ++dropped;
+    } else {
+      return Fail(Code::kInvalidArgument,
+                  fmt::format("linux.devices[{}]: {} ({} {}:{}) is refused: it is a device of the "
+                              "host, and devices are not passed to the "
+                              "guest",
+                              i, GetString(device, "path"), type, number.first, number.second));
+    }
+  }
+  if (dropped > 0) {
+    notes.Add(fmt::format(
+        "linux.devices: {} devices of the host ignored: they do not exist in the guest", dropped));
+  }
+  *devices = std::move(out);
+  return {};
+}
+
+}  // namespace
+
+void TranslateResourcesSection(Json& resources, Notes& notes) {
+  Json* limits = Child(resources, "hugepageLimits");
+  if (limits == nullptr) {
+    return;
+  }
+  Json out = Json::array();
+  for (const Json& limit : *limits) {
+    if (GetString(limit, "pageSize") == "2MB") {
+      out.push_back(limit);
+    } else if (GetInt(limit, "limit") != 0) {
+      notes.Add("linux.resources.hugepageLimits: ignored for pages of " +
+                GetString(limit, "pageSize") + ": the guest has 2MB ones only");
+    }
+  }
+  *limits = std::move(out);
+}
+
+std::vector<std::string> SandboxSysctls(const Json& document) {
+  std::vector<std::string> out;
+  const Json* linux_section = Child(document, "linux");
+  const Json* sysctl = linux_section == nullptr ? nullptr : Child(*linux_section, "sysctl");
+  if (sysctl == nullptr) {
+    return out;
+  }
+  const bool ipc = HasNamespace(document, "ipc");
+  const bool uts = HasNamespace(document, "uts");
+  for (const auto& [key, value] : sysctl->items()) {
+    if (!IsContainerSysctl(key, ipc, uts) && value.is_string()) {
+      out.push_back(key + "=" + value.get<std::string>());
+    }
+  }
+  return out;
+}
+
+Result<> TranslateLinux(Json& document, const TranslateOptions& options, Notes& notes) {
+  const bool ipc = HasNamespace(document, "ipc");
+  const bool uts = HasNamespace(document, "uts");
+  if (Child(document, "linux") == nullptr) {
+    document["linux"] = Json::object();
+  }
+  Json& section = document["linux"];
+  if (!HasNamespace(document, "pid")) {
+    notes.Add(
+        "linux.namespaces: no pid namespace: the container sees the processes of its virtual "
+        "machine, never the host's");
+  }
+  WV_TRY_VOID(TranslateNamespaces(section, notes));
+  TranslateSysctl(section, ipc, uts);
+  WV_TRY_VOID(TranslateDevices(section, notes));
+  if (Json* resources = Child(section, "resources"); resources != nullptr) {
+    TranslateResourcesSection(*resources, notes);
+  }
+  section["cgroupsPath"] = "/wyvern/" + options.container_id;
+  return DenyVsock(section, options.arch);
+}
+
+}  // namespace wyvern::oci

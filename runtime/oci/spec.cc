@@ -1,0 +1,228 @@
+// The only file that catches nlohmann's exceptions: everything of oci/ that touches JSON is called from here.
+#include "oci/spec.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "oci/json.h"
+#include "oci/translate.h"
+
+namespace wyvern::oci {
+
+struct Spec::Rep {
+  Json document;
+  Facts facts;
+  std::vector<std::string> notes;
+};
+
+namespace {
+
+// Runs `body`; an exception of the JSON library would be our bug, but the input is hostile: it becomes an error.
+template <typename Body>
+auto Fenced(Body body) -> decltype(body()) {
+  try {
+    return body();
+  } catch (const Json::exception& e) {
+    return Fail(Code::kInternal, fmt::format("JSON: {}", e.what()));
+  }
+}
+
+std::vector<Hook> ReadHooks(const Json& hooks, const char* kind) {
+  std::vector<Hook> out;
+  const Json* list = Child(hooks, kind);
+  if (list == nullptr) {
+    return out;
+  }
+  for (const Json& item : *list) {
+    out.push_back({GetString(item, "path"), GetStrings(item, "args"), GetStrings(item, "env"),
+                   static_cast<int>(std::clamp<int64_t>(GetInt(item, "timeout"), 0, 3600))});
+  }
+  return out;
+}
+
+Result<> CheckHooks(const Json& hooks) {
+  for (const auto& [kind, list] : hooks.items()) {
+    for (size_t i = 0; i < list.size(); ++i) {
+      if (!GetString(list[i], "path").starts_with('/')) {
+        return Fail(Code::kInvalidArgument,
+                    fmt::format("hooks.{}[{}].path: must be an absolute path", kind, i));
+      }
+    }
+  }
+  return {};
+}
+
+void ReadNetwork(const Json& linux_section, Facts& facts) {
+  const Json* namespaces = Child(linux_section, "namespaces");
+  if (namespaces == nullptr) {
+    return;
+  }
+  for (const Json& entry : *namespaces) {
+    if (GetString(entry, "type") == "network") {
+      facts.network_namespace = true;
+      facts.network_namespace_path = GetString(entry, "path");
+    }
+  }
+}
+
+void ReadLinux(const Json& linux_section, Facts& facts) {
+  facts.cgroups_path = GetString(linux_section, "cgroupsPath");
+  ReadNetwork(linux_section, facts);
+  const Json* resources = Child(linux_section, "resources");
+  if (resources == nullptr) {
+    return;
+  }
+  if (const Json* memory = Child(*resources, "memory"); memory != nullptr) {
+    facts.memory_limit = GetInt(*memory, "limit");
+  }
+  if (const Json* cpu = Child(*resources, "cpu"); cpu != nullptr) {
+    facts.cpu_quota = GetInt(*cpu, "quota");
+    facts.cpu_period = GetInt(*cpu, "period");
+  }
+}
+
+void ReadProcess(const Json& process, Facts& facts) {
+  facts.terminal = GetBool(process, "terminal");
+  if (const Json* size = Child(process, "consoleSize"); size != nullptr) {
+    facts.rows = static_cast<uint32_t>(GetInt(*size, "height"));
+    facts.columns = static_cast<uint32_t>(GetInt(*size, "width"));
+  }
+}
+
+Result<Facts> ReadFacts(const Json& document) {
+  Facts facts;
+  const Json* root = Child(document, "root");
+  facts.root_path = root == nullptr ? "" : GetString(*root, "path");
+  if (facts.root_path.empty()) {
+    return Fail(Code::kInvalidArgument, "root.path: missing");
+  }
+  facts.root_readonly = GetBool(*root, "readonly");
+  facts.hostname = GetString(document, "hostname");
+  const Json* process = Child(document, "process");
+  if (process == nullptr) {
+    return Fail(Code::kInvalidArgument, "process: missing");
+  }
+  WV_TRY_VOID(CheckProcess(*process, "process"));
+  ReadProcess(*process, facts);
+  if (const Json* annotations = Child(document, "annotations"); annotations != nullptr) {
+    for (const auto& [key, value] : annotations->items()) {
+      facts.annotations.emplace(key, value.get<std::string>());
+    }
+  }
+  if (const Json* hooks = Child(document, "hooks"); hooks != nullptr) {
+    WV_TRY_VOID(CheckHooks(*hooks));
+    facts.hooks = {ReadHooks(*hooks, "prestart"), ReadHooks(*hooks, "createRuntime"),
+                   ReadHooks(*hooks, "poststart"), ReadHooks(*hooks, "poststop")};
+  }
+  if (const Json* linux_section = Child(document, "linux"); linux_section != nullptr) {
+    ReadLinux(*linux_section, facts);
+  }
+  facts.sandbox_sysctls = SandboxSysctls(document);
+  return facts;
+}
+
+void TranslateHooks(Json& document) {
+  const Json* hooks = Child(document, "hooks");
+  const Json* guest = hooks == nullptr ? nullptr : Child(*hooks, "startContainer");
+  if (guest == nullptr || guest->empty()) {
+    document.erase("hooks");
+    return;
+  }
+  Json only = {{"startContainer", *guest}};
+  document["hooks"] = std::move(only);
+}
+
+Result<Json> ParseSection(std::string_view text, std::string_view pattern, Notes& notes) {
+  WV_TRY_CONTEXT(Json json, ParseJson(text, kMaxConfigBytes), std::string(pattern));
+  WV_TRY_VOID(Prune(json, pattern, notes));
+  return json;
+}
+
+}  // namespace
+
+Result<> CheckProcess(const Json& process, std::string_view where) {
+  if (GetStrings(process, "args").empty()) {
+    return Fail(Code::kInvalidArgument, fmt::format("{}.args: missing or empty", where));
+  }
+  const std::string cwd = GetString(process, "cwd");
+  if (!cwd.starts_with('/')) {
+    return Fail(Code::kInvalidArgument, fmt::format("{}.cwd: must be an absolute path", where));
+  }
+  return {};
+}
+
+Result<Spec> Spec::Parse(std::string_view text) {
+  return Fenced([&]() -> Result<Spec> {
+    auto rep = std::make_shared<Rep>();
+    Notes notes(&rep->notes);
+    WV_TRY_CONTEXT(rep->document, ParseJson(text, kMaxConfigBytes), "config.json");
+    WV_TRY_VOID_CONTEXT(Prune(rep->document, "", notes), "config.json");
+    WV_TRY_CONTEXT(rep->facts, ReadFacts(rep->document), "config.json");
+    return Spec(std::move(rep));
+  });
+}
+
+const Facts& Spec::facts() const {
+  return rep_->facts;
+}
+
+Result<GuestSpec> Spec::Translate(const TranslateOptions& options) const {
+  return Fenced([&]() -> Result<GuestSpec> {
+    GuestSpec out;
+    out.notes = rep_->notes;
+    Notes notes(&out.notes);
+    Json document = rep_->document;
+    document["ociVersion"] = "1.0.2";
+    document["root"]["path"] = fmt::format("{}/{}-root", kGuestShare, options.share_prefix);
+    document["process"]["terminal"] = options.terminal;
+    document["process"].erase("consoleSize");
+    document.erase("annotations");
+    TranslateHooks(document);
+    WV_TRY_CONTEXT(out.volumes, TranslateMounts(document, options), "config.json");
+    WV_TRY_VOID_CONTEXT(TranslateLinux(document, options, notes), "config.json");
+    out.config_json = Dump(document);
+    return out;
+  });
+}
+
+Result<std::string> TranslateProcess(std::string_view process_json, bool terminal,
+                                     std::vector<std::string>* out) {
+  return Fenced([&]() -> Result<std::string> {
+    Notes notes(out);
+    WV_TRY(Json process, ParseSection(process_json, "process", notes));
+    WV_TRY_VOID(CheckProcess(process, "process"));
+    process["terminal"] = terminal;
+    process.erase("consoleSize");
+    return Dump(process);
+  });
+}
+
+Result<std::string> TranslateResources(std::string_view resources_json,
+                                       std::vector<std::string>* out) {
+  return Fenced([&]() -> Result<std::string> {
+    Notes notes(out);
+    WV_TRY(Json resources, ParseSection(resources_json, "linux.resources", notes));
+    TranslateResourcesSection(resources, notes);
+    return Dump(resources);
+  });
+}
+
+Result<> CheckId(std::string_view id) {
+  const auto alnum = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+  };
+  const bool fits =
+      !id.empty() && id.size() <= 128 && alnum(id.front()) &&
+      std::ranges::all_of(id, [&](char c) { return alnum(c) || c == '_' || c == '.' || c == '-'; });
+  if (!fits) {
+    return Fail(
+        Code::kInvalidArgument,
+        fmt::format(
+            "id '{}': must be 1 to 128 of A-Z a-z 0-9 _ . - and begin with a letter or digit",
+            id.substr(0, 140)));
+  }
+  return {};
+}
+
+}  // namespace wyvern::oci

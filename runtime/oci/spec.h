@@ -1,0 +1,99 @@
+// oci/spec.h — an OCI bundle's config.json: checked, and translated from the host's view to the guest's.
+// Spec:    OCI runtime specification 1.2; FIELDS.md says what becomes of each field.
+// Trust:   config.json is untrusted input: bounded in size and depth, every known field type-checked; unknown ones are left out with a note.
+// Errors:  INVALID_ARGUMENT, the message begins with the field: "mounts[3].type: …".
+// Threads: a Spec is immutable after Parse.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/error.h"
+
+namespace wyvern::oci {
+
+inline constexpr size_t kMaxConfigBytes =
+    3U << 20U;  // an agent message, with its other fields, must stay below 4 MiB
+inline constexpr std::string_view kGuestShare = "/run/wyvern/share";
+
+struct Hook {
+  std::string path;
+  std::vector<std::string> args;
+  std::vector<std::string> env;
+  int timeout_seconds = 0;  // 0: the caller's own bound
+};
+
+// Those that run on the host.
+struct HostHooks {
+  std::vector<Hook> prestart, create_runtime, poststart, poststop;
+};
+
+// What the host side needs to know of the document.
+struct Facts {
+  std::string root_path;
+  bool root_readonly = false;
+  bool terminal = false;
+  uint32_t rows = 0, columns = 0;  // process.consoleSize
+  std::string hostname;
+  std::string cgroups_path;            // linux.cgroupsPath as given
+  bool network_namespace = false;      // false: the host's network was asked for
+  std::string network_namespace_path;  // empty: a new one
+  std::map<std::string, std::string> annotations;
+  std::vector<std::string> sandbox_sysctls;  // "net.ipv4.ip_forward=1": for the whole guest
+  int64_t memory_limit = 0;                  // bytes; 0 or below: none
+  int64_t cpu_quota = 0, cpu_period = 0;     // µs
+  HostHooks hooks;
+};
+
+// A host path that the guest must see below kGuestShare.
+struct Export {
+  std::string name;        // [a-z0-9-]
+  std::string source;      // absolute host path
+  bool read_only = false;  // no mount of it may write
+  bool recursive = false;  // rbind
+  std::string field;       // "mounts[3]"
+};
+
+struct TranslateOptions {
+  std::string container_id;
+  std::string bundle;        // relative bind sources begin here
+  std::string share_prefix;  // "c0": root is c0-root, volumes c0-v<N>
+  bool terminal = false;
+  std::string arch = "x86_64";  // the guest's
+};
+
+struct GuestSpec {
+  std::string config_json;
+  std::vector<Export> volumes;     // in order of first use; the root is not among them
+  std::vector<std::string> notes;  // one line each for the log: what was left out and why
+};
+
+class Spec {
+ public:
+  static Result<Spec> Parse(std::string_view text);
+  const Facts& facts() const;
+  Result<GuestSpec> Translate(const TranslateOptions& options) const;
+
+ private:
+  struct Rep;
+
+  explicit Spec(std::shared_ptr<const Rep> rep) : rep_(std::move(rep)) {}
+
+  std::shared_ptr<const Rep> rep_;
+};
+
+// An exec's OCI Process, and an update's OCI LinuxResources, for the guest. Notes are appended.
+Result<std::string> TranslateProcess(std::string_view process_json, bool terminal,
+                                     std::vector<std::string>* notes);
+Result<std::string> TranslateResources(std::string_view resources_json,
+                                       std::vector<std::string>* notes);
+
+// Container and exec ids as the agent accepts them: [A-Za-z0-9][A-Za-z0-9_.-]{0,127}.
+Result<> CheckId(std::string_view id);
+
+}  // namespace wyvern::oci

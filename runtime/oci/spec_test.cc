@@ -1,0 +1,308 @@
+#include "oci/spec.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+namespace wyvern::oci {
+namespace {
+
+using Json = nlohmann::json;
+using testing::Contains;
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+Json Minimal() {
+  return Json::parse(
+      R"({"ociVersion":"1.1.0","root":{"path":"rootfs"},"process":{"user":{"uid":0,"gid":0},"args":["true"],"cwd":"/"}})");
+}
+
+std::string ParseError(const Json& json) {
+  auto spec = Spec::Parse(json.dump());
+  return spec.has_value() ? "(parsed)" : spec.error().message();
+}
+
+Result<GuestSpec> Translate(const Json& json) {
+  WV_TRY(Spec spec, Spec::Parse(json.dump()));
+  return spec.Translate({.container_id = "box", .bundle = "/bundle", .share_prefix = "c0"});
+}
+
+std::string TranslateError(const Json& json) {
+  auto guest = Translate(json);
+  return guest.has_value() ? "(translated)" : guest.error().message();
+}
+
+Json Guest(const Json& json) {
+  auto guest = Translate(json);
+  EXPECT_TRUE(guest.has_value()) << guest.error().message();
+  return guest.has_value() ? Json::parse(guest->config_json) : Json();
+}
+
+std::vector<std::string> NotesOf(const Json& json) {
+  auto guest = Translate(json);
+  EXPECT_TRUE(guest.has_value());
+  return guest.has_value() ? guest->notes : std::vector<std::string>();
+}
+
+TEST(SpecTest, TextThatIsNotJsonIsError) {
+  for (const char* text :
+       {"", "{", "nonsense", "{\"a\":}", "\xff\xfe", "[1,2", "{\"a\":\"\xc3\x28\"}"}) {
+    auto spec = Spec::Parse(text);
+    ASSERT_FALSE(spec.has_value()) << text;
+    EXPECT_EQ(spec.error().code(), Code::kInvalidArgument);
+    EXPECT_THAT(spec.error().message(), HasSubstr("config.json")) << text;
+  }
+}
+
+TEST(SpecTest, DocumentThatIsNotAnObjectIsError) {
+  EXPECT_FALSE(Spec::Parse("[]").has_value());
+}
+
+TEST(SpecTest, DeepNestingIsErrorWithoutRecursion) {
+  const std::string deep = std::string(1'000'000, '[') + std::string(1'000'000, ']');
+  auto spec = Spec::Parse(deep);
+  ASSERT_FALSE(spec.has_value());
+  EXPECT_THAT(spec.error().message(), HasSubstr("nested deeper"));
+}
+
+TEST(SpecTest, BracketsInStringsAreNoNesting) {
+  Json json = Minimal();
+  json["process"]["args"] = {"true", std::string(100, '['), "\\\"[[["};
+  EXPECT_EQ(ParseError(json), "(parsed)");
+}
+
+TEST(SpecTest, TooLargeIsError) {
+  auto spec = Spec::Parse(std::string(kMaxConfigBytes + 1, ' '));
+  ASSERT_FALSE(spec.has_value());
+  EXPECT_THAT(spec.error().message(), HasSubstr("larger than"));
+}
+
+TEST(SpecTest, WrongTypesNameTheField) {
+  Json json = Minimal();
+  json["process"]["args"] = Json::array({"sh", 7});
+  EXPECT_THAT(ParseError(json), HasSubstr("process.args[1]: must be a string"));
+  json = Minimal();
+  json["process"]["user"]["uid"] = -1;
+  EXPECT_THAT(ParseError(json), HasSubstr("process.user.uid: must be in 0..4294967295"));
+  json = Minimal();
+  json["process"]["user"]["uid"] = 1.5;
+  EXPECT_THAT(ParseError(json), HasSubstr("process.user.uid: must be an integer"));
+  json = Minimal();
+  json["mounts"] = Json::array({Json{{"destination", 4}}});
+  EXPECT_THAT(ParseError(json), HasSubstr("mounts[0].destination: must be a string"));
+  json = Minimal();
+  json["linux"] = "x";
+  EXPECT_THAT(ParseError(json), HasSubstr("linux: must be an object"));
+}
+
+TEST(SpecTest, NulInAStringIsError) {
+  Json json = Minimal();
+  json["process"]["args"] = {std::string("a\0b", 3)};
+  EXPECT_THAT(ParseError(json), HasSubstr("process.args[0]: must be without NUL"));
+}
+
+TEST(SpecTest, MissingFieldsAreNamed) {
+  for (const auto& [key, message] : std::map<std::string, std::string>{
+           {"root", "root.path: missing"}, {"process", "process: missing"}}) {
+    Json json = Minimal();
+    json.erase(key);
+    EXPECT_THAT(ParseError(json), HasSubstr(message));
+  }
+  Json json = Minimal();
+  json["process"].erase("args");
+  EXPECT_THAT(ParseError(json), HasSubstr("process.args: missing or empty"));
+  json = Minimal();
+  json["process"]["cwd"] = "tmp";
+  EXPECT_THAT(ParseError(json), HasSubstr("process.cwd: must be an absolute path"));
+}
+
+TEST(SpecTest, UnknownFieldsAreLeftOutWithANote) {
+  Json json = Minimal();
+  json["process"]["brandNew"] = {{"x", 1}};
+  json["process.user"] = "trick";
+  const std::vector<std::string> notes = NotesOf(json);
+  EXPECT_THAT(notes, Contains(HasSubstr("process.brandNew: unknown field")));
+  EXPECT_THAT(notes, Contains(HasSubstr("process.user: unknown field")));
+  EXPECT_FALSE(Guest(json)["process"].contains("brandNew"));
+}
+
+TEST(SpecTest, NotesAreBounded) {
+  Json json = Minimal();
+  for (int i = 0; i < 10'000; ++i) {
+    json["unknown" + std::to_string(i)] = 1;
+  }
+  EXPECT_LE(NotesOf(json).size(), 70U);
+}
+
+TEST(SpecTest, NullIsAbsent) {
+  Json json = Minimal();
+  json["mounts"] = nullptr;
+  json["hooks"] = nullptr;
+  EXPECT_EQ(TranslateError(json), "(translated)");
+}
+
+TEST(SpecTest, RootBecomesTheShare) {
+  Json json = Minimal();
+  json["root"]["readonly"] = true;
+  EXPECT_EQ(Guest(json)["root"]["path"], "/run/wyvern/share/c0-root");
+  EXPECT_EQ(Guest(json)["root"]["readonly"], true);
+}
+
+TEST(SpecTest, BindMountsBecomeExportsOncePerSource) {
+  Json json = Minimal();
+  json["mounts"] = Json::parse(R"([
+    {"destination":"/a","type":"bind","source":"/srv/x","options":["rbind","ro"]},
+    {"destination":"/b","type":"none","source":"/srv/x","options":["bind","rw"]},
+    {"destination":"/c","type":"bind","source":"relative","options":["bind","ro"]},
+    {"destination":"/proc","type":"proc","source":"proc"}])");
+  auto guest = Translate(json);
+  ASSERT_TRUE(guest.has_value());
+  ASSERT_EQ(guest->volumes.size(), 2U);
+  EXPECT_EQ(guest->volumes[0].source, "/srv/x");
+  EXPECT_EQ(guest->volumes[0].name, "c0-v0");
+  EXPECT_FALSE(guest->volumes[0].read_only);
+  EXPECT_TRUE(guest->volumes[0].recursive);
+  EXPECT_EQ(guest->volumes[1].source, "/bundle/relative");
+  EXPECT_TRUE(guest->volumes[1].read_only);
+  EXPECT_FALSE(guest->volumes[1].recursive);
+  const Json config = Json::parse(guest->config_json);
+  EXPECT_EQ(config["mounts"][1]["source"], "/run/wyvern/share/c0-v0");
+  EXPECT_EQ(config["mounts"][2]["source"], "/run/wyvern/share/c0-v1");
+  EXPECT_EQ(config["mounts"][3]["type"], "proc");
+}
+
+TEST(SpecTest, MountsThatOnlyTheHostCanMakeAreRefused) {
+  Json json = Minimal();
+  json["mounts"] = Json::parse(R"([{"destination":"/x","type":"ext4","source":"/dev/sda"}])");
+  EXPECT_THAT(TranslateError(json), HasSubstr("mounts[0].type: 'ext4' is refused"));
+  json["mounts"] = Json::parse(
+      R"([{"destination":"/x","type":"bind","source":"/a","uidMappings":[{"containerID":0,"hostID":1,"size":1}]}])");
+  EXPECT_THAT(ParseError(json), HasSubstr("mounts[0].uidMappings: refused"));
+  json["mounts"] = Json::parse(R"([{"destination":"/x","type":"bind"}])");
+  EXPECT_THAT(TranslateError(json), HasSubstr("mounts[0].source: missing"));
+}
+
+TEST(SpecTest, NamespacesLoseTheirPathsAndNetworkGoes) {
+  Json json = Minimal();
+  json["linux"]["namespaces"] = Json::parse(
+      R"([{"type":"pid","path":"/proc/1/ns/pid"},{"type":"network","path":"/run/netns/x"},{"type":"uts"}])");
+  auto spec = Spec::Parse(json.dump());
+  ASSERT_TRUE(spec.has_value());
+  EXPECT_TRUE(spec->facts().network_namespace);
+  EXPECT_EQ(spec->facts().network_namespace_path, "/run/netns/x");
+  EXPECT_EQ(Guest(json)["linux"]["namespaces"],
+            Json::parse(R"([{"type":"pid"},{"type":"uts"},{"type":"mount"}])"));
+  EXPECT_THAT(NotesOf(json), Contains(HasSubstr("linux.namespaces[0].path: ignored")));
+}
+
+TEST(SpecTest, UserNamespacesAreRefused) {
+  Json json = Minimal();
+  json["linux"]["namespaces"] = Json::parse(R"([{"type":"user"}])");
+  EXPECT_THAT(TranslateError(json), HasSubstr("linux.namespaces[0]: user namespaces are refused"));
+  json = Minimal();
+  json["linux"]["uidMappings"] = Json::parse(R"([{"containerID":0,"hostID":1000,"size":1}])");
+  EXPECT_THAT(ParseError(json), HasSubstr("linux.uidMappings: refused"));
+}
+
+TEST(SpecTest, SysctlsAreSplitByNamespace) {
+  Json json = Minimal();
+  json["linux"]["namespaces"] = Json::parse(R"([{"type":"ipc"}])");
+  json["linux"]["sysctl"] = {
+      {"net.ipv4.ip_forward", "1"}, {"kernel.shmmax", "5"}, {"vm.max_map_count", "9"}};
+  auto spec = Spec::Parse(json.dump());
+  ASSERT_TRUE(spec.has_value());
+  EXPECT_THAT(spec->facts().sandbox_sysctls,
+              ElementsAre("net.ipv4.ip_forward=1", "vm.max_map_count=9"));
+  EXPECT_EQ(Guest(json)["linux"]["sysctl"], Json({{"kernel.shmmax", "5"}}));
+}
+
+TEST(SpecTest, HostDevicesAreRefusedUnlessEverythingIsAllowed) {
+  Json json = Minimal();
+  json["linux"]["devices"] = Json::parse(
+      R"([{"path":"/dev/null","type":"c","major":1,"minor":3},{"path":"/dev/sda","type":"b","major":8,"minor":0}])");
+  EXPECT_THAT(TranslateError(json), HasSubstr("linux.devices[1]: /dev/sda (b 8:0) is refused"));
+  json["linux"]["resources"]["devices"] = Json::parse(R"([{"allow":true,"access":"rwm"}])");
+  EXPECT_EQ(Guest(json)["linux"]["devices"].size(), 1U);
+  EXPECT_THAT(NotesOf(json), Contains(HasSubstr("linux.devices: 1 devices of the host ignored")));
+}
+
+TEST(SpecTest, ResourcesLoseWhatTheGuestHasNot) {
+  Json json = Minimal();
+  json["linux"]["resources"] =
+      Json::parse(R"({"cpu":{"cpus":"0-3","shares":512},"memory":{"limit":1048576,"swappiness":10},
+    "blockIO":{"weight":100},"hugepageLimits":[{"pageSize":"1GB","limit":1},{"pageSize":"2MB","limit":2}],"pids":{"limit":64}})");
+  const Json resources = Guest(json)["linux"]["resources"];
+  EXPECT_EQ(
+      resources,
+      Json::parse(
+          R"({"cpu":{"shares":512},"memory":{"limit":1048576},"hugepageLimits":[{"pageSize":"2MB","limit":2}],"pids":{"limit":64}})"));
+}
+
+TEST(SpecTest, EmptyLabelsMakeNoNotes) {
+  Json json = Minimal();
+  json["process"]["selinuxLabel"] = "";
+  json["process"]["apparmorProfile"] = "cri-containerd.apparmor.d";
+  EXPECT_THAT(NotesOf(json), Contains(HasSubstr("process.apparmorProfile: ignored")));
+  EXPECT_THAT(NotesOf(json), testing::Not(Contains(HasSubstr("selinux"))));
+  EXPECT_FALSE(Guest(json)["process"].contains("apparmorProfile"));
+}
+
+TEST(SpecTest, HooksGoToTheirSide) {
+  Json json = Minimal();
+  json["hooks"] = Json::parse(
+      R"({"prestart":[{"path":"/bin/a","args":["a","b"],"timeout":5}],"startContainer":[{"path":"/bin/g"}],"poststop":[{"path":"/bin/p"}]})");
+  auto spec = Spec::Parse(json.dump());
+  ASSERT_TRUE(spec.has_value());
+  ASSERT_EQ(spec->facts().hooks.prestart.size(), 1U);
+  EXPECT_EQ(spec->facts().hooks.prestart[0].timeout_seconds, 5);
+  EXPECT_EQ(spec->facts().hooks.poststop.size(), 1U);
+  EXPECT_EQ(Guest(json)["hooks"], Json::parse(R"({"startContainer":[{"path":"/bin/g"}]})"));
+  json["hooks"]["prestart"][0]["path"] = "bin/a";
+  EXPECT_THAT(ParseError(json), HasSubstr("hooks.prestart[0].path: must be an absolute path"));
+  json["hooks"] = Json::parse(R"({"createContainer":[{"path":"/bin/g"}]})");
+  EXPECT_THAT(ParseError(json), HasSubstr("hooks.createContainer: refused"));
+}
+
+TEST(SpecTest, AnnotationsStayOnTheHost) {
+  Json json = Minimal();
+  json["annotations"] = {{"run.oci.handler", "krun"}};
+  EXPECT_FALSE(Guest(json).contains("annotations"));
+}
+
+TEST(SpecTest, CgroupPathIsTheGuests) {
+  Json json = Minimal();
+  json["linux"]["cgroupsPath"] = "system.slice:docker:abc";
+  EXPECT_EQ(Guest(json)["linux"]["cgroupsPath"], "/wyvern/box");
+  EXPECT_EQ(Spec::Parse(json.dump())->facts().cgroups_path, "system.slice:docker:abc");
+}
+
+TEST(TranslateProcessTest, ChecksAndPrunes) {
+  std::vector<std::string> notes;
+  auto process = TranslateProcess(
+      R"({"args":["sh"],"cwd":"/","apparmorProfile":"x","terminal":false})", true, &notes);
+  ASSERT_TRUE(process.has_value());
+  EXPECT_EQ(Json::parse(*process), Json::parse(R"({"args":["sh"],"cwd":"/","terminal":true})"));
+  EXPECT_EQ(notes.size(), 1U);
+  EXPECT_FALSE(TranslateProcess(R"({"args":[],"cwd":"/"})", true, &notes).has_value());
+  EXPECT_FALSE(TranslateProcess("{", true, &notes).has_value());
+}
+
+TEST(TranslateResourcesTest, NamesTheFieldInErrors) {
+  std::vector<std::string> notes;
+  auto bad = TranslateResources(R"({"memory":{"limit":"1"}})", &notes);
+  ASSERT_FALSE(bad.has_value());
+  EXPECT_THAT(bad.error().message(), HasSubstr("linux.resources.memory.limit: must be an integer"));
+  EXPECT_TRUE(TranslateResources(R"({"memory":{"limit":1}})", &notes).has_value());
+}
+
+TEST(CheckIdTest, RefusesPathsAndLongIds) {
+  EXPECT_TRUE(CheckId("a.B-9_x").has_value());
+  for (const std::string& id : {std::string(), std::string(".."), std::string("a/b"),
+                                std::string("-a"), std::string(129, 'a'), std::string("a\nb")}) {
+    EXPECT_FALSE(CheckId(id).has_value()) << id;
+  }
+}
+
+}  // namespace
+}  // namespace wyvern::oci
