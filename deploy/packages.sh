@@ -1,0 +1,41 @@
+#!/bin/bash
+# deploy/packages.sh GROUP… — installs the Debian packages of the named groups (build, guest, lab, test) if any is missing.
+# The one list of what a fresh Debian 12 needs; ARCHITECTURE.md gives each library its reason.
+set -euo pipefail
+
+build=(g++ cmake ninja-build ccache pkg-config git
+  libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc
+  libexpected-dev libspdlog-dev libfmt-dev libcli11-dev nlohmann-json3-dev libyaml-cpp-dev
+  libseccomp-dev liburing-dev libcap-ng-dev libarchive-dev libdbus-1-dev
+  libssl-dev zlib1g-dev libzstd-dev liblz4-dev liblzma-dev libbz2-dev libacl1-dev libxml2-dev nettle-dev libsystemd-dev)
+guest=(linux-source-6.12 gcc make bc bison flex libelf-dev libssl-dev dwarves xz-utils kmod cpio rsync python3
+  erofs-utils busybox-static ccache)
+lab=(qemu-system-x86 mmdebstrap e2fsprogs umoci skopeo python3 busybox-static erofs-utils zstd cpio xz-utils kmod)
+tests=(clang-16 clang-tidy-16 clang-format-16 libclang-rt-16-dev libgtest-dev libgmock-dev libbenchmark-dev
+  crun busybox-static python3 acpica-tools iproute2 procps strace e2fsprogs)
+
+wanted=()
+for group in "$@"; do
+  case "$group" in
+    build) wanted+=("${build[@]}") ;;
+    guest) wanted+=("${guest[@]}") ;;
+    lab) wanted+=("${lab[@]}") ;;
+    test) wanted+=("${tests[@]}") ;;
+    *) echo "packages.sh: unknown group '$group' (build, guest, lab, test)" >&2; exit 2 ;;
+  esac
+done
+
+missing=()
+for package in $(printf '%s\n' "${wanted[@]}" | sort -u); do
+  dpkg-query -W -f '${Status}\n' "$package" 2>/dev/null | grep -q '^install ok installed$' || missing+=("$package")
+done
+if [ ${#missing[@]} -eq 0 ]; then
+  exit 0
+fi
+if [ "$(id -u)" != 0 ]; then
+  echo "packages.sh: run as root, or install by hand: apt-get install ${missing[*]}" >&2
+  exit 1
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -q
+apt-get install -q -y --no-install-recommends "${missing[@]}"

@@ -1,0 +1,81 @@
+#!/bin/bash
+# tests/run.sh [--suite LIST] [--long] [--fuzz-seconds N] — the one test command. LIST: style,unit,asan,fuzz,lab or all (default).
+# Installs what it needs (Debian 12, root), runs the suites of tests/suites.tsv within their minutes, and ends with a line
+# "N passed, N failed, N skipped". Exit code 0 only if nothing failed. Logs: build/test-logs/.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+usage() { sed -n '2,4s/^# //p' "$0"; }
+suites=all
+long=0
+fuzz_seconds=5
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --suite) suites=${2:?--suite needs a list}; shift 2 ;;
+    --long) long=1; shift ;;
+    --fuzz-seconds) fuzz_seconds=${2:?--fuzz-seconds needs a number}; shift 2 ;;
+    -h|--help) usage; exit 0 ;;
+    *) echo "run.sh: unknown option '$1'" >&2; usage >&2; exit 2 ;;
+  esac
+done
+all=(style unit asan fuzz lab)
+[ "$suites" = all ] && suites=$(IFS=,; echo "${all[*]}")
+for suite in ${suites//,/ }; do
+  [ -x "tests/suites/$suite.sh" ] || { echo "run.sh: unknown suite '$suite' (there are: ${all[*]})" >&2; exit 2; }
+done
+
+export WYVERN_CACHE=${WYVERN_CACHE:-${HOME:-/root}/.cache/wyvern}
+export CCACHE_DIR=${CCACHE_DIR:-$WYVERN_CACHE/ccache}
+export WYVERN_LONG=$long WYVERN_FUZZ_SECONDS=$fuzz_seconds
+export WYVERN_LOGS=$PWD/build/test-logs
+rm -rf "$WYVERN_LOGS"
+mkdir -p "$WYVERN_LOGS" "$CCACHE_DIR"
+
+echo "== suites and their minutes (cold, warm)"
+sed -n 's/^\([a-z]*\)\t\([0-9]*\)\t\([0-9]*\)\t\(.*\)/   \1: \2, \3 — \4/p' tests/suites.tsv
+
+start=$SECONDS
+if ! ./deploy/packages.sh build test >"$WYVERN_LOGS/packages.log" 2>&1; then
+  tail -20 "$WYVERN_LOGS/packages.log"
+  echo "1 failed: packages could not be installed"
+  echo "0 passed, 1 failed, 0 skipped"
+  exit 1
+fi
+echo "== packages: $((SECONDS - start)) s"
+
+# Each suite writes lines "PASS name", "FAIL name: why", "SKIP name: why" to $WYVERN_RESULTS; it fails as a whole when it exits non-zero
+# without saying what failed, or when it takes longer than its minutes.
+for suite in ${suites//,/ }; do
+  export WYVERN_RESULTS=$WYVERN_LOGS/$suite.results
+  : >"$WYVERN_RESULTS"
+  stamp=$WYVERN_CACHE/warm/$suite
+  column=2; [ -e "$stamp" ] && column=3
+  minutes=$(awk -F'\t' -v s="$suite" -v c=$column '$1 == s { print $c }' tests/suites.tsv)
+  [ "$long" = 1 ] && minutes=600
+  echo "== $suite ($([ $column = 3 ] && echo warm || echo cold), at most $minutes min)"
+  began=$SECONDS
+  timeout --kill-after=30 "${minutes}m" "tests/suites/$suite.sh" >"$WYVERN_LOGS/$suite.log" 2>&1
+  code=$?
+  took=$((SECONDS - began))
+  if [ $code = 124 ] || [ $code = 137 ]; then
+    echo "FAIL $suite: took more than its $minutes minutes" >>"$WYVERN_RESULTS"
+  elif [ $code != 0 ] && ! grep -q '^FAIL ' "$WYVERN_RESULTS"; then
+    echo "FAIL $suite: exit code $code" >>"$WYVERN_RESULTS"
+  elif ! grep -q '^[PFS]' "$WYVERN_RESULTS"; then
+    echo "FAIL $suite: ran no test" >>"$WYVERN_RESULTS"
+  fi
+  if grep -q '^FAIL ' "$WYVERN_RESULTS"; then
+    tail -40 "$WYVERN_LOGS/$suite.log" | sed 's/^/   | /'
+    grep '^FAIL ' "$WYVERN_RESULTS" | head -40 | sed 's/^/   /'
+  else
+    mkdir -p "$WYVERN_CACHE/warm"; touch "$stamp"
+  fi
+  grep '^SKIP ' "$WYVERN_RESULTS" | sed 's/^/   /'
+  echo "   $suite: $(grep -c '^PASS ' "$WYVERN_RESULTS") passed, $(grep -c '^FAIL ' "$WYVERN_RESULTS") failed," \
+    "$(grep -c '^SKIP ' "$WYVERN_RESULTS") skipped in $((took / 60)) min $((took % 60)) s"
+done
+
+count() { cat "$WYVERN_LOGS"/*.results | grep -c "^$1 "; }
+echo "== total: $(((SECONDS - start) / 60)) min $(((SECONDS - start) % 60)) s"
+echo "$(count PASS) passed, $(count FAIL) failed, $(count SKIP) skipped"
+[ "$(count FAIL)" = 0 ]
