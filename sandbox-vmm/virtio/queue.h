@@ -48,6 +48,9 @@ enum class ChainFault : uint8_t {
   kBufferAddress = 10,  // a buffer outside memory
   kTotalLength = 11,    // more than 2^32 - 1 bytes
   kTooShort = 12,       // a device expected more bytes than the chain has
+  kIndirectFlags = 13,  // INDIRECT together with NEXT, or not negotiated
+  kHeadInFlight = 14,   // the same head again before its chain was given back
+  kUnsupported = 15,    // a ring format that this build does not have
 };
 
 const char* ChainFaultName(ChainFault fault);
@@ -59,7 +62,8 @@ struct Buffer {
 
 class Queue;
 
-// What a chain refers to. Queues recycle these, so that popping does not allocate once warm: neither the list nor the references.
+// What a chain refers to. Queues recycle these, so that popping does not allocate once warm:
+// neither the list nor the references.
 struct ChainStorage {
   std::shared_ptr<const mem::GuestMemory> memory;
   std::shared_ptr<const std::atomic<bool>> queue_lives;
@@ -109,7 +113,8 @@ class Chain {
     return value;
   }
 
-  // iovecs of [offset, offset + length) of the readable or writable part, appended to `out`.
+  // iovecs of [offset, offset + length) of the readable or writable part, appended to `out`. They
+  // stay valid while the chain or its memory lives. After a fault `out` is as it was.
   tl::expected<void, ChainFault> ReadableIovecs(uint32_t offset, uint32_t length,
                                                 std::vector<iovec>* out) const;
   tl::expected<void, ChainFault> WritableIovecs(uint32_t offset, uint32_t length,
@@ -118,8 +123,9 @@ class Chain {
  private:
   friend class Queue;
   explicit Chain(std::unique_ptr<ChainStorage> storage);
-  tl::expected<void, ChainFault> Iovecs(std::span<const Buffer> buffers, uint32_t total, uint32_t offset,
-                                        uint32_t length, bool writable, std::vector<iovec>* out) const;
+  tl::expected<void, ChainFault> Iovecs(std::span<const Buffer> buffers, uint32_t total,
+                                        uint32_t offset, uint32_t length, bool writable,
+                                        std::vector<iovec>* out) const;
   void Drop();
 
   std::unique_ptr<ChainStorage> storage_;  // null: moved from or given back
@@ -132,8 +138,10 @@ class Queue {
   static tl::expected<std::unique_ptr<Queue>, ChainFault> Create(
       std::shared_ptr<const mem::GuestMemory> memory, const QueueConfig& config, uint64_t features,
       std::optional<QueueState> resume);
-  // The index in the used area as it stands in memory: where a vhost-user back-end starts, which is told the available index only.
-  static tl::expected<uint16_t, ChainFault> UsedIndexInRing(const mem::GuestMemory& memory, const QueueConfig& config);
+  // The index in the used area as it stands in memory: where a vhost-user back-end starts, which is
+  // told the available index only.
+  static tl::expected<uint16_t, ChainFault> UsedIndexInRing(const mem::GuestMemory& memory,
+                                                            const QueueConfig& config);
   virtual ~Queue() = default;
 
   // The next available chain, nothing when there is none. A fault latches.
@@ -141,20 +149,21 @@ class Queue {
   // Gives the chain back; `written`: bytes written into its device-writable part (from the
   // beginning).
   virtual void Push(Chain chain, uint32_t written) = 0;
-  // Undoes the last Pop (the chain will be popped again): for back-pressure.
+  // Undoes the last Pop (the chain will be popped and validated again): for back-pressure.
   virtual void UndoPop(Chain chain) = 0;
   // True if the driver wants an interrupt for what was pushed since the last call (§2.7.7.2,
   // EVENT_IDX or NO_INTERRUPT).
   virtual bool NeedsInterrupt() = 0;
   // Asks the driver not to / to notify. Enable returns true if chains became available meanwhile:
-  // the caller must Pop again.
+  // the caller must Pop again. A broken queue says false: nothing will come of it.
   virtual void DisableNotification() = 0;
   virtual bool EnableNotification() = 0;
   virtual QueueState state() const = 0;
   virtual uint16_t size() const = 0;
 
  protected:
-  // For implementations: a chain over `storage`, and the way to take the storage back (the chain is then spent).
+  // For implementations: a chain over `storage`, and the way to take the storage back (the chain
+  // is then spent).
   static Chain MakeChain(std::unique_ptr<ChainStorage> storage);
   static std::unique_ptr<ChainStorage> Reclaim(Chain chain);
 };
