@@ -1,0 +1,90 @@
+#!/bin/bash
+# deploy/quickstart.sh [--lab|--host] [--timeline FILE.svg] — from a fresh Debian 12 to a container in its own microVM, as root.
+# Installs packages, builds, makes the guest's kernel and image, then runs a container through containerd: on this host if its KVM runs
+# guests, otherwise in the lab (a machine with emulated virtualization), and says which and why.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() { sed -n '2,4s/^# //p' "$0"; }
+where=auto
+timeline=
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --lab) where=lab; shift ;;
+    --host) where=host; shift ;;
+    --timeline) timeline=${2:?--timeline needs a file}; shift 2 ;;
+    -h|--help) usage; exit 0 ;;
+    *) echo "quickstart.sh: unknown option '$1'" >&2; usage >&2; exit 2 ;;
+  esac
+done
+[ "$(id -u)" = 0 ] || { echo "quickstart.sh: run it as root (it installs packages and starts containers)" >&2; exit 1; }
+
+export WYVERN_CACHE=${WYVERN_CACHE:-${HOME:-/root}/.cache/wyvern}
+export CCACHE_DIR=${CCACHE_DIR:-$WYVERN_CACHE/ccache}
+logs=$PWD/build/quickstart-logs
+mkdir -p "$logs" "$CCACHE_DIR"
+begin=$SECONDS
+number=0
+steps=6
+
+# step TITLE COMMAND… — runs it with its output in a log; shows the title, a dot every 10 s, and the time.
+step() {
+  local title=$1 log began=$SECONDS
+  shift
+  number=$((number + 1))
+  log=$logs/$number.log
+  printf '[%d/%d] %s ' "$number" "$steps" "$title"
+  "$@" >"$log" 2>&1 &
+  local pid=$!
+  while kill -0 "$pid" 2>/dev/null; do
+    sleep 0.2
+    [ $(((SECONDS - began) % 10)) = 9 ] && { printf '.'; sleep 1; }
+  done
+  if ! wait "$pid"; then
+    printf ' failed after %d s\n' $((SECONDS - began))
+    tail -25 "$log"
+    echo "quickstart.sh: '$title' failed; the whole log is $log" >&2
+    exit 1
+  fi
+  printf ' %d s\n' $((SECONDS - began))
+}
+
+build() {
+  cmake --preset release
+  ninja -C build/release
+}
+
+guest() {
+  deploy/guest/build-kernel.sh
+  deploy/guest/build-image.sh --agent build/release/bin/wyvern-agent
+}
+
+step "packages" ./deploy/packages.sh build guest lab
+step "build Wyvern (release, static)" build
+step "guest kernel and image" guest
+
+verdict=$(build/release/bin/wyvern check --kvm-only 2>&1) && usable=yes || usable=no
+if [ $where = auto ]; then
+  if [ $usable = yes ] && command -v containerd >/dev/null; then where=host; else where=lab; fi
+fi
+echo "      KVM here: $verdict"
+if [ $where = lab ]; then
+  echo "      so the container runs in the lab: a machine whose virtualization QEMU emulates, with the real KVM inside"
+  step "lab images" tests/lab/lab images
+  out=$logs/out
+  mkdir -p "$out"
+  step "container in a microVM, through containerd" tests/lab/lab run --build build/release --share-out "$out" -- \
+    /opt/wyvern/tests/quickstart/in-lab.sh
+else
+  echo "      so the container runs on this host"
+  step "install" ./deploy/install.sh
+  out=$logs/out
+  mkdir -p "$out"
+  step "container in a microVM, through containerd" env OUT="$out" tests/quickstart/in-lab.sh
+fi
+step "timeline" python3 tests/quickstart/timeline.py "$out/timeline.json" ${timeline:+--svg "$timeline"}
+echo
+cat "$out/summary.txt"
+cat "$logs/$number.log"
+echo
+echo "done in $((SECONDS - begin)) s"
