@@ -11,12 +11,12 @@ import pathlib
 import shutil
 import tempfile
 
-from lablib import cache, oci, session
+from lablib import cache, oci, session, stage
 from lablib.cache import LabError
 from lablib.machine import Arch, Boot
 
 HERE = pathlib.Path(__file__).resolve().parent
-FILES = HERE.parent / "machine"
+FILES = HERE.parent / "machine/image"
 MIRROR = os.environ.get("WYVERN_DEBIAN_MIRROR", "http://deb.debian.org/debian")
 HOST_DEBIAN_ARCH = "amd64"
 DISK_SIZE = "12G"  # sparse
@@ -36,9 +36,15 @@ WANTED = {
     "multi-user.target.wants": ("dbus.service", "containerd.service", "lab-agent.service", "lab-modules.service"),
 }
 
+# Masked: generators that scan for what is not here, and /tmp in memory.
+MASKED = ("etc/systemd/system/tmp.mount",) + tuple(
+    f"etc/systemd/system-generators/systemd-{name}-generator" for name in (
+        "debug", "fstab", "getty", "gpt-auto", "hibernate-resume", "rc-local", "run", "ssh", "system-update",
+        "sysv", "tpm2"))
+
 HOST_TOOLS = {
     "mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "debugfs": "e2fsprogs", "cpio": "cpio",
-    "xz": "xz-utils", "tar": "tar"}
+    "depmod": "kmod", "tar": "tar"}
 
 
 def install_host_tools() -> None:
@@ -111,7 +117,10 @@ def _build(arch: Arch, images: pathlib.Path, base: pathlib.Path, out: pathlib.Pa
         shutil.copytree(images, root / "opt/images", symlinks=True)
     kernel = next((root / "boot").glob("vmlinuz-*"))
     shutil.copy(kernel, out / "vmlinuz")
-    _initrd(root, kernel.name.removeprefix("vmlinuz-"), out)
+    release = kernel.name.removeprefix("vmlinuz-")
+    _unpack_modules(root / "usr/lib/modules" / release)
+    cache.call("depmod", "-b", root, release)
+    _initrd(root, release, out)
     with cache.step("disk"):
         cache.call("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-E", "lazy_itable_init=1,root_owner=0:0",
                    "-m", "0", "-L", "lab", "-d", root, out / "disk.img", DISK_SIZE)
@@ -139,10 +148,6 @@ def _add_debian_12(arch: Arch, root: pathlib.Path, old: pathlib.Path) -> None:
 
 
 def _configure(root: pathlib.Path) -> None:
-    lab = root / "opt/lab"
-    lab.mkdir(parents=True)
-    for name in ("lab-agent", "first-boot"):
-        shutil.copy(FILES / name, lab / name)
     for name in ("lab-agent.service", "lab-modules.service"):
         shutil.copy(FILES / name, root / "etc/systemd/system" / name)
     for base in ("etc/systemd/system", "usr/lib/systemd/system"):
@@ -153,6 +158,9 @@ def _configure(root: pathlib.Path) -> None:
         for unit in units:
             home = "/etc" if (root / "etc/systemd/system" / unit).exists() else "/usr/lib"
             (root / "etc/systemd/system" / target / unit).symlink_to(f"{home}/systemd/system/{unit}")
+    for path in MASKED:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).symlink_to("/dev/null")
     (root / "etc/systemd/system/default.target").unlink(missing_ok=True)
     (root / "etc/systemd/system/default.target").symlink_to("/usr/lib/systemd/system/multi-user.target")
     shutil.copytree(FILES / "etc", root / "etc", dirs_exist_ok=True)
@@ -172,6 +180,15 @@ def _configure(root: pathlib.Path) -> None:
         initrd.unlink()
 
 
+def _unpack_modules(modules: pathlib.Path) -> None:
+    """Unpacks the modules of every boot: the emulated CPU would need a second for it each time."""
+    for part in ("kernel/arch/x86/kvm", "kernel/virt", "kernel/fs/overlayfs", "kernel/drivers/block",
+                 "kernel/drivers/vhost", "kernel/net/vmw_vsock", "kernel/drivers/net"):
+        for packed in (modules / part).glob("*.ko.xz"):
+            packed.with_suffix("").write_bytes(lzma.decompress(packed.read_bytes()))
+            packed.unlink()
+
+
 def _initrd(root: pathlib.Path, release: str, out: pathlib.Path) -> None:
     """busybox, the disk driver and lab-init."""
     tree = out / "initrd.d"
@@ -189,12 +206,11 @@ def _initrd(root: pathlib.Path, release: str, out: pathlib.Path) -> None:
 def _first_boot(arch: Arch, out: pathlib.Path) -> None:
     """Boots the new disk once, writable, to import the images with containerd itself."""
     with tempfile.TemporaryDirectory(prefix="wyvern-lab.") as tmp:
-        empty = pathlib.Path(tmp) / "build.img"
-        cache.call("mke2fs", "-q", "-t", "ext4", empty, "8M")
+        disk = stage.make_disk(pathlib.Path(tmp), None, None, [])
         code = session.run(
-            Boot(arch, qemu(arch), out / "vmlinuz", out / "initrd", out / "disk.img", empty, memory=4096,
+            Boot(arch, qemu(arch), out / "vmlinuz", out / "initrd", out / "disk.img", disk, memory=4096,
                  keep_writes=True),
-            session.Request(["/bin/sh", "/opt/lab/first-boot"], containerd="none", timeout=600,
+            session.Request(["/bin/sh", "/opt/wyvern/lab/first-boot"], containerd="none", timeout=600,
                             console=out / "first-boot.log"))
     if code != 0:
         raise LabError(f"the lab machine's first boot failed with {code}; console:\n"

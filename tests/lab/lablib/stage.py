@@ -5,7 +5,8 @@
   share/     guest/{vmlinux,image.erofs,...}             -> /usr/share/wyvern
   etc/       the tree's configs/                         -> /etc/wyvern (copied at boot: tests change it)
   tests/     the tree's tests/
-  test-bin/  test programs of the build (*_test), with --tests
+  lab/       what runs in the machine for the host (tests/lab/machine/run)
+  extra/     files named with --add
 """
 
 import os
@@ -60,7 +61,7 @@ def _install(source: pathlib.Path, target: pathlib.Path) -> None:
 
 def make_disk(directory: pathlib.Path, build: pathlib.Path | None, guest: pathlib.Path | None,
               extra: list) -> pathlib.Path:
-    """Makes directory/build.img; says on stderr what is missing."""
+    """Makes directory/build.img; says on stderr what is missing in build, if one is given."""
     tree = directory / "stage"
     for name in ("bin", "libexec", "share/guest", "etc", "tests", "extra"):
         (tree / name).mkdir(parents=True)
@@ -71,6 +72,7 @@ def make_disk(directory: pathlib.Path, build: pathlib.Path | None, guest: pathli
             _install(source, tree / place / name)
         else:
             missing.append(name)
+    shutil.copytree(TREE / "tests/lab/machine/run", tree / "lab")
     missing += _install_guest(guest, tree / "share/guest")
     if (TREE / "configs").is_dir():
         shutil.copytree(TREE / "configs", tree / "etc", dirs_exist_ok=True)
@@ -83,7 +85,7 @@ def make_disk(directory: pathlib.Path, build: pathlib.Path | None, guest: pathli
             shutil.copytree(path, tree / "extra" / path.name, symlinks=True)
         else:
             shutil.copy(path, tree / "extra" / path.name)
-    if missing:
+    if missing and build:
         print(f"lab: not installed (not built yet): {', '.join(missing)}", file=sys.stderr)
     size = sum(f.lstat().st_size + 4096 for f in tree.rglob("*"))
     image = directory / "build.img"
