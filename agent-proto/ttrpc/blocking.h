@@ -30,7 +30,7 @@ class BlockingPool {
 
  private:
   struct State;
-  std::shared_ptr<State> state_;
+  std::unique_ptr<State> state_;
 };
 
 // server.RegisterUnary<Req, Resp>(service, method, Blocking<Req, Resp>(pool, [](const Req&, const

@@ -24,6 +24,8 @@
 
 namespace wyvern::ttrpc {
 
+class ClientConnection;
+
 struct ClientOptions {
   std::string name = "ttrpc";           // thread name (at most 15 bytes) and log lines
   size_t max_unsent_bytes = 32U << 20;  // more: calls fail with RESOURCE_EXHAUSTED
@@ -31,12 +33,12 @@ struct ClientOptions {
       4096;  // unread ones of a stream; more end the stream with RESOURCE_EXHAUSTED
   // Called once, on the reader thread, when the connection ends by itself (not by Close or the
   // destructor).
-  std::function<void()> on_close;
+  std::function<void()> on_close{};
 };
 
 struct CallOptions {
   std::chrono::milliseconds timeout{0};  // 0: none. Also told to the server
-  Metadata metadata;
+  Metadata metadata{};
 };
 
 // The client's end of a stream of messages from the server. Move-only; dropping it forgets the
@@ -57,6 +59,7 @@ class RawClientStream {
 
  private:
   friend class Client;
+  friend class ClientConnection;
   struct State;
   explicit RawClientStream(std::shared_ptr<State> state);
   std::shared_ptr<State> state_;
@@ -140,8 +143,7 @@ class Client {
   bool closed() const;
 
  private:
-  struct State;
-  explicit Client(std::shared_ptr<State> state);
+  explicit Client(std::shared_ptr<ClientConnection> connection);
 
   template <typename Resp>
   static Result<Resp> Parse(const std::string& payload) {
@@ -152,7 +154,7 @@ class Client {
     return response;
   }
 
-  std::shared_ptr<State> state_;
+  std::shared_ptr<ClientConnection> connection_;
 };
 
 }  // namespace wyvern::ttrpc

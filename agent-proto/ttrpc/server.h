@@ -29,7 +29,7 @@ struct ServerOptions {
   size_t max_unsent_bytes =
       32U << 20;  // answers waiting for a client that does not read; then it is cut off
   // Called on the loop's thread after a connection has ended; `remaining` connections are left.
-  std::function<void(size_t remaining)> on_disconnect;
+  std::function<void(size_t remaining)> on_disconnect{};
 };
 
 // Looks at an accepted connection; false closes it (with one rate-limited log line).
