@@ -1,0 +1,107 @@
+#include "api/requests.h"
+
+#include <algorithm>
+
+namespace wyvern::api {
+
+namespace {
+
+constexpr uint64_t kFirstGuestCid = 3;          // VIRTIO §5.10.4: 0, 1, 2 are reserved
+constexpr uint64_t kLastGuestCid = 0xfffffffe;  // the upper half is reserved, 2^32 - 1 is any
+constexpr size_t kMaxTag = 36;                  // VIRTIO §5.11.4
+constexpr size_t kMaxSerial = 20;               // VIRTIO §5.2.6: VIRTIO_BLK_T_GET_ID
+constexpr uint32_t kMaxRequestQueues = 16;
+constexpr uint32_t kMaxQueueSize = 1024;
+
+Result<UniqueFd> TakeOptional(DonationStore& store, DonationKind kind, const std::string& name) {
+  if (name.empty()) {
+    return UniqueFd();
+  }
+  return store.Take(kind, name);
+}
+
+bool IsPrintable(std::string_view text) {
+  return std::all_of(text.begin(), text.end(), [](char c) { return c >= 0x20 && c < 0x7f; });
+}
+
+Result<DeviceSpec> ParseVsock(const vmm::v1::Vsock& vsock) {
+  if (vsock.guest_cid() < kFirstGuestCid || vsock.guest_cid() > kLastGuestCid) {
+    return Fail(Code::kInvalidArgument, "vsock.guest_cid must be 3 to 4294967294");
+  }
+  return VsockSpec{vsock.guest_cid()};
+}
+
+Result<DeviceSpec> ParseBlk(const vmm::v1::Blk& blk, DonationStore& store) {
+  if (blk.serial().size() > kMaxSerial || !IsPrintable(blk.serial())) {
+    return Fail(Code::kInvalidArgument, "blk.serial is at most 20 printable ASCII characters");
+  }
+  WV_TRY(UniqueFd file, store.Take(DonationKind::kBlock, blk.fd()));
+  return BlkSpec{std::move(file), blk.read_only(), blk.serial()};
+}
+
+Result<DeviceSpec> ParseFs(const vmm::v1::VhostUserFs& fs, DonationStore& store) {
+  if (fs.tag().empty() || fs.tag().size() > kMaxTag || fs.tag().find('\0') != std::string::npos) {
+    return Fail(Code::kInvalidArgument, "vhost_user_fs.tag is 1 to 36 bytes");
+  }
+  if (fs.request_queues() < 1 || fs.request_queues() > kMaxRequestQueues) {
+    return Fail(Code::kInvalidArgument, "vhost_user_fs.request_queues must be 1 to 16");
+  }
+  const uint32_t size = fs.queue_size();
+  if (size < 2 || size > kMaxQueueSize || (size & (size - 1)) != 0) {
+    return Fail(Code::kInvalidArgument,
+                "vhost_user_fs.queue_size must be a power of two from 2 to 1024");
+  }
+  WV_TRY(UniqueFd socket, store.Take(DonationKind::kVhostUser, fs.socket_fd()));
+  return VhostUserFsSpec{std::move(socket), fs.tag(), fs.request_queues(), size};
+}
+
+}  // namespace
+
+Result<MachineSpec> ParseCreate(const vmm::v1::CreateRequest& request, DonationStore& store) {
+  if (request.vcpus() < 1 || request.vcpus() > kMaxVcpus) {
+    return Fail(Code::kInvalidArgument, "vcpus must be 1 to 8");
+  }
+  if (request.memory_bytes() < kMinMemory || request.memory_bytes() > kMaxMemory ||
+      request.memory_bytes() % kMemoryGranule != 0) {
+    return Fail(Code::kInvalidArgument,
+                "memory_bytes must be a multiple of 2 MiB from 32 MiB to 1 TiB");
+  }
+  if (request.cmdline().size() > kMaxCmdline || !IsPrintable(request.cmdline())) {
+    return Fail(Code::kInvalidArgument, "cmdline is at most 2000 printable ASCII characters");
+  }
+  MachineSpec spec;
+  spec.vcpus = request.vcpus();
+  spec.memory_bytes = request.memory_bytes();
+  spec.shared_memory = request.shared_memory();
+  spec.cmdline = request.cmdline();
+  WV_TRY(spec.kvm, store.Take(DonationKind::kKvm, request.kvm_fd()));
+  WV_TRY(spec.kernel, store.Take(DonationKind::kKernel, request.kernel_fd()));
+  WV_TRY(spec.initrd, TakeOptional(store, DonationKind::kInitrd, request.initrd_fd()));
+  WV_TRY(spec.console, TakeOptional(store, DonationKind::kConsoleRing, request.console_fd()));
+  return spec;
+}
+
+Result<DeviceSpec> ParseDevice(const vmm::v1::AttachDeviceRequest& request, DonationStore& store) {
+  if (request.id().empty() || request.id().size() > kMaxIdLength || !IsPrintable(request.id())) {
+    return Fail(Code::kInvalidArgument, "a device's id is 1 to 63 printable ASCII characters");
+  }
+  switch (request.device_case()) {
+    case vmm::v1::AttachDeviceRequest::kPmem: {
+      WV_TRY(UniqueFd image, store.Take(DonationKind::kImage, request.pmem().fd()));
+      return PmemSpec{std::move(image)};
+    }
+    case vmm::v1::AttachDeviceRequest::kRng:
+      return RngSpec{};
+    case vmm::v1::AttachDeviceRequest::kVsock:
+      return ParseVsock(request.vsock());
+    case vmm::v1::AttachDeviceRequest::kBlk:
+      return ParseBlk(request.blk(), store);
+    case vmm::v1::AttachDeviceRequest::kVhostUserFs:
+      return ParseFs(request.vhost_user_fs(), store);
+    case vmm::v1::AttachDeviceRequest::DEVICE_NOT_SET:
+      break;
+  }
+  return Fail(Code::kInvalidArgument, "the request names no device of a kind that this VMM has");
+}
+
+}  // namespace wyvern::api

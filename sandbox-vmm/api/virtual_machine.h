@@ -1,0 +1,82 @@
+// api/virtual_machine.h — what the gRPC service drives: one machine, from descriptors to events.
+// Ownership: specs carry the descriptors; they are taken by the call, also when it fails.
+// Threads:   any; the implementation serialises. Events come from its own threads.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <variant>
+
+#include "base/error.h"
+#include "base/fd.h"
+
+namespace wyvern::api {
+
+struct MachineSpec {
+  uint32_t vcpus = 1;
+  uint64_t memory_bytes = 0;
+  bool shared_memory = false;
+  UniqueFd kvm;
+  UniqueFd kernel;
+  UniqueFd initrd;  // invalid: none
+  std::string cmdline;
+  UniqueFd console;  // a console ring; invalid: output is dropped
+};
+
+struct PmemSpec {
+  UniqueFd image;
+};
+
+struct RngSpec {};
+
+struct VsockSpec {
+  uint64_t guest_cid = 0;
+};
+
+struct BlkSpec {
+  UniqueFd file;
+  bool read_only = false;
+  std::string serial;
+};
+
+struct VhostUserFsSpec {
+  UniqueFd socket;
+  std::string tag;
+  uint32_t request_queues = 1;
+  uint32_t queue_size = 0;
+};
+
+using DeviceSpec = std::variant<PmemSpec, RngSpec, VsockSpec, BlkSpec, VhostUserFsSpec>;
+
+enum class EventKind : uint8_t {
+  kGuestPanic = 1,
+  kGuestShutdown = 2,
+  kVmmFault = 3,
+  kBackendLost = 4,
+};
+
+struct MachineEvent {
+  EventKind kind = EventKind::kVmmFault;
+  std::string text;
+};
+
+class VirtualMachine {
+ public:
+  virtual ~VirtualMachine() = default;
+  // Once, before everything else.
+  virtual Result<> Create(MachineSpec spec) = 0;
+  // The device's PCI address. ALREADY_EXISTS: the id is in use. FAILED_PRECONDITION: before Create or after Boot.
+  virtual Result<std::string> Attach(const std::string& id, DeviceSpec spec) = 0;
+  virtual Result<> Boot() = 0;
+  // Blocks until the guest accepts (OK) or refuses (UNAVAILABLE); at most 10 s.
+  virtual Result<> ConnectVsock(uint32_t port, UniqueFd socket) = 0;
+  virtual Result<> Pause() = 0;
+  virtual Result<> Resume() = 0;
+  virtual std::map<std::string, uint64_t> Metrics() = 0;
+  // Replaces the listener; called from the machine's threads, must not block.
+  virtual void SetEventListener(std::function<void(MachineEvent)> listener) = 0;
+};
+
+}  // namespace wyvern::api

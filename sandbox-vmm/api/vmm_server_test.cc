@@ -1,0 +1,211 @@
+#include "api/vmm_server.h"
+
+#include <fcntl.h>
+#include <grpcpp/create_channel_posix.h>
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+
+#include <thread>
+
+#include "api/donation.h"
+#include "api/requests.h"
+#include "base/unix_socket.h"
+#include "proto/vmm.grpc.pb.h"
+
+namespace wyvern::api {
+namespace {
+
+class FakeMachine : public VirtualMachine {
+ public:
+  Result<> Create(MachineSpec spec) override {
+    created_ = std::move(spec);
+    return {};
+  }
+
+  Result<std::string> Attach(const std::string& id, DeviceSpec spec) override {
+    if (id == "taken") {
+      return Fail(Code::kAlreadyExists, "a device taken is already here");
+    }
+    last_device_ = spec.index();
+    return std::string("0000:00:01.0");
+  }
+
+  Result<> Boot() override {
+    if (listener_) {
+      listener_({EventKind::kGuestPanic, "fake panic"});
+    }
+    return {};
+  }
+
+  Result<> ConnectVsock(uint32_t port, UniqueFd socket) override {
+    if (port != 100) {
+      return Fail(Code::kUnavailable, "the guest refused the connection");
+    }
+    return WriteAll(socket, std::string_view("hi"));
+  }
+
+  Result<> Pause() override { return {}; }
+
+  Result<> Resume() override { return {}; }
+
+  std::map<std::string, uint64_t> Metrics() override { return {{"exits.io", 42}}; }
+
+  void SetEventListener(std::function<void(MachineEvent)> listener) override {
+    listener_ = std::move(listener);
+  }
+
+  MachineSpec created_;
+  size_t last_device_ = 99;
+  std::function<void(MachineEvent)> listener_;
+};
+
+class VmmServerTest : public testing::Test {
+ protected:
+  VmmServerTest() {
+    SocketPair grpc_pair = *MakeSocketPair(SOCK_STREAM);
+    SocketPair donation_pair = *MakeSocketPair(SOCK_SEQPACKET);
+    EXPECT_TRUE(SetNonBlocking(grpc_pair.first, true));
+    server_ =
+        std::thread([this, a = grpc_pair.second.Release(), b = donation_pair.second.Release()] {
+          EXPECT_TRUE(ServeVmm({UniqueFd(a), UniqueFd(b), "test"}, machine_));
+        });
+    stub_ =
+        vmm::v1::Vmm::NewStub(grpc::CreateInsecureChannelFromFd("vmm", grpc_pair.first.Release()));
+    donate_ = std::make_unique<DonationClient>(std::move(donation_pair.first));
+  }
+
+  ~VmmServerTest() override {
+    donate_.reset();
+    server_.join();
+  }
+
+  vmm::v1::CreateRequest GoodCreate() {
+    const UniqueFd null = *Open("/dev/null", O_RDONLY);
+    EXPECT_TRUE(donate_->Donate(DonationKind::kKvm, "kvm", null));
+    EXPECT_TRUE(donate_->Donate(DonationKind::kKernel, "kernel", null));
+    vmm::v1::CreateRequest request;
+    request.set_vcpus(2);
+    request.set_memory_bytes(256ULL << 20U);
+    request.set_kvm_fd("kvm");
+    request.set_kernel_fd("kernel");
+    return request;
+  }
+
+  grpc::Status Create(const vmm::v1::CreateRequest& request) {
+    grpc::ClientContext context;
+    vmm::v1::CreateResponse response;
+    return stub_->Create(&context, request, &response);
+  }
+
+  grpc::Status Attach(const vmm::v1::AttachDeviceRequest& request) {
+    grpc::ClientContext context;
+    vmm::v1::AttachDeviceResponse response;
+    return stub_->AttachDevice(&context, request, &response);
+  }
+
+  FakeMachine machine_;
+  std::thread server_;
+  std::unique_ptr<vmm::v1::Vmm::Stub> stub_;
+  std::unique_ptr<DonationClient> donate_;
+};
+
+TEST_F(VmmServerTest, CreateTakesTheDonatedDescriptors) {
+  const grpc::Status status = Create(GoodCreate());
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  EXPECT_TRUE(machine_.created_.kvm.valid());
+  EXPECT_FALSE(machine_.created_.initrd.valid());
+  EXPECT_EQ(machine_.created_.vcpus, 2U);
+}
+
+TEST_F(VmmServerTest, CreateWithoutADonationSaysWhichIsMissing) {
+  vmm::v1::CreateRequest request = GoodCreate();
+  request.set_kernel_fd("other");
+  const grpc::Status status = Create(request);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_NE(status.error_message().find("\"other\""), std::string::npos);
+}
+
+TEST_F(VmmServerTest, CreateRefusesWhatNoMachineCanBe) {
+  for (const uint32_t vcpus : {0U, 9U, UINT32_MAX}) {
+    vmm::v1::CreateRequest request;
+    request.set_vcpus(vcpus);
+    EXPECT_EQ(Create(request).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  }
+  for (const uint64_t memory : std::initializer_list<uint64_t>{
+           0, 1ULL << 20U, (256ULL << 20U) + 4096, UINT64_MAX, 1ULL << 62U}) {
+    vmm::v1::CreateRequest request;
+    request.set_vcpus(1);
+    request.set_memory_bytes(memory);
+    EXPECT_EQ(Create(request).error_code(), grpc::StatusCode::INVALID_ARGUMENT) << memory;
+  }
+  vmm::v1::CreateRequest request;
+  request.set_vcpus(1);
+  request.set_memory_bytes(256ULL << 20U);
+  request.set_cmdline("a\nb");
+  EXPECT_EQ(Create(request).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(VmmServerTest, AttachPassesErrorsAndRefusesBadDevices) {
+  vmm::v1::AttachDeviceRequest request;
+  EXPECT_EQ(Attach(request).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  request.set_id("vsock0");
+  EXPECT_EQ(Attach(request).error_code(), grpc::StatusCode::INVALID_ARGUMENT);  // no device
+  for (const uint64_t cid : std::initializer_list<uint64_t>{0, 2, 0xffffffff, UINT64_MAX}) {
+    request.mutable_vsock()->set_guest_cid(cid);
+    EXPECT_EQ(Attach(request).error_code(), grpc::StatusCode::INVALID_ARGUMENT) << cid;
+  }
+  request.mutable_vsock()->set_guest_cid(3);
+  EXPECT_TRUE(Attach(request).ok());
+  request.set_id("taken");
+  EXPECT_EQ(Attach(request).error_code(), grpc::StatusCode::ALREADY_EXISTS);
+  request.mutable_vhost_user_fs()->set_tag("wyvern");
+  request.mutable_vhost_user_fs()->set_request_queues(1);
+  request.mutable_vhost_user_fs()->set_queue_size(3);
+  EXPECT_EQ(Attach(request).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  request.mutable_blk()->set_serial(std::string(21, 'x'));
+  EXPECT_EQ(Attach(request).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(VmmServerTest, ConnectVsockHandsTheStreamOverOrSaysThatTheGuestRefused) {
+  SocketPair pair = *MakeSocketPair(SOCK_STREAM);
+  ASSERT_TRUE(donate_->Donate(DonationKind::kStream, "s:1", pair.second));
+  pair.second.Reset();
+  vmm::v1::ConnectVsockRequest request;
+  request.set_port(100);
+  request.set_fd("s:1");
+  vmm::v1::Empty empty;
+  {
+    grpc::ClientContext context;
+    EXPECT_TRUE(stub_->ConnectVsock(&context, request, &empty).ok());
+  }
+  EXPECT_EQ(*ReadToEnd(pair.first, 100), "hi");
+  grpc::ClientContext context;
+  EXPECT_EQ(stub_->ConnectVsock(&context, request, &empty).error_code(),
+            grpc::StatusCode::NOT_FOUND);
+}
+
+TEST_F(VmmServerTest, EventsReachTheWatcherAndTheStreamEndsWithTheServer) {
+  grpc::ClientContext watch_context;
+  const auto reader = stub_->WatchEvents(&watch_context, {});
+  grpc::ClientContext context;
+  vmm::v1::Empty empty;
+  ASSERT_TRUE(stub_->Boot(&context, {}, &empty).ok());
+  vmm::v1::Event event;
+  ASSERT_TRUE(reader->Read(&event));
+  EXPECT_EQ(event.kind(), vmm::v1::Event::GUEST_PANIC);
+  EXPECT_EQ(event.text(), "fake panic");
+  grpc::ClientContext shutdown_context;
+  ASSERT_TRUE(stub_->Shutdown(&shutdown_context, {}, &empty).ok());
+  EXPECT_FALSE(reader->Read(&event));
+}
+
+TEST_F(VmmServerTest, MetricsAreCounters) {
+  grpc::ClientContext context;
+  vmm::v1::MetricsResponse response;
+  ASSERT_TRUE(stub_->Metrics(&context, {}, &response).ok());
+  EXPECT_EQ(response.counters().at("exits.io"), 42U);
+}
+
+}  // namespace
+}  // namespace wyvern::api

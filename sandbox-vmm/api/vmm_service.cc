@@ -1,0 +1,138 @@
+#include "api/vmm_service.h"
+
+#include <chrono>
+
+#include "api/requests.h"
+
+namespace wyvern::api {
+
+namespace {
+
+grpc::Status ToStatus(const Error& error) {
+  // The codes are the same numbers (base/error.h).
+  return {static_cast<grpc::StatusCode>(error.code()), error.message()};
+}
+
+grpc::Status ToStatus(const Result<>& result) {
+  return result ? grpc::Status::OK : ToStatus(result.error());
+}
+
+}  // namespace
+
+VmmService::VmmService(VirtualMachine& machine, DonationStore& store, std::string version,
+                       std::function<void()> on_shutdown)
+    : machine_(machine),
+      store_(store),
+      version_(std::move(version)),
+      on_shutdown_(std::move(on_shutdown)) {
+  machine_.SetEventListener([this](MachineEvent event) {
+    const std::lock_guard lock(mu_);
+    if (events_.size() < kMaxPendingEvents) {
+      events_.push_back(std::move(event));
+      changed_.notify_all();
+    }
+  });
+}
+
+VmmService::~VmmService() {
+  machine_.SetEventListener({});
+}
+
+void VmmService::EndStreams() {
+  const std::lock_guard lock(mu_);
+  ended_ = true;
+  changed_.notify_all();
+}
+
+grpc::Status VmmService::Create(grpc::ServerContext* /*context*/,
+                                const vmm::v1::CreateRequest* request,
+                                vmm::v1::CreateResponse* response) {
+  auto spec = ParseCreate(*request, store_);
+  if (!spec) {
+    return ToStatus(spec.error());
+  }
+  response->set_version(version_);
+  return ToStatus(machine_.Create(*std::move(spec)));
+}
+
+grpc::Status VmmService::AttachDevice(grpc::ServerContext* /*context*/,
+                                      const vmm::v1::AttachDeviceRequest* request,
+                                      vmm::v1::AttachDeviceResponse* response) {
+  auto spec = ParseDevice(*request, store_);
+  if (!spec) {
+    return ToStatus(spec.error());
+  }
+  auto address = machine_.Attach(request->id(), *std::move(spec));
+  if (!address) {
+    return ToStatus(address.error());
+  }
+  response->set_pci_address(*address);
+  return grpc::Status::OK;
+}
+
+grpc::Status VmmService::Boot(grpc::ServerContext* /*context*/, const vmm::v1::Empty* /*request*/,
+                              vmm::v1::Empty* /*response*/) {
+  return ToStatus(machine_.Boot());
+}
+
+grpc::Status VmmService::ConnectVsock(grpc::ServerContext* /*context*/,
+                                      const vmm::v1::ConnectVsockRequest* request,
+                                      vmm::v1::Empty* /*response*/) {
+  auto socket = store_.Take(DonationKind::kStream, request->fd());
+  if (!socket) {
+    return ToStatus(socket.error());
+  }
+  return ToStatus(machine_.ConnectVsock(request->port(), *std::move(socket)));
+}
+
+grpc::Status VmmService::Pause(grpc::ServerContext* /*context*/, const vmm::v1::Empty* /*request*/,
+                               vmm::v1::Empty* /*response*/) {
+  return ToStatus(machine_.Pause());
+}
+
+grpc::Status VmmService::Resume(grpc::ServerContext* /*context*/, const vmm::v1::Empty* /*request*/,
+                                vmm::v1::Empty* /*response*/) {
+  return ToStatus(machine_.Resume());
+}
+
+grpc::Status VmmService::Metrics(grpc::ServerContext* /*context*/,
+                                 const vmm::v1::Empty* /*request*/,
+                                 vmm::v1::MetricsResponse* response) {
+  for (const auto& [name, value] : machine_.Metrics()) {
+    (*response->mutable_counters())[name] = value;
+  }
+  return grpc::Status::OK;
+}
+
+grpc::Status VmmService::WatchEvents(grpc::ServerContext* context,
+                                     const vmm::v1::Empty* /*request*/,
+                                     grpc::ServerWriter<vmm::v1::Event>* writer) {
+  std::unique_lock lock(mu_);
+  while (!ended_ && !context->IsCancelled()) {
+    if (events_.empty()) {
+      // A cancelled call is noticed within a second; there is one client, so this costs one wake-up a second while it watches.
+      changed_.wait_for(lock, std::chrono::seconds(1));
+      continue;
+    }
+    const MachineEvent event = std::move(events_.front());
+    events_.pop_front();
+    lock.unlock();
+    vmm::v1::Event message;
+    message.set_kind(static_cast<vmm::v1::Event::Kind>(event.kind));
+    message.set_text(event.text);
+    const bool sent = writer->Write(message);
+    lock.lock();
+    if (!sent) {
+      break;
+    }
+  }
+  return grpc::Status::OK;
+}
+
+grpc::Status VmmService::Shutdown(grpc::ServerContext* /*context*/,
+                                  const vmm::v1::Empty* /*request*/, vmm::v1::Empty* /*response*/) {
+  on_shutdown_();
+  return grpc::Status::OK;
+}
+
+}  // namespace wyvern::api
