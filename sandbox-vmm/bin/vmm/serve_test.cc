@@ -1,0 +1,123 @@
+// The API server in its real confinement, with a machine that only records: what gRPC itself needs passes the filter.
+#include "vmm/serve.h"
+
+#include <fcntl.h>
+#include <grpcpp/create_channel_posix.h>
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "api/donation.h"
+#include "base/unix_socket.h"
+#include "proto/vmm.grpc.pb.h"
+
+namespace wyvern::vmm {
+namespace {
+
+class IdleMachine : public api::VirtualMachine {
+ public:
+  Result<> Create(api::MachineSpec /*spec*/) override { return {}; }
+
+  Result<std::string> Attach(const std::string& /*id*/, api::DeviceSpec /*spec*/) override {
+    return std::string();
+  }
+
+  Result<> Boot() override { return {}; }
+
+  Result<> ConnectVsock(uint32_t /*port*/, UniqueFd /*socket*/) override { return {}; }
+
+  Result<> Pause() override {
+    // What an attacker in the control plane would try first.
+    execl("/bin/sh", "sh", nullptr);
+    return {};
+  }
+
+  Result<> Resume() override { return {}; }
+
+  std::map<std::string, uint64_t> Metrics() override {
+    return {{"uid", getuid()}, {"root_entries", access("/etc", F_OK) == 0 ? 1U : 0U}};
+  }
+
+  void SetEventListener(std::function<void(api::MachineEvent)> /*listener*/) override {}
+};
+
+class ServeTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (geteuid() != 0) {
+      GTEST_SKIP() << "needs root: it makes namespaces";
+    }
+    SocketPair grpc_pair = *MakeSocketPair(SOCK_STREAM);
+    SocketPair donation_pair = *MakeSocketPair(SOCK_SEQPACKET);
+    // The child is forked before this process starts gRPC's threads: fork and gRPC do not mix.
+    child_ = fork();
+    if (child_ == 0) {
+      grpc_pair.first.Reset();
+      donation_pair.first.Reset();
+      ServeOptions options{.grpc_socket = std::move(grpc_pair.second),
+                           .donation_socket = std::move(donation_pair.second),
+                           .uid = 65533,
+                           .gid = 65533,
+                           .make_machine = [] { return std::make_unique<IdleMachine>(); }};
+      const auto served = ServeJailed(std::move(options));
+      if (!served) {
+        dprintf(STDERR_FILENO, "%s\n", served.error().message().c_str());
+      }
+      _exit(served ? 0 : 1);
+    }
+    grpc_pair.second.Reset();
+    donation_pair.second.Reset();
+    ASSERT_TRUE(SetNonBlocking(grpc_pair.first, true));
+    donate_ = std::make_unique<api::DonationClient>(std::move(donation_pair.first));
+    grpc_socket_ = std::move(grpc_pair.first);
+  }
+
+  std::unique_ptr<wyvern::vmm::v1::Vmm::Stub> Connect() {
+    return wyvern::vmm::v1::Vmm::NewStub(
+        grpc::CreateInsecureChannelFromFd("vmm", grpc_socket_.Release()));
+  }
+
+  int WaitForChild() const {
+    int status = 0;
+    waitpid(child_, &status, 0);
+    return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+  }
+
+  pid_t child_ = -1;
+  UniqueFd grpc_socket_;
+  std::unique_ptr<api::DonationClient> donate_;
+};
+
+TEST_F(ServeTest, GrpcServesUnderTheFilterWithoutUidRootOrFiles) {
+  const auto stub = Connect();
+  grpc::ClientContext context;
+  wyvern::vmm::v1::MetricsResponse response;
+  const grpc::Status status = stub->Metrics(&context, {}, &response);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(response.counters().at("uid"), 65533U);
+  EXPECT_EQ(response.counters().at("root_entries"), 0U);
+  EXPECT_TRUE(donate_->Donate(api::DonationKind::kImage, "x", *Open("/dev/null", O_RDONLY)));
+  grpc::ClientContext shutdown_context;
+  wyvern::vmm::v1::Empty empty;
+  EXPECT_TRUE(stub->Shutdown(&shutdown_context, {}, &empty).ok());
+  EXPECT_EQ(WaitForChild(), 0);
+}
+
+TEST_F(ServeTest, ProgramCannotBeStartedFromTheControlPlane) {
+  const auto stub = Connect();
+  grpc::ClientContext context;
+  wyvern::vmm::v1::Empty empty;
+  EXPECT_FALSE(stub->Pause(&context, {}, &empty).ok());
+  EXPECT_EQ(WaitForChild(), 128 + SIGSYS);
+}
+
+TEST_F(ServeTest, ProcessEndsWhenTheClientHangsUp) {
+  donate_.reset();
+  grpc_socket_.Reset();
+  EXPECT_EQ(WaitForChild(), 0);
+}
+
+}  // namespace
+}  // namespace wyvern::vmm
