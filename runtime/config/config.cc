@@ -1,0 +1,214 @@
+#include "config/config.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "base/check.h"
+#include "base/fd.h"
+#include "config/keys.h"
+#include "config/yaml.h"
+
+namespace wyvern::runtime {
+namespace {
+
+constexpr std::string_view kAnnotationPrefix = "io.wyvern.";
+
+// Short names, and those that Kata Containers users have in their pods (MiB without a unit there).
+struct Alias {
+  std::string_view annotation;
+  std::string_view key;
+  std::string_view unit;
+};
+
+constexpr Alias kAliases[] = {
+    {"io.wyvern.vcpus", "sandbox.vcpus", ""},
+    {"io.wyvern.memory", "sandbox.memory", ""},
+    {"io.katacontainers.config.hypervisor.default_vcpus", "sandbox.vcpus", ""},
+    {"io.katacontainers.config.hypervisor.default_memory", "sandbox.memory", "MiB"},
+};
+
+RawValue ParseFallback(std::string_view text) {
+  RawValue raw;
+  if (!text.starts_with('[')) {
+    raw.text = text;
+    return raw;
+  }
+  raw.is_list = true;
+  std::string item;
+  for (const char c : text.substr(1)) {
+    if (c == ',' || c == ']') {
+      if (!item.empty()) {
+        raw.items.push_back(std::move(item));
+      }
+      item.clear();
+    } else if (c != ' ') {
+      item += c;
+    }
+  }
+  return raw;
+}
+
+Result<> ApplyYaml(Config& config, std::string_view text, const std::string& name,
+                   bool from_options) {
+  WV_TRY(const std::vector<YamlEntry> entries, ParseYaml(text, name));
+  for (const YamlEntry& entry : entries) {
+    const Key* key = FindKey(entry.key);
+    const std::string place = fmt::format("{}:{}", name, entry.line);
+    if (from_options && key->system_only) {
+      return Fail(Code::kInvalidArgument,
+                  fmt::format("{}: {}: can only be set below /etc/wyvern", place, entry.key));
+    }
+    WV_TRY_VOID_CONTEXT(key->set(config, entry.value), fmt::format("{}: {}", place, entry.key));
+    config.origins[entry.key] = place;
+  }
+  return {};
+}
+
+Result<> ApplyFile(Config& config, const std::string& path, bool must_exist, bool from_options) {
+  auto text = ReadFile(path, kMaxYamlBytes);
+  if (!text.has_value()) {
+    if (text.error().code() == Code::kNotFound && !must_exist) {
+      return {};
+    }
+    return tl::unexpected(std::move(text).error().WithContext("configuration"));
+  }
+  return ApplyYaml(config, *text, path, from_options);
+}
+
+Result<> ApplyDirectory(Config& config, const std::string& directory) {
+  std::vector<std::string> files;
+  std::error_code error;
+  for (std::filesystem::directory_iterator it(directory, error), end; !error && it != end;
+       it.increment(error)) {
+    if (it->path().extension() == ".yaml") {
+      files.push_back(it->path().string());
+    }
+  }
+  if (error && error != std::errc::no_such_file_or_directory) {
+    return SysErrorFrom(error.value(), "configuration: " + directory);
+  }
+  std::ranges::sort(files);
+  for (const std::string& file : files) {
+    WV_TRY_VOID(ApplyFile(config, file, /*must_exist=*/true, /*from_options=*/false));
+  }
+  return {};
+}
+
+Result<> ApplyAnnotation(Config& config, const std::string& name, const std::string& value) {
+  const auto alias = std::ranges::find(kAliases, name, &Alias::annotation);
+  const bool is_alias = alias != std::end(kAliases);
+  if (!is_alias && !name.starts_with(kAnnotationPrefix)) {
+    return {};
+  }
+  const std::string key_name(is_alias ? alias->key
+                                      : std::string_view(name).substr(kAnnotationPrefix.size()));
+  const Key* key = FindKey(key_name);
+  if (key == nullptr) {
+    return Fail(Code::kInvalidArgument,
+                fmt::format("annotation {}: unknown key {}", name, key_name));
+  }
+  if (std::ranges::find(config.annotations.allow, key_name) == config.annotations.allow.end()) {
+    return Fail(Code::kPermissionDenied,
+                fmt::format("annotation {}: annotations.allow does not list {}", name, key_name));
+  }
+  RawValue raw;
+  raw.text = is_alias ? value + std::string(alias->unit) : value;
+  WV_TRY_VOID_CONTEXT(key->set(config, raw), fmt::format("annotation {}", name));
+  config.origins[key_name] = "annotation " + name;
+  return {};
+}
+
+void AppendComment(std::string& out, std::string_view indent, std::string_view text) {
+  while (!text.empty()) {
+    const size_t end = std::min(text.find('\n'), text.size());
+    out += fmt::format("{}# {}\n", indent, text.substr(0, end));
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+}
+
+// Writes `key`'s sections as they change; returns its own indent.
+std::string OpenSections(std::string& out, std::string_view key, std::vector<std::string>& open) {
+  std::vector<std::string> path;
+  for (size_t dot = key.find('.'); dot != std::string_view::npos; dot = key.find('.')) {
+    path.emplace_back(key.substr(0, dot));
+    key.remove_prefix(dot + 1);
+  }
+  size_t same = 0;
+  while (same < path.size() && same < open.size() && path[same] == open[same]) {
+    ++same;
+  }
+  if (same == 0) {
+    out += '\n';
+  }
+  for (size_t i = same; i < path.size(); ++i) {
+    out += fmt::format("{}{}:\n", std::string(2 * i, ' '), path[i]);
+  }
+  open = std::move(path);
+  return std::string(2 * open.size(), ' ');
+}
+
+}  // namespace
+
+Config BuiltInConfig() {
+  Config config;
+  for (const Key& key : Keys()) {
+    WV_CHECK(key.set(config, ParseFallback(key.fallback)).has_value());
+    config.origins.emplace(key.name, "built-in");
+  }
+  return config;
+}
+
+Result<std::shared_ptr<const Config>> LoadConfig(const ConfigSources& sources) {
+  auto config = std::make_shared<Config>(BuiltInConfig());
+  if (!sources.file.empty()) {
+    WV_TRY_VOID(ApplyFile(*config, sources.file, /*must_exist=*/false, /*from_options=*/false));
+  }
+  if (!sources.directory.empty()) {
+    WV_TRY_VOID(ApplyDirectory(*config, sources.directory));
+  }
+  if (!sources.options_path.empty()) {
+    WV_TRY_VOID(
+        ApplyFile(*config, sources.options_path, /*must_exist=*/true, /*from_options=*/true));
+  }
+  if (!sources.options_body.empty()) {
+    WV_TRY_VOID(ApplyYaml(*config, sources.options_body, "runtime options", /*from_options=*/true));
+  }
+  for (const auto& [name, value] : sources.annotations) {
+    WV_TRY_VOID(ApplyAnnotation(*config, name, value));
+  }
+  return std::shared_ptr<const Config>(std::move(config));
+}
+
+std::string EffectiveYaml(const Config& config) {
+  std::string out = "# The effective configuration; where each value came from stands behind it.";
+  std::vector<std::string> open;
+  for (const Key& key : Keys()) {
+    const std::string indent = OpenSections(out, key.name, open);
+    const auto origin = config.origins.find(std::string(key.name));
+    out += fmt::format("{}{}: {}  # {}\n", indent, key.name.substr(key.name.rfind('.') + 1),
+                       key.get(config),
+                       origin == config.origins.end() ? "set by the program" : origin->second);
+  }
+  return out;
+}
+
+std::string DefaultYaml() {
+  std::string out =
+      "# /etc/wyvern/wyvern.yaml: every key with its default. Files in /etc/wyvern/conf.d/*.yaml "
+      "come after it, then the runtime options\n"
+      "# of containerd (ConfigPath), then annotations io.wyvern.<key> that annotations.allow "
+      "lists. Unknown keys are errors.\n";
+  std::vector<std::string> open;
+  const Config config = BuiltInConfig();
+  for (const Key& key : Keys()) {
+    const std::string indent = OpenSections(out, key.name, open);
+    AppendComment(out, indent, key.doc);
+    out += fmt::format("{}{}: {}\n", indent, key.name.substr(key.name.rfind('.') + 1),
+                       key.get(config));
+  }
+  return out;
+}
+
+}  // namespace wyvern::runtime

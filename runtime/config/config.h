@@ -1,0 +1,84 @@
+// config/config.h — the effective configuration: built-in < /etc/wyvern/wyvern.yaml < conf.d/*.yaml < runtime options < annotations.
+// Shape:   one value per key; configs/wyvern.yaml lists every key with default, unit and meaning and is checked against keys.cc.
+// Errors:  INVALID_ARGUMENT "<file>:<line>: <key>: <what is wrong>"; unknown keys and wrong types are errors; a refused annotation is
+//          PERMISSION_DENIED.
+// Trust:   files and runtime options come from the host's administrator; annotations from pod authors: only what annotations.allow lists.
+// Threads: immutable once loaded; share it as shared_ptr<const Config>.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/error.h"
+
+namespace wyvern::runtime {
+
+struct Config {
+  struct Sandbox {
+    uint32_t vcpus = 0;
+    uint64_t memory = 0;  // bytes
+    std::string kernel;
+    std::string image;
+    std::string initrd;  // empty: none
+    std::string kernel_cmdline;
+  } sandbox;
+
+  struct Share {
+    uint32_t queues = 0;
+    std::chrono::milliseconds cache_root{};
+    std::chrono::milliseconds cache_read_only{};
+    std::chrono::milliseconds cache_volume{};
+  } share;
+
+  struct Paths {
+    std::string vmm, fs, anchor;
+  } paths;
+
+  struct Log {
+    std::string level;
+  } log;
+
+  struct Timeouts {
+    std::chrono::milliseconds boot{}, agent_call{}, shutdown{};
+  } timeouts;
+
+  struct Overhead {
+    uint64_t memory = 0;  // bytes
+  } overhead;
+
+  struct Annotations {
+    std::vector<std::string> allow;
+  } annotations;
+
+  std::string state_dir;
+  std::string cgroup_root;
+
+  // Where each value came from: "built-in", "/etc/wyvern/wyvern.yaml:12", "annotation io.wyvern.vcpus".
+  std::map<std::string, std::string> origins;
+};
+
+// The built-in values.
+Config BuiltInConfig();
+
+struct ConfigSources {
+  std::string file = "/etc/wyvern/wyvern.yaml";  // may be missing
+  std::string directory = "/etc/wyvern/conf.d";  // *.yaml in order of name; may be missing
+  std::string options_path;  // runtime options' ConfigPath; empty: none; must exist
+  std::string options_body;  // runtime options' body (YAML)
+  std::map<std::string, std::string>
+      annotations;  // of config.json; only io.wyvern.* and known aliases are looked at
+};
+
+Result<std::shared_ptr<const Config>> LoadConfig(const ConfigSources& sources);
+
+// Every key with its value and origin, as yaml with comments.
+std::string EffectiveYaml(const Config& config);
+// The text of configs/wyvern.yaml.
+std::string DefaultYaml();
+
+}  // namespace wyvern::runtime

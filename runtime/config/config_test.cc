@@ -1,0 +1,148 @@
+#include "config/config.h"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "base/fd.h"
+#include "config/keys.h"
+
+namespace wyvern::runtime {
+namespace {
+
+using testing::HasSubstr;
+
+class ConfigTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    char name[] = "/tmp/wyvern-config-XXXXXX";
+    ASSERT_NE(mkdtemp(name), nullptr);
+    dir_ = name;
+    std::filesystem::create_directory(dir_ + "/conf.d");
+    sources_.file = dir_ + "/wyvern.yaml";
+    sources_.directory = dir_ + "/conf.d";
+  }
+
+  void TearDown() override { std::filesystem::remove_all(dir_); }
+
+  std::string LoadError(std::string_view yaml) {
+    EXPECT_TRUE(WriteFile(sources_.file, yaml).has_value());
+    auto config = LoadConfig(sources_);
+    return config.has_value() ? "(loaded)" : config.error().message();
+  }
+
+  std::string dir_;
+  ConfigSources sources_;
+};
+
+TEST_F(ConfigTest, UnknownKeyNamesFileAndLine) {
+  EXPECT_THAT(LoadError("# x\nsandbox:\n  vcpu: 1\n"),
+              HasSubstr(dir_ + "/wyvern.yaml:3: sandbox.vcpu: unknown key"));
+  EXPECT_THAT(LoadError("nothing: 1\n"), HasSubstr(":1: nothing: unknown key"));
+  EXPECT_EQ(LoadError("sandbox.vcpus: 1\n"), "(loaded)");
+}
+
+TEST_F(ConfigTest, WrongTypesNameFileAndLine) {
+  EXPECT_THAT(LoadError("sandbox:\n  vcpus: many\n"),
+              HasSubstr("wyvern.yaml:2: sandbox.vcpus: 'many' is not a whole number"));
+  EXPECT_THAT(LoadError("sandbox:\n  vcpus: 9\n"), HasSubstr("9 is not in 1..8"));
+  EXPECT_THAT(LoadError("sandbox:\n  vcpus: [1]\n"), HasSubstr("must be one value"));
+  EXPECT_THAT(LoadError("sandbox:\n  vcpus:\n    a: 1\n"), HasSubstr("must be a value"));
+  EXPECT_THAT(LoadError("sandbox: 7\n"), HasSubstr("sandbox: must be a section"));
+  EXPECT_THAT(LoadError("sandbox:\n  memory: 3MiB\n"), HasSubstr("at least 64MiB"));
+  EXPECT_THAT(LoadError("sandbox:\n  memory: 99999999999999999999GiB\n"),
+              HasSubstr("must be like"));
+  EXPECT_THAT(LoadError("sandbox:\n  memory: 99999999999999GiB\n"), HasSubstr("too large"));
+  EXPECT_THAT(LoadError("sandbox:\n  kernel: vmlinux\n"), HasSubstr("must be an absolute path"));
+  EXPECT_THAT(LoadError("timeouts:\n  boot: 5\n"), HasSubstr("must be like 500ms"));
+  EXPECT_THAT(LoadError("log:\n  level: loud\n"), HasSubstr("must be debug"));
+  EXPECT_THAT(LoadError("annotations:\n  allow: [state_dir]\n"),
+              HasSubstr("not a key that an annotation can set"));
+  EXPECT_THAT(LoadError("sandbox:\n  vcpus: 1\n  vcpus: 2\n"), HasSubstr("given twice"));
+}
+
+TEST_F(ConfigTest, TextThatIsNotYamlIsErrorWithLine) {
+  EXPECT_THAT(LoadError("sandbox:\n\t- ["), HasSubstr("not yaml"));
+  EXPECT_THAT(LoadError("[1, 2]"), HasSubstr("must be a map"));
+  EXPECT_THAT(LoadError(std::string(70000, '#')), HasSubstr("configuration"));
+  EXPECT_EQ(LoadError(""), "(loaded)");
+}
+
+TEST_F(ConfigTest, AliasBombIsError) {
+  std::string bomb = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n";
+  for (int i = 1; i < 30; ++i) {
+    bomb += fmt::format("a{0}: &a{0} [*a{1},*a{1},*a{1},*a{1},*a{1},*a{1}]\n", i, i - 1);
+  }
+  EXPECT_THAT(LoadError(bomb), HasSubstr("unknown key"));
+}
+
+TEST_F(ConfigTest, LaterSourcesWinAndOriginsSaySo) {
+  ASSERT_TRUE(
+      WriteFile(sources_.file, "sandbox:\n  vcpus: 2\n  memory: 128MiB\nlog:\n  level: debug\n")
+          .has_value());
+  ASSERT_TRUE(WriteFile(dir_ + "/conf.d/20-b.yaml", "sandbox: {vcpus: 4}\n").has_value());
+  ASSERT_TRUE(WriteFile(dir_ + "/conf.d/10-a.yaml", "sandbox: {vcpus: 3}\n").has_value());
+  ASSERT_TRUE(WriteFile(dir_ + "/conf.d/ignored.txt", "x: 3}\n").has_value());
+  ASSERT_TRUE(WriteFile(dir_ + "/options.yaml", "sandbox:\n  memory: 1GiB\n").has_value());
+  sources_.options_path = dir_ + "/options.yaml";
+  sources_.annotations = {{"io.wyvern.vcpus", "5"}, {"other", "x"}};
+  auto config = LoadConfig(sources_);
+  ASSERT_TRUE(config.has_value()) << config.error().message();
+  EXPECT_EQ((*config)->sandbox.vcpus, 5U);
+  EXPECT_EQ((*config)->sandbox.memory, 1ULL << 30U);
+  EXPECT_EQ((*config)->log.level, "debug");
+  const std::string yaml = EffectiveYaml(**config);
+  EXPECT_THAT(yaml, HasSubstr("vcpus: 5  # annotation io.wyvern.vcpus"));
+  EXPECT_THAT(yaml, HasSubstr("memory: 1GiB  # " + dir_ + "/options.yaml:2"));
+  EXPECT_THAT(yaml, HasSubstr("state_dir: \"/run/wyvern\"  # built-in"));
+}
+
+TEST_F(ConfigTest, AnnotationsThatAreNotAllowedAreRefused) {
+  sources_.annotations = {{"io.wyvern.sandbox.kernel", "/evil"}};
+  auto config = LoadConfig(sources_);
+  ASSERT_FALSE(config.has_value());
+  EXPECT_EQ(config.error().code(), Code::kPermissionDenied);
+  sources_.annotations = {{"io.wyvern.bogus", "1"}};
+  EXPECT_FALSE(LoadConfig(sources_).has_value());
+  sources_.annotations = {{"io.wyvern.vcpus", "1000"}};
+  EXPECT_FALSE(LoadConfig(sources_).has_value());
+}
+
+TEST_F(ConfigTest, KataAnnotationsAreUnderstood) {
+  sources_.annotations = {{"io.katacontainers.config.hypervisor.default_memory", "512"}};
+  auto config = LoadConfig(sources_);
+  ASSERT_TRUE(config.has_value());
+  EXPECT_EQ((*config)->sandbox.memory, 512ULL << 20U);
+}
+
+TEST_F(ConfigTest, OptionsCannotMoveTheStateDirectory) {
+  sources_.options_body = "state_dir: /tmp/x\n";
+  auto config = LoadConfig(sources_);
+  ASSERT_FALSE(config.has_value());
+  EXPECT_THAT(config.error().message(),
+              HasSubstr("runtime options:1: state_dir: can only be set below /etc/wyvern"));
+}
+
+TEST_F(ConfigTest, MissingOptionsFileIsError) {
+  sources_.options_path = dir_ + "/absent.yaml";
+  EXPECT_FALSE(LoadConfig(sources_).has_value());
+}
+
+TEST_F(ConfigTest, CommittedFileIsTheBuiltInTable) {
+  auto committed = ReadFile(WV_CONFIGS_DIR "/wyvern.yaml");
+  ASSERT_TRUE(committed.has_value());
+  EXPECT_EQ(*committed, DefaultYaml()) << "write DefaultYaml() to configs/wyvern.yaml";
+}
+
+TEST_F(ConfigTest, CommittedFileLoadsToTheBuiltInValues) {
+  EXPECT_EQ(LoadError(DefaultYaml()), "(loaded)");
+  auto config = LoadConfig(sources_);
+  ASSERT_TRUE(config.has_value());
+  EXPECT_EQ((*config)->timeouts.boot, BuiltInConfig().timeouts.boot);
+}
+
+}  // namespace
+}  // namespace wyvern::runtime

@@ -1,0 +1,323 @@
+#include "config/keys.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <utility>
+
+#include "base/check.h"
+
+namespace wyvern::runtime {
+namespace {
+
+template <typename T>
+using Ref = std::function<T&(Config&)>;
+
+Result<std::string> Scalar(const RawValue& raw) {
+  if (raw.is_list) {
+    return Fail(Code::kInvalidArgument, "must be one value, not a list");
+  }
+  return raw.text;
+}
+
+Result<uint64_t> ParseNumber(std::string_view text) {
+  uint64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size()) {
+    return Fail(Code::kInvalidArgument, fmt::format("'{}' is not a whole number", text));
+  }
+  return value;
+}
+
+// Splits "30s" into 30 and the factor of its unit.
+template <size_t N>
+Result<uint64_t> ParseWithUnit(std::string_view text,
+                               const std::array<std::pair<std::string_view, uint64_t>, N>& units,
+                               std::string_view example) {
+  const size_t digits = std::min(text.find_first_not_of("0123456789"), text.size());
+  auto number = ParseNumber(text.substr(0, digits));
+  const std::string_view unit = text.substr(digits);
+  const auto it = std::ranges::find(units, unit, &std::pair<std::string_view, uint64_t>::first);
+  if (!number.has_value() || (it == units.end() && !(unit.empty() && *number == 0))) {
+    return Fail(Code::kInvalidArgument, fmt::format("'{}' must be like {}", text, example));
+  }
+  uint64_t out = 0;
+  if (__builtin_mul_overflow(*number, it == units.end() ? 1 : it->second, &out)) {
+    return Fail(Code::kInvalidArgument, fmt::format("'{}' is too large", text));
+  }
+  return out;
+}
+
+std::string FormatSize(uint64_t bytes) {
+  for (const auto& [unit, factor] : {std::pair("GiB", 1ULL << 30U), std::pair("MiB", 1ULL << 20U),
+                                     std::pair("KiB", 1ULL << 10U)}) {
+    if (bytes >= factor && bytes % factor == 0) {
+      return fmt::format("{}{}", bytes / factor, unit);
+    }
+  }
+  return fmt::format("{}", bytes);
+}
+
+std::string FormatDuration(std::chrono::milliseconds value) {
+  const auto ms = value.count();
+  if (ms == 0) {
+    return "0s";
+  }
+  if (ms % 3600000 == 0) {
+    return fmt::format("{}h", ms / 3600000);
+  }
+  return ms % 1000 == 0 ? fmt::format("{}s", ms / 1000) : fmt::format("{}ms", ms);
+}
+
+// Doubly quoted; what yaml would read otherwise is escaped.
+std::string Quote(std::string_view text) {
+  std::string out = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') {
+      out += '\\';
+    }
+    out += c;
+  }
+  return out + '"';
+}
+
+Key Count(std::string_view name, std::string_view fallback, std::string_view doc, uint32_t low,
+          uint32_t high, Ref<uint32_t> ref) {
+  return {
+      name,
+      fallback,
+      doc,
+      false,
+      [=](Config& config, const RawValue& raw) -> Result<> {
+        WV_TRY(const std::string text, Scalar(raw));
+        WV_TRY(const uint64_t value, ParseNumber(text));
+        if (value < low || value > high) {
+          return Fail(Code::kInvalidArgument, fmt::format("{} is not in {}..{}", value, low, high));
+        }
+        ref(config) = static_cast<uint32_t>(value);
+        return {};
+      },
+      [=](const Config& config) { return fmt::format("{}", ref(const_cast<Config&>(config))); }};
+}
+
+Key Size(std::string_view name, std::string_view fallback, std::string_view doc, uint64_t low,
+         uint64_t granule, Ref<uint64_t> ref) {
+  return {name,
+          fallback,
+          doc,
+          false,
+          [=](Config& config, const RawValue& raw) -> Result<> {
+            WV_TRY(const std::string text, Scalar(raw));
+            WV_TRY(const uint64_t value, ParseSize(text));
+            if (value < low || value % granule != 0) {
+              return Fail(Code::kInvalidArgument,
+                          fmt::format("{} must be at least {} and a multiple of {}", text,
+                                      FormatSize(low), FormatSize(granule)));
+            }
+            ref(config) = value;
+            return {};
+          },
+          [=](const Config& config) { return FormatSize(ref(const_cast<Config&>(config))); }};
+}
+
+Key Duration(std::string_view name, std::string_view fallback, std::string_view doc,
+             Ref<std::chrono::milliseconds> ref) {
+  return {name,
+          fallback,
+          doc,
+          false,
+          [=](Config& config, const RawValue& raw) -> Result<> {
+            WV_TRY(const std::string text, Scalar(raw));
+            WV_TRY(ref(config), ParseDuration(text));
+            return {};
+          },
+          [=](const Config& config) { return FormatDuration(ref(const_cast<Config&>(config))); }};
+}
+
+Key Text(std::string_view name, std::string_view fallback, std::string_view doc,
+         Ref<std::string> ref) {
+  return {name,
+          fallback,
+          doc,
+          false,
+          [=](Config& config, const RawValue& raw) -> Result<> {
+            WV_TRY(std::string text, Scalar(raw));
+            if (std::ranges::any_of(text,
+                                    [](char c) { return static_cast<unsigned char>(c) < 0x20; })) {
+              return Fail(Code::kInvalidArgument, "must be one line without control characters");
+            }
+            ref(config) = std::move(text);
+            return {};
+          },
+          [=](const Config& config) { return Quote(ref(const_cast<Config&>(config))); }};
+}
+
+Key Path(std::string_view name, std::string_view fallback, std::string_view doc,
+         Ref<std::string> ref, bool system_only = false) {
+  Key key = Text(name, fallback, doc, ref);
+  key.system_only = system_only;
+  key.set = [set = key.set, optional = fallback.empty()](Config& config,
+                                                         const RawValue& raw) -> Result<> {
+    if (!raw.text.starts_with('/') && !(optional && raw.text.empty() && !raw.is_list)) {
+      return Fail(Code::kInvalidArgument, "must be an absolute path");
+    }
+    return set(config, raw);
+  };
+  return key;
+}
+
+Key Level(std::string_view name, std::string_view fallback, std::string_view doc,
+          Ref<std::string> ref) {
+  Key key = Text(name, fallback, doc, ref);
+  key.set = [set = key.set](Config& config, const RawValue& raw) -> Result<> {
+    static constexpr std::array<std::string_view, 4> kLevels = {"debug", "info", "warn", "error"};
+    if (std::ranges::find(kLevels, raw.text) == kLevels.end()) {
+      return Fail(Code::kInvalidArgument, "must be debug, info, warn or error");
+    }
+    return set(config, raw);
+  };
+  key.get = [ref](const Config& config) { return ref(const_cast<Config&>(config)); };
+  return key;
+}
+
+Key KeyList(std::string_view name, std::string_view fallback, std::string_view doc,
+            Ref<std::vector<std::string>> ref) {
+  return {name,
+          fallback,
+          doc,
+          true,
+          [=](Config& config, const RawValue& raw) -> Result<> {
+            if (!raw.is_list) {
+              return Fail(Code::kInvalidArgument, "must be a list");
+            }
+            for (const std::string& item : raw.items) {
+              const Key* key = FindKey(item);
+              if (key == nullptr || key->system_only) {
+                return Fail(Code::kInvalidArgument,
+                            fmt::format("'{}' is not a key that an annotation can set", item));
+              }
+            }
+            ref(config) = raw.items;
+            return {};
+          },
+          [=](const Config& config) {
+            return fmt::format("[{}]", fmt::join(ref(const_cast<Config&>(config)), ", "));
+          }};
+}
+
+using Ms = std::chrono::milliseconds;
+
+std::vector<Key> MakeSandboxKeys() {
+  return {
+      Count("sandbox.vcpus", "1",
+            "vCPUs of a sandbox at least, 1 to 8. A CPU limit in config.json raises it.", 1, 8,
+            [](Config& c) -> uint32_t& { return c.sandbox.vcpus; }),
+      Size("sandbox.memory", "256MiB",
+           "Guest memory at least, bytes with KiB, MiB or GiB; a multiple of 2MiB. A memory limit "
+           "in config.json raises it.",
+           64U << 20U, 2U << 20U, [](Config& c) -> uint64_t& { return c.sandbox.memory; }),
+      Path("sandbox.kernel", "/usr/share/wyvern/guest/vmlinux",
+           "Guest kernel: an ELF file with a PVH entry on x86_64.",
+           [](Config& c) -> std::string& { return c.sandbox.kernel; }),
+      Path("sandbox.image", "/usr/share/wyvern/guest/image.erofs",
+           "Guest root: a read-only EROFS image, shared by all sandboxes.",
+           [](Config& c) -> std::string& { return c.sandbox.image; }),
+      Path("sandbox.initrd", "", "Initial RAM disk for an imported kernel; empty: none.",
+           [](Config& c) -> std::string& { return c.sandbox.initrd; }),
+      Text("sandbox.kernel_cmdline", "",
+           "Words added at the end of the guest kernel's command line.",
+           [](Config& c) -> std::string& { return c.sandbox.kernel_cmdline; }),
+  };
+}
+
+std::vector<Key> MakeHostKeys() {
+  return {
+      Count("share.queues", "1", "Request queues of the file server, 1 to 8.", 1, 8,
+            [](Config& c) -> uint32_t& { return c.share.queues; }),
+      Duration(
+          "share.cache.root", "1s",
+          "How long the guest may trust names and attributes of a container's root (ms, s, m, h).",
+          [](Config& c) -> Ms& { return c.share.cache_root; }),
+      Duration("share.cache.read_only", "1h",
+               "The same for exports that nothing in the guest may write.",
+               [](Config& c) -> Ms& { return c.share.cache_read_only; }),
+      Duration("share.cache.volume", "0s",
+               "The same for volumes: 0s sees every change on the host at once.",
+               [](Config& c) -> Ms& { return c.share.cache_volume; }),
+      Path("paths.vmm", "/usr/libexec/wyvern/wyvern-vmm", "The virtual machine monitor.",
+           [](Config& c) -> std::string& { return c.paths.vmm; }),
+      Path("paths.fs", "/usr/libexec/wyvern/wyvern-fs", "The file server.",
+           [](Config& c) -> std::string& { return c.paths.fs; }),
+      Path("paths.anchor", "/usr/libexec/wyvern/wyvern-anchor",
+           "The process that stands for a container on the host.",
+           [](Config& c) -> std::string& { return c.paths.anchor; }),
+      Level("log.level", "info", "debug, info, warn or error.",
+            [](Config& c) -> std::string& { return c.log.level; }),
+      Duration("timeouts.boot", "60s",
+               "From the start of the VMM until the agent in the guest answers.",
+               [](Config& c) -> Ms& { return c.timeouts.boot; }),
+      Duration("timeouts.agent_call", "60s",
+               "One call to the agent; waiting for processes to exit has no limit.",
+               [](Config& c) -> Ms& { return c.timeouts.agent_call; }),
+      Duration("timeouts.shutdown", "3s", "For the guest to sync and power off; then it is killed.",
+               [](Config& c) -> Ms& { return c.timeouts.shutdown; }),
+      Size(
+          "overhead.memory", "64MiB",
+          "Host memory that the sandbox's own processes may use beside the guest's (cgroup limit).",
+          16U << 20U, 4096, [](Config& c) -> uint64_t& { return c.overhead.memory; }),
+      KeyList("annotations.allow", "[sandbox.vcpus, sandbox.memory]",
+              "Keys that annotations io.wyvern.<key> of a container may set.",
+              [](Config& c) -> std::vector<std::string>& { return c.annotations.allow; }),
+      Path(
+          "state_dir", "/run/wyvern", "Where sandboxes keep their state; a tmpfs.",
+          [](Config& c) -> std::string& { return c.state_dir; }, true),
+      Path(
+          "cgroup_root", "/sys/fs/cgroup", "Where the host's cgroup v2 hierarchy is mounted.",
+          [](Config& c) -> std::string& { return c.cgroup_root; }, true),
+  };
+}
+
+}  // namespace
+
+Result<uint64_t> ParseSize(std::string_view text) {
+  static constexpr std::array<std::pair<std::string_view, uint64_t>, 5> kUnits = {
+      {{"", 1}, {"B", 1}, {"KiB", 1ULL << 10U}, {"MiB", 1ULL << 20U}, {"GiB", 1ULL << 30U}}};
+  return ParseWithUnit(text, kUnits, "512MiB or 2GiB");
+}
+
+Result<std::chrono::milliseconds> ParseDuration(std::string_view text) {
+  static constexpr std::array<std::pair<std::string_view, uint64_t>, 4> kUnits = {
+      {{"ms", 1}, {"s", 1000}, {"m", 60000}, {"h", 3600000}}};
+  WV_TRY(const uint64_t value, ParseWithUnit(text, kUnits, "500ms, 30s, 5m or 1h"));
+  if (value > 366ULL * 24 * 3600000) {
+    return Fail(Code::kInvalidArgument, fmt::format("'{}' is too long", text));
+  }
+  return std::chrono::milliseconds(value);
+}
+
+std::span<const Key> Keys() {
+  static const auto* const keys = [] {
+    auto* all = new std::vector<Key>(MakeSandboxKeys());  // lives as long as the process
+    std::ranges::move(MakeHostKeys(), std::back_inserter(*all));
+    return all;
+  }();
+  return *keys;
+}
+
+const Key* FindKey(std::string_view name) {
+  const auto keys = Keys();
+  const auto it = std::ranges::find(keys, name, &Key::name);
+  return it == keys.end() ? nullptr : &*it;
+}
+
+bool IsSection(std::string_view prefix) {
+  return std::ranges::any_of(Keys(), [&](const Key& key) {
+    return key.name.size() > prefix.size() && key.name.starts_with(prefix) &&
+           key.name[prefix.size()] == '.';
+  });
+}
+
+}  // namespace wyvern::runtime

@@ -1,0 +1,41 @@
+// config/keys.h — the table of keys: name, type, default, meaning. Internal to config/.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "config/config.h"
+
+namespace wyvern::runtime {
+
+// A value as a file or an annotation gives it.
+struct RawValue {
+  bool is_list = false;
+  std::string text;
+  std::vector<std::string> items;
+};
+
+struct Key {
+  std::string_view name;      // "sandbox.vcpus"
+  std::string_view fallback;  // the built-in value, as text
+  std::string_view doc;       // one or more lines, unit included
+  bool
+      system_only;  // not by runtime options or annotations: what `delete` by a fresh process must find again
+  std::function<Result<>(Config&, const RawValue&)> set;
+  std::function<std::string(const Config&)> get;
+};
+
+std::span<const Key> Keys();
+const Key* FindKey(std::string_view name);
+// True when `prefix` followed by '.' begins some key.
+bool IsSection(std::string_view prefix);
+
+// "256MiB", "1GiB", "64KiB", plain bytes.
+Result<uint64_t> ParseSize(std::string_view text);
+// "30s", "500ms", "2m", "1h", "0".
+Result<std::chrono::milliseconds> ParseDuration(std::string_view text);
+
+}  // namespace wyvern::runtime
