@@ -1,0 +1,80 @@
+// pci/pci_bus.h — bus 0 of one PCI segment: 32 slots, reached through ECAM and, on x86, ports
+// 0xcf8/0xcfc.
+// Spec:    PCI Express 5.0 §7.2.2 (ECAM); PCI Local Bus 3.0 §3.2.2.3.2 (configuration mechanism
+//          #1).
+// Shape:   slot 0 is the host bridge; one function per slot. Absent functions read as all ones.
+// Threads: configuration accesses from any vCPU thread; Add and Remove from any thread, also while
+//          the guest runs (hot-plug: tell the
+//          guest to rescan afterwards).
+// Trust:   addresses, sizes and data of accesses are the guest's.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "bus/bus.h"
+#include "pci/function.h"
+
+namespace wyvern::pci {
+
+struct PciBusOptions {
+  // Where BARs may be mapped. The first addresses are taken from the first window that has room.
+  std::vector<Window> windows;
+};
+
+class PciBus {
+ public:
+  static constexpr unsigned kSlots = 32;
+  // ECAM takes 1 MiB per bus (PCI Express §7.2.2). Buses other than 0 are empty.
+  static constexpr uint64_t kEcamBytesPerBus = uint64_t{1} << 20;
+  static constexpr uint64_t kConfigPortBase = 0xcf8;
+  static constexpr uint64_t kConfigPortCount = 8;
+
+  // With a host bridge in slot 0. `mmio` must outlive this.
+  PciBus(bus::Bus& mmio, PciBusOptions options);
+  // Detaches what is left. No vCPU runs any more.
+  ~PciBus();
+  PciBus(const PciBus&) = delete;
+  PciBus& operator=(const PciBus&) = delete;
+
+  // Insert into the MMIO bus (any number of buses × kEcamBytesPerBus) and into the port bus at
+  // kConfigPortBase. They live as long as
+  // this.
+  std::shared_ptr<bus::BusDevice> ecam() const { return ecam_; }
+
+  std::shared_ptr<bus::BusDevice> config_ports() const { return ports_; }
+
+  // Puts the function into `slot`, or the lowest free one (1..31), and gives its BARs first
+  // addresses (decoding stays off until the
+  // guest turns it on). The slot. RESOURCE_EXHAUSTED, ALREADY_EXISTS, INVALID_ARGUMENT.
+  Result<uint8_t> Add(std::shared_ptr<Function> function,
+                      std::optional<uint8_t> slot = std::nullopt);
+  // Takes it out; the guest has let go of it, or sees all ones from now on. NOT_FOUND.
+  Result<std::shared_ptr<Function>> Remove(uint8_t slot);
+  std::shared_ptr<Function> function(uint8_t slot) const;
+
+  // A configuration access as ECAM or the ports make it; any size, any alignment.
+  void ReadConfig(uint8_t bus, uint8_t device_function, uint16_t offset, std::span<std::byte> out);
+  void WriteConfig(uint8_t bus, uint8_t device_function, uint16_t offset,
+                   std::span<const std::byte> in);
+
+ private:
+  class Ecam;
+  class Ports;
+  std::optional<uint64_t> FreeAddress(uint64_t size) const;  // mu_ held
+
+  bus::Bus& mmio_;
+  const PciBusOptions options_;
+  mutable std::mutex mu_;
+  std::array<std::shared_ptr<Function>, kSlots> slots_;  // guarded by mu_
+  std::vector<Window> taken_;  // guarded by mu_; first addresses given out
+  std::shared_ptr<bus::BusDevice> ecam_;
+  std::shared_ptr<bus::BusDevice> ports_;
+};
+
+}  // namespace wyvern::pci

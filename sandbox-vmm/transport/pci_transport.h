@@ -1,0 +1,78 @@
+// transport/pci_transport.h — virtio over PCI, modern only: one 64-bit memory BAR with all
+// structures, MSI-X, one doorbell per queue.
+// Spec:    VIRTIO 1.3 §4.1.
+// Shape:   BAR 0, 32 KiB: common configuration 0x0, ISR 0x1000, device configuration 0x2000,
+//          notifications 0x3000 (4 bytes per queue),
+//          MSI-X table 0x4000, PBA 0x5000. Vector count: one per queue and one for configuration
+//          changes.
+// Errors:  driver mistakes are ignored and counted (TransportCore::refused_writes); accesses of odd
+//          sizes read as zero.
+// Threads: vCPU threads at once; registers under one mutex, which is never held while a doorbell is
+//          rung.
+// Trust:   the guest's.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "irq/interrupts.h"
+#include "pci/function.h"
+#include "transport/transport_core.h"
+
+namespace wyvern::transport {
+
+class PciTransport final : public pci::Function {
+ public:
+  static constexpr uint64_t kBarSize = 0x8000;
+  static constexpr uint16_t kMaxQueues = 255;
+
+  // Give the result to PciBus::Add. `router` and `doorbells` must outlive it. INVALID_ARGUMENT: the
+  // device has more than kMaxQueues.
+  static Result<std::shared_ptr<PciTransport>> Create(
+      std::unique_ptr<virtio::VirtioDevice> device, std::shared_ptr<const mem::GuestMemory> memory,
+      irq::MsiRouter& router, irq::DoorbellRegistry& doorbells);
+  ~PciTransport() override;
+
+  // For pause, memory hot-plug and metrics.
+  TransportCore& core() { return *core_; }
+
+  virtio::VirtioDevice& device() { return core_->device(); }
+
+ protected:
+  void ReadBar(unsigned bar, uint64_t offset, std::span<std::byte> out) override;
+  void WriteBar(unsigned bar, uint64_t offset, std::span<const std::byte> in) override;
+  void OnBarMapped(unsigned bar, std::optional<uint64_t> address) override;
+  void BeforeConfigRead(uint16_t offset, size_t length) override;
+  void AfterConfigWrite(uint16_t offset, size_t length) override;
+
+ private:
+  class MsixInterrupt;
+  PciTransport(const virtio::DeviceTraits& traits, irq::DoorbellRegistry& doorbells,
+               std::vector<EventFd> kicks);
+  void AddStructures(uint16_t queues, uint32_t config_length);
+  void AddStructure(uint8_t type, uint32_t offset, uint32_t length);
+  void ReadCommon(uint64_t offset, std::span<std::byte> out);
+  void WriteCommon(uint64_t offset, std::span<const std::byte> in);
+  uint64_t ReadCommonField(uint64_t field);
+  void WriteCommonField(uint64_t field, uint32_t value);
+  void WriteQueueField(uint64_t field, uint32_t value);
+  void ResetRegisters();
+  void Ring(uint16_t queue);
+  void MoveDoorbells(std::optional<uint64_t> notify_base);
+
+  irq::DoorbellRegistry& doorbells_;
+  const std::vector<EventFd> kicks_;
+  std::shared_ptr<MsixInterrupt> interrupt_;
+  std::unique_ptr<TransportCore> core_;
+  uint8_t pci_cfg_capability_ = 0;
+  std::mutex mu_;
+  uint32_t device_feature_select_ = 0;  // guarded by mu_, as the three below
+  uint32_t driver_feature_select_ = 0;
+  uint16_t queue_select_ = 0;
+  std::vector<bool> doorbell_assigned_;    // guarded by doorbell_mu_
+  std::optional<uint64_t> doorbell_base_;  // guarded by doorbell_mu_
+  std::mutex doorbell_mu_;
+};
+
+}  // namespace wyvern::transport
