@@ -206,7 +206,7 @@ def _initrd(root: pathlib.Path, release: str, out: pathlib.Path) -> None:
 def _first_boot(arch: Arch, out: pathlib.Path) -> None:
     """Boots the new disk once, writable, to import the images with containerd itself."""
     with tempfile.TemporaryDirectory(prefix="wyvern-lab.") as tmp:
-        disk = stage.make_disk(pathlib.Path(tmp), None, None, [])
+        disk = stage.make_disk(pathlib.Path(tmp), None, {}, [])
         code = session.run(
             Boot(arch, qemu(arch), out / "vmlinuz", out / "initrd", out / "disk.img", disk, memory=4096,
                  keep_writes=True),

@@ -7,6 +7,7 @@
   tests/     the tree's tests/
   lab/       what runs in the machine for the host (tests/lab/machine/run)
   extra/     files named with --add
+  lib/       what programs of a dynamic build need and Debian 13 does not have
 """
 
 import os
@@ -17,6 +18,7 @@ import sys
 
 from lablib import cache
 from lablib.cache import LabError
+from lablib.machine import Arch
 
 TREE = pathlib.Path(__file__).resolve().parents[3]
 BINARIES = {
@@ -33,11 +35,26 @@ def default_build() -> pathlib.Path | None:
     return None
 
 
-def default_guest() -> pathlib.Path | None:
-    """The newest guest artefacts in the cache of deploy/guest."""
-    base = cache.root().parent / "guest"
-    found = [p for p in base.glob("*") if p.is_dir() and any((p / f).exists() for f in GUEST_FILES)]
-    return max(found, key=lambda p: p.stat().st_mtime, default=None)
+def guest_files(arch: Arch, build: pathlib.Path | None, given: pathlib.Path | None) -> dict:
+    """Name in /usr/share/wyvern/guest -> file.  From `given` if named; otherwise the image is made for the
+    agent of this build and the kernel is the newest that deploy/guest has built."""
+    if given:
+        return {p.name: p for p in given.iterdir() if p.is_file()}
+    base = cache.root().parent / "guest" / arch.name
+    files = {"vmlinux": _newest(base.glob("kernel-*/vmlinux")), "image.erofs": _newest(base.glob("image-*.erofs"))}
+    agent = find_binary(build, "wyvern-agent") if build else None
+    script = TREE / "deploy/guest/build-image.sh"
+    if agent and script.exists():
+        done = subprocess.run([script, "--arch", arch.name, "--agent", agent], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode != 0:
+            raise LabError(f"deploy/guest/build-image.sh failed:\n{done.stderr.strip()}")
+        files["image.erofs"] = pathlib.Path(done.stdout.split()[-1])
+    return {name: path for name, path in files.items() if path}
+
+
+def _newest(paths) -> pathlib.Path | None:
+    return max(paths, key=lambda p: p.stat().st_mtime, default=None)
 
 
 def find_binary(build: pathlib.Path, name: str) -> pathlib.Path | None:
@@ -47,7 +64,7 @@ def find_binary(build: pathlib.Path, name: str) -> pathlib.Path | None:
         subdirectories[:] = [d for d in subdirectories if d not in ("CMakeFiles", "_deps")]
         if name in files and os.access(os.path.join(directory, name), os.X_OK):
             found.append(pathlib.Path(directory, name))
-    return max(found, key=lambda p: p.stat().st_mtime, default=None)
+    return _newest(found)
 
 
 def _install(source: pathlib.Path, target: pathlib.Path) -> None:
@@ -59,11 +76,22 @@ def _install(source: pathlib.Path, target: pathlib.Path) -> None:
         shutil.copy(source, target)
 
 
-def make_disk(directory: pathlib.Path, build: pathlib.Path | None, guest: pathlib.Path | None,
-              extra: list) -> pathlib.Path:
+def _install_libraries(programs, target: pathlib.Path, present: set) -> None:
+    """Shared libraries that programs of a dynamic build need and the lab machine does not have."""
+    for program in programs:
+        done = subprocess.run(["ldd", program], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        for line in done.stdout.splitlines():
+            name, arrow, path = line.partition(" => ")
+            path = path.split(" (")[0]
+            if arrow and path.startswith("/") and name.strip() not in present:
+                shutil.copy(path, target / name.strip())
+
+
+def make_disk(directory: pathlib.Path, build: pathlib.Path | None, guest: dict, extra: list,
+              base: pathlib.Path | None = None) -> pathlib.Path:
     """Makes directory/build.img; says on stderr what is missing in build, if one is given."""
     tree = directory / "stage"
-    for name in ("bin", "libexec", "share/guest", "etc", "tests", "extra"):
+    for name in ("bin", "libexec", "share/guest", "etc", "tests", "extra", "lib"):
         (tree / name).mkdir(parents=True)
     missing = []
     for name, place in BINARIES.items():
@@ -73,11 +101,6 @@ def make_disk(directory: pathlib.Path, build: pathlib.Path | None, guest: pathli
         else:
             missing.append(name)
     shutil.copytree(TREE / "tests/lab/machine/run", tree / "lab")
-    missing += _install_guest(guest, tree / "share/guest")
-    if (TREE / "configs").is_dir():
-        shutil.copytree(TREE / "configs", tree / "etc", dirs_exist_ok=True)
-    shutil.copytree(TREE / "tests", tree / "tests", dirs_exist_ok=True,
-                    ignore=shutil.ignore_patterns("__pycache__", ".pytest_cache", "corpora"))
     for path in extra:
         if not path.exists():
             raise LabError(f"--add {path}: no such file or directory")
@@ -85,6 +108,18 @@ def make_disk(directory: pathlib.Path, build: pathlib.Path | None, guest: pathli
             shutil.copytree(path, tree / "extra" / path.name, symlinks=True)
         else:
             shutil.copy(path, tree / "extra" / path.name)
+    if base:
+        present = {p.name for p in (base / "root/usr/lib").glob("*-linux-gnu/*")}
+        programs = [p for place in ("bin", "libexec", "extra") for p in (tree / place).rglob("*")
+                    if p.is_file() and os.access(p, os.X_OK)]
+        _install_libraries(programs, tree / "lib", present)
+    missing += [f"guest/{name}" for name in GUEST_FILES if name not in guest]
+    for name, path in guest.items():
+        shutil.copy(path, tree / "share/guest" / name)
+    if (TREE / "configs").is_dir():
+        shutil.copytree(TREE / "configs", tree / "etc", dirs_exist_ok=True)
+    shutil.copytree(TREE / "tests", tree / "tests", dirs_exist_ok=True,
+                    ignore=shutil.ignore_patterns("__pycache__", ".pytest_cache", "corpora"))
     if missing and build:
         print(f"lab: not installed (not built yet): {', '.join(missing)}", file=sys.stderr)
     size = sum(f.lstat().st_size + 4096 for f in tree.rglob("*"))
@@ -93,17 +128,3 @@ def make_disk(directory: pathlib.Path, build: pathlib.Path | None, guest: pathli
                image, f"{(size + (size >> 3) >> 20) + 16}M")
     shutil.rmtree(tree)
     return image
-
-
-def _install_guest(guest: pathlib.Path | None, target: pathlib.Path) -> list:
-    missing = []
-    for name in GUEST_FILES:
-        if guest and (guest / name).exists():
-            shutil.copy(guest / name, target / name)
-        else:
-            missing.append(f"guest/{name}")
-    if guest:
-        for path in guest.iterdir():
-            if path.is_file() and path.name not in GUEST_FILES:
-                shutil.copy(path, target / path.name)
-    return missing
