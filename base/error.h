@@ -85,6 +85,7 @@ Code CodeFromErrno(int number);
 
 }  // namespace wyvern
 
+// NOLINTBEGIN(bugprone-macro-parentheses): a declaration cannot be put in parentheses.
 #define WV_CONCAT_INNER(a, b) a##b
 #define WV_CONCAT(a, b) WV_CONCAT_INNER(a, b)
 
@@ -122,3 +123,4 @@ Code CodeFromErrno(int number);
       return ::tl::unexpected(std::move(wv_try_result).error().WithContext(context)); \
     }                                                                                 \
   } while (false)
+// NOLINTEND(bugprone-macro-parentheses)

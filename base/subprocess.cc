@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <chrono>
 
+#include "base/check.h"
 #include "base/cleanup.h"
 
 namespace wyvern {
@@ -117,6 +118,7 @@ Result<Subprocess> Subprocess::Spawn(const SpawnOptions& options) {
 
 Result<ExitStatus> Subprocess::Wait() const {
   WV_TRY(const std::optional<ExitStatus> status, pid_fd_.Wait(true));
+  WV_CHECK(status.has_value());
   return *status;
 }
 

@@ -22,6 +22,8 @@ class VmmService final : public vmm::v1::Vmm::Service {
   VmmService(VirtualMachine& machine, DonationStore& store, std::string version,
              std::function<void()> on_shutdown);
   ~VmmService() override;
+  VmmService(const VmmService&) = delete;
+  VmmService& operator=(const VmmService&) = delete;
 
   // Ends WatchEvents; before the server is shut down.
   void EndStreams();

@@ -18,6 +18,7 @@ using Context = std::unique_ptr<void, ContextDeleter>;
 
 Result<> AddRule(void* context, uint32_t action, const CallRule& rule) {
   std::vector<scmp_arg_cmp> comparisons;
+  comparisons.reserve(rule.arguments.size());
   for (const ArgumentRule& argument : rule.arguments) {
     comparisons.push_back(scmp_arg_cmp{.arg = argument.index,
                                        .op = SCMP_CMP_MASKED_EQ,

@@ -14,4 +14,14 @@ result architecture-macros "$(git grep -nE '__(x86_64|aarch64|riscv|amd64|arm64)
 result dependencies "$(python3 tools/check_deps.py 2>&1)"
 result shell "$(git ls-files '*.sh' | xargs -n1 bash -n 2>&1)"
 result python "$(git ls-files '*.py' | xargs -r python3 -m py_compile 2>&1)"
+
+# Lint of what changed since WYVERN_BASE (default: the last commit), at most a few files: clang-tidy takes 5-10 s each. --long: all files.
+if [ -f build/dev/compile_commands.json ] || cmake --preset dev >/dev/null; then
+  if [ "${WYVERN_LONG:-0}" = 1 ]; then mapfile -t changed < <(git ls-files '*.cc')
+  else mapfile -t changed < <(git diff --name-only --diff-filter=d "${WYVERN_BASE:-HEAD~1}" -- '*.cc' 2>/dev/null | grep -v '_fuzz\.cc$' | head -12); fi
+  if [ ${#changed[@]} -gt 0 ]; then
+    ninja -C build/dev $(ninja -C build/dev -t targets all | sed -n 's/^\(.*\.pb\.h\): .*/\1/p') >/dev/null
+    result lint "$(printf '%s\0' "${changed[@]}" | xargs -0 -n1 -P2 clang-tidy-16 -quiet -p build/dev 2>/dev/null | grep -aE '(error|warning):' | sort -u | head -40)"
+  else echo "SKIP style/lint: no source changed since ${WYVERN_BASE:-HEAD~1}" >>"$WYVERN_RESULTS"; fi
+fi
 exit 0
