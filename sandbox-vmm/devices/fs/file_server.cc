@@ -1,0 +1,228 @@
+#include "fs/file_server.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/sysmacros.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <thread>
+
+namespace wyvern::fs {
+
+namespace {
+
+constexpr size_t kMaxExports = 4096;
+
+// new_encode_dev of the kernel: what fuse_attr.rdev carries.
+uint32_t EncodeDevice(uint32_t major, uint32_t minor) {
+  return (minor & 0xffU) | (major << 8U) | ((minor & ~0xffU) << 12U);
+}
+
+bool IsExportName(std::string_view name) {
+  return !name.empty() && name.size() <= NAME_MAX && name != "." && name != ".." &&
+         name.find('/') == std::string_view::npos && name.find('\0') == std::string_view::npos;
+}
+
+}  // namespace
+
+fuse_attr ToFuseAttr(const struct statx& stat) {
+  fuse_attr attr{};
+  attr.ino = stat.stx_ino;
+  attr.size = stat.stx_size;
+  attr.blocks = stat.stx_blocks;
+  attr.atime = static_cast<uint64_t>(stat.stx_atime.tv_sec);
+  attr.mtime = static_cast<uint64_t>(stat.stx_mtime.tv_sec);
+  attr.ctime = static_cast<uint64_t>(stat.stx_ctime.tv_sec);
+  attr.atimensec = stat.stx_atime.tv_nsec;
+  attr.mtimensec = stat.stx_mtime.tv_nsec;
+  attr.ctimensec = stat.stx_ctime.tv_nsec;
+  attr.mode = stat.stx_mode;
+  attr.nlink = stat.stx_nlink;
+  attr.uid = stat.stx_uid;
+  attr.gid = stat.stx_gid;
+  attr.rdev = EncodeDevice(stat.stx_rdev_major, stat.stx_rdev_minor);
+  attr.blksize = stat.stx_blksize;
+  return attr;
+}
+
+FileServer::FileServer(FileServerOptions options)
+    : options_(std::move(options)), inodes_(options_.inodes), handles_(options_.max_handles) {}
+
+Result<std::unique_ptr<FileServer>> FileServer::Create(FileServerOptions options) {
+  UniqueFd root(::openat(options.root.get(), ".", O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!root.valid()) {
+    return SysError("opening the shared directory");
+  }
+  const auto stat = StatAt(root, "");
+  if (!stat) {
+    return SysErrorFrom(stat.error().value, "statx of the shared directory");
+  }
+  std::unique_ptr<FileServer> server(new FileServer(std::move(options)));
+  // The directory that holds exports belongs to no export and takes no new names.
+  ExportPolicy policy = server->options_.policy;
+  if (server->options_.exports) {
+    policy = {.cache = std::chrono::milliseconds(0), .read_only = true};
+  }
+  server->root_share_ = std::make_shared<Export>("", policy);
+  server->root_mount_ = stat->stx_mnt_id;
+  server->inodes_.SetRoot(KeyOf(*stat), std::move(root), server->root_share_);
+  return server;
+}
+
+std::string FileServer::DescriptorPath(int fd) const {
+  return fmt::format("{}{}", options_.descriptor_path, fd);
+}
+
+FsResult<InodeRef> FileServer::FindWritable(uint64_t node) {
+  FS_TRY(InodeRef inode, inodes_.Find(node));
+  if (inode->share->policy.read_only) {
+    return FsError(EROFS);
+  }
+  return inode;
+}
+
+FsResult<FileServer::Entry> FileServer::FindEntry(const InodeRef& parent, FdRef directory,
+                                                  const char* name) {
+  if (IsExportsRoot(*parent)) {
+    return FindExport(parent, name);
+  }
+  Entry entry;
+  FS_TRY(entry.stat, StatAt(directory, name));
+  InodeTable::Found found;
+  found.key = KeyOf(entry.stat);
+  found.file_type = entry.stat.stx_mode & S_IFMT;
+  found.share = parent->share;
+  found.parent = parent->node;
+  found.name = name;
+  FS_TRY(entry.inode, inodes_.Remember(found, UniqueFd()));
+  entry.submount = found.key.mount != parent->key.mount && entry.inode->IsDirectory();
+  return entry;
+}
+
+FsResult<FileServer::Entry> FileServer::FindExport(const InodeRef& root, const char* name) {
+  InodeTable::Found found;
+  {
+    const std::shared_lock lock(exports_mu_);
+    const auto it = exports_.find(std::string_view(name));
+    if (it == exports_.end()) {
+      return FsError(ENOENT);
+    }
+    found.share = it->second;
+  }
+  FS_TRY(const PathFd directory, inodes_.Open(root));
+  UniqueFd fd(::openat(directory->get(), name, O_PATH | O_NOFOLLOW | O_CLOEXEC));
+  if (!fd.valid()) {
+    return LastErrno();
+  }
+  Entry entry;
+  FS_TRY(entry.stat, StatAt(fd, ""));
+  if (entry.stat.stx_mnt_id == root_mount_) {
+    return FsError(ENOENT);  // the mount point without its mount: ours, not the guest's
+  }
+  found.key = KeyOf(entry.stat);
+  found.file_type = entry.stat.stx_mode & S_IFMT;
+  found.keep_resident = true;
+  FS_TRY(entry.inode, inodes_.Remember(found, std::move(fd)));
+  entry.submount = entry.inode->IsDirectory();
+  entry.is_export = true;
+  return entry;
+}
+
+fuse_entry_out FileServer::ToEntryOut(const Entry& entry) const {
+  fuse_entry_out out{};
+  const auto cache = entry.inode->share->policy.cache;
+  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(cache);
+  out.nodeid = entry.inode->node;
+  out.attr_valid = static_cast<uint64_t>(seconds.count());
+  out.attr_valid_nsec = static_cast<uint32_t>(std::chrono::nanoseconds(cache - seconds).count());
+  // The name of an export may be detached and attached again: asked for each time. Inside, the policy says how long.
+  out.entry_valid = entry.is_export ? 0 : out.attr_valid;
+  out.entry_valid_nsec = entry.is_export ? 0 : out.attr_valid_nsec;
+  out.attr = ToFuseAttr(entry.stat);
+  if (entry.submount && submounts_.load(std::memory_order_relaxed)) {
+    out.attr.flags |= FUSE_ATTR_SUBMOUNT;
+  }
+  return out;
+}
+
+FsResult<size_t> FileServer::ReplyEntry(FuseCall& call, const Entry& entry) {
+  auto reply = call.Reply(ToEntryOut(entry));
+  if (!reply) {
+    inodes_.Forget(entry.inode->node, 1);  // the guest never learns of this lookup
+  }
+  return reply;
+}
+
+FsResult<size_t> FileServer::ReplyAttr(FuseCall& call, const InodeRef& inode, FdRef fd) {
+  FS_TRY(const struct statx stat, StatAt(fd, ""));
+  const auto cache = inode->share->policy.cache;
+  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(cache);
+  fuse_attr_out out{};
+  out.attr_valid = static_cast<uint64_t>(seconds.count());
+  out.attr_valid_nsec = static_cast<uint32_t>(std::chrono::nanoseconds(cache - seconds).count());
+  out.attr = ToFuseAttr(stat);
+  return call.Reply(out);
+}
+
+Result<> FileServer::Attach(std::string_view name, ExportPolicy policy) {
+  if (!options_.exports || !IsExportName(name)) {
+    return Fail(Code::kInvalidArgument, fmt::format("not a name of an export: {}", name));
+  }
+  const std::unique_lock lock(exports_mu_);
+  if (exports_.size() >= kMaxExports) {
+    return Fail(Code::kResourceExhausted, "too many exports");
+  }
+  const auto [it, added] =
+      exports_.try_emplace(std::string(name), std::make_shared<Export>(std::string(name), policy));
+  if (!added) {
+    return Fail(Code::kAlreadyExists, fmt::format("export {} is attached", name));
+  }
+  return {};
+}
+
+Result<> FileServer::Detach(std::string_view name, std::chrono::milliseconds timeout) {
+  std::shared_ptr<Export> share;
+  {
+    const std::unique_lock lock(exports_mu_);
+    const auto it = exports_.find(name);
+    if (it == exports_.end()) {
+      return Fail(Code::kNotFound, fmt::format("export {} is not attached", name));
+    }
+    share = it->second;
+    share->detached.store(true);
+    exports_.erase(it);
+  }
+  std::vector<std::weak_ptr<const HeldFd>> paths;
+  std::vector<std::weak_ptr<struct Handle>> files;
+  const auto end = std::chrono::steady_clock::now() + timeout;
+  for (;;) {
+    // Again in every round: a request under way may have looked up or opened something in between.
+    inodes_.DropExport(share.get(), &paths);
+    handles_.DropExport(share.get(), &files);
+    std::erase_if(paths, [](const auto& path) { return path.expired(); });
+    std::erase_if(files, [](const auto& file) { return file.expired(); });
+    if (paths.empty() && files.empty() && share.use_count() == 1) {
+      return {};
+    }
+    if (std::chrono::steady_clock::now() >= end) {
+      return Fail(Code::kDeadlineExceeded,
+                  fmt::format("requests still use {} descriptors of export {}",
+                              paths.size() + files.size(), name));
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+}
+
+void FileServer::Clear() {
+  handles_.Clear();
+  inodes_.Clear();
+  initialized_.store(false);
+}
+
+ServerStats FileServer::stats() const {
+  const InodeTable::Counts counts = inodes_.counts();
+  return {requests_.load(), faults_.load(), counts.inodes, counts.resident, handles_.size()};
+}
+
+}  // namespace wyvern::fs

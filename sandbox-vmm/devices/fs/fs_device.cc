@@ -1,0 +1,261 @@
+#include "fs/fs_device.h"
+
+#include <fmt/format.h>
+#include <sys/epoll.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "base/endian.h"
+#include "base/log.h"
+#include "virtio/feature_bits.h"
+
+namespace wyvern::fs {
+
+namespace {
+
+constexpr size_t kTagSize = 36;
+constexpr uint16_t kMaxRequestQueues = 64;
+constexpr unsigned kMaxThreads = 64;
+
+// Epoll tokens: two per queue, and one for the end.
+constexpr uint64_t kStopToken = ~uint64_t{0};
+
+constexpr uint64_t KickToken(uint16_t index) {
+  return uint64_t{index} * 2;
+}
+
+constexpr uint64_t MoreToken(uint16_t index) {
+  return uint64_t{index} * 2 + 1;
+}
+
+}  // namespace
+
+std::array<std::byte, 40> MakeFsConfig(std::string_view tag, uint32_t request_queues) {
+  std::array<std::byte, 40> config{};
+  std::memcpy(config.data(), tag.data(), std::min(tag.size(), kTagSize));
+  const Le32 queues = request_queues;
+  std::memcpy(config.data() + kTagSize, &queues, sizeof(queues));
+  return config;
+}
+
+FsDevice::FsDevice(FileServer& server, FsDeviceOptions options)
+    : server_(server), options_(std::move(options)) {
+  traits_.device_id = virtio::kDeviceFs;
+  traits_.features = virtio::kRingFeatures;
+  traits_.queue_sizes.assign(size_t{options_.request_queues} + 1, kQueueSize);
+  traits_.config_length = 40;
+  traits_.name = "fs";
+}
+
+Result<std::unique_ptr<FsDevice>> FsDevice::Create(FileServer& server, FsDeviceOptions options) {
+  if (options.tag.size() > kTagSize || options.request_queues == 0 ||
+      options.request_queues > kMaxRequestQueues || options.threads == 0 ||
+      options.threads > kMaxThreads) {
+    return Fail(
+        Code::kInvalidArgument,
+        fmt::format("a virtio-fs device has a tag of at most {} bytes, 1 to {} request queues "
+                    "and 1 to {} threads",
+                    kTagSize, kMaxRequestQueues, kMaxThreads));
+  }
+  std::unique_ptr<FsDevice> device(new FsDevice(server, std::move(options)));
+  device->epoll_ = UniqueFd(::epoll_create1(EPOLL_CLOEXEC));
+  if (!device->epoll_.valid()) {
+    return SysError("epoll_create1");
+  }
+  for (uint16_t i = 0; i < device->traits_.queue_sizes.size(); ++i) {
+    WV_TRY(EventFd more, EventFd::Create());
+    auto slot = std::make_unique<Slot>(std::move(more));
+    WV_TRY_VOID(device->Watch(slot->more.fd(), MoreToken(i)));
+    device->slots_.push_back(std::move(slot));
+  }
+  FsDevice* self = device.get();
+  for (unsigned i = 0; i < device->options_.threads; ++i) {
+    WV_TRY(auto thread, WorkerThread::Start(fmt::format("fs-{}", i),
+                                            [self](const EventFd& stop) { self->Work(stop); }));
+    device->threads_.push_back(std::move(thread));
+  }
+  return device;
+}
+
+FsDevice::~FsDevice() {
+  for (uint16_t i = 0; i < slots_.size(); ++i) {
+    StopQueue(i);
+  }
+  for (const auto& thread : threads_) {
+    thread->RequestStop();
+  }
+  for (const auto& thread : threads_) {
+    thread->Join();
+  }
+}
+
+void FsDevice::ReadConfig(uint32_t offset, std::span<std::byte> out) {
+  const auto config = MakeFsConfig(options_.tag, options_.request_queues);
+  std::fill(out.begin(), out.end(), std::byte{0});
+  if (offset < config.size()) {
+    const size_t bytes = std::min(out.size(), config.size() - offset);
+    std::memcpy(out.data(), config.data() + offset, bytes);
+  }
+}
+
+// Edge-triggered: one event wakes one thread, and an eventfd that is never read gives one for each signal.
+Result<> FsDevice::Watch(FdRef fd, uint64_t token) const {
+  epoll_event event{};
+  event.events = EPOLLIN | EPOLLET;
+  event.data.u64 = token;
+  if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd.get(), &event) != 0) {
+    return SysError("epoll_ctl(ADD) of a queue's event");
+  }
+  return {};
+}
+
+Result<> FsDevice::StartQueue(uint16_t index, virtio::QueueResources resources, uint64_t features,
+                              std::optional<virtio::QueueState> resume) {
+  if (index >= slots_.size()) {
+    return Fail(Code::kInvalidArgument, fmt::format("fs: no queue {}", index));
+  }
+  auto queue =
+      virtio::Queue::Create(std::move(resources.memory), resources.config, features, resume);
+  if (!queue) {
+    return Fail(Code::kInvalidArgument,
+                fmt::format("fs: queue {}: {}", index, virtio::ChainFaultName(queue.error())));
+  }
+  Slot& slot = *slots_[index];
+  {
+    const std::lock_guard lock(slot.mu);
+    if (slot.queue != nullptr) {
+      return Fail(Code::kFailedPrecondition, fmt::format("fs: queue {} is running", index));
+    }
+    WV_TRY_VOID(Watch(resources.kick, KickToken(index)));
+    slot.queue = std::move(*queue);
+    slot.interrupt = std::move(resources.interrupt);
+    slot.kick = resources.kick;
+    slot.broken = false;
+  }
+  // What became available before the queue ran.
+  slot.more.Signal();
+  return {};
+}
+
+std::optional<virtio::QueueState> FsDevice::StopQueue(uint16_t index) {
+  if (index >= slots_.size()) {
+    return std::nullopt;
+  }
+  Slot& slot = *slots_[index];
+  std::unique_lock lock(slot.mu);
+  if (slot.queue == nullptr) {
+    return std::nullopt;
+  }
+  ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, slot.kick.get(), nullptr);
+  slot.broken = true;  // nothing new is taken
+  slot.idle.wait(lock, [&] { return slot.in_flight == 0; });
+  const virtio::QueueState state = slot.queue->state();
+  slot.queue.reset();
+  slot.interrupt.reset();
+  slot.kick = FdRef(-1);
+  return state;
+}
+
+void FsDevice::Reset() {
+  server_.Clear();
+}
+
+void FsDevice::Work(const EventFd& stop) {
+  // Each thread has its own stop event: level-triggered in a set of its own would cost a call per wait, so it joins the common one.
+  Buffers buffers;
+  epoll_event end{};
+  end.events = EPOLLIN;
+  end.data.u64 = kStopToken;
+  if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, stop.fd().get(), &end) != 0) {
+    WV_ERROR("fs: a thread of the pool cannot wait: {}", std::strerror(errno));
+    return;
+  }
+  for (;;) {
+    epoll_event event{};
+    const int ready = ::epoll_wait(epoll_.get(), &event, 1, -1);
+    if (ready < 0 && errno != EINTR) {
+      WV_ERROR("fs: {}", std::strerror(errno));
+      return;
+    }
+    if (ready <= 0) {
+      continue;
+    }
+    if (event.data.u64 == kStopToken) {
+      return;  // any thread's stop is everyone's: they end together
+    }
+    const auto index = static_cast<uint16_t>(event.data.u64 / 2);
+    if (event.data.u64 == MoreToken(index)) {
+      slots_[index]->more_pending.store(false);
+    }
+    Serve(index, &buffers);
+  }
+}
+
+// The next chain, counted as in flight. Called with the slot's lock.
+std::optional<virtio::Chain> FsDevice::Take(Slot& slot, uint16_t index) {
+  for (;;) {
+    if (slot.queue == nullptr || slot.broken) {
+      return std::nullopt;
+    }
+    auto chain = slot.queue->Pop();
+    if (!chain) {
+      slot.broken = true;
+      slot.report = true;
+      WV_WARN_LIMITED("fs: queue {} is broken: {}", index, virtio::ChainFaultName(chain.error()));
+      return std::nullopt;
+    }
+    // The driver may notify at any time: while this thread is busy, another one takes the next request.
+    const bool more = slot.queue->EnableNotification();
+    if (chain->has_value()) {
+      ++slot.in_flight;
+      if (more && options_.threads > 1 && !slot.more_pending.exchange(true)) {
+        slot.more.Signal();
+      }
+      return std::move(**chain);
+    }
+    if (!more) {
+      return std::nullopt;
+    }
+  }
+}
+
+void FsDevice::Serve(uint16_t index, Buffers* buffers) {
+  Slot& slot = *slots_[index];
+  std::unique_lock lock(slot.mu);
+  while (auto chain = Take(slot, index)) {
+    lock.unlock();
+    const uint32_t written = Answer(*chain, buffers);
+    lock.lock();
+    slot.queue->Push(std::move(*chain), written);
+    const std::shared_ptr<virtio::Interrupt> interrupt =
+        slot.queue->NeedsInterrupt() ? slot.interrupt : nullptr;
+    if (interrupt != nullptr) {
+      // In the lock, so that StopQueue returns after the last signal.
+      interrupt->SignalQueue(index);
+    }
+    if (--slot.in_flight == 0) {
+      slot.idle.notify_all();
+    }
+  }
+  const bool report = std::exchange(slot.report, false);
+  lock.unlock();
+  if (report) {
+    NeedsReset();  // without the lock: the transport may be stopping this queue
+  }
+}
+
+uint32_t FsDevice::Answer(virtio::Chain& chain, Buffers* buffers) {
+  buffers->in.clear();
+  buffers->out.clear();
+  if (!chain.ReadableIovecs(0, chain.readable_length(), &buffers->in) ||
+      !chain.WritableIovecs(0, chain.writable_length(), &buffers->out)) {
+    WV_WARN_LIMITED("fs: a buffer outside the guest's memory");
+    return 0;
+  }
+  return server_.Handle(buffers->in, buffers->out, &buffers->scratch);
+}
+
+}  // namespace wyvern::fs

@@ -1,0 +1,76 @@
+#include "fs/handle_table.h"
+
+#include <cerrno>
+
+namespace wyvern::fs {
+
+FsResult<uint64_t> HandleTable::Add(HandleRef handle) {
+  const std::unique_lock lock(mu_);
+  if (handles_.size() >= limit_) {
+    return FsError(ENFILE);
+  }
+  if (handle->share->detached.load()) {
+    return FsError(ESTALE);
+  }
+  const uint64_t fh = next_++;
+  handles_.emplace(fh, std::move(handle));
+  return fh;
+}
+
+FsResult<HandleRef> HandleTable::Find(uint64_t fh, bool directory) const {
+  const std::shared_lock lock(mu_);
+  const auto it = handles_.find(fh);
+  if (it == handles_.end() || it->second->directory != directory) {
+    return FsError(EBADF);
+  }
+  if (it->second->share->detached.load()) {
+    return FsError(ESTALE);
+  }
+  return it->second;
+}
+
+HandleRef HandleTable::FindFor(uint64_t fh, uint64_t node) const {
+  const std::shared_lock lock(mu_);
+  const auto it = handles_.find(fh);
+  if (it == handles_.end() || it->second->node != node || it->second->share->detached.load()) {
+    return nullptr;
+  }
+  return it->second;
+}
+
+void HandleTable::Remove(uint64_t fh) {
+  HandleRef gone;
+  const std::unique_lock lock(mu_);
+  const auto it = handles_.find(fh);
+  if (it != handles_.end()) {
+    gone = std::move(it->second);
+    handles_.erase(it);
+  }
+}
+
+void HandleTable::Clear() {
+  std::unordered_map<uint64_t, HandleRef> gone;
+  const std::unique_lock lock(mu_);
+  gone.swap(handles_);
+}
+
+void HandleTable::DropExport(const Export* share, std::vector<std::weak_ptr<Handle>>* in_use) {
+  std::vector<HandleRef> gone;
+  const std::unique_lock lock(mu_);
+  for (auto it = handles_.begin(); it != handles_.end();) {
+    if (it->second->share.get() == share) {
+      in_use->push_back(it->second);
+      gone.push_back(std::move(it->second));
+      it = handles_.erase(it);
+    } else {
+      ++it;
+    }
+  }
+}
+
+size_t HandleTable::size() const {
+  const std::shared_lock lock(mu_);
+  return handles_.size();
+}
+
+}  // namespace wyvern::fs

@@ -1,0 +1,59 @@
+// fs/handle_table.h — open files and directories of the guest, by the number (fh) it was given.
+// Threads: any; a Handle stays alive while a request uses it, also when another request releases it.
+// Trust:   fh comes from the guest: unknown, of the wrong kind, or of a detached export is EBADF or ESTALE.
+#pragma once
+
+#include <sys/types.h>
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <shared_mutex>
+#include <unordered_map>
+#include <vector>
+
+#include "base/fd.h"
+#include "fs/export.h"
+#include "fs/fuse_abi.h"
+
+namespace wyvern::fs {
+
+struct Handle {
+  Handle(UniqueFd descriptor, uint64_t node_id, bool is_directory, std::shared_ptr<Export> tree)
+      : share(std::move(tree)), fd(std::move(descriptor)), node(node_id), directory(is_directory) {}
+
+  const std::shared_ptr<Export>
+      share;  // before fd: goes after it, so that its use count tells that the fd is closed
+  const UniqueFd fd;
+  const uint64_t node;
+  const bool directory;
+  std::mutex mu;       // one READDIR at a time
+  off_t position = 0;  // where the descriptor stands; guarded by mu
+};
+
+using HandleRef = std::shared_ptr<Handle>;
+
+class HandleTable {
+ public:
+  explicit HandleTable(size_t limit) : limit_(limit) {}
+
+  // The fh; ENFILE at the limit.
+  FsResult<uint64_t> Add(HandleRef handle);
+  // EBADF: unknown, or a file where a directory is meant. ESTALE: its export is detached.
+  FsResult<HandleRef> Find(uint64_t fh, bool directory) const;
+  // The handle of a file of this inode, or nothing: for GETATTR and SETATTR, where fh is a hint.
+  HandleRef FindFor(uint64_t fh, uint64_t node) const;
+  // Closes it when the last request that uses it ends. Unknown is ignored.
+  void Remove(uint64_t fh);
+  void Clear();
+  void DropExport(const Export* share, std::vector<std::weak_ptr<Handle>>* in_use);
+  size_t size() const;
+
+ private:
+  const size_t limit_;
+  mutable std::shared_mutex mu_;
+  std::unordered_map<uint64_t, HandleRef> handles_;
+  uint64_t next_ = 1;
+};
+
+}  // namespace wyvern::fs

@@ -1,0 +1,183 @@
+// SYMLINK, MKNOD, MKDIR, UNLINK, RMDIR, RENAME, RENAME2, LINK.
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <climits>
+
+#include "fs/credentials.h"
+#include "fs/file_server.h"
+
+namespace wyvern::fs {
+
+namespace {
+
+dev_t DecodeDevice(uint32_t device) {
+  return makedev((device & 0xfff00U) >> 8U, (device & 0xffU) | ((device >> 12U) & 0xfff00U));
+}
+
+}  // namespace
+
+FsResult<size_t> FileServer::SymLink(FuseCall& call) {
+  FS_TRY(const char* name, call.TakeName());
+  FS_TRY(const char* target, call.TakeString(PATH_MAX - 1));
+  FS_TRY(const InodeRef parent, FindWritable(call.header().nodeid));
+  FS_TRY(const PathFd directory, inodes_.Open(parent));
+  FS_TRY(const auto groups, call.FindGroups());
+  {
+    FS_TRY(const auto as_user,
+           ScopedCredentials::Assume(call.header().uid, call.header().gid, groups));
+    if (::symlinkat(target, directory->get(), name) != 0) {
+      return LastErrno();
+    }
+  }
+  FS_TRY(const Entry entry, FindEntry(parent, FdRef(directory->get()), name));
+  return ReplyEntry(call, entry);
+}
+
+FsResult<size_t> FileServer::MkNod(FuseCall& call) {
+  FS_TRY(const auto args, call.Take<fuse_mknod_in>());
+  FS_TRY(const char* name, call.TakeName());
+  FS_TRY(const InodeRef parent, FindWritable(call.header().nodeid));
+  FS_TRY(const PathFd directory, inodes_.Open(parent));
+  FS_TRY(const auto groups, call.FindGroups());
+  {
+    FS_TRY(const auto as_user,
+           ScopedCredentials::Assume(call.header().uid, call.header().gid, groups));
+    // A device node is a name on the host, too; no server of ours ever opens it, and exports are mounted nodev.
+    if (::mknodat(directory->get(), name, args.mode, DecodeDevice(args.rdev)) != 0) {
+      return LastErrno();
+    }
+  }
+  FS_TRY(const Entry entry, FindEntry(parent, FdRef(directory->get()), name));
+  return ReplyEntry(call, entry);
+}
+
+FsResult<size_t> FileServer::MkDir(FuseCall& call) {
+  FS_TRY(const auto args, call.Take<fuse_mkdir_in>());
+  FS_TRY(const char* name, call.TakeName());
+  FS_TRY(const InodeRef parent, FindWritable(call.header().nodeid));
+  FS_TRY(const PathFd directory, inodes_.Open(parent));
+  FS_TRY(const auto groups, call.FindGroups());
+  {
+    FS_TRY(const auto as_user,
+           ScopedCredentials::Assume(call.header().uid, call.header().gid, groups));
+    if (::mkdirat(directory->get(), name, args.mode & 07777U) != 0) {
+      return LastErrno();
+    }
+  }
+  FS_TRY(const Entry entry, FindEntry(parent, FdRef(directory->get()), name));
+  return ReplyEntry(call, entry);
+}
+
+FsResult<size_t> FileServer::Remove(FuseCall& call, int flags) {
+  FS_TRY(const char* name, call.TakeName());
+  FS_TRY(const InodeRef parent, FindWritable(call.header().nodeid));
+  FS_TRY(const PathFd directory, inodes_.Open(parent));
+  FS_TRY(const struct statx stat, StatAt(FdRef(directory->get()), name));
+  // The guest may go on using the inode: it needs a descriptor, as its name goes.
+  const InodeRef inode = inodes_.FindKey(KeyOf(stat));
+  if (inode != nullptr) {
+    // Stale means that the guest's inode is another one than the name's now: nothing to hold.
+    (void)inodes_.LoseName(inode, parent->node, name);
+  }
+  if (::unlinkat(directory->get(), name, flags) != 0) {
+    const auto error = LastErrno();
+    if (inode != nullptr) {
+      inodes_.SetName(inode, parent->node, name);
+    }
+    return error;
+  }
+  return 0;
+}
+
+FsResult<size_t> FileServer::Unlink(FuseCall& call) {
+  return Remove(call, 0);
+}
+
+FsResult<size_t> FileServer::RmDir(FuseCall& call) {
+  return Remove(call, AT_REMOVEDIR);
+}
+
+FsResult<size_t> FileServer::Rename(FuseCall& call) {
+  FS_TRY(const auto args, call.Take<fuse_rename_in>());
+  return RenameTo(call, args.newdir, 0);
+}
+
+FsResult<size_t> FileServer::Rename2(FuseCall& call) {
+  FS_TRY(const auto args, call.Take<fuse_rename2_in>());
+  if ((args.flags & ~uint32_t{RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT}) != 0) {
+    return FsError(EINVAL);
+  }
+  return RenameTo(call, args.newdir, args.flags);
+}
+
+FsResult<size_t> FileServer::RenameTo(FuseCall& call, uint64_t new_parent, uint32_t flags) {
+  FS_TRY(const char* from_name, call.TakeName());
+  FS_TRY(const char* to_name, call.TakeName());
+  FS_TRY(const InodeRef from, FindWritable(call.header().nodeid));
+  FS_TRY(const InodeRef to, FindWritable(new_parent));
+  if (from->share != to->share) {
+    return FsError(EXDEV);
+  }
+  FS_TRY(const PathFd from_fd, inodes_.Open(from));
+  FS_TRY(const PathFd to_fd, inodes_.Open(to));
+  InodeRef moved;
+  InodeRef replaced;
+  if (const auto stat = StatAt(FdRef(from_fd->get()), from_name); stat) {
+    moved = inodes_.FindKey(KeyOf(*stat));
+  }
+  if (const auto stat = StatAt(FdRef(to_fd->get()), to_name); stat) {
+    replaced = inodes_.FindKey(KeyOf(*stat));
+  }
+  // Both lose their names while these change; what still has one gets it back. Two names of one inode: rename does nothing.
+  if (moved != nullptr) {
+    (void)inodes_.LoseName(moved, from->node, from_name);
+  }
+  if (replaced != nullptr && replaced != moved) {
+    (void)inodes_.LoseName(replaced, to->node, to_name);
+  }
+  const bool done =
+      ::syscall(SYS_renameat2, from_fd->get(), from_name, to_fd->get(), to_name, flags) == 0;
+  const int error = errno;
+  if (moved != nullptr) {
+    inodes_.SetName(moved, done ? to->node : from->node, done ? to_name : from_name);
+  }
+  if (replaced != nullptr && replaced != moved) {
+    if (!done) {
+      inodes_.SetName(replaced, to->node, to_name);
+    } else if ((flags & RENAME_EXCHANGE) != 0) {
+      inodes_.SetName(replaced, from->node, from_name);
+    }
+  }
+  if (!done) {
+    errno = error;
+    return LastErrno();
+  }
+  return 0;
+}
+
+FsResult<size_t> FileServer::Link(FuseCall& call) {
+  FS_TRY(const auto args, call.Take<fuse_link_in>());
+  FS_TRY(const char* name, call.TakeName());
+  FS_TRY(const InodeRef parent, FindWritable(call.header().nodeid));
+  FS_TRY(const InodeRef inode, inodes_.Find(args.oldnodeid));
+  if (inode->share != parent->share) {
+    return FsError(EXDEV);
+  }
+  FS_TRY(const PathFd directory, inodes_.Open(parent));
+  FS_TRY(const PathFd fd, inodes_.Open(inode));
+  // Through the descriptor's link in /proc: AT_EMPTY_PATH would need CAP_DAC_READ_SEARCH.
+  if (::linkat(AT_FDCWD, DescriptorPath(fd->get()).c_str(), directory->get(), name,
+               AT_SYMLINK_FOLLOW) != 0) {
+    return LastErrno();
+  }
+  FS_TRY(const Entry entry, FindEntry(parent, FdRef(directory->get()), name));
+  return ReplyEntry(call, entry);
+}
+
+}  // namespace wyvern::fs
