@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstring>
 #include <initializer_list>
 #include <numeric>
 
@@ -87,8 +88,9 @@ constexpr uint32_t kMadtOnlineCapable = 1U << 1U;
 
 template <typename T>
 void AppendStruct(Bytes* out, const T& value) {
-  const auto* bytes = reinterpret_cast<const uint8_t*>(&value);
-  out->insert(out->end(), bytes, bytes + sizeof(value));
+  const size_t at = out->size();
+  out->resize(at + sizeof(value));
+  std::memcpy(out->data() + at, &value, sizeof(value));
 }
 
 template <typename T>

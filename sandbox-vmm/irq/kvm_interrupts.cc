@@ -12,6 +12,14 @@ namespace wyvern::irq {
 
 namespace {
 
+// struct kvm_irq_routing before its array (C++ gives the header's flexible array another offset than C).
+struct RoutingHeader {
+  uint32_t count = 0;
+  uint32_t flags = 0;
+};
+
+static_assert(sizeof(RoutingHeader) == 8 && sizeof(kvm_irq_routing_entry) == 48);
+
 kvm_irq_routing_entry MsiEntry(uint32_t gsi, MsiMessage message) {
   kvm_irq_routing_entry entry{};
   entry.gsi = gsi;
@@ -30,7 +38,7 @@ bool Same(MsiMessage a, MsiMessage b) {
 
 KvmMsiRouter::KvmMsiRouter(const kvm::Vm* vm, uint32_t first_gsi, uint32_t capacity)
     : vm_(vm), first_gsi_(first_gsi), entries_(capacity), pins_(first_gsi) {
-  buffer_.resize(sizeof(kvm_irq_routing) +
+  buffer_.resize(sizeof(RoutingHeader) +
                  (size_t{first_gsi} + capacity) * sizeof(kvm_irq_routing_entry));
 }
 
@@ -60,19 +68,18 @@ Result<MsiRoute> KvmMsiRouter::Allocate(const EventFd& event) {
 }
 
 Result<> KvmMsiRouter::WriteTable() {
-  auto* table = reinterpret_cast<kvm_irq_routing*>(buffer_.data());
-  auto* entries =
-      reinterpret_cast<kvm_irq_routing_entry*>(buffer_.data() + sizeof(kvm_irq_routing));
-  table->nr = 0;
+  auto* table = reinterpret_cast<RoutingHeader*>(buffer_.data());
+  auto* entries = reinterpret_cast<kvm_irq_routing_entry*>(buffer_.data() + sizeof(RoutingHeader));
+  table->count = 0;
   table->flags = 0;
   for (uint32_t pin = 0; pin < pins_.size(); ++pin) {
     if (pins_[pin]) {
-      entries[table->nr++] = MsiEntry(pin, *pins_[pin]);
+      entries[table->count++] = MsiEntry(pin, *pins_[pin]);
     }
   }
   for (uint32_t i = 0; i < entries_.size(); ++i) {
     if (entries_[i].event && !entries_[i].masked) {
-      entries[table->nr++] = MsiEntry(first_gsi_ + i, entries_[i].message);
+      entries[table->count++] = MsiEntry(first_gsi_ + i, entries_[i].message);
     }
   }
   return vm_->Call(KVM_SET_GSI_ROUTING, table, "ioctl(KVM_SET_GSI_ROUTING)");

@@ -106,6 +106,11 @@ void Vcpu::ClearExitRequest() const {
   std::atomic_ref<uint8_t>(run()->immediate_exit).store(0, std::memory_order_release);
 }
 
+void Vcpu::TellPaused() const {
+  // EINVAL: the guest has no such clock.
+  (void)RetryIoctl(vcpu_, KVM_KVMCLOCK_CTRL, 0UL);
+}
+
 Result<> Vcpu::Call(unsigned long request, const void* argument, const char* name) const {
   if (RetryIoctl(vcpu_, request, argument) < 0) {
     return SysError(fmt::format("{} vCPU {}", name, id_));

@@ -59,6 +59,9 @@ class Vcpu {
   void RequestExit() const;
   void ClearExitRequest() const;
 
+  // Tells a guest with a paravirtual clock that it was stopped, so that its watchdogs do not bark. The vCPU's own thread.
+  void TellPaused() const;
+
   // KVM_GET_*/KVM_SET_* on the vCPU.
   template <typename T>
   Result<> Get(unsigned long request, T* value, const char* name) const {

@@ -47,8 +47,9 @@ static_assert(sizeof(HvmMemoryMapEntry) == 24);
 
 template <typename T>
 void Append(std::vector<std::byte>* out, const T& value) {
-  const auto bytes = std::as_bytes(std::span(&value, 1));
-  out->insert(out->end(), bytes.begin(), bytes.end());
+  const size_t at = out->size();
+  out->resize(at + sizeof(value));
+  std::memcpy(out->data() + at, &value, sizeof(value));
 }
 
 }  // namespace

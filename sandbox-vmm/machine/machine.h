@@ -1,0 +1,122 @@
+// machine/machine.h — a virtual machine: memory, platform, PCI devices, vCPU threads.
+// State:   Create → attach devices, map images → Boot → Pause/Resume → the guest ends or Stop.
+// Errors:  Error for the environment. What the guest does is an event or a counter.
+// Threads: one control thread calls the methods; events and console bytes come from vCPU threads.
+// Trust:   kernel and initrd are hostile files; everything on the buses is the guest's.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "arch/platform.h"
+#include "base/error.h"
+#include "base/fd.h"
+#include "bus/bus.h"
+#include "kvm/kvm.h"
+#include "machine/vcpu_thread.h"
+#include "mem/guest_memory.h"
+
+namespace wyvern::machine {
+
+enum class EventKind : uint8_t {
+  kPowerOff,  // the guest powered itself off; it runs no more
+  kReset,     // the guest asked for a reset; it runs no more
+  kFault,     // a vCPU cannot go on; the text says why, with registers; it runs no more
+  kPanicked,  // the guest's kernel panicked; it may still reset itself
+};
+
+const char* EventName(EventKind kind);
+
+struct Event {
+  EventKind kind = EventKind::kFault;
+  std::string text;
+};
+
+constexpr uint32_t kMaxVcpus = 32;
+
+struct MachineConfig {
+  UniqueFd kvm;  // an open /dev/kvm
+  uint32_t vcpus = 1;
+  uint64_t memory = 256 << 20U;  // bytes, a multiple of 2 MiB
+  bool shared_memory = false;    // memfd, for vhost-user back-ends
+  UniqueFd kernel;               // ELF with PVH entry
+  UniqueFd initrd;               // invalid: none
+  std::string command_line;
+  // Console output; vCPU threads; must not block.
+  std::function<void(std::span<const std::byte>)> console;
+  // At most one ending event (all but kPanicked). vCPU threads: must not block, nor call the machine.
+  std::function<void(const Event&)> on_event;
+  // First thing in each vCPU thread, with its name: seccomp filters.
+  std::function<void(const char* name)> on_thread_start;
+};
+
+struct MachineCounters {
+  ExitCounts exits{};  // by kvm::ExitReason
+  bus::BusCounters mmio;
+  bus::BusCounters ports;
+  uint64_t read_only_writes = 0;  // guest writes to read-only slots, dropped
+};
+
+class Machine : private ExitHandler {
+ public:
+  // Makes the VM, its memory and platform; loads the kernel.
+  static Result<std::unique_ptr<Machine>> Create(MachineConfig config);
+  // Stops the guest, then the devices.
+  ~Machine() override;
+  Machine(const Machine&) = delete;
+  Machine& operator=(const Machine&) = delete;
+
+  // Maps a file into the guest's persistent memory window, read-only, 2 MiB aligned; what is missing to 2 MiB reads as zero. Guest writes
+  // are dropped and counted.
+  Result<arch::AddressRange> MapReadOnlySlot(UniqueFd file, uint64_t size);
+
+  Result<> Boot();
+  // When it returns no vCPU runs. Idempotent.
+  void Pause();
+  void Resume();
+  // Ends the guest without its consent; joins the vCPU threads.
+  void Stop();
+
+  // Bytes typed at the console; returns how many were taken.
+  size_t ConsoleInput(std::span<const std::byte> bytes) { return platform_->ConsoleInput(bytes); }
+
+  std::shared_ptr<const mem::GuestMemory> memory() const { return memory_; }
+
+  MachineCounters counters() const;
+
+ private:
+  explicit Machine(MachineConfig config, kvm::Kvm kvm, kvm::Vm vm);
+  Result<> Initialize();
+  Result<> MakeMemory();
+  Result<> AddMemslots(std::span<const mem::RegionInfo> regions);
+  Result<> PublishMemory(mem::RegionSpec region);
+
+  void OnPort(const kvm::Exit& exit) override;
+  void OnMmio(const kvm::Exit& exit) override;
+  void OnEndOfInterrupt(uint8_t vector) override;
+  bool OnSystemEvent(uint64_t type) override;
+  void OnFault(const kvm::Vcpu& vcpu, const std::string& what) override;
+  void OnRequest(legacy::GuestRequest request);
+  void End(EventKind kind, std::string text);
+
+  MachineConfig config_;
+  kvm::Kvm kvm_;
+  kvm::Vm vm_;
+  arch::AddressPlan plan_;
+  std::shared_ptr<const mem::GuestMemory> memory_;
+  uint32_t next_slot_ = 0;
+  uint64_t next_pmem_ = 0;
+  bus::Bus mmio_;
+  bus::Bus ports_;
+  std::unique_ptr<arch::Platform> platform_;
+  std::unique_ptr<VcpuThreads> vcpus_;
+  std::atomic<bool> ended_{false};
+  std::atomic<uint64_t> read_only_writes_{0};
+};
+
+}  // namespace wyvern::machine
