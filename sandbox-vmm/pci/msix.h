@@ -8,6 +8,7 @@
 //          are the guest's.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>

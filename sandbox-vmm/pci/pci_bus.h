@@ -72,7 +72,7 @@ class PciBus {
   const PciBusOptions options_;
   mutable std::mutex mu_;
   std::array<std::shared_ptr<Function>, kSlots> slots_;  // guarded by mu_
-  std::vector<Window> taken_;  // guarded by mu_; first addresses given out
+  std::array<std::vector<Window>, kSlots> placed_;  // guarded by mu_; first addresses given out
   std::shared_ptr<bus::BusDevice> ecam_;
   std::shared_ptr<bus::BusDevice> ports_;
 };

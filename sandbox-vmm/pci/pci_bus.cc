@@ -1,0 +1,222 @@
+#include "pci/pci_bus.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace wyvern::pci {
+
+namespace {
+
+// A host bridge that guests know from other machines: the generic PCI Express host of QEMU.
+constexpr Identity kHostBridge = {.vendor = 0x1b36,
+                                  .device = 0x0008,
+                                  .revision = 0,
+                                  .class_code = 0x060000,
+                                  .subsystem_vendor = 0,
+                                  .subsystem = 0};
+
+class HostBridge final : public Function {
+ public:
+  HostBridge() : Function(kHostBridge) {}
+
+ protected:
+  void ReadBar(unsigned, uint64_t, std::span<std::byte> out) override {
+    std::ranges::fill(out, std::byte{0xff});
+  }
+
+  void WriteBar(unsigned, uint64_t, std::span<const std::byte>) override {}
+};
+
+// Calls access(offset, piece) for each part of [offset, offset + data.size()) that lies inside one
+// doubleword.
+template <typename Span, typename F>
+void SplitDoublewords(uint64_t offset, Span data, F access) {
+  while (!data.empty()) {
+    const size_t piece = std::min<size_t>(data.size(), 4 - offset % 4);
+    access(offset, data.first(piece));
+    offset += piece;
+    data = data.subspan(piece);
+  }
+}
+
+}  // namespace
+
+class PciBus::Ecam final : public bus::BusDevice {
+ public:
+  explicit Ecam(PciBus& bus) : bus_(bus) {}
+
+  void Read(uint64_t offset, std::span<std::byte> out) override {
+    bus_.ReadConfig(static_cast<uint8_t>(offset >> 20U), static_cast<uint8_t>(offset >> 12U),
+                    static_cast<uint16_t>(offset & 0xfffU), out);
+  }
+
+  void Write(uint64_t offset, std::span<const std::byte> in) override {
+    bus_.WriteConfig(static_cast<uint8_t>(offset >> 20U), static_cast<uint8_t>(offset >> 12U),
+                     static_cast<uint16_t>(offset & 0xfffU), in);
+  }
+
+ private:
+  PciBus& bus_;
+};
+
+// CONFIG_ADDRESS at 0xcf8 takes doublewords only; CONFIG_DATA at 0xcfc any size.
+class PciBus::Ports final : public bus::BusDevice {
+ public:
+  explicit Ports(PciBus& bus) : bus_(bus) {}
+
+  void Read(uint64_t offset, std::span<std::byte> out) override {
+    const uint32_t address = address_.load(std::memory_order_relaxed);
+    if (offset == 0 && out.size() == 4) {
+      for (size_t i = 0; i < 4; ++i) {
+        out[i] = static_cast<std::byte>(address >> (8 * i));
+      }
+    } else if (offset >= 4 && Enabled(address)) {
+      bus_.ReadConfig(Bus(address), DeviceFunction(address), Register(address, offset), out);
+    } else {
+      std::ranges::fill(out, std::byte{0xff});
+    }
+  }
+
+  void Write(uint64_t offset, std::span<const std::byte> in) override {
+    if (offset == 0 && in.size() == 4) {
+      uint32_t address = 0;
+      for (size_t i = 0; i < 4; ++i) {
+        address |= static_cast<uint32_t>(in[i]) << (8 * i);
+      }
+      // Bits 30:24 and 1:0 read as zero.
+      address_.store(address & 0x80fffffcU, std::memory_order_relaxed);
+      return;
+    }
+    const uint32_t address = address_.load(std::memory_order_relaxed);
+    if (offset >= 4 && Enabled(address)) {
+      bus_.WriteConfig(Bus(address), DeviceFunction(address), Register(address, offset), in);
+    }
+  }
+
+ private:
+  static bool Enabled(uint32_t address) { return (address >> 31U) != 0; }
+
+  static uint8_t Bus(uint32_t address) { return static_cast<uint8_t>(address >> 16U); }
+
+  static uint8_t DeviceFunction(uint32_t address) { return static_cast<uint8_t>(address >> 8U); }
+
+  static uint16_t Register(uint32_t address, uint64_t offset) {
+    return static_cast<uint16_t>((address & 0xfcU) + (offset - 4));
+  }
+
+  PciBus& bus_;
+  std::atomic<uint32_t> address_{0};
+};
+
+PciBus::PciBus(bus::Bus& mmio, PciBusOptions options)
+    : mmio_(mmio),
+      options_(std::move(options)),
+      ecam_(std::make_shared<Ecam>(*this)),
+      ports_(std::make_shared<Ports>(*this)) {
+  slots_[0] = std::make_shared<HostBridge>();
+  slots_[0]->Attach(mmio_, options_.windows);
+}
+
+PciBus::~PciBus() {
+  for (auto& function : slots_) {
+    if (function != nullptr) {
+      function->Detach();
+    }
+  }
+}
+
+// First fit between what was given out, naturally aligned.
+std::optional<uint64_t> PciBus::FreeAddress(uint64_t size) const {
+  for (const Window& window : options_.windows) {
+    uint64_t address = (window.start + size - 1) / size * size;
+    bool moved = true;
+    while (moved) {
+      moved = false;
+      for (const auto& slot : placed_) {
+        for (const Window& taken : slot) {
+          if (address < taken.start + taken.size && taken.start < address + size) {
+            address = (taken.start + taken.size + size - 1) / size * size;
+            moved = true;
+          }
+        }
+      }
+    }
+    if (size <= window.size && address >= window.start &&
+        address - window.start <= window.size - size) {
+      return address;
+    }
+  }
+  return std::nullopt;
+}
+
+Result<uint8_t> PciBus::Add(std::shared_ptr<Function> function, std::optional<uint8_t> slot) {
+  const std::lock_guard lock(mu_);
+  if (slot && *slot >= kSlots) {
+    return Fail(Code::kInvalidArgument, "PCI slot number above 31");
+  }
+  if (slot && slots_[*slot] != nullptr) {
+    return Fail(Code::kAlreadyExists, "PCI slot is taken");
+  }
+  if (!slot) {
+    const auto free = std::ranges::find_if(slots_, [](const auto& held) { return !held; });
+    if (free == slots_.end()) {
+      return Fail(Code::kResourceExhausted, "all 31 PCI slots are taken");
+    }
+    slot = static_cast<uint8_t>(free - slots_.begin());
+  }
+  for (const Function::BarInfo& bar : function->bars()) {
+    const std::optional<uint64_t> address = FreeAddress(bar.size);
+    if (!address) {
+      placed_[*slot].clear();
+      return Fail(Code::kResourceExhausted, "no room for a PCI BAR");
+    }
+    placed_[*slot].push_back({.start = *address, .size = bar.size});
+    function->PlaceBar(bar.index, *address);
+  }
+  function->Attach(mmio_, options_.windows);
+  slots_[*slot] = std::move(function);
+  return *slot;
+}
+
+Result<std::shared_ptr<Function>> PciBus::Remove(uint8_t slot) {
+  const std::lock_guard lock(mu_);
+  if (slot == 0 || slot >= kSlots || slots_[slot] == nullptr) {
+    return Fail(Code::kNotFound, "PCI slot is empty");
+  }
+  std::shared_ptr<Function> function = std::move(slots_[slot]);
+  slots_[slot] = nullptr;
+  placed_[slot].clear();
+  function->Detach();
+  return function;
+}
+
+std::shared_ptr<Function> PciBus::function(uint8_t slot) const {
+  const std::lock_guard lock(mu_);
+  return slot < kSlots ? slots_[slot] : nullptr;
+}
+
+void PciBus::ReadConfig(uint8_t bus, uint8_t device_function, uint16_t offset,
+                        std::span<std::byte> out) {
+  const std::shared_ptr<Function> target = function(device_function >> 3U);
+  if (bus != 0 || (device_function & 7U) != 0 || target == nullptr) {
+    std::ranges::fill(out, std::byte{0xff});
+    return;
+  }
+  SplitDoublewords(offset, out, [&](uint64_t at, std::span<std::byte> piece) {
+    target->ReadConfig(static_cast<uint16_t>(at), piece);
+  });
+}
+
+void PciBus::WriteConfig(uint8_t bus, uint8_t device_function, uint16_t offset,
+                         std::span<const std::byte> in) {
+  const std::shared_ptr<Function> target = function(device_function >> 3U);
+  if (bus != 0 || (device_function & 7U) != 0 || target == nullptr) {
+    return;
+  }
+  SplitDoublewords(offset, in, [&](uint64_t at, std::span<const std::byte> piece) {
+    target->WriteConfig(static_cast<uint16_t>(at), piece);
+  });
+}
+
+}  // namespace wyvern::pci
