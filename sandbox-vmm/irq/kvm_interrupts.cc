@@ -7,18 +7,14 @@
 #include <utility>
 
 #include "base/check.h"
+#include "kvm/ioctl.h"
 
 namespace wyvern::irq {
 
 namespace {
 
-// struct kvm_irq_routing before its array (C++ gives the header's flexible array another offset than C).
-struct RoutingHeader {
-  uint32_t count = 0;
-  uint32_t flags = 0;
-};
-
-static_assert(sizeof(RoutingHeader) == 8 && sizeof(kvm_irq_routing_entry) == 48);
+constexpr unsigned long kSetGsiRouting = _IOW(KVMIO, 0x6a, kvm::CountedHeader);
+static_assert(sizeof(kvm_irq_routing_entry) == 48);
 
 kvm_irq_routing_entry MsiEntry(uint32_t gsi, MsiMessage message) {
   kvm_irq_routing_entry entry{};
@@ -38,7 +34,7 @@ bool Same(MsiMessage a, MsiMessage b) {
 
 KvmMsiRouter::KvmMsiRouter(const kvm::Vm* vm, uint32_t first_gsi, uint32_t capacity)
     : vm_(vm), first_gsi_(first_gsi), entries_(capacity), pins_(first_gsi) {
-  buffer_.resize(sizeof(RoutingHeader) +
+  buffer_.resize(sizeof(kvm::CountedHeader) +
                  (size_t{first_gsi} + capacity) * sizeof(kvm_irq_routing_entry));
 }
 
@@ -68,10 +64,11 @@ Result<MsiRoute> KvmMsiRouter::Allocate(const EventFd& event) {
 }
 
 Result<> KvmMsiRouter::WriteTable() {
-  auto* table = reinterpret_cast<RoutingHeader*>(buffer_.data());
-  auto* entries = reinterpret_cast<kvm_irq_routing_entry*>(buffer_.data() + sizeof(RoutingHeader));
+  auto* table = reinterpret_cast<kvm::CountedHeader*>(buffer_.data());
+  auto* entries =
+      reinterpret_cast<kvm_irq_routing_entry*>(buffer_.data() + sizeof(kvm::CountedHeader));
   table->count = 0;
-  table->flags = 0;
+  table->reserved = 0;
   for (uint32_t pin = 0; pin < pins_.size(); ++pin) {
     if (pins_[pin]) {
       entries[table->count++] = MsiEntry(pin, *pins_[pin]);
@@ -82,7 +79,7 @@ Result<> KvmMsiRouter::WriteTable() {
       entries[table->count++] = MsiEntry(first_gsi_ + i, entries_[i].message);
     }
   }
-  return vm_->Call(KVM_SET_GSI_ROUTING, table, "ioctl(KVM_SET_GSI_ROUTING)");
+  return vm_->Call(kSetGsiRouting, table, "ioctl(KVM_SET_GSI_ROUTING)");
 }
 
 Result<> KvmMsiRouter::Update(std::span<const MsiUpdate> updates) {

@@ -11,6 +11,10 @@ namespace wyvern::arch {
 
 namespace {
 
+constexpr unsigned long kGetSupportedCpuid = _IOWR(KVMIO, 0x05, kvm::CountedHeader);
+constexpr unsigned long kSetCpuid = _IOW(KVMIO, 0x90, kvm::CountedHeader);
+constexpr unsigned long kSetMsrs = _IOW(KVMIO, 0x89, kvm::CountedHeader);
+
 constexpr uint32_t kMaxCpuidEntries = 256;
 
 constexpr uint32_t kMsrMiscEnable = 0x1a0;
@@ -35,9 +39,7 @@ kvm_segment FlatSegment(uint8_t type, uint16_t selector) {
 
 // struct kvm_cpuid2 and struct kvm_msrs: a count, padding, then an array.
 template <typename Entry, size_t kEntries>
-struct CountedArray {
-  uint32_t count = 0;
-  uint32_t padding = 0;
+struct CountedArray : kvm::CountedHeader {
   std::array<Entry, kEntries> entries{};
 };
 
@@ -49,7 +51,7 @@ static_assert(sizeof(CountedArray<kvm_cpuid_entry2, 1>) == 8 + 40 &&
 Result<std::vector<kvm_cpuid_entry2>> SupportedCpuid(const kvm::Kvm& kvm) {
   CountedArray<kvm_cpuid_entry2, kMaxCpuidEntries> block;
   block.count = kMaxCpuidEntries;
-  if (kvm::RetryIoctl(kvm.fd(), KVM_GET_SUPPORTED_CPUID, &block) < 0) {
+  if (kvm::RetryIoctl(kvm.fd(), kGetSupportedCpuid, &block) < 0) {
     return SysError("ioctl(KVM_GET_SUPPORTED_CPUID)");
   }
   return std::vector(block.entries.begin(), block.entries.begin() + block.count);
@@ -64,7 +66,7 @@ Result<> SetUpCpu(const kvm::Vcpu& vcpu, std::span<const kvm_cpuid_entry2> suppo
   }
   cpuid.count = static_cast<uint32_t>(entries.size());
   std::copy(entries.begin(), entries.end(), cpuid.entries.begin());
-  WV_TRY_VOID(vcpu.Call(KVM_SET_CPUID2, &cpuid, "ioctl(KVM_SET_CPUID2)"));
+  WV_TRY_VOID(vcpu.Call(kSetCpuid, &cpuid, "ioctl(KVM_SET_CPUID2)"));
 
   CountedArray<kvm_msr_entry, 2> msrs;
   msrs.count = 2;
@@ -72,7 +74,7 @@ Result<> SetUpCpu(const kvm::Vcpu& vcpu, std::span<const kvm_cpuid_entry2> suppo
   msrs.entries[0].data = kMiscEnableFastString;
   msrs.entries[1].index = kMsrMtrrDefType;
   msrs.entries[1].data = kMtrrEnabledWriteBack;
-  return vcpu.Call(KVM_SET_MSRS, &msrs, "ioctl(KVM_SET_MSRS)");
+  return vcpu.Call(kSetMsrs, &msrs, "ioctl(KVM_SET_MSRS)");
 }
 
 Result<> SetPvhEntry(const kvm::Vcpu& vcpu, uint32_t entry, uint32_t start_info) {
