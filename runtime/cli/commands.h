@@ -1,0 +1,53 @@
+// cli/commands.h — the verbs of `wyvern`. Each returns the exit code; an Error is printed with its remedy by main.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "cli/run_spec.h"
+
+namespace wyvern::cli {
+
+struct CheckOptions {
+  bool json = false;
+  bool kvm_only = false;
+};
+
+// 0: everything that Wyvern needs is here; 1: something is missing (each line says what to do).
+Result<int> Check(const CheckOptions& options);
+
+// The container's exit code (128 + n for a signal); 125 is main's code for an Error.
+Result<int> Run(const RunOptions& options);
+
+struct SandboxRef {
+  std::string id;  // sandbox or container id, as `ps` prints it; a unique prefix will do
+};
+
+Result<int> Ps(bool json);
+Result<int> Logs(const SandboxRef& sandbox);
+
+struct ExecOptions {
+  SandboxRef sandbox;
+  bool guest = false;
+  bool tty = false;
+  std::vector<std::string> env;
+  std::string cwd;
+  std::string user;
+  std::vector<std::string> command;
+};
+
+Result<int> Exec(const ExecOptions& options);
+
+struct ConfigOptions {
+  bool effective = false;
+  std::string id;    // with effective: of a living sandbox; empty: of the next one
+  std::string file;  // instead of /etc/wyvern/wyvern.yaml
+};
+
+Result<int> ShowConfig(const ConfigOptions& options);
+
+Result<int> Version();
+
+}  // namespace wyvern::cli

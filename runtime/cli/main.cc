@@ -1,0 +1,118 @@
+// wyvern — the command line. Exit codes: the container's own; 125 for a failure of ours; 2 for wrong usage.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "base/log.h"
+#include "cli/commands.h"
+
+namespace {
+
+using wyvern::Result;
+namespace cli = wyvern::cli;
+
+constexpr int kOurFailure = 125;
+constexpr int kUsage = 2;
+
+void AddCheck(CLI::App& app, std::function<Result<int>()>& action) {
+  auto* verb = app.add_subcommand(
+      "check", "Can this host run sandboxes? Each line says what to do about what is missing");
+  auto options = std::make_shared<cli::CheckOptions>();
+  verb->add_flag("--json", options->json, "machine-readable");
+  verb->add_flag("--kvm-only", options->kvm_only, "only whether KVM works, in one line");
+  verb->callback([options, &action] { action = [options] { return cli::Check(*options); }; });
+}
+
+void AddRun(CLI::App& app, std::function<Result<int>()>& action) {
+  auto* verb = app.add_subcommand("run", "Runs a container in a microVM, without containerd");
+  auto options = std::make_shared<cli::RunOptions>();
+  verb->add_option("image", options->source, "root directory, OCI layout directory, or OCI archive")
+      ->required();
+  verb->add_option("command", options->command, "command and its arguments, after \"--\"");
+  verb->add_option("--cpus", options->cpus, "vCPUs")->check(CLI::Range(1, 8));
+  verb->add_option("--memory", options->memory, "guest memory, such as 512MiB");
+  verb->add_option("-v,--volume", options->volumes, "HOST:GUEST[:ro]; may be repeated");
+  verb->add_option("-e,--env", options->env, "K=V, or K to pass our own; may be repeated");
+  verb->add_option("--name", options->name, "name of the sandbox; random by default");
+  verb->add_option("-u,--user", options->user, "UID, UID:GID, NAME or NAME:GROUP of the image");
+  verb->add_option("-w,--cwd", options->cwd, "working directory in the container");
+  verb->add_option("--hostname", options->hostname, "the container's host name");
+  verb->add_flag("-t,--tty", options->tty, "give it a terminal");
+  verb->add_flag("-i,--interactive", options->interactive, "pass our standard input");
+  verb->add_flag("--read-only", options->read_only, "read-only root");
+  verb->add_option("--timeline", options->timeline,
+                   "write the start's timeline to this file (JSON)");
+  verb->add_option("--config", options->config_file,
+                   "configuration on top of /etc/wyvern/wyvern.yaml");
+  verb->footer(
+      "Examples:\n  wyvern run /opt/images/busybox -- uname -r\n"
+      "  wyvern run -it --memory 1GiB --cpus 2 -v $PWD:/src image.tar -- sh");
+  verb->callback([options, &action] { action = [options] { return cli::Run(*options); }; });
+}
+
+void AddExec(CLI::App& app, std::function<Result<int>()>& action) {
+  auto* verb = app.add_subcommand(
+      "exec", "Runs a command in a living container, or beside the agent with --guest");
+  auto options = std::make_shared<cli::ExecOptions>();
+  verb->add_option("id", options->sandbox.id, "sandbox or container, as `wyvern ps` prints it")
+      ->required();
+  verb->add_option("command", options->command, "command and its arguments, after \"--\"")
+      ->required();
+  verb->add_flag("--guest", options->guest, "in the guest itself, outside of every container");
+  verb->add_flag("-t,--tty", options->tty, "give it a terminal");
+  verb->add_option("-e,--env", options->env, "K=V; may be repeated");
+  verb->add_option("-w,--cwd", options->cwd, "working directory");
+  verb->add_option("-u,--user", options->user, "UID[:GID]");
+  verb->footer("Examples:\n  wyvern exec web -- ps\n  wyvern exec -t --guest web -- sh");
+  verb->callback([options, &action] { action = [options] { return cli::Exec(*options); }; });
+}
+
+void AddInspection(CLI::App& app, std::function<Result<int>()>& action) {
+  auto* ps = app.add_subcommand("ps", "Lists living sandboxes and their containers");
+  auto json = std::make_shared<bool>(false);
+  ps->add_flag("--json", *json, "machine-readable");
+  ps->callback([json, &action] { action = [json] { return cli::Ps(*json); }; });
+
+  auto* logs = app.add_subcommand("logs", "Prints the last 64 KiB of a guest's console");
+  auto sandbox = std::make_shared<cli::SandboxRef>();
+  logs->add_option("id", sandbox->id, "sandbox, as `wyvern ps` prints it")->required();
+  logs->callback([sandbox, &action] { action = [sandbox] { return cli::Logs(*sandbox); }; });
+
+  auto* config =
+      app.add_subcommand("config", "Prints the default configuration, or the one in effect");
+  auto options = std::make_shared<cli::ConfigOptions>();
+  config->add_flag("--effective", options->effective, "every value with its origin");
+  config->add_option("id", options->id, "of this living sandbox");
+  config->add_option("--config", options->file, "configuration on top of /etc/wyvern/wyvern.yaml");
+  config->footer(
+      "Examples:\n  wyvern config > /etc/wyvern/wyvern.yaml\n  wyvern config --effective web");
+  config->callback(
+      [options, &action] { action = [options] { return cli::ShowConfig(*options); }; });
+
+  auto* version = app.add_subcommand("version", "Prints the version");
+  version->callback([&action] { action = [] { return cli::Version(); }; });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  wyvern::SetLogComponent("wyvern");
+  CLI::App app{"Wyvern: containers in microVMs", "wyvern"};
+  app.require_subcommand(1);
+  std::function<Result<int>()> action;
+  AddCheck(app, action);
+  AddRun(app, action);
+  AddExec(app, action);
+  AddInspection(app, action);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    const int code = app.exit(error);
+    return code == 0 ? 0 : kUsage;
+  }
+  const auto code = action();
+  if (!code) {
+    fprintf(stderr, "wyvern: %s\n", code.error().message().c_str());
+    return kOurFailure;
+  }
+  return *code;
+}

@@ -1,0 +1,32 @@
+// cli/pump.h — copies a process's stdio between its streams and ours until its output has ended.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "base/error.h"
+#include "base/fd.h"
+#include "base/worker_thread.h"
+
+namespace wyvern::cli {
+
+// One direction, blocking copies on a thread of its own.
+class Pump {
+ public:
+  // Copies `from` to `to` until the end of `from`, then calls `on_end` (on the thread) with the source of the end: true when `to` took
+  // everything. `stop` of the thread ends a pump that waits for input (stdin).
+  static Result<std::unique_ptr<Pump>> Start(const char* name, UniqueFd from, UniqueFd to,
+                                             std::function<void()> on_end);
+  // Waits for the end of `from`.
+  void Finish();
+  // Ends at once, also in the middle of a wait for input.
+  void Abandon();
+
+ private:
+  Pump() = default;
+  std::unique_ptr<WorkerThread> thread_;
+  std::unique_ptr<EventFd> done_;
+};
+
+}  // namespace wyvern::cli

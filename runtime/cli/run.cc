@@ -1,0 +1,270 @@
+// `wyvern run`: a sandbox with one container in this process, without containerd.
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/random.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <fmt/format.h>
+#include <csignal>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <thread>
+
+#include "base/cleanup.h"
+#include "base/log.h"
+#include "base/worker_thread.h"
+#include "cli/commands.h"
+#include "cli/image.h"
+#include "cli/pump.h"
+#include "cli/terminal.h"
+#include "config/config.h"
+#include "sandbox/sandbox.h"
+
+namespace wyvern::cli {
+
+namespace {
+
+constexpr const char* kStore = "/var/lib/wyvern/images";
+constexpr const char* kScratch = "/var/lib/wyvern/run";
+constexpr const char* kNamespace = "wyvern-run";
+
+std::string RandomName() {
+  uint32_t number = 0;
+  if (getrandom(&number, sizeof(number), 0) != sizeof(number)) {
+    number = static_cast<uint32_t>(getpid());
+  }
+  return fmt::format("run-{:08x}", number);
+}
+
+Result<> MakeDirectory(const std::string& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (error) {
+    return SysErrorFrom(error.value(), "create " + path);
+  }
+  return {};
+}
+
+// What the user chose on the command line, as a configuration source.
+std::string ConfigBody(const RunOptions& options) {
+  std::string body;
+  if (options.cpus != 0) {
+    body += fmt::format("  vcpus: {}\n", options.cpus);
+  }
+  if (!options.memory.empty()) {
+    body += fmt::format("  memory: \"{}\"\n", options.memory);
+  }
+  return body.empty() ? body : "sandbox:\n" + body;
+}
+
+// The bundle and the container's scratch space; gone when this is gone.
+class Scratch {
+ public:
+  static Result<Scratch> Create(const std::string& name) {
+    Scratch scratch;
+    scratch.path_ = std::string(kScratch) + "/" + name;
+    if (access(scratch.path_.c_str(), F_OK) == 0) {
+      return Fail(
+          Code::kAlreadyExists,
+          "a run named " + name + " exists: choose another --name, or remove " + scratch.path_);
+    }
+    for (const char* part : {"/bundle/rootfs", "/upper", "/work"}) {
+      WV_TRY_VOID(MakeDirectory(scratch.path_ + part));
+    }
+    return scratch;
+  }
+
+  Scratch(Scratch&& other) noexcept : path_(std::exchange(other.path_, "")) {}
+
+  Scratch& operator=(Scratch&&) = delete;
+
+  ~Scratch() {
+    if (!path_.empty()) {
+      std::error_code ignored;
+      std::filesystem::remove_all(path_, ignored);
+    }
+  }
+
+  std::string bundle() const { return path_ + "/bundle"; }
+
+  std::string upper() const { return path_ + "/upper"; }
+
+  std::string work() const { return path_ + "/work"; }
+
+ private:
+  Scratch() = default;
+  std::string path_;
+};
+
+runtime::Mount RootMount(const Image& image, const Scratch& scratch) {
+  if (image.is_directory) {
+    return {"bind", image.layers.front(), "", {"rbind", "rw"}};
+  }
+  std::string lower = "lowerdir=";
+  for (auto layer = image.layers.rbegin(); layer != image.layers.rend(); ++layer) {
+    lower += (layer == image.layers.rbegin() ? "" : ":") + *layer;
+  }
+  return {"overlay",
+          "overlay",
+          "",
+          {lower, "upperdir=" + scratch.upper(), "workdir=" + scratch.work()}};
+}
+
+Result<> WriteTimeline(const std::string& path, runtime::Sandbox& sandbox) {
+  nlohmann::json points = nlohmann::json::array();
+  for (const runtime::TimelinePoint& point : sandbox.Timeline()) {
+    points.push_back(
+        {{"name", point.name}, {"start_ns", point.start_ns}, {"end_ns", point.end_ns}});
+  }
+  return WriteFile(path, points.dump(1));
+}
+
+// Passes our signals to the container's init, and the terminal's size.
+Result<std::unique_ptr<WorkerThread>> ForwardSignals(SignalFd signals, runtime::Sandbox& sandbox,
+                                                     const std::string& id, bool tty) {
+  auto shared = std::make_shared<SignalFd>(std::move(signals));
+  return WorkerThread::Start("signals", [shared, &sandbox, id, tty](const EventFd& stop) {
+    for (;;) {
+      std::array<pollfd, 2> polled = {
+          pollfd{.fd = shared->fd().get(), .events = POLLIN, .revents = 0},
+          pollfd{.fd = stop.fd().get(), .events = POLLIN, .revents = 0}};
+      if (poll(polled.data(), polled.size(), -1) < 0) {
+        continue;
+      }
+      if (polled[1].revents != 0) {
+        return;
+      }
+      while (const std::optional<int> signal = shared->Next()) {
+        if (*signal == SIGWINCH) {
+          if (tty) {
+            const TerminalSize size = GetTerminalSize(FdRef(STDIN_FILENO));
+            (void)sandbox.ResizeTerminal(id, "", size.rows, size.columns);
+          }
+          continue;
+        }
+        const auto sent = sandbox.Signal(id, "", *signal, false);
+        if (!sent) {
+          WV_WARN("signal {}: {}", *signal, sent.error().message());
+        }
+      }
+    }
+  });
+}
+
+struct Streams {
+  std::unique_ptr<Pump> input;
+  std::unique_ptr<Pump> output;
+  std::unique_ptr<Pump> error;
+};
+
+Result<UniqueFd> DuplicateOf(int number) {
+  UniqueFd fd(fcntl(number, F_DUPFD_CLOEXEC, 3));
+  if (!fd.valid()) {
+    return SysError("duplicate a standard stream");
+  }
+  return fd;
+}
+
+Result<Streams> StartStreams(runtime::ProcessIo io, runtime::Sandbox& sandbox,
+                             const std::string& id) {
+  Streams streams;
+  if (io.stdin_stream.valid()) {
+    WV_TRY(UniqueFd from, DuplicateOf(STDIN_FILENO));
+    WV_TRY(streams.input, Pump::Start("stdin", std::move(from), std::move(io.stdin_stream),
+                                      [&sandbox, id] { (void)sandbox.CloseStdin(id, ""); }));
+  }
+  if (io.stdout_stream.valid()) {
+    WV_TRY(UniqueFd to, DuplicateOf(STDOUT_FILENO));
+    WV_TRY(streams.output, Pump::Start("stdout", std::move(io.stdout_stream), std::move(to), {}));
+  }
+  if (io.stderr_stream.valid()) {
+    WV_TRY(UniqueFd to, DuplicateOf(STDERR_FILENO));
+    WV_TRY(streams.error, Pump::Start("stderr", std::move(io.stderr_stream), std::move(to), {}));
+  }
+  return streams;
+}
+
+Result<int> RunContainer(const RunOptions& options, runtime::Sandbox& sandbox, SignalFd signals,
+                         const runtime::ContainerOptions& container) {
+  WV_TRY(runtime::ProcessIo io, sandbox.CreateContainer(container));
+  std::optional<RawTerminal> raw;
+  if (options.tty && IsTerminal(FdRef(STDIN_FILENO))) {
+    WV_TRY(RawTerminal entered, RawTerminal::Enter(FdRef(STDIN_FILENO)));
+    raw.emplace(std::move(entered));
+  }
+  WV_TRY(Streams streams, StartStreams(std::move(io), sandbox, container.id));
+  WV_TRY(const auto forwarder,
+         ForwardSignals(std::move(signals), sandbox, container.id, options.tty));
+  WV_TRY_VOID(sandbox.StartProcess(container.id, ""));
+  if (!options.timeline.empty()) {
+    WV_TRY_VOID(WriteTimeline(options.timeline, sandbox));
+  }
+  WV_TRY(const runtime::ExitInfo exit, sandbox.Wait(container.id, ""));
+  for (const auto& stream : {&streams.output, &streams.error}) {
+    if (*stream) {
+      (*stream)->Finish();
+    }
+  }
+  if (streams.input) {
+    streams.input->Abandon();
+  }
+  WV_TRY_VOID(sandbox.DeleteProcess(container.id, ""));
+  return static_cast<int>(exit.status);
+}
+
+runtime::IoWanted WantedIo(const RunOptions& options) {
+  runtime::IoWanted wanted;
+  wanted.terminal = options.tty;
+  wanted.stdin_stream = options.interactive || options.tty;
+  wanted.stdout_stream = true;
+  wanted.stderr_stream = !options.tty;
+  if (options.tty) {
+    const TerminalSize size = GetTerminalSize(FdRef(STDIN_FILENO));
+    wanted.rows = size.rows;
+    wanted.columns = size.columns;
+  }
+  return wanted;
+}
+
+}  // namespace
+
+Result<int> Run(const RunOptions& options) {
+  if (geteuid() != 0) {
+    return Fail(Code::kPermissionDenied,
+                "wyvern run needs root: it mounts file systems and opens /dev/kvm");
+  }
+  signal(SIGPIPE, SIG_IGN);
+  WV_TRY(SignalFd signals,
+         SignalFd::Create({SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH}));
+  runtime::ConfigSources sources;
+  if (!options.config_file.empty()) {
+    sources.options_path = options.config_file;
+  }
+  sources.options_body = ConfigBody(options);
+  WV_TRY(auto config, runtime::LoadConfig(sources));
+  WV_TRY(const Image image, OpenImage(options.source, kStore));
+  WV_TRY(const std::string spec, MakeRunSpec(options, image));
+
+  const std::string name = options.name.empty() ? RandomName() : options.name;
+  WV_TRY(const Scratch scratch, Scratch::Create(name));
+  WV_TRY_VOID(WriteFile(scratch.bundle() + "/config.json", spec));
+  WV_TRY(
+      const auto sandbox,
+      runtime::Sandbox::Start(
+          {.ns = kNamespace, .id = name, .bundle = scratch.bundle(), .config = std::move(config)}));
+  runtime::ContainerOptions container;
+  container.id = name;
+  container.bundle = scratch.bundle();
+  container.rootfs = {RootMount(image, scratch)};
+  container.io = WantedIo(options);
+  auto code = RunContainer(options, *sandbox, std::move(signals), container);
+  const auto ended = sandbox->Shutdown();
+  if (code && !ended) {
+    return tl::unexpected(Error(ended.error().code(), ended.error().message()));
+  }
+  return code;
+}
+
+}  // namespace wyvern::cli
