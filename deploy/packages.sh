@@ -7,7 +7,7 @@ build=(g++ cmake ninja-build ccache pkg-config git
   libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc
   libexpected-dev libspdlog-dev libfmt-dev libcli11-dev nlohmann-json3-dev libyaml-cpp-dev
   libseccomp-dev liburing-dev libcap-ng-dev libarchive-dev libdbus-1-dev
-  libssl-dev zlib1g-dev libzstd-dev liblz4-dev liblzma-dev libbz2-dev libacl1-dev libxml2-dev nettle-dev libsystemd-dev)
+  libssl-dev zlib1g-dev libzstd-dev liblz4-dev liblzma-dev libbz2-dev libacl1-dev nettle-dev)
 guest=(linux-source-6.12 gcc make bc bison flex libelf-dev libssl-dev dwarves xz-utils kmod cpio rsync python3
   erofs-utils busybox-static ccache)
 lab=(qemu-system-x86 mmdebstrap e2fsprogs umoci skopeo python3 busybox-static erofs-utils zstd cpio xz-utils kmod)
