@@ -2,18 +2,18 @@
 // structures, MSI-X, one doorbell per queue.
 // Spec:    VIRTIO 1.3 §4.1.
 // Shape:   BAR 0, 32 KiB: common configuration 0x0, ISR 0x1000, device configuration 0x2000,
-//          notifications 0x3000 (4 bytes per queue),
-//          MSI-X table 0x4000, PBA 0x5000. Vector count: one per queue and one for configuration
-//          changes.
-// Errors:  driver mistakes are ignored and counted (TransportCore::refused_writes); accesses of odd
-//          sizes read as zero.
-// Threads: vCPU threads at once; registers under one mutex, which is never held while a doorbell is
-//          rung.
-// Trust:   the guest's.
+//          notifications 0x3000 (4 bytes per queue), MSI-X table 0x4000, PBA 0x5000. Vectors: one
+//          per queue and one for configuration changes.
+// Errors:  driver mistakes are ignored and counted (TransportCore::refused_writes); accesses that
+//          are no field in its own size read as zero.
+// Threads: vCPU threads at once.
+// Trust:   every access is the guest's.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "irq/interrupts.h"
@@ -50,29 +50,47 @@ class PciTransport final : public pci::Function {
   class MsixInterrupt;
   PciTransport(const virtio::DeviceTraits& traits, irq::DoorbellRegistry& doorbells,
                std::vector<EventFd> kicks);
-  void AddStructures(uint16_t queues, uint32_t config_length);
-  void AddStructure(uint8_t type, uint32_t offset, uint32_t length);
+  void AddStructure(uint8_t type, uint64_t offset, uint32_t length);
+  void AddStructures(const virtio::DeviceTraits& traits);
+
+  // The common configuration (pci_common_config.cc).
   void ReadCommon(uint64_t offset, std::span<std::byte> out);
   void WriteCommon(uint64_t offset, std::span<const std::byte> in);
-  uint64_t ReadCommonField(uint64_t field);
-  void WriteCommonField(uint64_t field, uint32_t value);
-  void WriteQueueField(uint64_t field, uint32_t value);
+  uint32_t ReadCommonField(uint8_t field);
+  void WriteCommonField(uint8_t field, uint32_t value);
+  void WriteQueueField(uint8_t field, uint16_t queue, uint32_t value);
   void ResetRegisters();
-  void Ring(uint16_t queue);
-  void MoveDoorbells(std::optional<uint64_t> notify_base);
+
+  void Ring(uint64_t notify_offset);
+  void SetDoorbellLocked(uint16_t queue, bool on);
+  void EnableDoorbell(uint16_t queue);
+
+  // The PCI configuration access capability: its window, when valid.
+  struct PciAccess {
+    uint8_t bar = 0;
+    uint32_t offset = 0;
+    uint32_t size = 0;
+  };
+
+  std::optional<PciAccess> AccessWindow(uint16_t offset, size_t length);
 
   irq::DoorbellRegistry& doorbells_;
   const std::vector<EventFd> kicks_;
   std::shared_ptr<MsixInterrupt> interrupt_;
   std::unique_ptr<TransportCore> core_;
-  uint8_t pci_cfg_capability_ = 0;
-  std::mutex mu_;
-  uint32_t device_feature_select_ = 0;  // guarded by mu_, as the three below
-  uint32_t driver_feature_select_ = 0;
-  uint16_t queue_select_ = 0;
-  std::vector<bool> doorbell_assigned_;    // guarded by doorbell_mu_
-  std::optional<uint64_t> doorbell_base_;  // guarded by doorbell_mu_
-  std::mutex doorbell_mu_;
+  uint16_t pci_access_ = 0;  // offset of that capability
+  std::atomic<uint32_t> device_feature_select_{0};
+  std::atomic<uint32_t> driver_feature_select_{0};
+  std::atomic<uint16_t> queue_select_{0};
+
+  struct Bell {
+    bool wanted = false;  // the queue has been enabled at least once
+    bool assigned = false;
+  };
+
+  std::mutex bell_mu_;                 // taken after the function's own mutex
+  std::vector<Bell> bells_;            // guarded by bell_mu_
+  std::optional<uint64_t> bell_base_;  // guarded by bell_mu_; where the notification area is
 };
 
 }  // namespace wyvern::transport

@@ -17,6 +17,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -46,12 +47,15 @@ struct TransportState {
 
 class TransportCore {
  public:
-  // `interrupt` is handed to the device; `kicks` has one eventfd per queue and belongs to the
-  // caller, who keeps them open until this is
-  // gone. Sizes are checked (WV_CHECK).
+  // The eventfd that is readable when queue `index` was notified; asked for when the queue starts,
+  // it
+  // stays open until the queue has stopped.
+  using KickSource = std::function<FdRef(uint16_t index)>;
+
+  // `interrupt` is handed to the device with each queue.
   TransportCore(std::unique_ptr<virtio::VirtioDevice> device,
                 std::shared_ptr<const mem::GuestMemory> memory,
-                std::shared_ptr<virtio::Interrupt> interrupt, std::span<const EventFd> kicks);
+                std::shared_ptr<virtio::Interrupt> interrupt, KickSource kick);
   // Stops every queue.
   ~TransportCore();
   TransportCore(const TransportCore&) = delete;
@@ -117,6 +121,11 @@ class TransportCore {
   // registers.
   void set_reset_callback(std::function<void()> callback) { on_reset_ = std::move(callback); }
 
+  // Called when DEVICE_NEEDS_RESET appears, for transports without status. Any thread, also under
+  // the
+  // core's lock: it must not call back.
+  void set_broken_callback(std::function<void()> callback) { on_broken_ = std::move(callback); }
+
   // Writes the driver may not make, since the start.
   uint64_t refused_writes() const { return refused_.load(std::memory_order_relaxed); }
 
@@ -139,7 +148,7 @@ class TransportCore {
 
   std::unique_ptr<virtio::VirtioDevice> device_;
   const std::shared_ptr<virtio::Interrupt> interrupt_;
-  const std::span<const EventFd> kicks_;
+  const KickSource kick_;
   mutable std::mutex mu_;
   std::shared_ptr<const mem::GuestMemory> memory_;  // guarded by mu_
   std::vector<QueueSlot> queues_;                   // guarded by mu_
@@ -148,6 +157,7 @@ class TransportCore {
   std::atomic<uint32_t> generation_{0};
   std::atomic<uint64_t> refused_{0};
   std::function<void()> on_reset_;
+  std::function<void()> on_broken_;
 };
 
 }  // namespace wyvern::transport

@@ -1,0 +1,253 @@
+#include "transport/pci_transport.h"
+
+#include <gtest/gtest.h>
+
+#include "transport/testing/pci_guest.h"
+#include "virtio/testing/fake_device.h"
+#include "virtio/testing/fake_driver.h"
+
+namespace wyvern::transport {
+namespace {
+
+using testing::PciGuest;
+using virtio::testing::FakeDevice;
+using virtio::testing::FakeDriver;
+using virtio::testing::GuestRam;
+
+class PciTransportTest : public ::testing::Test {
+ protected:
+  PciTransportTest() {
+    auto device = std::make_unique<FakeDevice>();
+    device_ = device.get();
+    auto made =
+        PciTransport::Create(std::move(device), ram_.memory(), guest_.router, guest_.doorbells);
+    EXPECT_TRUE(made);
+    transport_ = *made;
+    guest_.Plug(transport_);
+  }
+
+  void StartQueue0(uint16_t vector = 1) {
+    ASSERT_TRUE(guest_.Negotiate(virtio::kVersion1));
+    guest_.SetUpQueue(0, driver_.config(), vector);
+    guest_.DriverOk();
+    ASSERT_EQ(guest_.status(), 15);
+  }
+
+  GuestRam ram_;
+  FakeDriver driver_{ram_, 16};
+  PciGuest guest_;
+  FakeDevice* device_ = nullptr;
+  std::shared_ptr<PciTransport> transport_;
+};
+
+TEST_F(PciTransportTest, GuestFindsAModernDeviceWithItsStructures) {
+  EXPECT_EQ(guest_.ConfigRead<Le32>(0), 0x10441af4U);
+  EXPECT_GE(guest_.ConfigRead<uint8_t>(8), 1);
+  for (const uint8_t type : {1, 2, 3, 4, 5}) {
+    EXPECT_TRUE(guest_.capabilities.contains(type)) << int{type};
+  }
+  EXPECT_NE(guest_.msix, 0);
+  EXPECT_EQ(guest_.ConfigRead<Le16>(static_cast<uint16_t>(guest_.msix + 2)), 2U);  // 3 vectors
+  const uint16_t notify = guest_.capabilities[2];
+  EXPECT_EQ(guest_.ConfigRead<Le32>(static_cast<uint16_t>(notify + 8)), kNotifyOffset);
+  EXPECT_EQ(guest_.ConfigRead<Le32>(static_cast<uint16_t>(notify + 16)), kNotifyMultiplier);
+}
+
+TEST_F(PciTransportTest, NegotiationStartsTheDevice) {
+  EXPECT_EQ(guest_.OfferedFeatures(), virtio::kVersion1 | virtio::kRingFeatures | 1);
+  EXPECT_EQ(guest_.Get<Le16>(CommonField::kQueueCount), 2U);
+  StartQueue0();
+  EXPECT_EQ(device_->calls, (std::vector<std::string>{"reset", "start 0"}));
+  EXPECT_EQ(device_->running[0].resources.config.descriptor_area, driver_.config().descriptor_area);
+  guest_.Set(CommonField::kQueueSelect, Le16(uint16_t{0}));
+  EXPECT_EQ(guest_.Get<Le16>(CommonField::kQueueEnable), 1U);
+  EXPECT_EQ(guest_.Get<Le32>(CommonField::kDeviceLow), mem::Raw(driver_.config().device_area));
+}
+
+TEST_F(PciTransportTest, EnabledQueueHasADoorbellThatFollowsTheBar) {
+  StartQueue0();
+  ASSERT_EQ(guest_.doorbells.assigned.size(), 1U);
+  EXPECT_EQ(mem::Raw(guest_.doorbells.assigned[0].doorbell.address), guest_.bar + kNotifyOffset);
+  EXPECT_EQ(guest_.doorbells.assigned[0].event_fd, device_->running[0].resources.kick.get());
+  guest_.ConfigWrite(0x10, Le32(static_cast<uint32_t>(PciGuest::kWindow + 0x80000)));
+  ASSERT_EQ(guest_.doorbells.assigned.size(), 1U);
+  EXPECT_EQ(mem::Raw(guest_.doorbells.assigned[0].doorbell.address),
+            PciGuest::kWindow + 0x80000 + kNotifyOffset);
+  guest_.ConfigWrite(0x04, Le16(uint16_t{0}));
+  EXPECT_TRUE(guest_.doorbells.assigned.empty());
+  guest_.ConfigWrite(0x04, Le16(uint16_t{6}));
+  EXPECT_EQ(guest_.doorbells.assigned.size(), 1U);
+}
+
+TEST_F(PciTransportTest, NotificationThatIsNoDoorbellKicksTheQueue) {
+  StartQueue0();
+  const int kick = device_->running[0].resources.kick.get();
+  uint64_t count = 0;
+  EXPECT_EQ(read(kick, &count, 8), -1);
+  guest_.Notify(0);
+  EXPECT_EQ(read(kick, &count, 8), 8);
+  guest_.Notify(200);  // no such queue
+  guest_.Write(kNotifyOffset + 2, Le16(uint16_t{0}));
+}
+
+TEST_F(PciTransportTest, UsedBuffersSignalTheQueuesVector) {
+  guest_.EnableMsix(3);
+  StartQueue0(1);
+  auto interrupt = device_->running[0].resources.interrupt;
+  const int event = interrupt->QueueCallFd(0).get();
+  EXPECT_EQ(event, guest_.router.entries().at(25).event_fd);
+  uint64_t count = 0;
+  interrupt->SignalQueue(0);
+  EXPECT_EQ(read(event, &count, 8), 8);
+  EXPECT_EQ(guest_.Read<uint8_t>(kIsrOffset), 0);
+}
+
+TEST_F(PciTransportTest, QueueWithoutVectorSignalsNothing) {
+  guest_.EnableMsix(3);
+  StartQueue0(kNoVector);
+  device_->running[0].resources.interrupt->SignalQueue(0);
+  EXPECT_FALSE(device_->running[0].resources.interrupt->QueueCallFd(0).valid());
+}
+
+TEST_F(PciTransportTest, WithoutMsixTheIsrTellsAndClearsOnRead) {
+  StartQueue0();
+  device_->running[0].resources.interrupt->SignalQueue(0);
+  device_->running[0].resources.interrupt->SignalConfig();
+  EXPECT_EQ(guest_.Read<uint8_t>(kIsrOffset), 3);
+  EXPECT_EQ(guest_.Read<uint8_t>(kIsrOffset), 0);
+}
+
+TEST_F(PciTransportTest, ConfigChangeRaisesTheGeneration) {
+  StartQueue0();
+  const uint8_t before = guest_.Get<uint8_t>(CommonField::kGeneration);
+  device_->running[0].resources.interrupt->SignalConfig();
+  EXPECT_NE(guest_.Get<uint8_t>(CommonField::kGeneration), before);
+}
+
+TEST_F(PciTransportTest, Crosvm002cd87a0_VectorThatDoesNotExistReadsBackAsNoVector) {
+  guest_.Set(CommonField::kConfigVector, Le16(uint16_t{3}));
+  EXPECT_EQ(guest_.Get<Le16>(CommonField::kConfigVector), kNoVector);
+  guest_.Set(CommonField::kConfigVector, Le16(uint16_t{2}));
+  EXPECT_EQ(guest_.Get<Le16>(CommonField::kConfigVector), 2U);
+  guest_.Set(CommonField::kQueueSelect, Le16(uint16_t{0xffff}));
+  guest_.Set(CommonField::kQueueVector, Le16(uint16_t{1}));
+  EXPECT_EQ(guest_.Get<Le16>(CommonField::kQueueVector), kNoVector);
+  EXPECT_EQ(guest_.Get<Le16>(CommonField::kQueueSize), 0U);
+}
+
+TEST_F(PciTransportTest, Cve20265747_QueueSizeCannotChangeUnderTheDevice) {
+  StartQueue0();
+  guest_.Set(CommonField::kQueueSelect, Le16(uint16_t{0}));
+  guest_.Set(CommonField::kQueueSize, Le16(uint16_t{0}));
+  guest_.Set(CommonField::kQueueSize, Le16(uint16_t{64}));
+  EXPECT_EQ(guest_.Get<Le16>(CommonField::kQueueSize), 16U);
+  EXPECT_GE(transport_->core().refused_writes(), 2U);
+}
+
+TEST_F(PciTransportTest, ResetClearsVectorsAndSelectors) {
+  guest_.Set(CommonField::kConfigVector, Le16(uint16_t{1}));
+  guest_.Set(CommonField::kQueueSelect, Le16(uint16_t{1}));
+  StartQueue0();
+  guest_.SetStatus(0);
+  EXPECT_EQ(guest_.status(), 0);
+  EXPECT_EQ(guest_.Get<Le16>(CommonField::kConfigVector), kNoVector);
+  EXPECT_EQ(guest_.Get<Le16>(CommonField::kQueueSelect), 0U);
+  EXPECT_EQ(guest_.Get<Le16>(CommonField::kQueueVector), kNoVector);
+  EXPECT_TRUE(device_->running.empty());
+}
+
+TEST_F(PciTransportTest, DeviceConfigurationIsReachableInAnySize) {
+  guest_.Write(kDeviceOffset + 2, Le16(uint16_t{0xbeef}));
+  EXPECT_EQ(guest_.Read<Le32>(kDeviceOffset), 0xbeef0000U);
+  EXPECT_EQ(guest_.Read<uint8_t>(kDeviceOffset + 3), 0xbe);
+  EXPECT_EQ(guest_.Read<Le64>(kDeviceOffset), 0xbeef0000U);
+  EXPECT_EQ(guest_.Read<Le64>(kDeviceOffset + 8), 0U);  // past the end
+}
+
+TEST_F(PciTransportTest, Ch8506_AccessesThatAreNoFieldReadAsZero) {
+  EXPECT_EQ(guest_.Read<Le32>(kCommonOffset + 1), 0U);
+  EXPECT_EQ(guest_.Read<Le64>(kCommonOffset + 16), 0U);
+  EXPECT_EQ(guest_.Read<Le32>(kCommonOffset + 16), 0U);
+  EXPECT_EQ(guest_.Read<Le64>(0x7ff8), 0U);
+  guest_.Write(kCommonOffset + 20, Le32(0x0fU));
+  EXPECT_EQ(guest_.status(), 0);
+  guest_.Write(kCommonLength - 4, Le64(~uint64_t{0}));
+}
+
+TEST_F(PciTransportTest, PciAccessCapabilityReachesTheBarWithoutDecoding) {
+  // VIRTIO §4.1.4.9
+  guest_.ConfigWrite(0x04, Le16(uint16_t{0}));
+  const uint16_t at = guest_.capabilities[5];
+  const auto window = [&](uint32_t offset, uint32_t size) {
+    guest_.ConfigWrite(static_cast<uint16_t>(at + 4), uint8_t{0});
+    guest_.ConfigWrite(static_cast<uint16_t>(at + 8), Le32(offset));
+    guest_.ConfigWrite(static_cast<uint16_t>(at + 12), Le32(size));
+  };
+  window(static_cast<uint32_t>(CommonField::kStatus), 1);
+  guest_.ConfigWrite(static_cast<uint16_t>(at + 16), Le32(1U));
+  EXPECT_EQ(guest_.ConfigRead<Le32>(static_cast<uint16_t>(at + 16)), 1U);
+  EXPECT_EQ(transport_->core().status(), 1);
+  window(static_cast<uint32_t>(CommonField::kQueueCount), 2);
+  EXPECT_EQ(guest_.ConfigRead<Le32>(static_cast<uint16_t>(at + 16)), 2U);
+}
+
+TEST_F(PciTransportTest, PciAccessCapabilityOutsideItsRulesDoesNothing) {
+  const uint16_t at = guest_.capabilities[5];
+  const auto poke = [&](uint8_t bar, uint32_t offset, uint32_t size) {
+    guest_.ConfigWrite(static_cast<uint16_t>(at + 4), bar);
+    guest_.ConfigWrite(static_cast<uint16_t>(at + 8), Le32(offset));
+    guest_.ConfigWrite(static_cast<uint16_t>(at + 12), Le32(size));
+    guest_.ConfigWrite(static_cast<uint16_t>(at + 16), Le32(0x01010101U));
+    guest_.ConfigRead<Le32>(static_cast<uint16_t>(at + 16));
+  };
+  poke(0, 21, 3);
+  poke(0, 22, 4);
+  poke(0, 0xffffffff, 1);
+  poke(0, 0x8000, 4);
+  poke(5, 20, 1);
+  poke(0xff, 20, 1);
+  poke(0, 20, 0x80000000);
+  EXPECT_EQ(transport_->core().status(), 0);
+}
+
+TEST_F(PciTransportTest, DoorbellThatCannotBeHadLeavesExits) {
+  class NoDoorbells final : public irq::DoorbellRegistry {
+    Result<> AssignIoeventfd(const irq::Doorbell&, const EventFd&) override {
+      return Fail(Code::kResourceExhausted, "none left");
+    }
+
+    Result<> RemoveIoeventfd(const irq::Doorbell&, const EventFd&) override { return {}; }
+  } none;
+
+  PciGuest guest;
+  auto device = std::make_unique<FakeDevice>();
+  FakeDevice* raw = device.get();
+  auto made = PciTransport::Create(std::move(device), ram_.memory(), guest.router, none);
+  ASSERT_TRUE(made);
+  guest.Plug(*made);
+  ASSERT_TRUE(guest.Negotiate(virtio::kVersion1));
+  guest.SetUpQueue(0, driver_.config(), 0);
+  guest.DriverOk();
+  guest.Notify(0);
+  uint64_t count = 0;
+  EXPECT_EQ(read(raw->running[0].resources.kick.get(), &count, 8), 8);
+  EXPECT_TRUE(guest.bus.Remove(guest.slot));
+}
+
+TEST_F(PciTransportTest, UnplugWhileRunningLeavesNoDoorbellAndNoRoute) {
+  guest_.EnableMsix(3);
+  StartQueue0();
+  ASSERT_TRUE(guest_.bus.Remove(guest_.slot));
+  EXPECT_TRUE(guest_.doorbells.assigned.empty());
+  transport_.reset();
+  EXPECT_TRUE(guest_.router.entries().empty());
+}
+
+TEST_F(PciTransportTest, DeviceWithTooManyQueuesIsAnError) {
+  auto made = PciTransport::Create(std::make_unique<FakeDevice>(std::vector<uint16_t>(256, 16)),
+                                   ram_.memory(), guest_.router, guest_.doorbells);
+  EXPECT_EQ(made.error().code(), Code::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace wyvern::transport

@@ -1,0 +1,335 @@
+#include "transport/transport_core.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "virtio/split_ring_core.h"
+
+namespace wyvern::transport {
+
+namespace {
+
+using virtio::kStatusAcknowledge;
+using virtio::kStatusDriver;
+using virtio::kStatusDriverOk;
+using virtio::kStatusFailed;
+using virtio::kStatusFeaturesOk;
+using virtio::kStatusNeedsReset;
+
+constexpr uint8_t kDriverBits =
+    kStatusAcknowledge | kStatusDriver | kStatusFeaturesOk | kStatusDriverOk | kStatusFailed;
+
+mem::Gpa WithHalf(mem::Gpa address, bool high, uint32_t value) {
+  const uint64_t raw = mem::Raw(address);
+  return mem::Gpa{high ? (raw & 0xffffffff) | uint64_t{value} << 32U
+                       : (raw & ~uint64_t{0xffffffff}) | value};
+}
+
+}  // namespace
+
+TransportCore::TransportCore(std::unique_ptr<virtio::VirtioDevice> device,
+                             std::shared_ptr<const mem::GuestMemory> memory,
+                             std::shared_ptr<virtio::Interrupt> interrupt, KickSource kick)
+    : device_(std::move(device)),
+      interrupt_(std::move(interrupt)),
+      kick_(std::move(kick)),
+      memory_(std::move(memory)),
+      queues_(device_->traits().queue_sizes.size()) {
+  for (size_t i = 0; i < queues_.size(); ++i) {
+    WV_CHECK(wv_ring_size_valid(traits().queue_sizes[i]));
+    queues_[i].registers.config.size = traits().queue_sizes[i];
+  }
+  device_->set_fault_callback([this] { MarkNeedsReset(); });
+}
+
+TransportCore::~TransportCore() {
+  const std::lock_guard lock(mu_);
+  ResetLocked();
+}
+
+uint64_t TransportCore::device_features() const {
+  return traits().features | virtio::kVersion1;
+}
+
+void TransportCore::WriteStatus(uint8_t value) {
+  if (value == 0) {
+    {
+      const std::lock_guard lock(mu_);
+      ResetLocked();
+    }
+    if (on_reset_) {
+      on_reset_();
+    }
+    return;
+  }
+  const std::lock_guard lock(mu_);
+  // DEVICE_NEEDS_RESET is ours: drivers write back what they read.
+  AddStatusLocked(value & kDriverBits);
+}
+
+void TransportCore::ResetLocked() {
+  for (size_t i = 0; i < queues_.size(); ++i) {
+    QueueSlot& slot = queues_[i];
+    if (slot.running) {
+      device_->StopQueue(static_cast<uint16_t>(i));
+    }
+    slot = QueueSlot{};
+    slot.registers.config.size = traits().queue_sizes[i];
+  }
+  device_->Reset();
+  driver_features_ = 0;
+  status_.store(0, std::memory_order_release);
+}
+
+void TransportCore::AddStatusLocked(uint8_t value) {
+  const uint8_t old_status = status_.load(std::memory_order_relaxed) & kDriverBits;
+  if ((value & old_status) != old_status || (old_status & kStatusFailed) != 0) {
+    // A driver never takes a bit back (VIRTIO §2.1.1), and after FAILED only a reset follows.
+    Refuse();
+    return;
+  }
+  uint8_t now = old_status;
+  const auto add = [&](uint8_t bit, uint8_t needs) {
+    if ((value & bit) == 0 || (now & bit) != 0) {
+      return false;
+    }
+    if ((now & needs) != needs) {
+      Refuse();
+      return false;
+    }
+    now |= bit;
+    status_.fetch_or(bit, std::memory_order_acq_rel);
+    return true;
+  };
+  add(kStatusFailed, 0);
+  add(kStatusAcknowledge, 0);
+  add(kStatusDriver, kStatusAcknowledge);
+  if ((value & kStatusFeaturesOk) != 0 && !FeaturesAcceptable()) {
+    // The driver sees that the bit did not stay (VIRTIO §3.1.1 step 6).
+    return;
+  }
+  add(kStatusFeaturesOk, kStatusDriver);
+  if (add(kStatusDriverOk, kStatusFeaturesOk)) {
+    StartEnabledLocked();
+  }
+}
+
+bool TransportCore::FeaturesAcceptable() const {
+  return (driver_features_ & ~device_features()) == 0 &&
+         (driver_features_ & virtio::kVersion1) != 0;
+}
+
+void TransportCore::StartEnabledLocked() {
+  for (size_t i = 0; i < queues_.size(); ++i) {
+    if (!queues_[i].registers.enabled) {
+      continue;
+    }
+    if (auto started = StartLocked(static_cast<uint16_t>(i), std::nullopt); !started) {
+      WV_WARN_LIMITED("{}: queue {} does not start: {}", traits().name, i,
+                      started.error().message());
+      MarkNeedsReset();
+      return;
+    }
+  }
+}
+
+Result<> TransportCore::StartLocked(uint16_t index, std::optional<virtio::QueueState> resume) {
+  QueueSlot& slot = queues_[index];
+  virtio::QueueResources resources{.memory = memory_,
+                                   .config = slot.registers.config,
+                                   .kick = kick_(index),
+                                   .interrupt = interrupt_};
+  WV_TRY_VOID(device_->StartQueue(index, std::move(resources), driver_features_, resume));
+  slot.running = true;
+  slot.paused.reset();
+  return {};
+}
+
+void TransportCore::MarkNeedsReset() {
+  const uint8_t old_status = status_.fetch_or(kStatusNeedsReset, std::memory_order_acq_rel);
+  if ((old_status & kStatusNeedsReset) != 0) {
+    return;
+  }
+  if ((old_status & kStatusDriverOk) != 0) {
+    interrupt_->SignalConfig();  // VIRTIO §2.1.2
+  }
+  if (on_broken_) {
+    on_broken_();
+  }
+}
+
+uint32_t TransportCore::ReadDeviceFeatures(uint32_t select) const {
+  return select < 2 ? static_cast<uint32_t>(device_features() >> (32 * select)) : 0;
+}
+
+uint32_t TransportCore::ReadDriverFeatures(uint32_t select) const {
+  const std::lock_guard lock(mu_);
+  return select < 2 ? static_cast<uint32_t>(driver_features_ >> (32 * select)) : 0;
+}
+
+void TransportCore::WriteDriverFeatures(uint32_t select, uint32_t value) {
+  const std::lock_guard lock(mu_);
+  const uint8_t status = status_.load(std::memory_order_relaxed);
+  if ((status & kStatusDriver) == 0 || (status & kStatusFeaturesOk) != 0) {
+    Refuse();
+    return;
+  }
+  if (select >= 2) {
+    // Drivers write zeros to words that they do not know.
+    if (value != 0) {
+      Refuse();
+    }
+    return;
+  }
+  const unsigned shift = 32 * select;
+  driver_features_ = (driver_features_ & ~(uint64_t{0xffffffff} << shift)) | uint64_t{value}
+                                                                                 << shift;
+}
+
+QueueRegisters TransportCore::queue(uint16_t index) const {
+  const std::lock_guard lock(mu_);
+  return index < queues_.size() ? queues_[index].registers : QueueRegisters{};
+}
+
+TransportCore::QueueSlot* TransportCore::ConfigurableLocked(uint16_t index) {
+  const uint8_t status = status_.load(std::memory_order_relaxed);
+  if (index >= queues_.size() || queues_[index].registers.enabled || queues_[index].running ||
+      (status & kStatusFeaturesOk) == 0 || (status & (kStatusDriverOk | kStatusFailed)) != 0) {
+    Refuse();
+    return nullptr;
+  }
+  return &queues_[index];
+}
+
+void TransportCore::WriteQueueSize(uint16_t index, uint16_t size) {
+  const std::lock_guard lock(mu_);
+  QueueSlot* slot = ConfigurableLocked(index);
+  if (slot == nullptr) {
+    return;
+  }
+  if (!wv_ring_size_valid(size) || size > traits().queue_sizes[index]) {
+    Refuse();
+    return;
+  }
+  slot->registers.config.size = size;
+}
+
+void TransportCore::WriteQueueAddress(uint16_t index, Area area, bool high, uint32_t value) {
+  const std::lock_guard lock(mu_);
+  QueueSlot* slot = ConfigurableLocked(index);
+  if (slot == nullptr) {
+    return;
+  }
+  virtio::QueueConfig& config = slot->registers.config;
+  mem::Gpa& address = area == Area::kDescriptor ? config.descriptor_area
+                      : area == Area::kDriver   ? config.driver_area
+                                                : config.device_area;
+  address = WithHalf(address, high, value);
+}
+
+void TransportCore::EnableQueue(uint16_t index) {
+  const std::lock_guard lock(mu_);
+  if (QueueSlot* slot = ConfigurableLocked(index); slot != nullptr) {
+    slot->registers.enabled = true;
+  }
+}
+
+void TransportCore::ReadConfig(uint32_t offset, std::span<std::byte> out) {
+  const std::lock_guard lock(mu_);
+  device_->ReadConfig(offset, out);
+}
+
+void TransportCore::WriteConfig(uint32_t offset, std::span<const std::byte> in) {
+  const std::lock_guard lock(mu_);
+  device_->WriteConfig(offset, in);
+}
+
+Result<> TransportCore::SetFeatures(uint64_t features) {
+  const std::lock_guard lock(mu_);
+  if ((features & ~device_features()) != 0) {
+    return Fail(Code::kInvalidArgument, "virtio feature bits that were not offered");
+  }
+  if (std::ranges::any_of(queues_, &QueueSlot::running)) {
+    return Fail(Code::kInvalidArgument, "virtio features changed while a queue runs");
+  }
+  driver_features_ = features;
+  return {};
+}
+
+Result<> TransportCore::ConfigureQueue(uint16_t index, const virtio::QueueConfig& config) {
+  const std::lock_guard lock(mu_);
+  if (index >= queues_.size()) {
+    return Fail(Code::kInvalidArgument, "no such queue");
+  }
+  if (!wv_ring_size_valid(config.size) || config.size > traits().queue_sizes[index]) {
+    return Fail(Code::kInvalidArgument, "bad queue size");
+  }
+  if (queues_[index].running) {
+    return Fail(Code::kFailedPrecondition, "queue is running");
+  }
+  queues_[index].registers.config = config;
+  return {};
+}
+
+Result<> TransportCore::StartQueue(uint16_t index, std::optional<virtio::QueueState> resume) {
+  const std::lock_guard lock(mu_);
+  if (index >= queues_.size()) {
+    return Fail(Code::kInvalidArgument, "no such queue");
+  }
+  if (queues_[index].running) {
+    return Fail(Code::kFailedPrecondition, "queue is running");
+  }
+  return StartLocked(index, resume);
+}
+
+std::optional<virtio::QueueState> TransportCore::StopQueue(uint16_t index) {
+  const std::lock_guard lock(mu_);
+  if (index >= queues_.size() || !queues_[index].running) {
+    return std::nullopt;
+  }
+  queues_[index].running = false;
+  return device_->StopQueue(index);
+}
+
+bool TransportCore::running(uint16_t index) const {
+  const std::lock_guard lock(mu_);
+  return index < queues_.size() && queues_[index].running;
+}
+
+void TransportCore::SetMemory(std::shared_ptr<const mem::GuestMemory> memory) {
+  const std::lock_guard lock(mu_);
+  memory_ = std::move(memory);
+}
+
+TransportState TransportCore::Pause() {
+  const std::lock_guard lock(mu_);
+  TransportState state;
+  state.status = status();
+  state.driver_features = driver_features_;
+  for (size_t i = 0; i < queues_.size(); ++i) {
+    QueueSlot& slot = queues_[i];
+    if (slot.running) {
+      slot.paused = device_->StopQueue(static_cast<uint16_t>(i));
+      slot.running = false;
+    }
+    state.queues.push_back(slot.registers);
+    state.rings.push_back(slot.paused);
+  }
+  return state;
+}
+
+Result<> TransportCore::Resume() {
+  const std::lock_guard lock(mu_);
+  for (size_t i = 0; i < queues_.size(); ++i) {
+    if (const auto paused = queues_[i].paused; paused) {
+      if (auto started = StartLocked(static_cast<uint16_t>(i), paused); !started) {
+        MarkNeedsReset();
+        return started;
+      }
+    }
+  }
+  return {};
+}
+
+}  // namespace wyvern::transport
