@@ -33,13 +33,9 @@ constexpr int kMinMajor = 6;
 constexpr int kMinMinor = 1;
 
 Finding CheckKvm() {
-  const api::KvmVerdict kvm = api::ProbeKvm("/dev/kvm");
-  Finding finding{"kvm", Verdict::kOk, kvm.text, ""};
-  if (kvm.state != api::KvmState::kWorks) {
-    finding.verdict = Verdict::kMissing;
-    finding.remedy = kvm.remedy;
-  }
-  return finding;
+  const api::KvmAnswer kvm = api::ProbeKvm();
+  return {"kvm", kvm.state == api::KvmState::kWorks ? Verdict::kOk : Verdict::kMissing, kvm.text,
+          ""};
 }
 
 Finding CheckKernel() {

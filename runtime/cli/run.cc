@@ -19,7 +19,9 @@
 #include "cli/image.h"
 #include "cli/pump.h"
 #include "cli/terminal.h"
+#include "cli/version.h"
 #include "config/config.h"
+#include "control/control_server.h"
 #include "sandbox/sandbox.h"
 
 namespace wyvern::cli {
