@@ -1,0 +1,151 @@
+#include "cgroup/cgroup.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/magic.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <thread>
+
+namespace wyvern::runtime {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr const char* kMark = "trusted.wyvern";
+constexpr milliseconds kGoneTimeout{2000};
+
+// Writes without O_CREAT: the files of a cgroup exist or their controller is not there.
+Result<> WriteControl(const std::string& path, std::string_view text) {
+  WV_TRY(const UniqueFd fd, Open(path, O_WRONLY));
+  return WriteAll(fd, text);
+}
+
+Result<> MakeOne(const std::string& path) {
+  if (mkdir(path.c_str(), 0755) == 0) {
+    // Without the mark (a kernel before 5.7) the directory stays when we go: better than removing what is not ours.
+    setxattr(path.c_str(), kMark, "1", 1, 0);
+    return {};
+  }
+  if (errno != EEXIST) {
+    return SysError("mkdir " + path);
+  }
+  return {};
+}
+
+// Controllers for the children of `directory`; each on its own, since one that is missing would fail all.
+void EnableControllers(const std::string& directory) {
+  for (const char* controller : {"+cpu", "+memory", "+pids"}) {
+    static_cast<void>(WriteControl(directory + "/cgroup.subtree_control", controller));
+  }
+}
+
+Result<> MakeAll(const std::string& root, const std::string& path) {
+  for (size_t slash = path.find('/', 1);; slash = path.find('/', slash + 1)) {
+    const std::string parent_of =
+        root + path.substr(0, path.rfind('/', slash == std::string::npos ? slash : slash - 1));
+    EnableControllers(parent_of);
+    WV_TRY_VOID(MakeOne(root + path.substr(0, slash)));
+    if (slash == std::string::npos) {
+      return {};
+    }
+  }
+}
+
+Result<> RemoveOne(const std::string& directory) {
+  const auto deadline = std::chrono::steady_clock::now() + kGoneTimeout;
+  while (rmdir(directory.c_str()) != 0) {
+    if (errno == ENOENT) {
+      return {};
+    }
+    if (errno != EBUSY) {
+      return SysError("rmdir " + directory);
+    }
+    if (std::chrono::steady_clock::now() > deadline) {
+      return Fail(Code::kDeadlineExceeded, directory + ": its processes do not end after SIGKILL");
+    }
+    std::this_thread::sleep_for(milliseconds(5));
+  }
+  return {};
+}
+
+// cgroup.kill came with Linux 5.14.
+void KillAll(const std::string& directory) {
+  static_cast<void>(WriteControl(directory + "/cgroup.kill", "1"));
+}
+
+}  // namespace
+
+Result<> CheckCgroupRoot(const std::string& root) {
+  struct statfs info = {};
+  if (statfs(root.c_str(), &info) != 0) {
+    return SysError("cgroup root " + root);
+  }
+  if (info.f_type != CGROUP2_SUPER_MAGIC) {
+    return Fail(Code::kFailedPrecondition,
+                fmt::format("{} is not a cgroup v2 hierarchy, and Wyvern needs one: boot with "
+                            "systemd.unified_cgroup_hierarchy=1, or mount "
+                            "cgroup2 and set cgroup_root in /etc/wyvern/wyvern.yaml",
+                            root));
+  }
+  return {};
+}
+
+Result<Cgroup> Cgroup::Make(const std::string& root, const std::string& path) {
+  Result<> made;
+  // Another sandbox may remove a shared parent, just empty, between our two mkdirs.
+  for (int attempt = 0; attempt < 10; ++attempt) {
+    made = MakeAll(root, path);
+    if (made.has_value() || made.error().code() != Code::kNotFound) {
+      break;
+    }
+  }
+  WV_TRY_VOID_CONTEXT(std::move(made), "making a cgroup");
+  Cgroup group(root + path);
+  WV_TRY(const std::string processes, ReadFile(group.directory_ + "/cgroup.procs", 64U << 20U));
+  if (!processes.empty()) {
+    return Fail(Code::kAlreadyExists,
+                fmt::format("cgroup {} has processes in it already", group.directory_));
+  }
+  return group;
+}
+
+Result<UniqueFd> Cgroup::OpenProcs() const {
+  return Open(directory_ + "/cgroup.procs", O_WRONLY);
+}
+
+Result<> Cgroup::Add(pid_t pid) const {
+  return WriteControl(directory_ + "/cgroup.procs", fmt::format("{}", pid));
+}
+
+Result<bool> Cgroup::LimitMemory(uint64_t bytes) const {
+  auto written = WriteControl(directory_ + "/memory.max", fmt::format("{}", bytes));
+  if (!written.has_value() && written.error().code() == Code::kNotFound) {
+    return false;
+  }
+  WV_TRY_VOID(std::move(written));
+  static_cast<void>(WriteControl(directory_ + "/memory.oom.group", "1"));
+  return true;
+}
+
+Result<> RemoveCgroup(const std::string& root, const std::string& directory) {
+  if (directory.size() <= root.size() + 1 || !directory.starts_with(root + "/")) {
+    return Fail(Code::kInvalidArgument, fmt::format("cgroup {} is not below {}", directory, root));
+  }
+  KillAll(directory);
+  WV_TRY_VOID_CONTEXT(RemoveOne(directory), "removing a cgroup");
+  for (std::string parent = directory.substr(0, directory.rfind('/')); parent.size() > root.size();
+       parent.resize(parent.rfind('/'))) {
+    if (getxattr(parent.c_str(), kMark, nullptr, 0) < 0 || rmdir(parent.c_str()) != 0) {
+      break;
+    }
+  }
+  return {};
+}
+
+}  // namespace wyvern::runtime

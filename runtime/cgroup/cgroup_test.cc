@@ -1,0 +1,110 @@
+#include "cgroup/cgroup.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <filesystem>
+
+#include "base/subprocess.h"
+
+namespace wyvern::runtime {
+namespace {
+
+using testing::HasSubstr;
+
+TEST(CgroupsPathTest, HostilePathsAreRefused) {
+  for (const char* text : {"/", "///", "..", "/a/../../b", "a:b", "a:b:c:d",
+                           "x.slice:p:", "no-slice:p:n", "-x.slice:p:n", "a--b.slice:p:n"}) {
+    auto place = ParseCgroupsPath(text, "id");
+    ASSERT_FALSE(place.has_value()) << text;
+    EXPECT_THAT(place.error().message(), HasSubstr("linux.cgroupsPath")) << text;
+  }
+}
+
+TEST(CgroupsPathTest, PathsAndDefaults) {
+  EXPECT_EQ(ParseCgroupsPath("", "box")->path, "/wyvern/box");
+  EXPECT_EQ(ParseCgroupsPath("/default/t", "t")->path, "/default/t");
+  EXPECT_EQ(ParseCgroupsPath("a/./b//c", "t")->path, "/a/b/c");
+  EXPECT_EQ(SandboxLeaf(*ParseCgroupsPath("/kubepods/pod1/abc", "abc"), "abc"),
+            "/kubepods/pod1/wyvern-sandbox-abc");
+  EXPECT_EQ(SandboxLeaf(*ParseCgroupsPath("/abc", "abc"), "abc"), "/wyvern-sandbox-abc");
+}
+
+TEST(CgroupsPathTest, SystemdForm) {
+  auto place = ParseCgroupsPath("kubepods-burstable-pod1.slice:cri-containerd:abc", "abc");
+  ASSERT_TRUE(place.has_value());
+  EXPECT_TRUE(place->systemd);
+  EXPECT_EQ(place->unit, "cri-containerd-abc.scope");
+  EXPECT_EQ(place->path,
+            "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/"
+            "cri-containerd-abc.scope");
+  EXPECT_EQ(ParseCgroupsPath(":docker:abc", "abc")->path, "/system.slice/docker-abc.scope");
+}
+
+TEST(CgroupRootTest, AnotherFileSystemIsRefusedWithARemedy) {
+  auto checked = CheckCgroupRoot("/proc");
+  ASSERT_FALSE(checked.has_value());
+  EXPECT_EQ(checked.error().code(), Code::kFailedPrecondition);
+  EXPECT_THAT(checked.error().message(), HasSubstr("unified_cgroup_hierarchy"));
+}
+
+class CgroupTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    for (const char* root : {"/sys/fs/cgroup", "/sys/fs/cgroup/unified"}) {
+      if (CheckCgroupRoot(root).has_value() && access(root, W_OK) == 0 && geteuid() == 0) {
+        root_ = root;
+        path_ = "/wyvern-test-" + std::to_string(getpid());
+        return;
+      }
+    }
+    GTEST_SKIP() << "no writable cgroup v2 hierarchy here";
+  }
+
+  std::string root_, path_;
+};
+
+TEST_F(CgroupTest, RemoveKillsAndTakesTheParentsWeMade) {
+  auto group = Cgroup::Make(root_, path_ + "/a/b");
+  ASSERT_TRUE(group.has_value()) << group.error().message();
+  auto child = Subprocess::Spawn(SpawnOptions{{"/bin/sleep", "100"}, {}, {}, {}});
+  ASSERT_TRUE(child.has_value());
+  ASSERT_TRUE(group->Add(child->pid()).has_value());
+  auto again = Cgroup::Make(root_, path_ + "/a/b");
+  ASSERT_FALSE(again.has_value());
+  EXPECT_EQ(again.error().code(), Code::kAlreadyExists);
+  EXPECT_TRUE(RemoveCgroup(root_, group->directory()).has_value());
+  EXPECT_EQ(child->Wait()->signal, SIGKILL);
+  EXPECT_FALSE(std::filesystem::exists(root_ + path_));
+  EXPECT_TRUE(RemoveCgroup(root_, group->directory()).has_value());
+}
+
+TEST_F(CgroupTest, SharedParentGoesWithTheLast) {
+  auto first = Cgroup::Make(root_, path_ + "/one");
+  auto second = Cgroup::Make(root_, path_ + "/two");
+  ASSERT_TRUE(first.has_value() && second.has_value());
+  EXPECT_TRUE(RemoveCgroup(root_, first->directory()).has_value());
+  EXPECT_TRUE(std::filesystem::exists(root_ + path_));
+  EXPECT_TRUE(RemoveCgroup(root_, second->directory()).has_value());
+  EXPECT_FALSE(std::filesystem::exists(root_ + path_));
+}
+
+TEST_F(CgroupTest, ForeignParentStays) {
+  std::filesystem::create_directory(root_ + path_);
+  auto group = Cgroup::Make(root_, path_ + "/one");
+  ASSERT_TRUE(group.has_value());
+  EXPECT_TRUE(RemoveCgroup(root_, group->directory()).has_value());
+  EXPECT_TRUE(std::filesystem::exists(root_ + path_));
+  std::filesystem::remove(root_ + path_);
+}
+
+TEST_F(CgroupTest, NothingOutsideTheRootIsRemoved) {
+  EXPECT_FALSE(RemoveCgroup(root_, "/tmp/x").has_value());
+  EXPECT_FALSE(RemoveCgroup(root_, root_).has_value());
+}
+
+}  // namespace
+}  // namespace wyvern::runtime

@@ -1,0 +1,97 @@
+// JSON to records and back; nlohmann's exceptions end here.
+#include <fmt/format.h>
+
+#include "oci/json.h"
+#include "state/state.h"
+
+namespace wyvern::runtime {
+namespace {
+
+using oci::Json;
+
+constexpr size_t kMaxStateBytes = 4U << 20U;
+
+Json ToJson(const ProcessRecord& process) {
+  return {{"role", process.role}, {"pid", process.pid}, {"start_time", process.start_time}};
+}
+
+Json ToJson(const std::vector<ProcessRecord>& processes) {
+  Json out = Json::array();
+  for (const ProcessRecord& process : processes) {
+    out.push_back(ToJson(process));
+  }
+  return out;
+}
+
+ProcessRecord ReadProcess(const Json& json) {
+  return {json.at("role").get<std::string>(), json.at("pid").get<pid_t>(),
+          json.at("start_time").get<uint64_t>()};
+}
+
+std::vector<ProcessRecord> ReadProcesses(const Json& json) {
+  std::vector<ProcessRecord> out;
+  for (const Json& item : json) {
+    out.push_back(ReadProcess(item));
+  }
+  return out;
+}
+
+ContainerRecord ReadContainer(const Json& json) {
+  ContainerRecord out;
+  out.bundle = json.at("bundle").get<std::string>();
+  out.index = json.at("index").get<uint32_t>();
+  out.mounts = json.at("mounts").get<std::vector<std::string>>();
+  out.exports = json.at("exports").get<std::vector<std::string>>();
+  out.cgroup = json.at("cgroup").get<std::string>();
+  out.processes = ReadProcesses(json.at("processes"));
+  return out;
+}
+
+}  // namespace
+
+std::string FormatState(const SandboxRecord& record) {
+  Json containers = Json::object();
+  for (const auto& [id, c] : record.containers) {
+    containers[id] = {{"bundle", c.bundle}, {"index", c.index},
+                      {"mounts", c.mounts}, {"exports", c.exports},
+                      {"cgroup", c.cgroup}, {"processes", ToJson(c.processes)}};
+  }
+  const Json json = {{"version", 1},
+                     {"namespace", record.ns},
+                     {"id", record.id},
+                     {"bundle", record.bundle},
+                     {"owner", ToJson(record.owner)},
+                     {"processes", ToJson(record.processes)},
+                     {"cgroups", record.cgroups},
+                     {"containers", std::move(containers)}};
+  return oci::Dump(json) + "\n";
+}
+
+Result<SandboxRecord> ParseState(std::string_view text) {
+  auto parsed = oci::ParseJson(text, kMaxStateBytes);
+  if (!parsed.has_value()) {
+    return tl::unexpected(
+        std::move(parsed).error().WithContext("state.json").WithCode(Code::kDataLoss));
+  }
+  try {
+    const Json& json = *parsed;
+    if (json.at("version").get<int>() != 1) {
+      return Fail(Code::kDataLoss, "state.json: written by another version of Wyvern");
+    }
+    SandboxRecord out;
+    out.ns = json.at("namespace").get<std::string>();
+    out.id = json.at("id").get<std::string>();
+    out.bundle = json.at("bundle").get<std::string>();
+    out.owner = ReadProcess(json.at("owner"));
+    out.processes = ReadProcesses(json.at("processes"));
+    out.cgroups = json.at("cgroups").get<std::vector<std::string>>();
+    for (const auto& [id, container] : json.at("containers").items()) {
+      out.containers.emplace(id, ReadContainer(container));
+    }
+    return out;
+  } catch (const Json::exception& e) {
+    return Fail(Code::kDataLoss, fmt::format("state.json: {}", e.what()));
+  }
+}
+
+}  // namespace wyvern::runtime

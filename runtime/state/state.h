@@ -1,0 +1,94 @@
+// state/state.h — what a sandbox has made on the host, on disk before it is made, so that a fresh process can undo it.
+// Wire:    <state_dir>/<hash>/state.json, {"version": 1, …}; written to a temporary file, fsync, rename. hash: 32 hex digits of namespace and id.
+// Errors:  a damaged or foreign file is DATA_LOSS; a missing one NOT_FOUND.
+// Threads: Store serialises itself.   Trust: the directory is root's, mode 0700; the file is still parsed as untrusted input.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/error.h"
+
+namespace wyvern::runtime {
+
+// A process that a later one with the same number cannot be mistaken for. Start time: field 22 of /proc/<pid>/stat, in clock ticks.
+struct ProcessRecord {
+  std::string role;  // "vmm", "fs", "anchor"
+  pid_t pid = 0;
+  uint64_t start_time = 0;
+};
+
+struct ContainerRecord {
+  std::string bundle;
+  uint32_t index = 0;               // its exports are c<index>-…
+  std::vector<std::string> mounts;  // mount points in the order they were made
+  std::vector<std::string> exports;
+  std::string cgroup;  // absolute path; empty: none
+  std::vector<ProcessRecord> processes;
+};
+
+struct SandboxRecord {
+  std::string ns, id, bundle;
+  ProcessRecord owner;                   // the process that serves it
+  std::vector<ProcessRecord> processes;  // vmm, fs
+  std::vector<std::string> cgroups;      // directories in the order they were made
+  std::map<std::string, ContainerRecord> containers;
+};
+
+Result<SandboxRecord> ParseState(std::string_view text);
+std::string FormatState(const SandboxRecord& record);
+
+// Start time of a living process; NOT_FOUND when there is none (a zombie is none).
+Result<uint64_t> ProcessStartTime(pid_t pid);
+// With role and the start time of now.
+Result<ProcessRecord> RecordProcess(std::string role, pid_t pid);
+// True when that very process still runs.
+bool IsAlive(const ProcessRecord& process);
+// SIGKILL through a pidfd if it still is that process, then waits up to two seconds for its end. No process: success.
+Result<> KillProcess(const ProcessRecord& process);
+
+std::string StateDirectory(const std::string& state_dir, const std::string& ns,
+                           const std::string& id);
+
+// The state file of a living sandbox.
+class StateStore {
+ public:
+  // For tests: called with a step's name after the file was written and before the side effect.
+  using StepHook = std::function<void(const std::string& step)>;
+
+  // Makes the directory (0700). ALREADY_EXISTS when a living process owns it; leftovers of a dead one are FAILED_PRECONDITION: CleanUp first.
+  static Result<std::unique_ptr<StateStore>> Create(const std::string& state_dir,
+                                                    SandboxRecord record, StepHook hook = {});
+
+  // Changes the record and writes it. On failure the record is as before.
+  Result<> Update(const std::string& step, const std::function<void(SandboxRecord&)>& change);
+  SandboxRecord Snapshot() const;
+
+  const std::string& directory() const { return directory_; }
+
+  // Removes the file and, when nothing else is in it, the directory. Idempotent.
+  Result<> Remove();
+
+ private:
+  StateStore(std::string directory, SandboxRecord record, StepHook hook)
+      : directory_(std::move(directory)), hook_(std::move(hook)), record_(std::move(record)) {}
+
+  const std::string directory_;
+  const StepHook hook_;
+  mutable std::mutex mu_;
+  SandboxRecord record_;  // guarded by mu_
+};
+
+Result<SandboxRecord> LoadState(const std::string& directory);
+Result<> RemoveStateDirectory(const std::string& directory);
+
+}  // namespace wyvern::runtime

@@ -1,0 +1,28 @@
+// storage/exports.h — trees of the host cloned into the file server's mount namespace, and taken out again.
+// How:     open_tree(OPEN_TREE_CLONE) in our namespace, mount_setattr (propagation, read-only), then a throw-away thread enters the server's
+//          mount namespace and attaches the tree at /<name>. Nothing else of the host is pinned by it.
+// Errors:  NOT_FOUND names the missing source.
+// Threads: any.
+#pragma once
+
+#include <string>
+
+#include "base/fd.h"
+
+namespace wyvern::runtime {
+
+struct TreeOptions {
+  bool recursive = false;
+  bool read_only = false;
+  bool follow_host_mounts = false;  // slave propagation: later mounts of the host below it appear
+};
+
+// A detached clone of the tree at `source` (a directory or a file; symlinks are followed).
+Result<UniqueFd> CloneTree(const std::string& source, const TreeOptions& options);
+
+// Attaches `tree` at /<name> of the mount namespace; the mount point (directory or file, as the tree's root is) is made.
+Result<> AttachTree(FdRef mount_namespace, FdRef tree, const std::string& name);
+// MNT_DETACH and removal of the mount point. Idempotent.
+Result<> DetachTree(FdRef mount_namespace, const std::string& name);
+
+}  // namespace wyvern::runtime

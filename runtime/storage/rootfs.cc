@@ -1,0 +1,159 @@
+#include "storage/rootfs.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/openat2.h>
+#include <sys/mount.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "base/cleanup.h"
+#include "base/fd.h"
+#include "storage/loop.h"
+
+namespace wyvern::runtime {
+namespace {
+
+// mount(2) copies one page of options at most, with its terminating zero.
+constexpr size_t kMaxData = 4095;
+
+Result<> Mount(const std::string& source, const std::string& target, const std::string& type,
+               unsigned long flags, const std::string& data) {
+  if (data.size() > kMaxData) {
+    return Fail(Code::kResourceExhausted,
+                fmt::format("mount {}: {} bytes of options, the kernel takes {}", type, data.size(),
+                            kMaxData));
+  }
+  if (mount(source.c_str(), target.c_str(), type.empty() ? nullptr : type.c_str(), flags,
+            data.empty() ? nullptr : data.c_str()) != 0) {
+    return SysError(fmt::format("mount {} {}", type.empty() ? "bind" : type, source));
+  }
+  return {};
+}
+
+// Opens a layer and appends its descriptor's number to `names`.
+Result<UniqueFd> OpenLayer(const std::string& path) {
+  WV_TRY_CONTEXT(UniqueFd fd, Open(path, O_PATH | O_DIRECTORY), "overlay layer");
+  return fd;
+}
+
+Result<> MountOverlay(const MountEntry& entry, const std::string& target,
+                      const ParsedOptions& options) {
+  std::vector<UniqueFd> held;
+  std::string data = options.data;
+  const auto append = [&](const std::string& text) { data += (data.empty() ? "" : ",") + text; };
+  std::string lower;
+  for (const std::string& path : options.lower_dirs) {
+    WV_TRY(UniqueFd fd, OpenLayer(path));
+    lower += fmt::format("{}{}", lower.empty() ? "" : ":", fd.get());
+    held.push_back(std::move(fd));
+  }
+  if (lower.empty()) {
+    return Fail(Code::kInvalidArgument, "mount overlay: no lowerdir");
+  }
+  append("lowerdir=" + lower);
+  for (const auto& [name, path] :
+       {std::pair("upperdir", options.upper_dir), std::pair("workdir", options.work_dir)}) {
+    if (!path.empty()) {
+      WV_TRY(UniqueFd fd, OpenLayer(path));
+      append(fmt::format("{}={}", name, fd.get()));
+      held.push_back(std::move(fd));
+    }
+  }
+  return OnPrivateThread([&]() -> Result<> {
+    // The target may be relative to nothing but the root: it is absolute.
+    if (chdir("/proc/self/fd") != 0) {
+      return SysError("chdir /proc/self/fd");
+    }
+    return Mount(entry.source.empty() ? "overlay" : entry.source, target, "overlay", options.flags,
+                 data);
+  });
+}
+
+Result<> MountBind(const MountEntry& entry, const std::string& target,
+                   const ParsedOptions& options) {
+  if (access(entry.source.c_str(), F_OK) != 0) {
+    return SysError("bind mount source " + entry.source);
+  }
+  WV_TRY_VOID(Mount(entry.source, target, "", MS_BIND | (options.flags & MS_REC), ""));
+  const unsigned long extra =
+      options.flags & ~static_cast<unsigned long>(MS_BIND | MS_REC | MS_REMOUNT);
+  if (extra == 0) {
+    return {};
+  }
+  return Mount("none", target, "", MS_REMOUNT | MS_BIND | extra, "");
+}
+
+Result<> MountDevice(const MountEntry& entry, const std::string& target,
+                     const ParsedOptions& options) {
+  if (!options.loop) {
+    return Mount(entry.source, target, entry.type, options.flags, options.data);
+  }
+  WV_TRY(const LoopDevice loop, LoopDevice::Attach(entry.source, (options.flags & MS_RDONLY) != 0));
+  // Autoclear: the device lives as long as the mount.
+  return Mount(loop.path(), target, entry.type, options.flags, options.data);
+}
+
+Result<> MountOne(const MountEntry& entry, const std::string& target) {
+  const bool overlay = entry.type == "overlay";
+  const ParsedOptions options = ParseMountOptions(entry.options, overlay);
+  if (entry.type == "bind" || (options.flags & MS_BIND) != 0) {
+    WV_TRY_VOID(MountBind(entry, target, options));
+  } else if (overlay) {
+    WV_TRY_VOID(MountOverlay(entry, target, options));
+  } else {
+    WV_TRY_VOID(MountDevice(entry, target, options));
+  }
+  if (options.propagation != 0) {
+    WV_TRY_VOID(Mount("none", target, "", options.propagation, ""));
+  }
+  return {};
+}
+
+// A target below the root: resolved inside it, whatever symlinks an image has.
+Result<UniqueFd> OpenInRoot(const std::string& root, const std::string& target) {
+  WV_TRY(const UniqueFd base, Open(root, O_PATH | O_DIRECTORY));
+  open_how how = {};
+  how.flags = O_PATH | O_CLOEXEC;
+  how.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
+  UniqueFd fd(
+      static_cast<int>(syscall(SYS_openat2, base.get(), target.c_str(), &how, sizeof(how))));
+  if (!fd.valid()) {
+    return SysError(fmt::format("mount target {} below {}", target, root));
+  }
+  return fd;
+}
+
+Result<std::string> PathOf(const UniqueFd& fd) {
+  char path[4096];
+  const ssize_t size =
+      readlink(fmt::format("/proc/self/fd/{}", fd.get()).c_str(), path, sizeof(path));
+  if (size < 0) {
+    return SysError("readlink /proc/self/fd");
+  }
+  return std::string(path, static_cast<size_t>(size));
+}
+
+}  // namespace
+
+Result<> MountRootfs(const std::vector<MountEntry>& mounts, const std::string& root,
+                     const std::function<Result<>(const std::string& mount_point)>& before) {
+  Cleanup undo([&] { static_cast<void>(UnmountTree(root)); });
+  for (size_t i = 0; i < mounts.size(); ++i) {
+    const MountEntry& entry = mounts[i];
+    std::string target = root;
+    if (!entry.target.empty() && entry.target != "/") {
+      WV_TRY(const UniqueFd fd, OpenInRoot(root, entry.target));
+      WV_TRY(target, PathOf(fd));
+    }
+    WV_TRY_VOID(before(target));
+    WV_TRY_VOID_CONTEXT(MountOne(entry, target),
+                        fmt::format("rootfs mount {} of {}", i + 1, mounts.size()));
+  }
+  undo.Cancel();
+  return {};
+}
+
+}  // namespace wyvern::runtime

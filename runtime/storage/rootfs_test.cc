@@ -1,0 +1,143 @@
+#include "storage/rootfs.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+
+#include "base/subprocess.h"
+#include "storage/testing/private_mounts.h"
+
+namespace wyvern::runtime {
+namespace {
+
+using testing::HasSubstr;
+
+Result<> Nothing(const std::string&) {
+  return {};
+}
+
+class RootfsTest : public PrivateMountsTest {};
+
+TEST_F(RootfsTest, MissingBindSourceIsNamed) {
+  const std::string root = MakeDir("root");
+  auto result = MountRootfs({{"bind", dir_ + "/absent", "", {"rbind"}}}, root, Nothing);
+  ASSERT_FALSE(result.has_value());
+  EXPECT_EQ(result.error().code(), Code::kNotFound);
+  EXPECT_THAT(result.error().message(), HasSubstr(dir_ + "/absent"));
+}
+
+TEST_F(RootfsTest, FailureInTheMiddleLeavesNothing) {
+  const std::string root = MakeDir("root");
+  const std::string source = MakeDir("source");
+  auto result =
+      MountRootfs({{"bind", source, "", {"bind"}}, {"nosuchfs", "x", "", {}}}, root, Nothing);
+  EXPECT_FALSE(result.has_value());
+  EXPECT_TRUE(MountsBelow(root)->empty());
+}
+
+TEST_F(RootfsTest, ReadOnlyBindCannotBeWritten) {
+  const std::string root = MakeDir("root");
+  const std::string source = MakeDir("source");
+  std::vector<std::string> told;
+  ASSERT_TRUE(MountRootfs({{"bind", source, "", {"rbind", "ro"}}}, root, [&](const std::string& p) {
+                told.push_back(p);
+                EXPECT_TRUE(MountsBelow(root)->empty());
+                return Result<>();
+              }).has_value());
+  EXPECT_EQ(told, std::vector<std::string>{root});
+  EXPECT_FALSE(WriteFile(root + "/x", "y").has_value());
+  EXPECT_TRUE(WriteFile(source + "/x", "y").has_value());
+  EXPECT_TRUE(UnmountTree(root).has_value());
+  EXPECT_TRUE(UnmountTree(root).has_value());
+  EXPECT_FALSE(ReadFile(root + "/x").has_value());
+}
+
+TEST_F(RootfsTest, OverlayOf120Layers) {
+  const std::string root = MakeDir("root");
+  // Paths as long as a snapshotter's, so that one page would not hold them.
+  std::string lower;
+  const std::string deep = MakeDir(std::string(100, 'd'));
+  for (int i = 0; i < 120; ++i) {
+    const std::string layer = fmt::format("{}/{}", deep.substr(dir_.size() + 1), i);
+    MakeDir(layer);
+    MakeFile(fmt::format("{}/file{}", layer, i), fmt::format("{}", i));
+    MakeFile(layer + "/top", fmt::format("{}", i));
+    lower += fmt::format("{}{}/{}", lower.empty() ? "" : ":", dir_, layer);
+  }
+  ASSERT_GT(lower.size(), 4096U);
+  const std::string upper = MakeDir("upper:with,comma");
+  const std::string work = MakeDir("work");
+  auto result =
+      MountRootfs({{"overlay",
+                    "overlay",
+                    "",
+                    {"index=off", "workdir=" + work, "upperdir=" + upper, "lowerdir=" + lower}}},
+                  root, Nothing);
+  ASSERT_TRUE(result.has_value()) << result.error().message();
+  EXPECT_EQ(*ReadFile(root + "/file119"), "119");
+  EXPECT_EQ(*ReadFile(root + "/top"), "0");
+  ASSERT_TRUE(WriteFile(root + "/new", "n").has_value());
+  EXPECT_EQ(*ReadFile(upper + "/new"), "n");
+  EXPECT_TRUE(UnmountTree(root).has_value());
+  EXPECT_TRUE(MountsBelow(root)->empty());
+}
+
+TEST_F(RootfsTest, MissingLayerIsNamed) {
+  const std::string root = MakeDir("root");
+  auto result =
+      MountRootfs({{"overlay", "overlay", "", {"lowerdir=/absent-a:/absent-b"}}}, root, Nothing);
+  ASSERT_FALSE(result.has_value());
+  EXPECT_THAT(result.error().message(), HasSubstr("/absent-a"));
+}
+
+TEST_F(RootfsTest, TargetsAreResolvedInsideTheRoot) {
+  const std::string root = MakeDir("root");
+  const std::string image = MakeDir("image");
+  MakeDir("image/etc");
+  ASSERT_EQ(symlink("/", (image + "/escape").c_str()), 0);
+  const std::string extra = MakeDir("extra");
+  MakeFile("extra/here", "1");
+  auto result = MountRootfs(
+      {{"bind", image, "", {"bind"}}, {"bind", extra, "escape/etc", {"bind"}}}, root, Nothing);
+  ASSERT_TRUE(result.has_value()) << result.error().message();
+  EXPECT_TRUE(ReadFile(root + "/etc/here").has_value());
+  EXPECT_FALSE(ReadFile("/etc/here").has_value());
+  EXPECT_TRUE(UnmountTree(root).has_value());
+}
+
+TEST_F(RootfsTest, BusyMountGoesLazily) {
+  const std::string root = MakeDir("root");
+  const std::string source = MakeDir("source");
+  MakeFile("source/f", "x");
+  ASSERT_TRUE(MountRootfs({{"bind", source, "", {"bind"}}}, root, Nothing).has_value());
+  const auto held = Open(root + "/f", O_RDONLY);
+  ASSERT_TRUE(held.has_value());
+  EXPECT_TRUE(UnmountTree(root).has_value());
+  EXPECT_TRUE(MountsBelow(root)->empty());
+}
+
+TEST_F(RootfsTest, LoopMountedImage) {
+  const std::string image = MakeFile("image.ext4", "");
+  ASSERT_EQ(truncate(image.c_str(), 8 << 20), 0);
+  auto made = RunCommand(SpawnOptions{{"/sbin/mke2fs", "-q", "-F", image}, {}, {}, {}}, 20000);
+  if (!made.has_value() || made->status.AsShell() != 0 ||
+      access("/dev/loop-control", R_OK | W_OK) != 0) {
+    GTEST_SKIP() << "no mke2fs or no loop devices here";
+  }
+  const std::string root = MakeDir("root");
+  auto result = MountRootfs({{"ext4", image, "", {"loop", "ro"}}}, root, Nothing);
+  if (!result.has_value() && result.error().message().find("loop") != std::string::npos) {
+    GTEST_SKIP() << result.error().message();
+  }
+  ASSERT_TRUE(result.has_value()) << result.error().message();
+  EXPECT_EQ(access((root + "/lost+found").c_str(), F_OK), 0);
+  EXPECT_TRUE(UnmountTree(root).has_value());
+}
+
+TEST_F(RootfsTest, RootItselfIsNeverUnmounted) {
+  EXPECT_FALSE(UnmountTree("/").has_value());
+  EXPECT_FALSE(UnmountTree("").has_value());
+}
+
+}  // namespace
+}  // namespace wyvern::runtime
