@@ -85,12 +85,44 @@ Result<> Machine::Initialize() {
                         .plan = plan_,
                         .console = config_.console,
                         .on_request = [this](legacy::GuestRequest r) { OnRequest(r); }}));
+  WV_TRY_VOID(MakePci());
   WV_TRY_VOID(
       platform_->LoadGuest(*memory_, arch::GuestImage{.kernel = config_.kernel,
                                                       .initrd = config_.initrd,
                                                       .command_line = config_.command_line}));
   config_.kernel.Reset();
   config_.initrd.Reset();
+  return {};
+}
+
+Result<> Machine::MakePci() {
+  pci::PciBusOptions options;
+  if (plan_.pci64.size != 0) {
+    options.windows.push_back({.start = plan_.pci64.start, .size = plan_.pci64.size});
+  }
+  options.windows.push_back({.start = plan_.pci32.start, .size = plan_.pci32.size});
+  pci_ = std::make_unique<pci::PciBus>(mmio_, std::move(options));
+  WV_TRY_VOID(mmio_.Insert(plan_.ecam.start, plan_.ecam.size, pci_->ecam()));
+  return platform_->AttachPciConfigPorts(pci_->config_ports());
+}
+
+Result<uint8_t> Machine::AttachDevice(std::unique_ptr<virtio::VirtioDevice> device) {
+  WV_TRY(auto transport,
+         transport::PciTransport::Create(std::move(device), memory_, platform_->msi_router(),
+                                         platform_->doorbells()));
+  WV_TRY(const uint8_t slot, pci_->Add(transport));
+  devices_.emplace(slot, std::move(transport));
+  return slot;
+}
+
+Result<> Machine::DetachDevice(uint8_t slot) {
+  auto it = devices_.find(slot);
+  if (it == devices_.end()) {
+    return Fail(Code::kNotFound, fmt::format("no device in PCI slot {}", slot));
+  }
+  WV_TRY_VOID(pci_->Remove(slot));
+  it->second->core().Reset();
+  devices_.erase(it);
   return {};
 }
 
@@ -133,6 +165,9 @@ Result<> Machine::PublishMemory(mem::RegionSpec region) {
     }
   }
   memory_ = std::move(memory);
+  for (const auto& [slot, transport] : devices_) {
+    transport->core().SetMemory(memory_);
+  }
   return {};
 }
 

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -20,6 +21,9 @@
 #include "kvm/kvm.h"
 #include "machine/vcpu_thread.h"
 #include "mem/guest_memory.h"
+#include "pci/pci_bus.h"
+#include "transport/pci_transport.h"
+#include "virtio/device.h"
 
 namespace wyvern::machine {
 
@@ -75,6 +79,11 @@ class Machine : private ExitHandler {
   // are dropped and counted.
   Result<arch::AddressRange> MapReadOnlySlot(UniqueFd file, uint64_t size);
 
+  // Puts a virtio device behind PCI on bus 0, in the lowest free slot; also while the guest runs (the guest must then rescan). The slot.
+  Result<uint8_t> AttachDevice(std::unique_ptr<virtio::VirtioDevice> device);
+  // Takes it out: the guest must have let go of it. Stops and destroys the device.
+  Result<> DetachDevice(uint8_t slot);
+
   Result<> Boot();
   // When it returns no vCPU runs. Idempotent.
   void Pause();
@@ -93,6 +102,7 @@ class Machine : private ExitHandler {
   explicit Machine(MachineConfig config, kvm::Kvm kvm, kvm::Vm vm);
   Result<> Initialize();
   Result<> MakeMemory();
+  Result<> MakePci();
   Result<> AddMemslots(std::span<const mem::RegionInfo> regions);
   Result<> PublishMemory(mem::RegionSpec region);
 
@@ -114,6 +124,8 @@ class Machine : private ExitHandler {
   bus::Bus mmio_;
   bus::Bus ports_;
   std::unique_ptr<arch::Platform> platform_;
+  std::unique_ptr<pci::PciBus> pci_;
+  std::map<uint8_t, std::shared_ptr<transport::PciTransport>> devices_;  // by slot
   std::unique_ptr<VcpuThreads> vcpus_;
   std::atomic<bool> ended_{false};
   std::atomic<uint64_t> read_only_writes_{0};

@@ -16,6 +16,7 @@
 #include <fmt/format.h>
 
 #include "base/fd.h"
+#include "kvm/probe.h"
 #include "machine/machine.h"
 
 namespace wyvern::machine {
@@ -148,12 +149,17 @@ Result<int> Run(const Options& options) {
 }  // namespace wyvern::machine
 
 int main(int argc, char** argv) {
+  if (argc == 2 && std::string_view(argv[1]) == "--probe") {
+    const wyvern::kvm::KvmProbe probe = wyvern::kvm::ProbeKvm();
+    fmt::print("{}: {}\n", wyvern::kvm::KvmVerdictName(probe.verdict), probe.detail);
+    return probe.verdict == wyvern::kvm::KvmVerdict::kWorks ? 0 : 3;
+  }
   const auto options = wyvern::machine::Parse(argc, argv);
   if (!options) {
-    fmt::print(
-        stderr,
-        "usage: wyvern-boot-test --kernel VMLINUX [--initrd FILE] [--image EROFS] "
-        "[--cmdline TEXT] [--memory MiB] [--cpus N] [--seconds N] [--pauses N] [--shared]\n");
+    fmt::print(stderr,
+               "usage: wyvern-boot-test --kernel VMLINUX [--initrd FILE] [--image EROFS] "
+               "[--cmdline TEXT] [--memory MiB] [--cpus N] [--seconds N] [--pauses N] [--shared]\n"
+               "       wyvern-boot-test --probe\n");
     return 2;
   }
   auto code = wyvern::machine::Run(*options);
