@@ -56,6 +56,12 @@ struct QueueResources {
   std::shared_ptr<Interrupt> interrupt;
 };
 
+// One metric of a device: a number that only grows, or a gauge.
+struct CounterValue {
+  const char* name = "";
+  uint64_t value = 0;
+};
+
 class VirtioDevice {
  public:
   virtual ~VirtioDevice() = default;
@@ -71,6 +77,9 @@ class VirtioDevice {
   virtual std::optional<QueueState> StopQueue(uint16_t index) = 0;
   // All queues are already stopped.
   virtual void Reset() = 0;
+
+  // For metrics; any thread.
+  virtual std::vector<CounterValue> counters() const { return {}; }
 
   // Set by the transport once: the device calls it (any thread) when a queue is broken by what the
   // driver wrote.

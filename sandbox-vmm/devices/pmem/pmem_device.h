@@ -1,0 +1,56 @@
+// pmem/pmem_device.h — virtio persistent memory: tells the driver where a file is mapped, and
+// answers flushes.
+// Spec:    VIRTIO 1.3 §5.19.
+// Shape:   one queue. The mapping itself (a read-only memslot) is the machine's; this device is
+//          read-only, so a flush has nothing to do.
+// Threads: one worker.   Trust: chains are the guest's.
+#pragma once
+
+#include <atomic>
+#include <memory>
+
+#include "virtio/device.h"
+#include "worker/active_queue.h"
+#include "worker/device_worker.h"
+
+namespace wyvern::devices {
+
+struct PmemRange {
+  mem::Gpa start{};
+  uint64_t size = 0;
+};
+
+class PmemDevice final : public virtio::VirtioDevice {
+ public:
+  static Result<std::unique_ptr<PmemDevice>> Create(const WorkerOptions& options, PmemRange range);
+  ~PmemDevice() override;
+  PmemDevice(const PmemDevice&) = delete;
+  PmemDevice& operator=(const PmemDevice&) = delete;
+
+  const virtio::DeviceTraits& traits() const override { return traits_; }
+
+  void ReadConfig(uint32_t offset, std::span<std::byte> out) override;
+  void WriteConfig(uint32_t offset, std::span<const std::byte> in) override;
+  Result<> StartQueue(uint16_t index, virtio::QueueResources resources, uint64_t features,
+                      std::optional<virtio::QueueState> resume) override;
+  std::optional<virtio::QueueState> StopQueue(uint16_t index) override;
+
+  void Reset() override {}
+
+  std::vector<virtio::CounterValue> counters() const override;
+
+ private:
+  PmemDevice(std::unique_ptr<DeviceWorker> worker, PmemRange range);
+  void Serve();
+  static uint32_t Answer(virtio::Chain& chain, bool* valid);
+
+  virtio::DeviceTraits traits_;
+  const PmemRange range_;
+  std::unique_ptr<ActiveQueue> queue_;  // worker's thread
+  std::atomic<uint64_t> flushes_{0};
+  std::atomic<uint64_t> bad_requests_{0};
+  std::atomic<uint64_t> faults_{0};
+  std::unique_ptr<DeviceWorker> worker_;  // last: ends before what it uses
+};
+
+}  // namespace wyvern::devices
