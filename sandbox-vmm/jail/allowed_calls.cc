@@ -23,6 +23,16 @@ namespace {
 // ioctl numbers are 32 bits; the kernel ignores the upper half of the register.
 constexpr uint64_t kLow32 = 0xffffffffULL;
 
+// KVM API, 4.46, 4.20, 4.12: the number encodes the size of the header before the array. In C++ the kernel's own structs are larger
+// (their flexible array member is not empty there), so the macros of linux/kvm.h give numbers that KVM does not know.
+constexpr uint64_t kKvmGetSupportedCpuid = _IOWR(KVMIO, 0x05, uint64_t);
+constexpr uint64_t kKvmSetCpuid2 = _IOW(KVMIO, 0x90, uint64_t);
+constexpr uint64_t kKvmSetMsrs = _IOW(KVMIO, 0x89, uint64_t);
+constexpr uint64_t kKvmGetMsrs = _IOWR(KVMIO, 0x88, uint64_t);
+constexpr uint64_t kKvmGetMsrIndexList = _IOWR(KVMIO, 0x02, uint32_t);
+constexpr uint64_t kKvmSetSignalMask = _IOW(KVMIO, 0x8b, uint32_t);
+constexpr uint64_t kKvmSetGsiRouting = _IOW(KVMIO, 0x6a, uint64_t);
+
 CallRule Always(int number) {
   return CallRule{number, {}};
 }
@@ -116,7 +126,7 @@ std::vector<CallRule> VcpuIoctls() {
        {uint64_t{KVM_RUN}, uint64_t{KVM_GET_REGS}, uint64_t{KVM_GET_SREGS},
         uint64_t{KVM_GET_VCPU_EVENTS}, uint64_t{KVM_GET_MP_STATE}, uint64_t{KVM_SET_MP_STATE},
         uint64_t{KVM_KVMCLOCK_CTRL}, uint64_t{KVM_IRQFD}, uint64_t{KVM_IOEVENTFD},
-        uint64_t{KVM_SET_GSI_ROUTING}, uint64_t{KVM_SIGNAL_MSI}, uint64_t{KVM_IRQ_LINE}}) {
+        kKvmSetGsiRouting, uint64_t{KVM_SIGNAL_MSI}, uint64_t{KVM_IRQ_LINE}}) {
     rules.push_back(Ioctl(request));
   }
   return rules;
@@ -129,8 +139,8 @@ std::vector<CallRule> MachineIoctls() {
                                  uint64_t{KVM_CREATE_VM},
                                  uint64_t{KVM_CHECK_EXTENSION},
                                  uint64_t{KVM_GET_VCPU_MMAP_SIZE},
-                                 uint64_t{KVM_GET_SUPPORTED_CPUID},
-                                 uint64_t{KVM_GET_MSR_INDEX_LIST},
+                                 kKvmGetSupportedCpuid,
+                                 kKvmGetMsrIndexList,
                                  uint64_t{KVM_ENABLE_CAP},
                                  uint64_t{KVM_CREATE_IRQCHIP},
                                  uint64_t{KVM_CREATE_PIT2},
@@ -138,15 +148,15 @@ std::vector<CallRule> MachineIoctls() {
                                  uint64_t{KVM_SET_IDENTITY_MAP_ADDR},
                                  uint64_t{KVM_CREATE_VCPU},
                                  uint64_t{KVM_SET_USER_MEMORY_REGION},
-                                 uint64_t{KVM_SET_CPUID2},
-                                 uint64_t{KVM_SET_MSRS},
-                                 uint64_t{KVM_GET_MSRS},
+                                 kKvmSetCpuid2,
+                                 kKvmSetMsrs,
+                                 kKvmGetMsrs,
                                  uint64_t{KVM_SET_REGS},
                                  uint64_t{KVM_SET_SREGS},
                                  uint64_t{KVM_SET_FPU},
                                  uint64_t{KVM_GET_LAPIC},
                                  uint64_t{KVM_SET_LAPIC},
-                                 uint64_t{KVM_SET_SIGNAL_MASK},
+                                 kKvmSetSignalMask,
                                  uint64_t{KVM_GET_TSC_KHZ},
                                  uint64_t{KVM_SET_TSC_KHZ},
                                  uint64_t{KVM_GET_CLOCK},
