@@ -1,0 +1,132 @@
+#include "bootstrap/start.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <array>
+#include <chrono>
+
+#include "base/cleanup.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/subprocess.h"
+#include "bootstrap/bundle.h"
+#include "bootstrap/dialect.h"
+#include "bootstrap/socket.h"
+
+namespace wyvern::shim {
+
+namespace {
+
+constexpr char kReady = '+';
+constexpr std::chrono::milliseconds kReadyPatience{5000};
+constexpr size_t kMaxFailureText = 4096;
+
+void SetEnv(std::vector<std::string>& env, const std::string& key, const std::string& value) {
+  std::erase_if(env, [&](const std::string& entry) { return entry.starts_with(key + "="); });
+  env.push_back(key + "=" + value);
+}
+
+// containerd keeps both ends of the FIFO open. Without it (run by hand) there is no log.
+Result<UniqueFd> OpenLog(const std::string& bundle) {
+  auto log = Open(bundle + "/log", O_WRONLY | O_NONBLOCK);
+  if (log) {
+    return log;
+  }
+  return Open("/dev/null", O_WRONLY);
+}
+
+Result<> AwaitReady(FdRef ready, const Subprocess& server) {
+  std::string said;
+  const auto deadline = std::chrono::steady_clock::now() + kReadyPatience;
+  while (said.size() < kMaxFailureText && (said.empty() || said[0] != kReady)) {
+    const auto left =
+        std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+    pollfd polled{.fd = ready.get(), .events = POLLIN, .revents = 0};
+    if (left.count() <= 0 || poll(&polled, 1, static_cast<int>(left.count())) == 0) {
+      (void)server.Kill(SIGKILL);
+      return Fail(Code::kDeadlineExceeded, "the shim's server did not get ready in time");
+    }
+    std::array<std::byte, 512> buffer{};
+    WV_TRY(const size_t got, ReadSome(ready, buffer));
+    if (got == 0) {
+      (void)server.Kill(SIGKILL);
+      return Fail(Code::kInternal,
+                  said.empty() ? std::string("the shim's server died while starting") : said);
+    }
+    said.append(reinterpret_cast<const char*>(buffer.data()), got);
+  }
+  return {};
+}
+
+Result<> SpawnServer(const Args& args, const StartEnvironment& environment, const StartInput& input,
+                     const std::string& socket_path, FdRef listener) {
+  WV_TRY(const UniqueFd log, OpenLog(environment.bundle));
+  WV_TRY(PipePair ready, MakePipe());
+  SpawnOptions spawn;
+  spawn.argv = {environment.self, "-namespace", args.ns,   "-id",      args.id,
+                "-address",       args.address, "-socket", socket_path};
+  if (!args.publish_binary.empty()) {
+    spawn.argv.insert(spawn.argv.end(), {"-publish-binary", args.publish_binary});
+  }
+  if (args.debug || input.debug) {
+    spawn.argv.emplace_back("-debug");
+  }
+  spawn.argv.emplace_back("serve");
+  spawn.env = environment.env;
+  if (!input.ttrpc_address.empty()) {
+    SetEnv(spawn.env, "TTRPC_ADDRESS", input.ttrpc_address);
+  }
+  spawn.fds = {{2, log}, {kServeListenerFd, listener}, {kServeReadyFd, ready.write}};
+  spawn.cwd = environment.bundle;
+  spawn.new_session = true;
+  WV_TRY_CONTEXT(const Subprocess server, Subprocess::Spawn(spawn), "starting the shim's server");
+  ready.write.Reset();
+  return AwaitReady(ready.read, server);
+}
+
+}  // namespace
+
+Result<std::string> RunStart(const Args& args, const StartEnvironment& environment) {
+  const StartInput input = DecodeStartInput(environment.stdin_bytes, args.id, args.ns);
+  std::string group;
+  if (access((environment.bundle + "/config.json").c_str(), F_OK) == 0) {
+    WV_TRY(group, GroupOf(environment.bundle));
+  }
+  const std::string dir = input.socket_dir.empty() ? environment.socket_dir : input.socket_dir;
+  const std::string path = SocketPath(dir, args.address, args.ns, group.empty() ? args.id : group);
+  const std::string address = "unix://" + path;
+  WV_TRY_CONTEXT(BoundSocket socket, BindOrReuse(path), "making the shim's socket");
+  const bool ours = socket.listener.valid();
+  Cleanup undo([&] {
+    if (ours) {
+      unlink(path.c_str());
+    }
+  });
+  if (ours) {
+    WV_TRY_VOID(SpawnServer(args, environment, input, path, socket.listener));
+  }
+  // containerd 1.6 and 1.7 find a running shim again by this file only.
+  auto written = WriteFileAtomically(environment.bundle + "/address", address, 0644);
+  if (!written) {
+    // Whoever listens ends by itself when its socket is asked to shut down: `delete` does that.
+    return tl::unexpected(std::move(written).error().WithContext("writing the address file"));
+  }
+  undo.Cancel();
+  return EncodeStartAnswer(input.dialect, address);
+}
+
+void ReportReady(const std::string& failure) {
+  const UniqueFd ready(kServeReadyFd);
+  if (fcntl(ready.get(), F_GETFD) < 0) {
+    return;
+  }
+  auto told = WriteAll(ready, failure.empty() ? std::string(1, kReady) : failure);
+  if (!told) {
+    WV_WARN("telling that the server is ready: {}", told.error().message());
+  }
+}
+
+}  // namespace wyvern::shim

@@ -1,0 +1,371 @@
+#include "control/control_server.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <map>
+#include <mutex>
+#include <set>
+#include <utility>
+
+#include "base/log.h"
+#include "base/unix_socket.h"
+#include "control/exec_spec.h"
+#include "control/exec_stream.h"
+#include "loop/loop_thread.h"
+#include "ttrpc/blocking.h"
+#include "ttrpc/server.h"
+
+namespace wyvern::shim {
+
+namespace pb = wyvern::control::v1;
+
+namespace {
+
+constexpr const char* kService = "wyvern.control.v1.Control";
+constexpr size_t kMaxSpec = 16 << 20;
+
+const char* StatusName(runtime::ProcessStatus status) {
+  switch (status) {
+    case runtime::ProcessStatus::kCreated:
+      return "created";
+    case runtime::ProcessStatus::kRunning:
+      return "running";
+    case runtime::ProcessStatus::kStopped:
+      return "stopped";
+    case runtime::ProcessStatus::kPaused:
+      return "paused";
+  }
+  return "unknown";
+}
+
+int64_t NanosecondsSinceEpoch(std::chrono::system_clock::time_point at) {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(at.time_since_epoch()).count();
+}
+
+}  // namespace
+
+class ControlServer::Impl {
+ public:
+  Impl(std::string path, runtime::Sandbox& sandbox, ControlOptions options)
+      : path_(std::move(path)), sandbox_(sandbox), options_(std::move(options)) {}
+
+  ~Impl() {
+    Close();
+    pool_.reset();
+  }
+
+  Impl(const Impl&) = delete;
+  Impl& operator=(const Impl&) = delete;
+
+  Result<> Start();
+  void Close();
+
+ private:
+  using Key = std::pair<std::string, std::string>;  // container, exec
+
+  void Register();
+  template <typename Req, typename Resp>
+  void Pooled(const char* method, Result<Resp> (Impl::*function)(const Req&));
+
+  Result<pb::HelloResponse> Hello(const pb::HelloRequest& request);
+  Result<pb::ExecResponse> Exec(const pb::ExecRequest& request);
+  Result<pb::WaitExecResponse> WaitExec(const pb::ExecRef& request);
+  Result<pb::Empty> ResizeExec(const pb::ResizeExecRequest& request);
+  Result<pb::Empty> SignalExec(const pb::SignalExecRequest& request);
+  Result<pb::ConsoleLogResponse> ConsoleLog(const pb::Empty& request);
+  Result<pb::EffectiveConfigResponse> EffectiveConfig(const pb::Empty& request);
+  Result<pb::MetricsResponse> Metrics(const pb::Empty& request);
+  Result<pb::TimelineResponse> Timeline(const pb::Empty& request);
+  ttrpc::RawStream::Receiver Attach(ttrpc::RawStream stream);
+  std::shared_ptr<ExecStream> OpenStream(const std::string& message,
+                                         const ttrpc::RawStream& stream);
+
+  Result<> CheckOurs(const std::string& container_id, const std::string& exec_id);
+  Result<std::string> ReadSpec(const std::string& container_id) const;
+
+  const std::string path_;
+  runtime::Sandbox& sandbox_;
+  const ControlOptions options_;
+  std::unique_ptr<LoopThread> thread_;
+  std::unique_ptr<ttrpc::BlockingPool> pool_;
+  std::unique_ptr<ttrpc::Server> server_;  // used and destroyed on the loop's thread
+
+  std::mutex mu_;
+  uint64_t next_exec_ = 1;                        // guarded by mu_
+  std::set<Key> execs_;                           // guarded by mu_
+  std::map<Key, runtime::ProcessIo> unattached_;  // guarded by mu_
+};
+
+Result<> ControlServer::Impl::Start() {
+  if (unlink(path_.c_str()) != 0 && errno != ENOENT) {
+    return SysError("unlink " + path_);
+  }
+  WV_TRY(UniqueFd listener, ListenUnix(path_, 0600));
+  WV_TRY(thread_, LoopThread::Start("control"));
+  pool_ = std::make_unique<ttrpc::BlockingPool>("control");
+  Result<> listening;
+  thread_->Call([&] {
+    auto server = ttrpc::Server::Create(thread_->loop(), {.name = "control"});
+    if (!server) {
+      listening = tl::unexpected(std::move(server).error());
+      return;
+    }
+    server_ = *std::move(server);
+    Register();
+    listening = server_->Listen(std::move(listener), ttrpc::PeerIsRootOrSelf);
+  });
+  return listening;
+}
+
+void ControlServer::Impl::Close() {
+  if (thread_ == nullptr) {
+    return;
+  }
+  thread_->Call([this] { server_.reset(); });
+  thread_.reset();
+  unlink(path_.c_str());
+}
+
+template <typename Req, typename Resp>
+void ControlServer::Impl::Pooled(const char* method, Result<Resp> (Impl::*function)(const Req&)) {
+  server_->RegisterUnary<Req, Resp>(
+      kService, method,
+      ttrpc::Blocking<Req, Resp>(*pool_,
+                                 [this, function](const Req& request, const ttrpc::CallContext&) {
+                                   return (this->*function)(request);
+                                 }));
+}
+
+void ControlServer::Impl::Register() {
+  Pooled("Hello", &Impl::Hello);
+  Pooled("Exec", &Impl::Exec);
+  Pooled("WaitExec", &Impl::WaitExec);
+  Pooled("ResizeExec", &Impl::ResizeExec);
+  Pooled("SignalExec", &Impl::SignalExec);
+  Pooled("ConsoleLog", &Impl::ConsoleLog);
+  Pooled("EffectiveConfig", &Impl::EffectiveConfig);
+  Pooled("Metrics", &Impl::Metrics);
+  Pooled("Timeline", &Impl::Timeline);
+  server_->RegisterRawBidi(kService, "Stream",
+                           [this](const ttrpc::CallContext&, ttrpc::RawStream stream) {
+                             return Attach(std::move(stream));
+                           });
+}
+
+Result<pb::HelloResponse> ControlServer::Impl::Hello(const pb::HelloRequest& request) {
+  if (request.protocol() != kProtocol) {
+    return Fail(Code::kFailedPrecondition, "this sandbox speaks control protocol " +
+                                               std::to_string(kProtocol) + ", not " +
+                                               std::to_string(request.protocol()) +
+                                               ": use the wyvern of version " + options_.version);
+  }
+  pb::HelloResponse response;
+  response.set_protocol(kProtocol);
+  response.set_version(options_.version);
+  response.set_sandbox_id(options_.sandbox_id);
+  response.set_kernel_release(sandbox_.KernelRelease());
+  for (const ControlContainer& container : options_.containers()) {
+    auto& info = *response.add_containers();
+    info.set_id(container.id);
+    info.set_status(StatusName(container.status));
+    info.set_anchor_pid(static_cast<uint32_t>(container.pid));
+    info.set_bundle(container.bundle);
+    info.set_created_at_ns(NanosecondsSinceEpoch(container.created_at));
+  }
+  return response;
+}
+
+Result<std::string> ControlServer::Impl::ReadSpec(const std::string& container_id) const {
+  for (const ControlContainer& container : options_.containers()) {
+    if (container.id == container_id) {
+      return ReadFile(container.bundle + "/config.json", kMaxSpec);
+    }
+  }
+  return Fail(Code::kNotFound, "container " + container_id + " not found");
+}
+
+Result<pb::ExecResponse> ControlServer::Impl::Exec(const pb::ExecRequest& request) {
+  const std::string container = request.guest() ? std::string() : request.container_id();
+  std::string spec;
+  if (!request.guest()) {
+    WV_TRY(spec, ReadSpec(container));
+  }
+  WV_TRY(const std::string process, MakeExecSpec(spec, request));
+  Key key{container, ""};
+  {
+    const std::lock_guard lock(mu_);
+    key.second = "wyvern-" + std::to_string(getpid()) + "-" + std::to_string(next_exec_++);
+  }
+  runtime::IoWanted io;
+  io.terminal = request.terminal();
+  io.stdin_stream = true;
+  io.stdout_stream = true;
+  io.stderr_stream = !request.terminal();
+  io.rows = request.rows();
+  io.columns = request.columns();
+  WV_TRY(runtime::ProcessIo streams, sandbox_.AddExec(key.first, key.second, process, io));
+  if (auto started = sandbox_.StartProcess(key.first, key.second); !started) {
+    (void)sandbox_.DeleteProcess(key.first, key.second);
+    return tl::unexpected(std::move(started).error());
+  }
+  const std::lock_guard lock(mu_);
+  execs_.insert(key);
+  unattached_[key] = std::move(streams);
+  pb::ExecResponse response;
+  response.set_exec_id(key.second);
+  return response;
+}
+
+// Only what came by this socket can be waited for, signalled and deleted here: containerd's execs are containerd's.
+Result<> ControlServer::Impl::CheckOurs(const std::string& container_id,
+                                        const std::string& exec_id) {
+  const std::lock_guard lock(mu_);
+  if (!execs_.contains({container_id, exec_id})) {
+    return Fail(Code::kNotFound, "exec " + exec_id + " not found");
+  }
+  return {};
+}
+
+Result<pb::WaitExecResponse> ControlServer::Impl::WaitExec(const pb::ExecRef& request) {
+  WV_TRY_VOID(CheckOurs(request.container_id(), request.exec_id()));
+  WV_TRY(const runtime::ExitInfo exit, sandbox_.Wait(request.container_id(), request.exec_id()));
+  {
+    const std::lock_guard lock(mu_);
+    execs_.erase({request.container_id(), request.exec_id()});
+    unattached_.erase({request.container_id(), request.exec_id()});
+  }
+  if (auto deleted = sandbox_.DeleteProcess(request.container_id(), request.exec_id()); !deleted) {
+    WV_DEBUG("control: {}", deleted.error().message());
+  }
+  pb::WaitExecResponse response;
+  response.set_exit_status(exit.status);
+  return response;
+}
+
+Result<pb::Empty> ControlServer::Impl::ResizeExec(const pb::ResizeExecRequest& request) {
+  WV_TRY_VOID(CheckOurs(request.container_id(), request.exec_id()));
+  WV_TRY_VOID(sandbox_.ResizeTerminal(request.container_id(), request.exec_id(), request.rows(),
+                                      request.columns()));
+  return pb::Empty();
+}
+
+Result<pb::Empty> ControlServer::Impl::SignalExec(const pb::SignalExecRequest& request) {
+  WV_TRY_VOID(CheckOurs(request.container_id(), request.exec_id()));
+  WV_TRY_VOID(sandbox_.Signal(request.container_id(), request.exec_id(),
+                              static_cast<int>(request.signal()), false));
+  return pb::Empty();
+}
+
+Result<pb::ConsoleLogResponse> ControlServer::Impl::ConsoleLog(const pb::Empty& /*request*/) {
+  pb::ConsoleLogResponse response;
+  response.set_text(sandbox_.ConsoleLog());
+  return response;
+}
+
+Result<pb::EffectiveConfigResponse> ControlServer::Impl::EffectiveConfig(
+    const pb::Empty& /*request*/) {
+  pb::EffectiveConfigResponse response;
+  response.set_yaml(sandbox_.EffectiveConfig());
+  return response;
+}
+
+Result<pb::MetricsResponse> ControlServer::Impl::Metrics(const pb::Empty& /*request*/) {
+  pb::MetricsResponse response;
+  auto& counters = *response.mutable_counters();
+  counters["containers"] = sandbox_.ContainerCount();
+  for (const std::string& id : sandbox_.ContainerIds()) {
+    const auto stats = sandbox_.Stats(id);
+    if (!stats) {
+      continue;  // it has ended
+    }
+    counters["container." + id + ".cpu_usage_usec"] = stats->cpu_usage_usec;
+    counters["container." + id + ".memory_current"] = stats->memory_current;
+    counters["container." + id + ".memory_limit"] = stats->memory_limit;
+    counters["container." + id + ".pids_current"] = stats->pids_current;
+    for (const auto& [name, value] : stats->memory_events) {
+      counters["container." + id + ".memory_events." + name] = value;
+    }
+  }
+  return response;
+}
+
+Result<pb::TimelineResponse> ControlServer::Impl::Timeline(const pb::Empty& /*request*/) {
+  pb::TimelineResponse response;
+  for (const runtime::TimelinePoint& point : sandbox_.Timeline()) {
+    auto& out = *response.add_points();
+    out.set_name(point.name);
+    out.set_start_ns(static_cast<uint64_t>(std::max<int64_t>(point.start_ns, 0)));
+    out.set_end_ns(static_cast<uint64_t>(std::max<int64_t>(point.end_ns, 0)));
+  }
+  return response;
+}
+
+std::shared_ptr<ExecStream> ControlServer::Impl::OpenStream(const std::string& message,
+                                                            const ttrpc::RawStream& stream) {
+  pb::StreamData first;
+  if (!first.ParseFromString(message)) {
+    stream.Fail(Error(Code::kInvalidArgument, "malformed message"));
+    return nullptr;
+  }
+  runtime::ProcessIo io;
+  {
+    const std::lock_guard lock(mu_);
+    const auto found = unattached_.find({first.container_id(), first.exec_id()});
+    if (found == unattached_.end()) {
+      stream.Fail(Error(Code::kNotFound, "no exec " + first.exec_id() + " waits for its streams"));
+      return nullptr;
+    }
+    io = std::move(found->second);
+    unattached_.erase(found);
+  }
+  auto exec =
+      std::make_shared<ExecStream>(thread_->loop(), std::move(io), first.stream() == 1, stream);
+  exec->Start();
+  return exec;
+}
+
+ttrpc::RawStream::Receiver ControlServer::Impl::Attach(ttrpc::RawStream stream) {
+  auto exec = std::make_shared<std::shared_ptr<ExecStream>>();
+  return
+      [this, stream = std::move(stream), exec](const std::optional<std::string>& message) mutable {
+        if (!message) {
+          if (*exec != nullptr && !stream.alive()) {
+            (*exec)->Detach();
+          } else if (*exec != nullptr) {
+            // Half-closed: the end of the input; the output goes on.
+            pb::StreamData end;
+            end.set_eof(true);
+            (*exec)->OnMessage(end);
+          }
+          return;
+        }
+        if (*exec == nullptr) {
+          *exec = OpenStream(*message, stream);
+          return;
+        }
+        pb::StreamData data;
+        if (data.ParseFromString(*message)) {
+          (*exec)->OnMessage(data);
+        }
+      };
+}
+
+ControlServer::ControlServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+ControlServer::~ControlServer() = default;
+
+Result<std::unique_ptr<ControlServer>> ControlServer::Start(const std::string& path,
+                                                            runtime::Sandbox& sandbox,
+                                                            ControlOptions options) {
+  auto impl = std::make_unique<Impl>(path, sandbox, std::move(options));
+  WV_TRY_VOID(impl->Start());
+  return std::unique_ptr<ControlServer>(new ControlServer(std::move(impl)));
+}
+
+void ControlServer::Close() {
+  impl_->Close();
+}
+
+}  // namespace wyvern::shim

@@ -1,0 +1,140 @@
+#include "events/publisher.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "base/unix_socket.h"
+#include "proto/containerd_events.pb.h"
+
+namespace wyvern::shim {
+
+namespace {
+
+constexpr const char* kService = "containerd.services.events.ttrpc.v1.Events";
+constexpr const char* kMethod = "Forward";
+constexpr const char* kNamespaceKey = "containerd-namespace-ttrpc";
+
+std::string SocketPathOf(const std::string& address) {
+  constexpr std::string_view kScheme = "unix://";
+  return address.starts_with(kScheme) ? address.substr(kScheme.size()) : address;
+}
+
+}  // namespace
+
+Publisher::Publisher(PublisherOptions options) : options_(std::move(options)) {
+  thread_ = std::thread([this] {
+    pthread_setname_np(pthread_self(), "events");
+    Run();
+  });
+}
+
+Publisher::~Publisher() {
+  {
+    const std::lock_guard lock(mu_);
+    stop_ = true;
+    changed_.notify_all();
+  }
+  thread_.join();
+}
+
+void Publisher::Publish(std::string_view topic, std::string_view type, std::string event) {
+  containerd::events::ForwardRequest request;
+  auto& envelope = *request.mutable_envelope();
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(now);
+  envelope.mutable_timestamp()->set_seconds(seconds.count());
+  envelope.mutable_timestamp()->set_nanos(
+      static_cast<int32_t>(std::chrono::nanoseconds(now - seconds).count()));
+  envelope.set_namespace_(options_.ns);
+  envelope.set_topic(std::string(topic));
+  envelope.mutable_event()->set_type_url(std::string(type));
+  envelope.mutable_event()->set_value(std::move(event));
+
+  const std::lock_guard lock(mu_);
+  if (options_.address.empty()) {
+    return;
+  }
+  if (queue_.size() >= options_.max_queued) {
+    // Not the front: its call may be in flight.
+    queue_.erase(queue_.begin() + 1);
+    ++dropped_;
+    WV_WARN_LIMITED("containerd takes no events: {} dropped", dropped_);
+  }
+  queue_.push_back(Item{std::string(topic), request.SerializeAsString()});
+  changed_.notify_all();
+}
+
+bool Publisher::Flush(std::chrono::milliseconds patience) {
+  std::unique_lock lock(mu_);
+  return changed_.wait_for(lock, patience, [this] { return queue_.empty(); });
+}
+
+void Publisher::Sleep(std::unique_lock<std::mutex>& lock, std::chrono::milliseconds time) {
+  changed_.wait_for(lock, time, [this] { return stop_; });
+}
+
+void Publisher::Run() {
+  std::chrono::milliseconds backoff = options_.first_backoff;
+  std::unique_lock lock(mu_);
+  while (true) {
+    changed_.wait(lock, [this] { return stop_ || !queue_.empty(); });
+    if (stop_) {
+      return;
+    }
+    const Item item = queue_.front();
+    lock.unlock();
+    const Outcome outcome = Send(item);
+    lock.lock();
+    const auto now = std::chrono::steady_clock::now();
+    if (outcome == Outcome::kRefused && queue_.front().give_up == decltype(now){}) {
+      queue_.front().give_up = now + options_.refusal_patience;
+    }
+    if (outcome == Outcome::kDelivered || outcome == Outcome::kInvalid ||
+        (outcome == Outcome::kRefused && now >= queue_.front().give_up)) {
+      queue_.pop_front();
+      backoff = options_.first_backoff;
+      changed_.notify_all();
+      continue;
+    }
+    Sleep(lock, backoff);
+    backoff = std::min(backoff * 2, options_.max_backoff);
+  }
+}
+
+Publisher::Outcome Publisher::Send(const Item& item) {
+  if (client_ == nullptr || client_->closed()) {
+    client_.reset();
+    auto socket = ConnectUnix(SocketPathOf(options_.address));
+    if (!socket) {
+      WV_WARN_LIMITED("events: {}", socket.error().message());
+      return Outcome::kUnreachable;
+    }
+    auto client = ttrpc::Client::Create(*std::move(socket), {.name = "events-rx"});
+    if (!client) {
+      WV_WARN_LIMITED("events: {}", client.error().message());
+      return Outcome::kUnreachable;
+    }
+    client_ = *std::move(client);
+  }
+  const auto answer = client_->RawCall(
+      kService, kMethod, item.request,
+      {.timeout = options_.call_timeout, .metadata = {{kNamespaceKey, options_.ns}}});
+  if (answer) {
+    return Outcome::kDelivered;
+  }
+  WV_WARN_LIMITED("event {} not delivered: {}", item.topic, answer.error().message());
+  switch (answer.error().code()) {
+    case Code::kInvalidArgument:
+      return Outcome::kInvalid;
+    case Code::kUnavailable:
+    case Code::kDeadlineExceeded:
+      client_.reset();
+      return Outcome::kUnreachable;
+    default:
+      return client_->closed() ? Outcome::kUnreachable : Outcome::kRefused;
+  }
+}
+
+}  // namespace wyvern::shim

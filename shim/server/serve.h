@@ -1,0 +1,30 @@
+// server/serve.h — the shim's server process: one per sandbox, from `start` until Shutdown.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "bootstrap/args.h"
+#include "sandbox/sandbox.h"
+#include "task/service.h"
+
+namespace wyvern::shim {
+
+// What differs between the product and the tests.
+struct RuntimeHooks {
+  std::string version;
+  std::function<Result<std::unique_ptr<runtime::Sandbox>>(const SandboxRequest&)> start_sandbox;
+  std::function<Result<>(const std::string& ns, const std::string& id, const std::string& bundle)>
+      clean_up;
+  // Where the control service of a sandbox listens; empty: nowhere.
+  std::function<std::string(const std::string& ns, const std::string& id)> control_socket;
+};
+
+// Serves on the descriptors that `start` gave us until the sandbox is shut down, then ends the process. Returns only what failed before that.
+Result<> Serve(const Args& args, const RuntimeHooks& hooks);
+
+// The whole program: every dialect and action. Returns the exit code.
+int ShimMain(int argc, char** argv, const RuntimeHooks& hooks);
+
+}  // namespace wyvern::shim

@@ -1,0 +1,329 @@
+#include "stdio/process_stdio.h"
+
+#include <fcntl.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <array>
+#include <condition_variable>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "base/log.h"
+#include "stdio/fifo.h"
+#include "stdio/logger.h"
+#include "stdio/pump.h"
+#include "stdio/target.h"
+
+namespace wyvern::shim {
+
+namespace {
+
+constexpr std::chrono::milliseconds kFirstRetry{2};
+constexpr std::chrono::milliseconds kLastRetry{100};
+
+}  // namespace
+
+runtime::IoWanted WantedIo(const StdioSpec& spec) {
+  runtime::IoWanted wanted;
+  wanted.terminal = spec.terminal;
+  wanted.stdin_stream = !spec.stdin_path.empty();
+  wanted.stdout_stream = !spec.stdout_uri.empty();
+  wanted.stderr_stream = !spec.stderr_uri.empty() && !spec.terminal;
+  return wanted;
+}
+
+// Everything below without a mutex belongs to the thread that opens until Attach, then to the loop's.
+class ProcessStdio::Impl : public std::enable_shared_from_this<Impl> {
+ public:
+  explicit Impl(EventLoop& loop) : loop_(loop) {}
+
+  Result<> Open(const StdioSpec& spec);
+  void AwaitClient();
+  void Attach(runtime::ProcessIo io);
+  void CloseStdin();
+  void EndStdin();
+  void Abort();
+
+  void Post(void (Impl::*method)()) {
+    loop_.Post([self = shared_from_this(), method] { ((*self).*method)(); });
+  }
+
+  EventLoop& loop() { return loop_; }
+
+  bool WaitDrained(std::chrono::milliseconds patience) {
+    std::unique_lock lock(mu_);
+    return drained_changed_.wait_for(lock, patience, [this] { return drained_; });
+  }
+
+ private:
+  struct Output {
+    Target target;
+    UniqueFd source;
+    UniqueFd sink;
+    UniqueFd own_reader;
+    std::shared_ptr<Pump> pump;
+    EventLoop::Token retry = EventLoop::Token::kNone;
+    std::chrono::milliseconds delay = kFirstRetry;
+    bool done = true;
+  };
+
+  Result<> OpenLogger(const StdioSpec& spec);
+  void StartOutput(Output& output);
+  void OpenFifo(Output& output);
+  void StartPump(Output& output);
+  void EndOutput(Output& output);
+  void StdinEnded();
+  void WatchLogger();
+  void CheckDrained();
+
+  EventLoop& loop_;
+  const std::chrono::steady_clock::time_point opened_at_ = std::chrono::steady_clock::now();
+  bool terminal_ = false;
+  bool aborted_ = false;
+  bool logger_watched_ = false;
+  StdinEnds stdin_;
+  UniqueFd stdin_sink_;
+  std::shared_ptr<Pump> stdin_pump_;
+  std::array<Output, 2> outputs_;  // stdout, stderr
+  std::shared_ptr<Logger> logger_;
+
+  std::mutex mu_;
+  std::condition_variable drained_changed_;
+  bool drained_ = false;  // guarded by mu_
+};
+
+Result<> ProcessStdio::Impl::Open(const StdioSpec& spec) {
+  terminal_ = spec.terminal;
+  WV_TRY(outputs_[0].target, ParseTarget(spec.stdout_uri));
+  if (!spec.terminal) {
+    WV_TRY(outputs_[1].target, ParseTarget(spec.stderr_uri));
+  }
+  WV_TRY(const Target stdin_target, ParseTarget(spec.stdin_path));
+  if (stdin_target.kind != TargetKind::kNone && stdin_target.kind != TargetKind::kFifo) {
+    return Fail(Code::kInvalidArgument, "stdin must be a path: " + spec.stdin_path);
+  }
+  if (stdin_target.kind == TargetKind::kFifo) {
+    WV_TRY_CONTEXT(stdin_, OpenStdin(stdin_target.path), "stdin");
+  }
+  for (Output& output : outputs_) {
+    if (output.target.kind == TargetKind::kFile) {
+      WV_TRY_CONTEXT(output.sink, OpenLogFile(output.target.path), "stdio");
+    } else if (output.target.kind == TargetKind::kFifo) {
+      // A path that is wrong is told now; a client that is late is waited for later.
+      WV_TRY_CONTEXT(auto ends, TryOpenOutput(output.target.path), "stdio");
+      if (ends) {
+        output.sink = std::move(ends->writer);
+        output.own_reader = std::move(ends->own_reader);
+      }
+    }
+  }
+  return OpenLogger(spec);
+}
+
+Result<> ProcessStdio::Impl::OpenLogger(const StdioSpec& spec) {
+  // One program serves both streams; runc takes stdout's URI for both, too.
+  if (outputs_[0].target.kind != TargetKind::kBinary) {
+    if (outputs_[1].target.kind == TargetKind::kBinary) {
+      return Fail(Code::kInvalidArgument, "stderr names a logging program, stdout does not");
+    }
+    return {};
+  }
+  WV_TRY(Logger::Started started, Logger::Start(loop_, outputs_[0].target, spec.ns, spec.id));
+  logger_ = std::move(started.logger);
+  outputs_[0].sink = std::move(started.stdout_writer);
+  if (outputs_[1].target.kind == TargetKind::kBinary) {
+    outputs_[1].sink = std::move(started.stderr_writer);
+  }
+  return {};
+}
+
+void ProcessStdio::Impl::AwaitClient() {
+  std::chrono::milliseconds delay{1};
+  for (Output& output : outputs_) {
+    while (output.target.kind == TargetKind::kFifo && !output.sink.valid() &&
+           std::chrono::steady_clock::now() < opened_at_ + kClientPatience) {
+      std::this_thread::sleep_for(delay);
+      delay = std::min(delay * 2, std::chrono::milliseconds(20));
+      auto ends = TryOpenOutput(output.target.path);
+      if (!ends) {
+        break;  // Attach says so
+      }
+      if (*ends) {
+        output.sink = std::move((*ends)->writer);
+        output.own_reader = std::move((*ends)->own_reader);
+      }
+    }
+  }
+}
+
+void ProcessStdio::Impl::Attach(runtime::ProcessIo io) {
+  if (aborted_) {
+    return;
+  }
+  WatchLogger();
+  outputs_[0].source = std::move(io.stdout_stream);
+  outputs_[1].source = std::move(io.stderr_stream);
+  for (Output& output : outputs_) {
+    output.done = !output.source.valid();
+  }
+  stdin_sink_ = std::move(io.stdin_stream);
+  if (stdin_.reader.valid() && stdin_sink_.valid()) {
+    stdin_pump_ = Pump::Start(loop_, stdin_.reader, stdin_sink_, Pump::OnBrokenSink::kEnd,
+                              [self = shared_from_this()] { self->StdinEnded(); });
+  }
+  for (Output& output : outputs_) {
+    if (output.done) {
+      EndOutput(output);
+    } else {
+      StartOutput(output);
+    }
+  }
+}
+
+void ProcessStdio::Impl::WatchLogger() {
+  if (logger_ != nullptr && !logger_watched_) {
+    logger_watched_ = true;
+    logger_->Watch([self = shared_from_this()] { self->CheckDrained(); });
+  }
+}
+
+void ProcessStdio::Impl::StartOutput(Output& output) {
+  if (output.sink.valid()) {
+    StartPump(output);
+  } else {
+    OpenFifo(output);
+  }
+}
+
+void ProcessStdio::Impl::OpenFifo(Output& output) {
+  auto ends = TryOpenOutput(output.target.path);
+  if (!ends) {
+    WV_WARN("stdio: {}; the output is dropped", ends.error().message());
+    auto null = wyvern::Open("/dev/null", O_WRONLY);
+    if (!null) {
+      EndOutput(output);
+      return;
+    }
+    output.sink = *std::move(null);
+    StartPump(output);
+    return;
+  }
+  if (*ends) {
+    output.sink = std::move((*ends)->writer);
+    output.own_reader = std::move((*ends)->own_reader);
+    StartPump(output);
+    return;
+  }
+  output.retry = loop_.After(output.delay, [self = shared_from_this(), &output] {
+    output.retry = EventLoop::Token::kNone;
+    self->OpenFifo(output);
+  });
+  output.delay = std::min(output.delay * 2, kLastRetry);
+}
+
+void ProcessStdio::Impl::StartPump(Output& output) {
+  output.pump = Pump::Start(loop_, output.source, output.sink, Pump::OnBrokenSink::kDiscard,
+                            [self = shared_from_this(), &output] { self->EndOutput(output); });
+}
+
+void ProcessStdio::Impl::EndOutput(Output& output) {
+  output.pump.reset();
+  output.source.Reset();
+  output.sink.Reset();
+  output.own_reader.Reset();
+  output.done = true;
+  CheckDrained();
+}
+
+void ProcessStdio::Impl::CheckDrained() {
+  if (!outputs_[0].done || !outputs_[1].done) {
+    return;
+  }
+  if (logger_ != nullptr && !logger_->exited()) {
+    logger_->InputEnded();
+    return;
+  }
+  const std::lock_guard lock(mu_);
+  drained_ = true;
+  drained_changed_.notify_all();
+}
+
+void ProcessStdio::Impl::StdinEnded() {
+  stdin_pump_.reset();
+  stdin_.reader.Reset();
+  stdin_.own_writer.Reset();
+  // The end of a terminal's input is what is typed (^D), not that its client has gone.
+  if (!terminal_ && stdin_sink_.valid()) {
+    shutdown(stdin_sink_.get(), SHUT_WR);
+  }
+}
+
+void ProcessStdio::Impl::CloseStdin() {
+  stdin_.own_writer.Reset();
+}
+
+void ProcessStdio::Impl::EndStdin() {
+  if (stdin_pump_ != nullptr) {
+    std::exchange(stdin_pump_, nullptr)->Stop();
+  }
+  stdin_ = StdinEnds();
+  stdin_sink_.Reset();
+}
+
+void ProcessStdio::Impl::Abort() {
+  aborted_ = true;
+  EndStdin();
+  for (Output& output : outputs_) {
+    if (output.pump != nullptr) {
+      std::exchange(output.pump, nullptr)->Stop();
+    }
+    loop_.Remove(std::exchange(output.retry, EventLoop::Token::kNone));
+    EndOutput(output);
+  }
+  WatchLogger();
+  if (logger_ != nullptr && !logger_->exited()) {
+    logger_->Terminate();
+  }
+}
+
+ProcessStdio::ProcessStdio(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+ProcessStdio::~ProcessStdio() {
+  Abort();
+}
+
+Result<std::unique_ptr<ProcessStdio>> ProcessStdio::Open(EventLoop& loop, const StdioSpec& spec) {
+  auto impl = std::make_shared<Impl>(loop);
+  WV_TRY_VOID(impl->Open(spec));
+  return std::unique_ptr<ProcessStdio>(new ProcessStdio(std::move(impl)));
+}
+
+void ProcessStdio::AwaitClient() {
+  impl_->AwaitClient();
+}
+
+void ProcessStdio::Attach(runtime::ProcessIo io) {
+  impl_->loop().Post([impl = impl_, shared = std::make_shared<runtime::ProcessIo>(std::move(io))] {
+    impl->Attach(std::move(*shared));
+  });
+}
+
+void ProcessStdio::CloseStdin() {
+  impl_->Post(&Impl::CloseStdin);
+}
+
+void ProcessStdio::ProcessExited() {
+  impl_->Post(&Impl::EndStdin);
+}
+
+bool ProcessStdio::WaitDrained(std::chrono::milliseconds patience) {
+  return impl_->WaitDrained(patience);
+}
+
+void ProcessStdio::Abort() {
+  impl_->Post(&Impl::Abort);
+}
+
+}  // namespace wyvern::shim
