@@ -272,21 +272,19 @@ void InodeTable::Evict() {
 }
 
 FsResult<> InodeTable::LoseName(const InodeRef& inode, uint64_t parent, std::string_view name) {
-  for (;;) {
-    FS_TRY(const PathFd fd, Open(inode));
-    const std::lock_guard lock(ShardOf(*inode));
-    if (inode->parent_ != parent || inode->name_ != name) {
-      return {};  // known by another of its names
-    }
-    if (inode->fd_ == nullptr) {
-      continue;  // evicted in between
-    }
-    inode->parent_ = 0;
-    inode->name_.clear();
-    const std::unique_lock table(mu_);
-    UnlistLocked(*inode);
-    return {};
+  FS_TRY(const PathFd fd, Open(inode));
+  const std::lock_guard lock(ShardOf(*inode));
+  if (inode->parent_ != parent || inode->name_ != name) {
+    return {};  // known by another of its names
   }
+  if (inode->fd_ == nullptr) {
+    inode->fd_ = fd;  // evicted in between
+  }
+  inode->parent_ = 0;
+  inode->name_.clear();
+  const std::unique_lock table(mu_);
+  UnlistLocked(*inode);
+  return {};
 }
 
 void InodeTable::SetName(const InodeRef& inode, uint64_t parent, std::string_view name) {

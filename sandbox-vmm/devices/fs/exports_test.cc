@@ -1,0 +1,177 @@
+// Exports that come and go, as mounts under the server's root. Needs root and a mount namespace of its own.
+#include <gtest/gtest.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+
+#include <linux/loop.h>
+
+#include <cerrno>
+#include <chrono>
+
+#include "fs/testing/fs_test_base.h"
+
+namespace wyvern::fs {
+namespace {
+
+using std::chrono::milliseconds;
+using testing::Body;
+
+class ExportsTest : public testing::FsTest {
+ protected:
+  void SetUp() override {
+    if (!IsRoot() || ::unshare(CLONE_NEWNS) != 0 ||
+        ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) {
+      GTEST_SKIP() << "needs root and mount namespaces";
+    }
+    FsTest::SetUp();
+    ASSERT_EQ(::mount("tmpfs", dir_.c_str(), "tmpfs", 0, nullptr), 0);
+    FileServerOptions options;
+    options.exports = true;
+    Serve(std::move(options));
+  }
+
+  void TearDown() override {
+    if (server_ != nullptr) {
+      client_.reset();
+      server_.reset();
+      ::umount2(dir_.c_str(), MNT_DETACH);
+      FsTest::TearDown();
+    }
+  }
+
+  void Mount(const std::string& name) {
+    ASSERT_EQ(::mkdir(Host(name).c_str(), 0755), 0);
+    ASSERT_EQ(::mount("tmpfs", Host(name).c_str(), "tmpfs", 0, nullptr), 0);
+    Put(name + "/file", name);
+  }
+};
+
+TEST_F(ExportsTest, OnlyAttachedNamesExist) {
+  Mount("one");
+  Mount("two");
+  client_->Lookup(FUSE_ROOT_ID, "one");
+  EXPECT_EQ(client_->error(), ENOENT);
+  ASSERT_TRUE(server_->Attach("one", {}).has_value());
+  EXPECT_NE(client_->Lookup(FUSE_ROOT_ID, "one"), 0U);
+  client_->Lookup(FUSE_ROOT_ID, "two");
+  EXPECT_EQ(client_->error(), ENOENT);
+  EXPECT_EQ(server_->Attach("one", {}).error().code(), Code::kAlreadyExists);
+  for (const char* bad : {"", ".", "..", "a/b"}) {
+    EXPECT_EQ(server_->Attach(bad, {}).error().code(), Code::kInvalidArgument) << bad;
+  }
+}
+
+TEST_F(ExportsTest, MountPointWithoutItsMountDoesNotExist) {
+  ASSERT_EQ(::mkdir(Host("one").c_str(), 0755), 0);
+  ASSERT_TRUE(server_->Attach("one", {}).has_value());
+  client_->Lookup(FUSE_ROOT_ID, "one");
+  EXPECT_EQ(client_->error(), ENOENT);
+}
+
+TEST_F(ExportsTest, TheRootItselfTakesNothing) {
+  client_->Mkdir(FUSE_ROOT_ID, "new");
+  EXPECT_EQ(client_->error(), EROFS);
+  client_->Create(FUSE_ROOT_ID, "new", O_RDWR, 0644);
+  EXPECT_EQ(client_->error(), EROFS);
+}
+
+TEST_F(ExportsTest, PoliciesAreTheExportsOwn) {
+  Mount("ro");
+  Mount("rw");
+  ASSERT_TRUE(server_->Attach("ro", {.cache = milliseconds(3600000), .read_only = true}));
+  ASSERT_TRUE(server_->Attach("rw", {.cache = milliseconds(0)}));
+  const fuse_entry_out ro = client_->LookupEntry(FUSE_ROOT_ID, "ro");
+  EXPECT_EQ(ro.entry_valid, 0U);
+  EXPECT_EQ(ro.attr.flags & FUSE_ATTR_SUBMOUNT, uint32_t{FUSE_ATTR_SUBMOUNT});
+  const fuse_entry_out file = client_->LookupEntry(ro.nodeid, "file");
+  EXPECT_EQ(file.entry_valid, 3600U);
+  EXPECT_EQ(file.attr.flags, 0U);
+  client_->Open(file.nodeid, O_RDWR);
+  EXPECT_EQ(client_->error(), EROFS);
+  const uint64_t rw = client_->Lookup(FUSE_ROOT_ID, "rw");
+  EXPECT_EQ(client_->LookupEntry(rw, "file").entry_valid, 0U);
+  EXPECT_NE(client_->Create(rw, "new", O_RDWR, 0644), 0U);
+  // From one export into another.
+  fuse_rename_in in{};
+  in.newdir = rw;
+  EXPECT_EQ(client_->Call(FUSE_RENAME, ro.nodeid, Body().Put(in).Name("file").Name("f")).error,
+            EROFS);
+  fuse_link_in link{};
+  link.oldnodeid = file.nodeid;
+  EXPECT_EQ(client_->Call(FUSE_LINK, rw, Body().Put(link).Name("f")).error, EXDEV);
+}
+
+TEST_F(ExportsTest, SubmountsAreMarkedInsideAnExportToo) {
+  Mount("one");
+  ASSERT_EQ(::mkdir(Host("one/sub").c_str(), 0755), 0);
+  ASSERT_EQ(::mount("tmpfs", Host("one/sub").c_str(), "tmpfs", 0, nullptr), 0);
+  ASSERT_TRUE(server_->Attach("one", {}));
+  const uint64_t one = client_->Lookup(FUSE_ROOT_ID, "one");
+  EXPECT_NE(client_->LookupEntry(one, "sub").attr.flags & FUSE_ATTR_SUBMOUNT, 0U);
+  for (const auto& entry : client_->ReadAll(one, true)) {
+    EXPECT_EQ(entry.entry.attr.flags != 0, entry.name == "sub") << entry.name;
+  }
+  ASSERT_EQ(client_->Init(0).error, 0);  // a guest that did not ask for it
+  EXPECT_EQ(client_->LookupEntry(client_->Lookup(FUSE_ROOT_ID, "one"), "sub").attr.flags, 0U);
+}
+
+TEST_F(ExportsTest, DetachMakesStaleWhatTheGuestHolds) {
+  Mount("one");
+  Mount("two");
+  ASSERT_TRUE(server_->Attach("one", {}));
+  ASSERT_TRUE(server_->Attach("two", {}));
+  const uint64_t one = client_->Lookup(FUSE_ROOT_ID, "one");
+  const uint64_t file = client_->Lookup(one, "file");
+  const uint64_t other = client_->Walk("two/file");
+  const uint64_t fh = client_->Open(file, O_RDWR);
+  const uint64_t dir =
+      client_->Call(FUSE_OPENDIR, one, Body().Put(fuse_open_in{})).As<fuse_open_out>().fh;
+  EXPECT_EQ(::umount(Host("one").c_str()), -1);
+  EXPECT_EQ(errno, EBUSY);
+  const auto detached = server_->Detach("one", milliseconds(1000));
+  ASSERT_TRUE(detached.has_value()) << detached.error().message();
+  EXPECT_EQ(::umount(Host("one").c_str()), 0);
+  client_->GetAttr(file);
+  EXPECT_EQ(client_->error(), ESTALE);
+  client_->Read(file, fh, 0, 10);
+  EXPECT_EQ(client_->error(), EBADF);
+  fuse_read_in in{};
+  in.fh = dir;
+  in.size = 4096;
+  EXPECT_EQ(client_->Call(FUSE_READDIR, one, Body().Put(in)).error, EBADF);
+  client_->Lookup(FUSE_ROOT_ID, "one");
+  EXPECT_EQ(client_->error(), ENOENT);
+  client_->Forget(file);
+  client_->Forget(one);
+  EXPECT_EQ(client_->GetAttr(other).size, 3U);
+  EXPECT_EQ(server_->Detach("one", milliseconds(0)).error().code(), Code::kNotFound);
+}
+
+TEST_F(ExportsTest, DetachFreesTheDevice) {
+  const std::string image = base_ + "/image";
+  {
+    const UniqueFd file(::open(image.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600));
+    ASSERT_EQ(::ftruncate(file.get(), 8 << 20), 0);
+  }
+  if (std::system(("mkfs.ext4 -q " + image + " 2>/dev/null").c_str()) != 0) {
+    GTEST_SKIP() << "needs mkfs.ext4";
+  }
+  ASSERT_EQ(::mkdir(Host("vol").c_str(), 0755), 0);
+  if (std::system(("mount -o loop " + image + " " + Host("vol") + " 2>/dev/null").c_str()) != 0) {
+    GTEST_SKIP() << "no loop devices here";
+  }
+  ASSERT_TRUE(server_->Attach("vol", {}));
+  const uint64_t vol = client_->Lookup(FUSE_ROOT_ID, "vol");
+  uint64_t node = 0;
+  const uint64_t fh = client_->Create(vol, "data", O_RDWR, 0644, &node);
+  EXPECT_EQ(client_->Write(node, fh, 0, "bytes"), 5U);
+  EXPECT_EQ(client_->Unlink(vol, "data"), 0);
+  ASSERT_TRUE(server_->Detach("vol", milliseconds(1000)).has_value());
+  EXPECT_EQ(::umount(Host("vol").c_str()), 0);
+  // Another exclusive use of the image proves that the device is gone: e2fsck opens it O_EXCL through no loop.
+  EXPECT_EQ(std::system(("losetup -j " + image + " | grep -q . && exit 1; exit 0").c_str()), 0);
+}
+
+}  // namespace
+}  // namespace wyvern::fs

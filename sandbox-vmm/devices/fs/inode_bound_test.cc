@@ -1,0 +1,147 @@
+// Big trees within the bound on descriptors.
+#include <gtest/gtest.h>
+
+#include <cerrno>
+#include <filesystem>
+
+#include "fs/testing/fs_test_base.h"
+
+namespace wyvern::fs {
+namespace {
+
+using testing::Body;
+
+class InodeBoundTest : public testing::FsTest {
+ protected:
+  void ServeWith(size_t resident) {
+    FileServerOptions options;
+    options.inodes.resident = resident;
+    Serve(std::move(options));
+  }
+
+  // In memory where there is one: a disk would take a minute to make the files.
+  std::filesystem::path Parent() const override {
+    return ::access("/dev/shm", W_OK) == 0 ? "/dev/shm" : FsTest::Parent();
+  }
+
+  static size_t OpenDescriptors() {
+    size_t count = 0;
+    for ([[maybe_unused]] const auto& entry :
+         std::filesystem::directory_iterator("/proc/self/fd")) {
+      ++count;
+    }
+    return count;
+  }
+};
+
+TEST_F(InodeBoundTest, FiftyThousandFilesNeedOnlyTheBound) {
+  ServeWith(1000);
+  constexpr int kDirectories = 50;
+  constexpr int kFiles = 1000;
+  for (int d = 0; d < kDirectories; ++d) {
+    const std::string name = "d" + std::to_string(d);
+    ASSERT_EQ(::mkdir(Host(name).c_str(), 0755), 0);
+    for (int f = 0; f < kFiles; ++f) {
+      const int fd = ::open((Host(name) + "/f" + std::to_string(f)).c_str(),
+                            O_CREAT | O_WRONLY | O_CLOEXEC, 0644);
+      ASSERT_GE(fd, 0);
+      ::close(fd);
+    }
+  }
+  std::vector<uint64_t> nodes;
+  for (int d = 0; d < kDirectories; ++d) {
+    const uint64_t directory = client_->Lookup(FUSE_ROOT_ID, "d" + std::to_string(d));
+    for (const auto& entry : client_->ReadAll(directory, true, 65536)) {
+      if (entry.entry.nodeid != 0) {
+        nodes.push_back(entry.entry.nodeid);
+      }
+    }
+  }
+  ASSERT_EQ(nodes.size(), size_t{kDirectories} * kFiles);
+  EXPECT_EQ(server_->stats().inodes, nodes.size() + kDirectories + 1);
+  // Every one of them is used, which needs a descriptor for a moment.
+  for (const uint64_t node : nodes) {
+    ASSERT_TRUE(S_ISREG(client_->GetAttr(node).mode)) << client_->error();
+  }
+  EXPECT_LE(server_->stats().resident, 1000U + 1);
+  EXPECT_LT(OpenDescriptors(), 1100U);
+  for (const uint64_t node : nodes) {
+    client_->Forget(node);
+  }
+  EXPECT_EQ(server_->stats().inodes, size_t{kDirectories} + 1);
+}
+
+TEST_F(InodeBoundTest, EvictedInodesFollowRenames) {
+  ServeWith(2);
+  ASSERT_EQ(::mkdir(Host("d").c_str(), 0755), 0);
+  Put("d/a", "A");
+  Put("x", "");
+  Put("y", "");
+  Put("z", "");
+  const uint64_t d = client_->Lookup(FUSE_ROOT_ID, "d");
+  const uint64_t a = client_->Lookup(d, "a");
+  EXPECT_EQ(client_->GetAttr(a).size, 1U);
+  const auto evict = [&] {
+    for (const char* name : {"x", "y", "z"}) {
+      client_->GetAttr(client_->Lookup(FUSE_ROOT_ID, name));
+    }
+  };
+  evict();
+  fuse_rename_in in{};
+  in.newdir = FUSE_ROOT_ID;
+  ASSERT_EQ(client_->Call(FUSE_RENAME, d, Body().Put(in).Name("a").Name("b")).error, 0);
+  evict();
+  EXPECT_EQ(client_->GetAttr(a).size, 1U);
+  evict();
+  ASSERT_EQ(client_->Call(FUSE_RENAME, 1, Body().Put(in).Name("d").Name("e")).error, 0);
+  evict();
+  EXPECT_TRUE(S_ISDIR(client_->GetAttr(d).mode));
+  EXPECT_LE(server_->stats().resident, 3U);
+}
+
+TEST_F(InodeBoundTest, UnlinkedInodesAreKeptWhenOthersGo) {
+  ServeWith(2);
+  Put("gone", "still");
+  const uint64_t gone = client_->Lookup(FUSE_ROOT_ID, "gone");
+  ASSERT_EQ(client_->Unlink(FUSE_ROOT_ID, "gone"), 0);
+  for (int i = 0; i < 10; ++i) {
+    Put("f" + std::to_string(i), "");
+    client_->GetAttr(client_->Lookup(FUSE_ROOT_ID, "f" + std::to_string(i)));
+  }
+  const uint64_t fh = client_->Open(gone, O_RDONLY);
+  EXPECT_EQ(client_->Read(gone, fh, 0, 100), "still");
+  EXPECT_EQ(client_->GetAttr(gone).nlink, 0U);
+}
+
+TEST_F(InodeBoundTest, FailedUnlinkLeavesTheNodeEvictable) {
+  ServeWith(2);
+  ASSERT_EQ(::mkdir(Host("d").c_str(), 0755), 0);
+  Put("d/f", "");
+  const uint64_t d = client_->Lookup(FUSE_ROOT_ID, "d");
+  EXPECT_EQ(client_->Call(FUSE_RMDIR, FUSE_ROOT_ID, Body().Name("d")).error, ENOTEMPTY);
+  for (int i = 0; i < 10; ++i) {
+    Put("f" + std::to_string(i), "");
+    client_->GetAttr(client_->Lookup(FUSE_ROOT_ID, "f" + std::to_string(i)));
+  }
+  EXPECT_LE(server_->stats().resident, 3U);
+  EXPECT_TRUE(S_ISDIR(client_->GetAttr(d).mode));
+}
+
+TEST_F(InodeBoundTest, DeepTreeIsOpenedAgainStepByStep) {
+  ServeWith(2);
+  uint64_t node = FUSE_ROOT_ID;
+  std::vector<uint64_t> nodes;
+  for (int i = 0; i < 200; ++i) {
+    node = client_->Mkdir(node, "d");
+    ASSERT_NE(node, 0U);
+    nodes.push_back(node);
+  }
+  for (const uint64_t one : nodes) {
+    EXPECT_TRUE(S_ISDIR(client_->GetAttr(one).mode));
+  }
+  EXPECT_TRUE(S_ISDIR(client_->GetAttr(nodes.back()).mode));
+  EXPECT_LE(server_->stats().resident, 4U);
+}
+
+}  // namespace
+}  // namespace wyvern::fs
