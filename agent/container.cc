@@ -1,0 +1,433 @@
+#include "agent/container.h"
+
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+#include "base/log.h"
+
+namespace wyvern::agent {
+namespace {
+
+constexpr size_t kMaxIdLength = 128;
+constexpr uint32_t kMaxSignal = 64;  // signal(7): SIGRTMAX
+constexpr std::chrono::milliseconds kFreezePoll(5);
+constexpr int kFreezePolls = 2000;
+
+int64_t RealtimeNs() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
+}
+
+// What a shell says of a program that could not be run.
+uint32_t StatusOfFailedExec(const std::string& text) {
+  if (text.find("not found") != std::string::npos ||
+      text.find("No such file") != std::string::npos) {
+    return 127;
+  }
+  if (text.find("ermission denied") != std::string::npos) {
+    return 126;
+  }
+  return 255;
+}
+
+std::string PidNamespace(const std::string& process) {
+  std::error_code ignored;
+  return std::filesystem::read_symlink("/proc/" + process + "/ns/pid", ignored).string();
+}
+
+}  // namespace
+
+bool IsValidId(const std::string& id) {
+  const auto alphanumeric = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+  };
+  return !id.empty() && id.size() <= kMaxIdLength && alphanumeric(id.front()) &&
+         std::all_of(id.begin(), id.end(),
+                     [&](char c) { return alphanumeric(c) || c == '_' || c == '.' || c == '-'; });
+}
+
+Container::Container(Environment& environment, std::string id)
+    : environment_(environment),
+      id_(std::move(id)),
+      bundle_(environment.containers_dir + "/" + id_),
+      init_(std::make_shared<Process>()) {
+  init_->state = State::kCreating;
+}
+
+Container::~Container() {
+  environment_.oom.Remove(id_);
+}
+
+Result<std::shared_ptr<Container::Process>> Container::Find(const std::string& exec_id) const {
+  if (exec_id.empty()) {
+    if (init_->state == State::kCreating) {
+      return Fail(Code::kFailedPrecondition, "container " + id_ + " is being created");
+    }
+    return init_;
+  }
+  const auto it = execs_.find(exec_id);
+  if (it == execs_.end()) {
+    return Fail(Code::kNotFound, "process " + exec_id + " of container " + id_ + " not found");
+  }
+  return it->second;
+}
+
+Result<> Container::WriteBundle(const v1::CreateContainerRequest& request) {
+  // A fresh directory or none: nothing in it can lead elsewhere.
+  if (mkdir(bundle_.c_str(), 0700) != 0) {
+    return SysError("mkdir " + bundle_);
+  }
+  return WriteFile(bundle_ + "/config.json", request.config_json());
+}
+
+void Container::Create(const v1::CreateContainerRequest& request, PidDone done) {
+  auto prepared = WriteBundle(request).and_then([&]() -> Result<> {
+    WV_TRY(init_->io, ProcessIo::Create(environment_.loop, environment_.stdio, request.stdio(),
+                                        environment_.scratch_dir));
+    return {};
+  });
+  if (!prepared) {
+    RemoveFiles();
+    done(tl::unexpected(std::move(prepared).error()));
+    return;
+  }
+  environment_.crun.Create(
+      id_, bundle_, init_->io->console_socket(), init_->io->ChildFds(),
+      [self = shared_from_this(), done = std::move(done)](Result<Spawned> spawned) {
+        auto created = spawned ? self->Created(*spawned)
+                               : Result<pid_t>(tl::unexpected(std::move(spawned).error()));
+        if (created) {
+          done(*created);
+          return;
+        }
+        self->init_->io.reset();
+        auto error = std::make_shared<Error>(std::move(created).error());
+        // crun removes what it made when it fails; this is for what failed after it, and costs little.
+        self->environment_.crun.Delete(self->id_, [self, error, done](Result<>) {
+          self->RemoveFiles();
+          done(tl::unexpected(std::move(*error)));
+        });
+      });
+}
+
+Result<pid_t> Container::Created(const Spawned& spawned) {
+  init_->pid = spawned.pid;
+  own_pid_namespace_ = PidNamespace(std::to_string(spawned.pid)) != PidNamespace("self");
+  WV_TRY(cgroup_, Cgroup::OfProcess(spawned.pid));
+  WV_TRY_VOID(init_->io->ChildStarted());
+  environment_.oom.Add(id_, cgroup_);
+  init_->state = State::kCreated;
+  environment_.reaper.Watch(
+      spawned.pid, [self = shared_from_this()](ExitStatus status) { self->OnInitExit(status); });
+  return spawned.pid;
+}
+
+void Container::OnInitExit(ExitStatus status) {
+  environment_.oom.Check(id_);
+  if (!own_pid_namespace_) {
+    // The kernel ends the rest of a pid namespace only with its first process.
+    (void)cgroup_.Kill();
+  }
+  Exited(*init_, static_cast<uint32_t>(status.AsShell()));
+}
+
+void Container::Exited(Process& process, uint32_t status) {
+  process.state = State::kExited;
+  process.exit.set_exit_status(status);
+  process.exit.set_exited_at_ns(RealtimeNs());
+  for (const WaitResponder& waiter : std::exchange(process.waiters, {})) {
+    waiter.Ok(process.exit);
+  }
+}
+
+Result<> Container::AddProcess(const v1::AddProcessRequest& request) {
+  WV_TRY(const auto init, Find(""));
+  if (init->state == State::kExited || !deletions_.empty()) {
+    return Fail(Code::kFailedPrecondition, "container " + id_ + " has stopped");
+  }
+  if (!IsValidId(request.exec_id())) {
+    return Fail(Code::kInvalidArgument, "bad process id");
+  }
+  if (execs_.contains(request.exec_id())) {
+    return Fail(Code::kAlreadyExists,
+                "process " + request.exec_id() + " of container " + id_ + " exists");
+  }
+  auto process = std::make_shared<Process>();
+  process->process_file = bundle_ + "/process-" + std::to_string(++file_counter_) + ".json";
+  WV_TRY_VOID(WriteFile(process->process_file, request.process_json()));
+  auto io = ProcessIo::Create(environment_.loop, environment_.stdio, request.stdio(),
+                              environment_.scratch_dir);
+  if (!io) {
+    (void)unlink(process->process_file.c_str());
+    return tl::unexpected(std::move(io).error());
+  }
+  process->io = *std::move(io);
+  execs_.emplace(request.exec_id(), std::move(process));
+  return {};
+}
+
+void Container::StartProcess(const std::string& exec_id, PidDone done) {
+  auto found = Find(exec_id);
+  if (!found) {
+    done(tl::unexpected(std::move(found).error()));
+    return;
+  }
+  const std::shared_ptr<Process> process = *found;
+  if (process->state != State::kCreated) {
+    done(Fail(Code::kFailedPrecondition, "the process was started already"));
+    return;
+  }
+  if (!exec_id.empty()) {
+    StartExec(exec_id, process, std::move(done));
+    return;
+  }
+  process->state = State::kStarting;
+  environment_.crun.Start(
+      id_, [self = shared_from_this(), process, done = std::move(done)](Result<> started) {
+        if (!started) {
+          if (process->state == State::kStarting) {
+            process->state = State::kCreated;
+          }
+          done(tl::unexpected(std::move(started).error()));
+          return;
+        }
+        if (process->state == State::kStarting) {
+          process->state = State::kRunning;
+        }
+        done(process->pid);
+      });
+}
+
+void Container::StartExec(const std::string& exec_id, const std::shared_ptr<Process>& process,
+                          PidDone done) {
+  if (init_->state == State::kExited) {
+    done(Fail(Code::kFailedPrecondition, "container " + id_ + " has stopped"));
+    return;
+  }
+  process->state = State::kStarting;
+  environment_.crun.Exec(
+      id_, process->process_file, process->io->console_socket(), process->io->ChildFds(),
+      [self = shared_from_this(), exec_id, process,
+       done = std::move(done)](Result<Spawned> spawned) {
+        (void)unlink(process->process_file.c_str());
+        auto started = spawned ? self->ExecStarted(process, *spawned)
+                               : Result<pid_t>(tl::unexpected(std::move(spawned).error()));
+        if (!started) {
+          process->io.reset();
+          Exited(*process, StatusOfFailedExec(started.error().message()));
+        }
+        done(std::move(started));
+      });
+}
+
+Result<pid_t> Container::ExecStarted(const std::shared_ptr<Process>& process,
+                                     const Spawned& spawned) {
+  process->pid = spawned.pid;
+  process->state = State::kRunning;
+  environment_.reaper.Watch(spawned.pid, [self = shared_from_this(), process](ExitStatus status) {
+    self->environment_.oom.Check(self->id_);
+    Exited(*process, static_cast<uint32_t>(status.AsShell()));
+  });
+  // Deleted while crun ran.
+  if (!process->io) {
+    (void)kill(spawned.pid, SIGKILL);
+    return Fail(Code::kFailedPrecondition, "container " + id_ + " has stopped");
+  }
+  if (auto console = process->io->ChildStarted(); !console) {
+    (void)kill(spawned.pid, SIGKILL);
+    return tl::unexpected(std::move(console).error());
+  }
+  return spawned.pid;
+}
+
+void Container::Wait(const std::string& exec_id, WaitResponder responder) {
+  auto found = Find(exec_id);
+  if (!found) {
+    responder.Fail(std::move(found).error());
+    return;
+  }
+  Process& process = **found;
+  if (process.state == State::kExited) {
+    responder.Ok(process.exit);
+    return;
+  }
+  // Clients that went away do not pile up.
+  std::erase_if(process.waiters, [](const WaitResponder& waiter) { return !waiter.alive(); });
+  process.waiters.push_back(std::move(responder));
+}
+
+Result<> Container::Signal(const std::string& exec_id, uint32_t signal, bool all) {
+  WV_TRY(const auto process, Find(exec_id));
+  if (signal > kMaxSignal) {
+    return Fail(Code::kInvalidArgument, "no such signal: " + std::to_string(signal));
+  }
+  if (process->state == State::kExited) {
+    return Fail(Code::kNotFound, "the process has finished");
+  }
+  if (process->pid == 0) {
+    return Fail(Code::kFailedPrecondition, "the process was not started");
+  }
+  if (!all) {
+    // We are its parent and have not waited for it: the number is still its own.
+    return kill(process->pid, static_cast<int>(signal)) == 0 ? Result<>()
+                                                             : SysError("kill the process");
+  }
+  if (signal == SIGKILL) {
+    return cgroup_.Kill();
+  }
+  WV_TRY(const std::vector<pid_t> pids, cgroup_.Processes());
+  for (const pid_t pid : pids) {
+    (void)kill(pid, static_cast<int>(signal));
+  }
+  return {};
+}
+
+Result<> Container::Resize(const std::string& exec_id, uint32_t rows, uint32_t columns) {
+  WV_TRY(const auto process, Find(exec_id));
+  return process->io ? process->io->Resize(rows, columns) : Result<>();
+}
+
+Result<> Container::CloseStdin(const std::string& exec_id) {
+  WV_TRY(const auto process, Find(exec_id));
+  if (process->io) {
+    process->io->CloseStdin();
+  }
+  return {};
+}
+
+Result<v1::WaitProcessResponse> Container::DeleteExec(const std::string& exec_id) {
+  WV_TRY(const auto process, Find(exec_id));
+  if (process->state == State::kStarting || process->state == State::kRunning) {
+    return Fail(Code::kFailedPrecondition, "process " + exec_id + " is running");
+  }
+  if (process->state == State::kCreated) {
+    (void)unlink(process->process_file.c_str());
+    Exited(*process, 0);  // never ran: who waits is let go
+  }
+  process->io.reset();
+  execs_.erase(exec_id);
+  return process->exit;
+}
+
+void Container::Delete(ExitDone done) {
+  if (init_->state != State::kExited) {
+    done(Fail(Code::kFailedPrecondition, "container " + id_ + " is running"));
+    return;
+  }
+  deletions_.push_back(std::move(done));
+  if (deletions_.size() > 1) {
+    return;
+  }
+  (void)cgroup_.Kill();
+  init_->io.reset();
+  for (const auto& [exec_id, process] : execs_) {
+    process->io.reset();
+  }
+  environment_.oom.Remove(id_);
+  environment_.crun.Delete(id_, [self = shared_from_this()](Result<> deleted) {
+    const auto waiting = std::exchange(self->deletions_, {});
+    if (deleted) {
+      self->RemoveFiles();
+    }
+    for (const ExitDone& each : waiting) {
+      if (deleted) {
+        each(self->init_->exit);
+      } else {
+        each(Fail(deleted.error().code(), deleted.error().message()));
+      }
+    }
+  });
+}
+
+void Container::RemoveFiles() {
+  std::error_code error;
+  std::filesystem::remove_all(bundle_, error);
+  if (error) {
+    WV_WARN("container {}: removing {}: {}", id_, bundle_, error.message());
+  }
+}
+
+void Container::Freeze(bool freeze, Done done) {
+  if (init_->state != State::kRunning) {
+    done(Fail(Code::kFailedPrecondition, "container " + id_ + " is not running"));
+    return;
+  }
+  if (auto requested = cgroup_.RequestFreeze(freeze); !requested) {
+    done(std::move(requested));
+    return;
+  }
+  PollFrozen(freeze, kFreezePolls, std::move(done));
+}
+
+void Container::PollFrozen(bool freeze, int polls_left, Done done) {
+  auto frozen = cgroup_.IsFrozen();
+  if (!frozen) {
+    done(tl::unexpected(std::move(frozen).error()));
+  } else if (*frozen == freeze) {
+    done({});
+  } else if (polls_left == 0) {
+    done(Fail(Code::kDeadlineExceeded, "container " + id_ + ": its processes do not freeze"));
+  } else {
+    environment_.loop.After(
+        kFreezePoll, [self = shared_from_this(), freeze, polls_left, done = std::move(done)] {
+          self->PollFrozen(freeze, polls_left - 1, done);
+        });
+  }
+}
+
+void Container::Update(const std::string& resources_json, Done done) {
+  if (init_->state == State::kCreating || init_->state == State::kExited) {
+    done(Fail(Code::kFailedPrecondition, "container " + id_ + " is not running"));
+    return;
+  }
+  const std::string file = bundle_ + "/resources-" + std::to_string(++file_counter_) + ".json";
+  if (auto written = WriteFile(file, resources_json); !written) {
+    done(std::move(written));
+    return;
+  }
+  environment_.crun.Update(id_, file, [file, done = std::move(done)](Result<> updated) {
+    (void)unlink(file.c_str());
+    done(std::move(updated));
+  });
+}
+
+Result<v1::ListProcessesResponse> Container::List() const {
+  WV_TRY(const auto init, Find(""));
+  v1::ListProcessesResponse response;
+  if (init->state == State::kExited) {
+    return response;
+  }
+  WV_TRY(const std::vector<pid_t> pids, cgroup_.Processes());
+  for (const pid_t pid : pids) {
+    auto* process = response.add_processes();
+    process->set_guest_pid(static_cast<uint32_t>(pid));
+    for (const auto& [exec_id, exec] : execs_) {
+      if (exec->pid == pid && exec->state == State::kRunning) {
+        process->set_exec_id(exec_id);
+      }
+    }
+  }
+  return response;
+}
+
+Result<v1::ContainerStatsResponse> Container::Stats() const {
+  WV_TRY([[maybe_unused]] const auto init, Find(""));
+  return cgroup_.Stats();
+}
+
+void Container::KillAll() {
+  if (cgroup_.valid()) {
+    (void)cgroup_.Kill();
+  }
+}
+
+}  // namespace wyvern::agent

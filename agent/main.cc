@@ -1,0 +1,135 @@
+// wyvern-agent: pid 1 in the guest. Started otherwise it serves a test (--test-unix) or runs one of its own slow calls.
+#include <fcntl.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "agent/boot.h"
+#include "agent/crun.h"
+#include "agent/machine.h"
+#include "agent/reaper.h"
+#include "agent/service.h"
+#include "agent/stdio.h"
+#include "agent/version.h"
+#include "base/event_loop.h"
+#include "base/log.h"
+#include "base/unix_socket.h"
+#include "ttrpc/server.h"
+
+namespace wyvern::agent {
+namespace {
+
+constexpr uint32_t kApiPort = 100;
+constexpr uint32_t kStdioPort = 102;
+
+constexpr char kUsage[] =
+    "usage: wyvern-agent                              pid 1 of a Wyvern guest\n"
+    "       wyvern-agent --test-unix DIR [--crun FILE]  serve on DIR/api.sock and DIR/stdio.sock\n"
+    "       wyvern-agent --version\n";
+
+struct Listeners {
+  UniqueFd api;
+  UniqueFd stdio;
+  ttrpc::AcceptFilter filter;
+};
+
+Result<> Serve(Listeners listeners, CrunOptions crun_options, ServiceOptions options) {
+  signal(SIGPIPE, SIG_IGN);
+  WV_TRY(const auto loop, EventLoop::Create());
+  WV_TRY(const auto reaper, Reaper::Create(*loop));
+  WV_TRY(const auto hub, StdioHub::Create(*loop, std::move(listeners.stdio), listeners.filter));
+  Crun crun(*loop, *reaper, std::move(crun_options));
+  if (!options.power_off) {
+    options.power_off = [raw = loop.get()] { raw->Stop(); };
+  }
+  options.timeline.push_back({"agent-ready", BoottimeNs()});
+  WV_TRY(const auto service, Service::Create(*loop, *reaper, crun, *hub, std::move(options)));
+  WV_TRY(const auto server, ttrpc::Server::Create(*loop, {.name = "agent"}));
+  service->Register(*server);
+  WV_TRY_VOID(server->Listen(std::move(listeners.api), listeners.filter));
+  return loop->Run();
+}
+
+Result<> RunAsInit() {
+  ServiceOptions options;
+  options.timeline.push_back({"agent-start", BoottimeNs()});
+  // Before anything else: no process of a container can have taken a port, and the host may connect as early as it likes.
+  Listeners listeners;
+  WV_TRY(listeners.api, ListenVsock(kApiPort));
+  WV_TRY(listeners.stdio, ListenVsock(kStdioPort));
+  listeners.filter = ttrpc::PeerIsVsockHost;
+  WV_TRY_VOID(SetUpMachine());
+  WV_TRY_VOID(MakeRuntimeDirs(options.root_dir));
+  options.power_off = PowerOff;
+  CrunOptions crun;
+  crun.state_dir = options.root_dir + "/crun";
+  crun.scratch_dir = options.root_dir + "/scratch";
+  return Serve(std::move(listeners), std::move(crun), std::move(options));
+}
+
+Result<> RunTest(const std::string& dir, const std::string& crun_binary) {
+  ServiceOptions options;
+  options.root_dir = dir;
+  options.owns_machine = false;
+  options.timeline.push_back({"agent-start", BoottimeNs()});
+  WV_TRY_VOID(MakeRuntimeDirs(dir));
+  Listeners listeners;
+  WV_TRY(listeners.api, ListenUnix(dir + "/api.sock", 0600));
+  WV_TRY(listeners.stdio, ListenUnix(dir + "/stdio.sock", 0600));
+  listeners.filter = ttrpc::PeerIsRootOrSelf;
+  CrunOptions crun;
+  crun.binary = crun_binary;
+  crun.state_dir = dir + "/crun";
+  crun.scratch_dir = dir + "/scratch";
+  return Serve(std::move(listeners), std::move(crun), std::move(options));
+}
+
+Result<> SyncFilesystem(const std::string& path) {
+  WV_TRY(const UniqueFd fd, Open(path, O_RDONLY | O_DIRECTORY));
+  if (syncfs(fd.get()) != 0) {
+    return SysError("syncfs " + path);
+  }
+  return {};
+}
+
+int Report(const Result<>& result) {
+  if (result) {
+    return 0;
+  }
+  WV_ERROR("{}", result.error().DebugString());
+  return 1;
+}
+
+int Main(const std::vector<std::string>& args) {
+  SetLogComponent("agent");
+  if (getpid() == 1 && (args.empty() || !args[0].starts_with("--"))) {
+    return Report(RunAsInit());  // the end of pid 1 is the end of the guest
+  }
+  if (args.size() == 1 && args[0] == "--version") {
+    (void)std::printf("wyvern-agent %s\n", kVersion);
+    return 0;
+  }
+  if (args.size() == 2 && args[0] == "--syncfs") {
+    return Report(SyncFilesystem(args[1]));
+  }
+  if (args.size() == 1 && args[0] == "--drop-caches") {
+    return Report(WriteFile("/proc/sys/vm/drop_caches", "3"));
+  }
+  if (args.size() >= 2 && args[0] == "--test-unix") {
+    const bool named = args.size() == 4 && args[2] == "--crun";
+    return Report(RunTest(args[1], named ? args[3] : CrunOptions().binary));
+  }
+  (void)std::fputs(kUsage, stderr);
+  return 2;
+}
+
+}  // namespace
+}  // namespace wyvern::agent
+
+int main(int argc, char** argv) {
+  return wyvern::agent::Main(std::vector<std::string>(argv + 1, argv + argc));
+}

@@ -1,0 +1,358 @@
+#include "agent/service.h"
+
+#include <signal.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <chrono>
+#include <utility>
+
+#include "agent/machine.h"
+#include "agent/version.h"
+#include "base/log.h"
+
+namespace wyvern::agent {
+namespace {
+
+constexpr char kService[] = "wyvern.agent.v1.Agent";
+constexpr uint32_t kProtocol = 1;
+// The answer to Shutdown leaves the machine first.
+constexpr std::chrono::milliseconds kPowerOffDelay(50);
+
+using ttrpc::CallContext;
+
+// A callback that answers a call without content.
+std::function<void(Result<>)> AnswerEmpty(ttrpc::Responder<v1::Empty> responder) {
+  return [responder = std::move(responder)](Result<> result) {
+    if (result) {
+      responder.Ok({});
+    } else {
+      responder.Fail(std::move(result).error());
+    }
+  };
+}
+
+Result<v1::Empty> ToEmpty(Result<> result) {
+  if (!result) {
+    return tl::unexpected(std::move(result).error());
+  }
+  return v1::Empty();
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Service>> Service::Create(EventLoop& loop, Reaper& reaper, Crun& crun,
+                                                 StdioHub& stdio, ServiceOptions options) {
+  std::unique_ptr<Service> service(new Service(loop, crun, std::move(options)));
+  Service* raw = service.get();
+  WV_TRY(service->oom_, OomWatch::Create(loop, [raw](const std::string& id) { raw->OnOom(id); }));
+  service->environment_ = std::make_unique<Environment>(
+      Environment{.loop = loop,
+                  .reaper = reaper,
+                  .crun = crun,
+                  .stdio = stdio,
+                  .oom = *service->oom_,
+                  .containers_dir = service->options_.root_dir + "/containers",
+                  .scratch_dir = service->options_.root_dir + "/scratch"});
+  return service;
+}
+
+Service::Service(EventLoop& loop, Crun& crun, ServiceOptions options)
+    : loop_(loop), crun_(crun), options_(std::move(options)) {}
+
+Service::~Service() = default;
+
+void Service::Register(ttrpc::Server& server) {
+  RegisterSandboxCalls(server);
+  RegisterProcessCalls(server);
+  RegisterContainerCalls(server);
+}
+
+void Service::RegisterSandboxCalls(ttrpc::Server& server) {
+  server.RegisterUnary<v1::HelloRequest, v1::HelloResponse>(
+      kService, "Hello",
+      [this](const v1::HelloRequest& request, const CallContext&,
+             const Responder<v1::HelloResponse>& responder) { responder.Answer(Hello(request)); });
+  server.RegisterUnary<v1::CreateSandboxRequest, v1::Empty>(
+      kService, "CreateSandbox",
+      [this](const v1::CreateSandboxRequest& request, const CallContext&,
+             const Responder<v1::Empty>& responder) { responder.Answer(CreateSandbox(request)); });
+  server.RegisterServerStream<v1::Empty, v1::Event>(
+      kService, "WatchEvents",
+      [this](const v1::Empty&, const CallContext&, ttrpc::ServerStream<v1::Event> stream) {
+        std::erase_if(watchers_, [](const auto& watcher) { return !watcher.alive(); });
+        watchers_.push_back(std::move(stream));
+      });
+  server.RegisterUnary<v1::Empty, v1::Empty>(
+      kService, "SyncFilesystems",
+      [this](const v1::Empty&, const CallContext&, Responder<v1::Empty> responder) {
+        SyncFilesystems(AnswerEmpty(std::move(responder)));
+      });
+  server.RegisterUnary<v1::DetachShareRequest, v1::Empty>(
+      kService, "DetachShare",
+      [this](const v1::DetachShareRequest& request, const CallContext&,
+             Responder<v1::Empty> responder) { DetachShare(request, std::move(responder)); });
+  server.RegisterUnary<v1::Empty, v1::Empty>(
+      kService, "Shutdown",
+      [this](const v1::Empty&, const CallContext&, Responder<v1::Empty> responder) {
+        Shutdown(std::move(responder));
+      });
+}
+
+void Service::RegisterProcessCalls(ttrpc::Server& server) {
+  // Registers a call that looks its container up and answers at once.
+  const auto add = [&]<typename Req>(const char* name, std::in_place_type_t<Req>, auto call) {
+    server.RegisterUnary<Req, v1::Empty>(
+        kService, name,
+        [this, call](const Req& request, const CallContext&,
+                     const Responder<v1::Empty>& responder) {
+          auto container = Find(request.id());
+          responder.Answer(ToEmpty(container ? call(**container, request)
+                                             : tl::unexpected(std::move(container).error())));
+        });
+  };
+  add("AddProcess", std::in_place_type<v1::AddProcessRequest>,
+      [](Container& c, const v1::AddProcessRequest& r) { return c.AddProcess(r); });
+  add("SignalProcess", std::in_place_type<v1::SignalRequest>,
+      [](Container& c, const v1::SignalRequest& r) {
+        return c.Signal(r.exec_id(), r.signal(), r.all());
+      });
+  add("ResizeTerminal", std::in_place_type<v1::ResizeRequest>,
+      [](Container& c, const v1::ResizeRequest& r) {
+        return c.Resize(r.exec_id(), r.rows(), r.columns());
+      });
+  add("CloseStdin", std::in_place_type<v1::ProcessRef>,
+      [](Container& c, const v1::ProcessRef& r) { return c.CloseStdin(r.exec_id()); });
+  server.RegisterUnary<v1::ProcessRef, v1::StartProcessResponse>(
+      kService, "StartProcess",
+      [this](const v1::ProcessRef& request, const CallContext&,
+             Responder<v1::StartProcessResponse> responder) {
+        auto container = Find(request.id());
+        if (!container) {
+          responder.Fail(std::move(container).error());
+          return;
+        }
+        (*container)->StartProcess(request.exec_id(), [responder](Result<pid_t> pid) {
+          if (!pid) {
+            responder.Fail(std::move(pid).error());
+            return;
+          }
+          v1::StartProcessResponse response;
+          response.set_guest_pid(static_cast<uint32_t>(*pid));
+          responder.Ok(response);
+        });
+      });
+  server.RegisterUnary<v1::ProcessRef, v1::WaitProcessResponse>(
+      kService, "WaitProcess",
+      [this](const v1::ProcessRef& request, const CallContext&,
+             Responder<v1::WaitProcessResponse> responder) {
+        auto container = Find(request.id());
+        if (!container) {
+          responder.Fail(std::move(container).error());
+          return;
+        }
+        (*container)->Wait(request.exec_id(), std::move(responder));
+      });
+  server.RegisterUnary<v1::ProcessRef, v1::WaitProcessResponse>(
+      kService, "DeleteProcess",
+      [this](const v1::ProcessRef& request, const CallContext&,
+             Responder<v1::WaitProcessResponse> responder) {
+        DeleteProcess(request, std::move(responder));
+      });
+}
+
+void Service::RegisterContainerCalls(ttrpc::Server& server) {
+  server.RegisterUnary<v1::CreateContainerRequest, v1::CreateContainerResponse>(
+      kService, "CreateContainer",
+      [this](const v1::CreateContainerRequest& request, const CallContext&,
+             Responder<v1::CreateContainerResponse> responder) {
+        CreateContainer(request, std::move(responder));
+      });
+  for (const bool freeze : {true, false}) {
+    server.RegisterUnary<v1::ContainerRef, v1::Empty>(
+        kService, freeze ? "PauseContainer" : "ResumeContainer",
+        [this, freeze](const v1::ContainerRef& request, const CallContext&,
+                       Responder<v1::Empty> responder) {
+          auto container = Find(request.id());
+          if (!container) {
+            responder.Fail(std::move(container).error());
+            return;
+          }
+          (*container)->Freeze(freeze, AnswerEmpty(std::move(responder)));
+        });
+  }
+  server.RegisterUnary<v1::UpdateRequest, v1::Empty>(
+      kService, "UpdateContainer",
+      [this](const v1::UpdateRequest& request, const CallContext&, Responder<v1::Empty> responder) {
+        auto container = Find(request.id());
+        if (!container) {
+          responder.Fail(std::move(container).error());
+          return;
+        }
+        (*container)->Update(request.resources_json(), AnswerEmpty(std::move(responder)));
+      });
+  server.RegisterUnary<v1::ContainerRef, v1::ListProcessesResponse>(
+      kService, "ListProcesses",
+      [this](const v1::ContainerRef& request, const CallContext&,
+             const Responder<v1::ListProcessesResponse>& responder) {
+        responder.Answer(Find(request.id()).and_then([](const auto& c) { return c->List(); }));
+      });
+  server.RegisterUnary<v1::ContainerRef, v1::ContainerStatsResponse>(
+      kService, "ContainerStats",
+      [this](const v1::ContainerRef& request, const CallContext&,
+             const Responder<v1::ContainerStatsResponse>& responder) {
+        responder.Answer(Find(request.id()).and_then([](const auto& c) { return c->Stats(); }));
+      });
+}
+
+Result<std::shared_ptr<Container>> Service::Find(const std::string& id) const {
+  const auto it = containers_.find(id);
+  if (it == containers_.end()) {
+    return Fail(Code::kNotFound, "container " + id + " not found");
+  }
+  return it->second;
+}
+
+Result<v1::HelloResponse> Service::Hello(const v1::HelloRequest& request) {
+  if (request.protocol() != kProtocol) {
+    return Fail(Code::kFailedPrecondition,
+                fmt::format("the host speaks protocol {} and the guest's agent {}: image and host "
+                            "programs are of different versions",
+                            request.protocol(), kProtocol));
+  }
+  if (options_.owns_machine) {
+    WV_TRY_VOID(SetClock(request.realtime_ns()));
+    WV_TRY_VOID(AddEntropy(request.entropy()));
+  }
+  v1::HelloResponse response;
+  response.set_protocol(kProtocol);
+  response.set_agent_version(kVersion);
+  response.set_kernel_release(KernelRelease());
+  response.set_cpus_online(CpusOnline());
+  response.set_memory_bytes(MemoryBytes());
+  for (const TimelinePoint& point : options_.timeline) {
+    auto* out = response.add_timeline();
+    out->set_name(point.name);
+    out->set_boottime_ns(point.boottime_ns);
+  }
+  auto* now = response.add_timeline();
+  now->set_name("hello");
+  now->set_boottime_ns(BoottimeNs());
+  return response;
+}
+
+Result<v1::Empty> Service::CreateSandbox(const v1::CreateSandboxRequest& request) {
+  if (sandbox_created_) {
+    return Fail(Code::kAlreadyExists, "the sandbox was created already");
+  }
+  if (options_.owns_machine) {
+    if (!request.hostname().empty()) {
+      WV_TRY_VOID(SetHostname(request.hostname()));
+    }
+    if (!request.share_tag().empty()) {
+      WV_TRY_VOID(MountShare(request.share_tag(), options_.root_dir + "/share"));
+    }
+    for (const std::string& sysctl : request.sysctls()) {
+      WV_TRY_VOID(SetSysctl(sysctl));
+    }
+  }
+  sandbox_created_ = true;
+  return v1::Empty();
+}
+
+void Service::CreateContainer(const v1::CreateContainerRequest& request,
+                              Responder<v1::CreateContainerResponse> responder) {
+  const std::string& id = request.id();
+  if (!IsValidId(id)) {
+    responder.Fail(Error(Code::kInvalidArgument, "bad container id"));
+    return;
+  }
+  if (containers_.contains(id)) {
+    responder.Fail(Error(Code::kAlreadyExists, "container " + id + " exists"));
+    return;
+  }
+  auto container = std::make_shared<Container>(*environment_, id);
+  containers_.emplace(id, container);
+  container->Create(request, [this, id, responder = std::move(responder)](Result<pid_t> pid) {
+    if (!pid) {
+      containers_.erase(id);
+      responder.Fail(std::move(pid).error());
+      return;
+    }
+    v1::CreateContainerResponse response;
+    response.set_guest_pid(static_cast<uint32_t>(*pid));
+    responder.Ok(response);
+  });
+}
+
+void Service::DeleteProcess(const v1::ProcessRef& request,
+                            Responder<v1::WaitProcessResponse> responder) {
+  auto container = Find(request.id());
+  if (!container) {
+    responder.Fail(std::move(container).error());
+    return;
+  }
+  if (!request.exec_id().empty()) {
+    responder.Answer((*container)->DeleteExec(request.exec_id()));
+    return;
+  }
+  (*container)
+      ->Delete([this, id = request.id(),
+                responder = std::move(responder)](Result<v1::WaitProcessResponse> deleted) {
+        if (deleted) {
+          containers_.erase(id);
+        }
+        responder.Answer(std::move(deleted));
+      });
+}
+
+void Service::SyncFilesystems(std::function<void(Result<>)> done) {
+  struct stat status {};
+
+  const std::string share = options_.root_dir + "/share";
+  if (stat(share.c_str(), &status) != 0) {
+    done({});
+    return;
+  }
+  crun_.RunSelf({"--syncfs", share}, std::move(done));
+}
+
+void Service::DetachShare(const v1::DetachShareRequest& request, Responder<v1::Empty> responder) {
+  if (!IsValidId(request.name())) {
+    responder.Fail(Error(Code::kInvalidArgument, "bad name of an export"));
+    return;
+  }
+  if (!options_.owns_machine) {
+    responder.Ok({});
+    return;
+  }
+  // The file server learns by FORGET which inodes it may close; the kernel sends them when its caches let go: those of a mount of
+  // its own with the mount, others with all caches.
+  if (DetachMount(options_.root_dir + "/share/" + request.name())) {
+    responder.Ok({});
+    return;
+  }
+  crun_.RunSelf({"--drop-caches"}, AnswerEmpty(std::move(responder)));
+}
+
+void Service::Shutdown(Responder<v1::Empty> responder) {
+  for (const auto& [id, container] : containers_) {
+    container->KillAll();
+  }
+  SyncFilesystems([this, responder = std::move(responder)](Result<> synced) {
+    AnswerEmpty(responder)(std::move(synced));
+    if (options_.power_off) {
+      loop_.After(kPowerOffDelay, options_.power_off);
+    }
+  });
+}
+
+void Service::OnOom(const std::string& id) {
+  WV_INFO("container {}: out of memory", id);
+  v1::Event event;
+  event.set_container_id(id);
+  event.mutable_oom();
+  std::erase_if(watchers_, [&event](const auto& watcher) { return !watcher.Send(event); });
+}
+
+}  // namespace wyvern::agent

@@ -1,0 +1,75 @@
+// agent/service.h — wyvern.agent.v1.Agent: the handlers of the API, and the table of containers.
+// Threads: the loop's thread; no handler blocks it longer than a few system calls take.
+// Trust:   the caller is the host (accept filter of the listener). What containers do reaches us by exit statuses, cgroup files and
+//          bytes of stdio only.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "agent/container.h"
+#include "base/event_loop.h"
+#include "proto/agent.pb.h"
+#include "ttrpc/server.h"
+
+namespace wyvern::agent {
+
+struct TimelinePoint {
+  std::string name;
+  uint64_t boottime_ns;
+};
+
+struct ServiceOptions {
+  std::string root_dir = "/run/wyvern";  // containers/, share/
+  // False in tests on a machine that is not ours: its clock, name, entropy and mounts are left alone.
+  bool owns_machine = true;
+  std::vector<TimelinePoint> timeline;
+  // Called after Shutdown was answered.
+  std::function<void()> power_off;
+};
+
+class Service {
+ public:
+  static Result<std::unique_ptr<Service>> Create(EventLoop& loop, Reaper& reaper, Crun& crun,
+                                                 StdioHub& stdio, ServiceOptions options);
+  ~Service();
+  Service(const Service&) = delete;
+  Service& operator=(const Service&) = delete;
+
+  void Register(ttrpc::Server& server);
+
+ private:
+  template <typename T>
+  using Responder = ttrpc::Responder<T>;
+
+  Service(EventLoop& loop, Crun& crun, ServiceOptions options);
+
+  void RegisterSandboxCalls(ttrpc::Server& server);
+  void RegisterProcessCalls(ttrpc::Server& server);
+  void RegisterContainerCalls(ttrpc::Server& server);
+
+  Result<v1::HelloResponse> Hello(const v1::HelloRequest& request);
+  Result<v1::Empty> CreateSandbox(const v1::CreateSandboxRequest& request);
+  void CreateContainer(const v1::CreateContainerRequest& request,
+                       Responder<v1::CreateContainerResponse> responder);
+  void DeleteProcess(const v1::ProcessRef& request, Responder<v1::WaitProcessResponse> responder);
+  void SyncFilesystems(std::function<void(Result<>)> done);
+  void DetachShare(const v1::DetachShareRequest& request, Responder<v1::Empty> responder);
+  void Shutdown(Responder<v1::Empty> responder);
+  Result<std::shared_ptr<Container>> Find(const std::string& id) const;
+  void OnOom(const std::string& id);
+
+  EventLoop& loop_;
+  Crun& crun_;
+  const ServiceOptions options_;
+  std::unique_ptr<OomWatch> oom_;
+  std::unique_ptr<Environment> environment_;
+  std::map<std::string, std::shared_ptr<Container>> containers_;
+  std::vector<ttrpc::ServerStream<v1::Event>> watchers_;
+  bool sandbox_created_ = false;
+};
+
+}  // namespace wyvern::agent
