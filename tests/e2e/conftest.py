@@ -12,6 +12,7 @@ import pytest
 
 from harness import traces
 from harness.ctr import BUSYBOX, RUNTIME, WYVERN, ctr, run, wait_until
+from harness.shim import Shim, default_spec
 
 # Seconds for one test; the lab is an emulated machine, often on a busy host.
 LIMIT = int(os.environ.get("WYVERN_TEST_LIMIT", "240"))
@@ -135,6 +136,7 @@ def unpack(image: str, target: pathlib.Path) -> pathlib.Path:
 
 
 @pytest.fixture
-def needs_wyvern():
-    if shutil.which("wyvern") is None:
-        pytest.fail("the wyvern program is not installed in this machine")
+def shim_bundle(scratch, busybox_root):
+    """A bundle with a running shim, and a function that asks it to create the container: (code, message)."""
+    with Shim(scratch / "bundle", default_spec(busybox_root, ["true"])) as shim:
+        yield shim.bundle, lambda: shim.call("Create", shim.create())[:2]

@@ -1,0 +1,201 @@
+"""What a user may get wrong: one clear message, a non-zero exit code, nothing left, no hang."""
+
+import json
+import os
+import pathlib
+import shutil
+
+import pytest
+
+from harness.ctr import BUSYBOX, RUNTIME, call, ctr, run, run_argv, unique
+
+LAYOUT = "/opt/images/busybox"
+CONF_D = pathlib.Path("/etc/wyvern/conf.d")
+GUEST = pathlib.Path("/usr/share/wyvern/guest")
+
+
+@pytest.fixture
+def configure():
+    """Writes a configuration file that comes after the installed one."""
+    paths = []
+
+    def write(text: str):
+        CONF_D.mkdir(parents=True, exist_ok=True)
+        path = CONF_D / "90-test.yaml"
+        path.write_text(text)
+        paths.append(path)
+        return path
+
+    yield write
+    for path in paths:
+        path.unlink()
+
+
+def private(script: str, *command):
+    """argv that runs command in its own mount namespace, after script."""
+    return ["unshare", "-m", "sh", "-ec", script + '\nexec "$@"', "sh", *command]
+
+
+def wyvern_run(*flags):
+    return ["wyvern", "run", *flags, LAYOUT, "--", "true"]
+
+
+def assert_clear(done, *words, code=125):
+    """One message that names each word; no stack, no abort."""
+    text = done.stderr.decode()
+    assert done.returncode == code, (done.returncode, text)
+    lines = [line for line in text.splitlines() if line.strip() and " INFO " not in line]
+    assert 1 <= len(lines) <= 3, text
+    for word in words:
+        assert word in text, (word, text)
+
+
+@pytest.mark.wyvern_only
+def test_no_kvm():
+    done = call(private("mount -t tmpfs none /mnt; touch /mnt/none; umount /mnt; mount -t tmpfs none /dev", *wyvern_run()))
+    assert_clear(done, "/dev/kvm")
+
+
+@pytest.mark.wyvern_only
+def test_kvm_that_is_none():
+    done = call(private("mount --bind /dev/null /dev/kvm", *wyvern_run()))
+    assert_clear(done, "/dev/kvm")
+
+
+@pytest.mark.wyvern_only
+def test_no_cgroup_v2():
+    done = call(private("mount -t tmpfs none /sys/fs/cgroup", *wyvern_run()))
+    assert_clear(done, "cgroup v2")
+
+
+@pytest.mark.wyvern_only
+@pytest.mark.parametrize("key", ["kernel", "image"])
+def test_missing_guest_file(configure, key):
+    configure(f"sandbox:\n  {key}: /no/such/file\n")
+    assert_clear(call(wyvern_run()), "/no/such/file")
+
+
+@pytest.mark.wyvern_only
+def test_kernel_that_is_none(configure, scratch):
+    (scratch / "kernel").write_bytes(b"this is not a kernel" * 1000)
+    configure(f"sandbox:\n  kernel: {scratch}/kernel\n")
+    assert_clear(call(wyvern_run()), str(scratch / "kernel"))
+
+
+@pytest.mark.wyvern_only
+def test_truncated_kernel(configure, scratch):
+    whole = (GUEST / "vmlinux").read_bytes()
+    (scratch / "kernel").write_bytes(whole[:len(whole) // 2])
+    configure(f"sandbox:\n  kernel: {scratch}/kernel\n")
+    assert_clear(call(wyvern_run()), str(scratch / "kernel"))
+
+
+@pytest.mark.wyvern_only
+def test_damaged_guest_image(configure, scratch):
+    image = bytearray((GUEST / "image.erofs").read_bytes())
+    image[1024:4096] = os.urandom(3072)  # the super block
+    (scratch / "image.erofs").write_bytes(image)
+    configure(f"sandbox:\n  image: {scratch}/image.erofs\ntimeouts:\n  boot: 20s\n")
+    assert_clear(call(wyvern_run()), "image")
+
+
+@pytest.mark.wyvern_only
+def test_unknown_key(configure):
+    path = configure("sandbox:\n  vcpu: 2\n")
+    assert_clear(call(wyvern_run()), str(path), "2", "vcpu")
+
+
+@pytest.mark.wyvern_only
+def test_wrong_type(configure):
+    path = configure("sandbox:\n  vcpus: many\n")
+    assert_clear(call(wyvern_run()), str(path), "vcpus")
+
+
+@pytest.mark.wyvern_only
+def test_configuration_that_is_no_yaml(configure):
+    path = configure("sandbox: [\n")
+    assert_clear(call(wyvern_run()), str(path))
+
+
+@pytest.mark.wyvern_only
+@pytest.mark.parametrize("argv", [["--bogus"], ["run"], ["run", "--cpus", "0", LAYOUT], ["run", "--cpus", "x", LAYOUT],
+                                  ["frobnicate"], []], ids=str)
+def test_wrong_usage(argv):
+    done = call(["wyvern", *argv])
+    assert done.returncode == 2
+    assert done.stderr.strip() or done.stdout.strip()
+
+
+@pytest.mark.wyvern_only
+@pytest.mark.parametrize("what", ["missing", "empty directory", "not an archive", "broken archive", "broken layout"])
+def test_bad_image(scratch, what):
+    path = scratch / "image"
+    if what == "empty directory":
+        path.mkdir()
+    elif what == "not an archive":
+        path.write_bytes(b"hello" * 1000)
+    elif what == "broken archive":
+        path.write_bytes(pathlib.Path(LAYOUT + ".tar").read_bytes()[:300000])
+    elif what == "broken layout":
+        shutil.copytree(LAYOUT, path)
+        for blob in (path / "blobs/sha256").iterdir():
+            data = blob.read_bytes()
+            blob.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    done = call(["wyvern", "run", path, "--", "true"])
+    assert done.returncode != 0
+    assert done.stderr.strip()
+
+
+@pytest.mark.wyvern_only
+def test_full_state_directory():
+    done = call(private("mkdir -p /run/wyvern; mount -t tmpfs -o size=64k none /run/wyvern; "
+                        "head -c 1000000 /dev/zero > /run/wyvern/fill || true", *wyvern_run()))
+    assert_clear(done, "No space left")
+
+
+def test_full_disk_in_the_container(scratch):
+    """A volume that fills up is the container's ENOSPC, not our end."""
+    point = scratch / "small"
+    point.mkdir()
+    assert call(["mount", "-t", "tmpfs", "-o", "size=1m", "none", point]).returncode == 0
+    try:
+        flags = ["--mount", f"type=bind,src={point},dst=/data,options=rbind:rw"]
+        done = run(BUSYBOX, "sh", "-c", "dd if=/dev/zero of=/data/f bs=64k; rm /data/f; echo still here", flags=flags)
+        assert done.returncode == 0 and b"No space left" in done.stderr
+        assert done.stdout == b"still here\n"
+    finally:
+        call(["umount", point])
+
+
+def test_spec_without_process_arguments(busybox_root, scratch):
+    spec = json.loads(ctr("oci", "spec").stdout)
+    spec["root"] = {"path": str(busybox_root)}
+    spec["process"]["args"] = []
+    path = scratch / "config.json"
+    path.write_text(json.dumps(spec))
+    done = call(["ctr", "run", "--rm", "--runtime", RUNTIME, "--config", path, unique()])
+    assert done.returncode != 0 and done.stderr.strip()
+
+
+def test_unknown_runtime_option_file():
+    done = call(run_argv(BUSYBOX, "true", flags=["--rm", "--runtime-config-path", "/no/such/file.yaml"]))
+    if RUNTIME != "io.containerd.wyvern.v2":
+        pytest.skip("runc reads no such file")
+    assert done.returncode != 0 and b"/no/such/file.yaml" in done.stderr
+
+
+@pytest.mark.wyvern_only
+def test_shim_without_arguments():
+    done = call(["containerd-shim-wyvern-v2"])
+    assert done.returncode != 0 and done.stderr.strip()
+
+
+@pytest.mark.wyvern_only
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"ociVersion": 7}', "\0" * 100, '{"process":{"args":"true"}}'],
+                         ids=["empty", "cut", "array", "null", "wrong type", "zeros", "args no array"])
+def test_bundle_that_is_no_json(shim_bundle, text):
+    """Straight to the shim, as containerd would with a bundle damaged on disk."""
+    bundle, create = shim_bundle
+    (bundle / "config.json").write_text(text)
+    code, message = create()
+    assert code != 0 and "config.json" in message

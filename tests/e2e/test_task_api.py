@@ -1,0 +1,123 @@
+"""The task service, called directly: what no client of containerd would do, and what races would."""
+
+import json
+import threading
+import time
+
+import pytest
+
+from harness.ctr import wait_until
+from harness.shim import Shim, default_spec
+
+NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION = 5, 6, 9
+
+
+@pytest.fixture
+def shim(scratch, busybox_root):
+    with Shim(scratch / "bundle", default_spec(busybox_root, ["sleep", "1000"])) as it:
+        yield it
+
+
+def test_life_of_a_task(shim):
+    code, message, reply = shim.call("Create", shim.create())
+    assert code == 0, message
+    pid = reply[1]
+    assert pid > 0
+    assert shim.call("State", {1: shim.name})[2][4] == 1  # CREATED
+    assert shim.call("Start", {1: shim.name})[0] == 0
+    state = shim.call("State", {1: shim.name})[2]
+    assert state[4] == 2 and state[3] == pid  # RUNNING
+    assert shim.call("Pids", {1: shim.name})[2]
+    assert shim.call("Kill", {1: shim.name, 3: 9})[0] == 0
+    code, _, reply = shim.call("Wait", {1: shim.name})
+    assert code == 0 and reply[1] == 137 and reply[2]
+    state = shim.call("State", {1: shim.name})[2]
+    assert state[4] == 3 and state[9] == 137  # STOPPED
+    code, _, reply = shim.call("Delete", {1: shim.name})
+    assert code == 0 and reply[2] == 137
+    assert shim.call("State", {1: shim.name})[0] == NOT_FOUND
+    assert shim.call("Delete", {1: shim.name})[0] == NOT_FOUND
+
+
+def test_wait_before_start(shim):
+    assert shim.call("Create", shim.create())[0] == 0
+    answers = []
+    threads = []
+    for _ in range(3):
+        client = shim.connect()
+        thread = threading.Thread(target=lambda c=client: answers.append(shim.call("Wait", {1: shim.name}, c)))
+        thread.start()
+        threads.append(thread)
+    time.sleep(0.5)
+    assert not answers
+    shim.call("Start", {1: shim.name})
+    shim.call("Kill", {1: shim.name, 3: 9})
+    for thread in threads:
+        thread.join(60)
+    assert [a[2].get(1) for a in answers] == [137] * 3
+
+
+def test_kill_of_a_created_task(shim):
+    assert shim.call("Create", shim.create())[0] == 0
+    assert shim.call("Kill", {1: shim.name, 3: 9})[0] == 0
+    code, _, reply = shim.call("Wait", {1: shim.name})
+    assert code == 0 and reply[1] == 137
+    assert shim.call("Delete", {1: shim.name})[0] == 0
+
+
+def test_delete_of_a_created_task(shim):
+    assert shim.call("Create", shim.create())[0] == 0
+    assert shim.call("Kill", {1: shim.name, 3: 9, 4: 1})[0] == 0
+    assert wait_until(lambda: shim.call("Delete", {1: shim.name})[0] == 0, 20)
+
+
+def test_unknown_ids(shim):
+    assert shim.call("Create", shim.create())[0] == 0
+    for method, fields in (("State", {1: shim.name, 2: "none"}), ("Start", {1: shim.name, 2: "none"}),
+                           ("Kill", {1: shim.name, 2: "none", 3: 9}), ("Delete", {1: shim.name, 2: "none"}),
+                           ("Wait", {1: shim.name, 2: "none"})):
+        assert shim.call(method, fields)[0] == NOT_FOUND, method
+
+
+def test_second_create_is_refused(shim):
+    assert shim.call("Create", shim.create())[0] == 0
+    assert shim.call("Create", shim.create())[0] != 0
+    assert shim.call("State", {1: shim.name})[0] == 0
+
+
+def test_exec_ids(shim):
+    spec = json.dumps({"args": ["sleep", "1000"], "cwd": "/", "user": {"uid": 0, "gid": 0},
+                       "env": ["PATH=/bin"]}).encode()
+    from harness import ttrpc
+    process = ttrpc.encode({1: "types.containerd.io/opencontainers/runtime-spec/1/Process", 2: spec})
+    assert shim.call("Create", shim.create())[0] == 0
+    assert shim.call("Start", {1: shim.name})[0] == 0
+    assert shim.call("Exec", {1: shim.name, 2: "e", 7: process})[0] == 0
+    assert shim.call("Exec", {1: shim.name, 2: "e", 7: process})[0] == ALREADY_EXISTS
+    assert shim.call("Start", {1: shim.name, 2: "e"})[0] == 0
+    assert shim.call("Kill", {1: shim.name, 2: "e", 3: 15})[0] == 0
+    assert shim.call("Wait", {1: shim.name, 2: "e"})[2][1] == 143
+    assert shim.call("Delete", {1: shim.name, 2: "e"})[2][2] == 143
+    assert shim.call("State", {1: shim.name})[2][4] == 2
+
+
+def test_close_io_without_stdin_is_harmless(shim):
+    assert shim.call("Create", shim.create())[0] == 0
+    assert shim.call("CloseIO", {1: shim.name, 3: 1})[0] == 0
+    assert shim.call("ResizePty", {1: shim.name, 3: 80, 4: 24})[0] == 0
+
+
+def test_connect(shim):
+    assert shim.call("Create", shim.create())[0] == 0
+    code, _, reply = shim.call("Connect", {1: shim.name})
+    assert code == 0 and reply[1] > 0 and reply[2] > 0
+
+
+def test_unknown_method(shim):
+    assert shim.call("Frobnicate", {})[0] == 12
+
+
+def test_shutdown_is_ignored_while_a_container_lives(shim):
+    assert shim.call("Create", shim.create())[0] == 0
+    assert shim.call("Shutdown", {1: shim.name})[0] == 0
+    assert shim.call("State", {1: shim.name})[0] == 0

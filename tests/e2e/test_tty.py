@@ -1,0 +1,159 @@
+"""ctr run -t and ctr task exec -t on a real terminal."""
+
+import fcntl
+import os
+import pty
+import select
+import struct
+import subprocess
+import termios
+import time
+
+import pytest
+
+from harness.ctr import BUSYBOX, Container, run_argv
+
+
+class Terminal:
+    """A command on the far side of a pseudo terminal that is its controlling terminal."""
+
+    def __init__(self, argv, rows=24, columns=80):
+        self.master, side = pty.openpty()
+        self.output = b""
+        self.resize(rows, columns)
+        self.process = subprocess.Popen(
+            argv, stdin=side, stdout=side, stderr=side,
+            preexec_fn=lambda: (os.setsid(), fcntl.ioctl(0, termios.TIOCSCTTY, 0)))
+        os.close(side)
+
+    def resize(self, rows, columns):
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def send(self, data: bytes):
+        os.write(self.master, data)
+
+    def _read(self, seconds: float) -> bool:
+        if not select.select([self.master], [], [], seconds)[0]:
+            return False
+        try:
+            piece = os.read(self.master, 65536)
+        except OSError:
+            piece = b""
+        self.output += piece
+        return bool(piece)
+
+    def expect(self, text: bytes, seconds=60) -> bytes:
+        """Reads until text has come; returns and forgets all up to it."""
+        deadline = time.monotonic() + seconds
+        while text not in self.output:
+            left = deadline - time.monotonic()
+            assert left > 0 and (self._read(left) or text in self.output), f"{text!r} is not in {self.output!r}"
+        end = self.output.index(text) + len(text)
+        head, self.output = self.output[:end], self.output[end:]
+        return head
+
+    def wait(self, seconds=60) -> int:
+        deadline = time.monotonic() + seconds
+        while self.process.poll() is None and time.monotonic() < deadline:
+            self._read(0.1)
+        while self._read(0):
+            pass
+        return self.process.wait(timeout=1)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self.master)
+
+
+def run_tty(*command, **kwargs) -> Terminal:
+    return Terminal(run_argv(BUSYBOX, *command, flags=["--rm", "-t"]), **kwargs)
+
+
+def test_is_a_terminal():
+    with run_tty("sh", "-c", "tty && [ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo yes") as terminal:
+        terminal.expect(b"/dev/")
+        terminal.expect(b"yes")
+        assert terminal.wait() == 0
+
+
+def test_exit_code():
+    with run_tty("sh", "-c", "exit 7") as terminal:
+        assert terminal.wait() == 7
+
+
+def test_initial_size():
+    # ctr sets the size after the start; the command waits for it.
+    script = "i=0; while [ $i -lt 100 ]; do stty size; sleep 0.1; i=$((i+1)); done"
+    with run_tty("sh", "-c", script, rows=33, columns=111) as terminal:
+        terminal.expect(b"33 111")
+        terminal.send(b"\x03")
+        terminal.wait()
+
+
+def test_resize():
+    with run_tty("sh", "-c", "trap 'stty size' WINCH; echo up; while :; do sleep 0.1; done") as terminal:
+        terminal.expect(b"up")
+        terminal.resize(40, 132)
+        terminal.expect(b"40 132")
+        terminal.resize(50, 90)
+        terminal.expect(b"50 90")
+        terminal.send(b"\x1c")  # the loop has no handler for it; as pid 1 it survives, so kill the client
+        terminal.process.terminate()
+        terminal.wait()
+
+
+def test_ctrl_c():
+    with run_tty("sh", "-c", "trap 'echo interrupted; exit 3' INT; echo up; while :; do sleep 0.1; done") as terminal:
+        terminal.expect(b"up")
+        terminal.send(b"\x03")
+        terminal.expect(b"interrupted")
+        assert terminal.wait() == 3
+
+
+def test_line_editing_and_echo():
+    with run_tty("sh", "-c", "echo up; read a; echo [$a]") as terminal:
+        terminal.expect(b"up")
+        terminal.send(b"abx\x7fc\n")
+        terminal.expect(b"[abc]")
+        assert terminal.wait() == 0
+
+
+def test_ctrl_d_is_end_of_file():
+    with run_tty("sh", "-c", "echo up; cat; echo done") as terminal:
+        terminal.expect(b"up")
+        terminal.send(b"line\n\x04")
+        terminal.expect(b"done")
+        assert terminal.wait() == 0
+
+
+def test_output_is_complete():
+    count = 20000
+    with run_tty("sh", "-c", f"seq {count}; echo end") as terminal:
+        text = terminal.expect(b"\r\nend", 180).replace(b"\r\n", b"\n")
+        assert terminal.wait() == 0
+    assert text.split() == [str(i).encode() for i in range(1, count + 1)] + [b"end"]
+
+
+def test_exec_with_a_terminal():
+    with Container() as container:
+        argv = container.exec_argv("sh", "-c", "trap 'stty size; exit 5' WINCH; echo up; while :; do sleep 0.1; done",
+                                   flags=["-t"])
+        with Terminal(argv) as terminal:
+            terminal.expect(b"up")
+            terminal.resize(20, 70)
+            terminal.expect(b"20 70")
+            assert terminal.wait() == 5
+
+
+@pytest.mark.wyvern_only
+def test_terminals_do_not_accumulate():
+    before = len(os.listdir("/dev/pts"))
+    for _ in range(3):
+        with run_tty("true") as terminal:
+            assert terminal.wait() == 0
+    assert len(os.listdir("/dev/pts")) == before
