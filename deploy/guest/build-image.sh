@@ -32,13 +32,13 @@ packages=(crun libc6 libcap2 libseccomp2 libsystemd0 libyajl2 libgcrypt20 libgpg
   liblzma5 libzstd1 busybox-static)
 
 # What `wyvern exec --guest` and a bug hunt need; the rest is `busybox NAME`.
-applets_bin=(ash base64 cat chmod chown cmp cp cut date dd df diff dmesg du echo env expr false find
-  free grep gunzip gzip head hexdump hostname id ip kill killall less ln ls md5sum mkdir mknod mkfifo
-  mktemp more mount mv nc netstat nproc nslookup od pidof ping ps pwd readlink realpath rm rmdir sed
-  seq sh sha256sum sleep sort stat strings stty sync tail tar tee test time timeout top touch tr
-  true tty umount uname uniq uptime usleep vi wc wget which xargs yes zcat)
-applets_sbin=(blkid blockdev devmem freeramdisk halt ifconfig losetup lsof lspci poweroff reboot
-  route swapoff swapon switch_root sysctl)
+applets_bin=(ash base64 cat chmod chown cmp cp cut date dd df diff dmesg du echo env expr false
+  find free grep gunzip gzip head hexdump hostname id ip kill killall less ln ls md5sum mkdir
+  mknod mkfifo mktemp more mount mv nc netstat nproc nslookup od pidof ping ps pwd readlink
+  realpath rm rmdir sed seq sh sha256sum sleep sort stat strings stty sync tail tar tee test time
+  timeout top touch tr true tty umount uname uniq uptime usleep vi wc wget which xargs yes zcat)
+applets_sbin=(blockdev halt ifconfig losetup poweroff reboot route swapoff swapon switch_root
+  sysctl)
 
 # Prints NAME_VERSION_ARCH of each package, as apt would download it now.
 package_versions() {
@@ -122,8 +122,8 @@ if (($(wc -l <<<"$versions") != ${#packages[@]})); then
   versions=$(package_versions)
   (($(wc -l <<<"$versions") == ${#packages[@]})) || die "apt does not know all of: ${packages[*]}"
 fi
-readelf -h "$agent" 2>/dev/null | grep -q "Machine:.*$machine" || die "$agent is not an ELF for $arch"
-readelf -l "$agent" | grep -q INTERP && die "$agent is dynamically linked; the agent must be static"
+[[ $(readelf -h "$agent" 2>/dev/null) == *Machine:*"$machine"* ]] || die "$agent is not an ELF for $arch"
+[[ $(readelf -lW "$agent") != *INTERP* ]] || die "$agent is dynamically linked; the agent must be static"
 
 hash=$({ sha256sum <"$agent"; echo "$arch $versions"; sha256sum <"$0"; sha256sum <"$guest_dir/lib.sh"
   sha256sum <"$(command -v mkfs.erofs)"; } | short_hash)

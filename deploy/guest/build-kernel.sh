@@ -1,11 +1,13 @@
 #!/bin/bash
 # Builds the guest kernel from Debian's linux-source-6.12 and configs/guest-kernel/.
 #
-#   build-kernel.sh [--arch x86_64] [--out DIR] [--config-only] [--extra-config FILE] [--ccache]
+#   build-kernel.sh [--arch x86_64] [--out DIR] [--extra-config FILE] [--ccache]
+#   build-kernel.sh [--arch x86_64] [--extra-config FILE] --config-only | --check-config FILE
 #
 # The last line printed is the path of vmlinux (config and System.map lie beside it). Same inputs,
 # same bytes: the result is cached by the hash of the source package, the fragments, this script and
-# the tools. --config-only stops after the check of the resolved configuration and prints its path.
+# the tools. --config-only stops after the check of the resolved configuration and prints its path;
+# --check-config holds a resolved configuration against the fragments and says what differs.
 # --extra-config adds a fragment of one's own; it is checked like ours. --ccache is for work on the
 # fragments: a first build through ccache is a fifth slower (measured), the next ones are quick.
 set -euo pipefail
@@ -16,15 +18,16 @@ source_package=linux-source-6.12
 source_archive=/usr/src/$source_package.tar.xz
 config_dir=$repo_dir/configs/guest-kernel
 
-arch=x86_64 out='' config_only=no extra='' ccache=no
+arch=x86_64 out='' config_only=no extra='' ccache=no check=''
 while (($#)); do
   case $1 in
     --arch) arch=${2:?--arch needs a name}; shift 2 ;;
     --out) out=${2:?--out needs a directory}; shift 2 ;;
     --config-only) config_only=yes; shift ;;
+    --check-config) check=${2:?--check-config needs a file}; shift 2 ;;
     --extra-config) extra=${2:?--extra-config needs a file}; shift 2 ;;
     --ccache) ccache=yes; shift ;;
-    -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) die "unknown option '$1'; see --help" ;;
   esac
 done
@@ -35,9 +38,6 @@ esac
 fragments=("$config_dir/common.config" "$config_dir/$arch.config")
 [[ -z $extra ]] || fragments+=("$extra")
 for file in "${fragments[@]}"; do [[ -f $file ]] || die "no such file: $file"; done
-
-need_packages "$source_package" gcc make libc6-dev flex bison bc libelf-dev dwarves xz-utils \
-  binutils perl python3
 
 # Prints what the resolved configuration $1 lacks of the fragments; true when nothing.
 check_config() {
@@ -54,6 +54,25 @@ check_config() {
     END { exit bad }' "$1" "${fragments[@]}"
 }
 
+# Ends the script with the differences when $1 is not what the fragments ask for.
+require_config() {
+  local differences
+  if ! differences=$(check_config "$1"); then
+    printf '%s\n' "$differences" >&2
+    die "the resolved configuration is not what the fragments ask for (a gate is missing?)"
+  fi
+}
+
+if [[ -n $check ]]; then
+  [[ -f $check ]] || die "no such file: $check"
+  require_config "$check"
+  say "$check has every option asked for"
+  exit 0
+fi
+
+need_packages "$source_package" gcc make libc6-dev flex bison bc libelf-dev dwarves xz-utils \
+  binutils perl python3
+
 # Every tool whose version can change the bytes.
 tool_versions() {
   gcc --version | head -n1
@@ -64,7 +83,7 @@ tool_versions() {
 }
 
 source_version=$(dpkg-query -W -f '${Version}' "$source_package")
-hash=$({ echo "$arch $source_version"; tool_versions; sha256sum <"$0"; sha256sum <"$guest_dir/lib.sh"
+hash=$({ echo "$arch $source_version"; tool_versions; sha256sum <"$0"
   cat "${fragments[@]}"; } | short_hash)
 result=$cache_dir/$arch/kernel-$hash
 
@@ -79,11 +98,7 @@ configure() {
   make -s -C "$work/source" O="$work/objects" ARCH="$kernel_arch" \
     KCONFIG_ALLCONFIG="$work/fragments" allnoconfig >"$work/config.log" 2>&1 ||
     { cat "$work/config.log" >&2; die "kconfig failed"; }
-  local differences
-  if ! differences=$(check_config "$work/objects/.config"); then
-    printf '%s\n' "$differences" >&2
-    die "the resolved configuration is not what the fragments ask for (a gate is missing?)"
-  fi
+  require_config "$work/objects/.config"
 }
 
 # Compiles under $1.
@@ -107,8 +122,8 @@ harvest() {
   cp "$work/objects/.config" "$to/config"
   cp "$work/objects/System.map" "$to/System.map"
   strip --strip-debug -o "$to/vmlinux" "$work/objects/vmlinux"
-  readelf -n "$to/vmlinux" 2>/dev/null | grep -q 'Xen' || die "the PVH note is gone from vmlinux"
-  readelf -S "$to/vmlinux" | grep -q '\.BTF' || die ".BTF is gone from vmlinux"
+  [[ $(readelf -nW "$to/vmlinux" 2>/dev/null) == *Xen* ]] || die "the PVH note is gone from vmlinux"
+  [[ $(readelf -SW "$to/vmlinux") == *' .BTF '* ]] || die ".BTF is gone from vmlinux"
   chmod 0644 "$to"/*
 }
 

@@ -1,5 +1,5 @@
 # Shared by the scripts in this directory: cache paths, messages, package installation.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034
 
 guest_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 repo_dir=$(cd "$guest_dir/../.." && pwd)
