@@ -6,6 +6,7 @@
 #include "pmem/pmem_device.h"
 #include "rng/rng_device.h"
 #include "testing/device_rig.h"
+#include "vsock/vsock_device.h"
 
 namespace wyvern::devices {
 namespace {
@@ -187,6 +188,11 @@ INSTANTIATE_TEST_SUITE_P(
                              return std::unique_ptr<virtio::VirtioDevice>(*PmemDevice::Create(
                                  {.name = "pmem", .on_thread_start = nullptr},
                                  {.start = mem::Gpa{0x100000000}, .size = 4096}));
+                           }},
+                      Kind{"vsock",
+                           [] {
+                             return std::unique_ptr<virtio::VirtioDevice>(*VsockDevice::Create(
+                                 {.worker = {.name = "vsock", .on_thread_start = nullptr}}));
                            }}),
     [](const auto& info) { return std::string(info.param.name); });
 

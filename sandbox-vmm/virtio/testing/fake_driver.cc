@@ -109,6 +109,10 @@ FakeDriver::FakeDriver(GuestRam& ram, uint16_t size, uint64_t features)
   config_.descriptor_area = ram.Allocate(wv_ring_descriptor_bytes(size), 16);
   config_.driver_area = ram.Allocate(wv_ring_driver_bytes(size), 2);
   config_.device_area = ram.Allocate(wv_ring_device_bytes(size), 4);
+  // Memory may have been used before; a driver starts with clean rings.
+  ram.Fill(config_.descriptor_area, wv_ring_descriptor_bytes(size), std::byte{0});
+  ram.Fill(config_.driver_area, wv_ring_driver_bytes(size), std::byte{0});
+  ram.Fill(config_.device_area, wv_ring_device_bytes(size), std::byte{0});
   for (uint16_t i = size; i > 0; --i) {
     free_.push_back(static_cast<uint16_t>(i - 1));
   }

@@ -75,6 +75,10 @@ class FakeDriver {
   // What the device wrote: the first `length` bytes of the writable part of the chain that was at
   // `head` (also after TakeUsed).
   std::string Written(uint16_t head, uint32_t length) const;
+
+  // Where the first device-writable buffer of the chain at `head` is.
+  mem::Gpa WritableAddress(uint16_t head) const { return placed_.at(head).writable.at(0).address; }
+
   // Whether the device wants a notification for what was made available since the last call (VIRTIO
   // §2.7.10).
   bool ShouldNotify();

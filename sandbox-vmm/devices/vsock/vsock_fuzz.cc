@@ -1,0 +1,70 @@
+// A hostile guest with streams open: packets of any header, credit and length, and hosts that
+// write, read and close.
+// Input:   records of 16 B: operation, stream, op, flags, 4 B length, 4 B buffer size, 4 B
+// forwarded.
+#include <sys/socket.h>
+
+#include "base/check.h"
+#include "base/unix_socket.h"
+#include "vsock/testing/vsock_guest.h"
+
+namespace {
+
+using wyvern::devices::VsockHeader;
+using wyvern::devices::VsockOp;
+using wyvern::devices::testing::VsockGuest;
+
+uint32_t Load(const uint8_t* data) {
+  uint32_t value = 0;
+  std::memcpy(&value, data, 4);
+  return value;
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  static auto* guest = new VsockGuest();
+  const uint64_t mark = guest->rig().ram().Mark();
+  guest->Start(16);
+  std::vector<VsockGuest::Stream> streams;
+  for (uint32_t i = 0; i < 2; ++i) {
+    streams.push_back(guest->Connect(i));
+  }
+  std::string scrap(4096, 'f');
+  for (size_t i = 0; size >= 16 && i < 64; data += 16, size -= 16, ++i) {
+    auto& stream = streams[data[1] % streams.size()];
+    switch (data[0] % 5) {
+      case 0:
+      case 1: {
+        VsockHeader header = guest->Reply(stream.request, static_cast<VsockOp>(data[2]));
+        header.flags = data[3];
+        header.length = Load(data + 4);
+        header.buffer_size = Load(data + 8);
+        header.forwarded = Load(data + 12);
+        if (data[0] == 0xf0) {
+          header.dst_port = Load(data + 12);
+          header.type = data[3];
+        }
+        guest->Send(header, std::string_view(scrap).substr(0, Load(data + 4) % 4097));
+        break;
+      }
+      case 2:
+        (void)send(stream.host.get(), scrap.data(), data[4] * 16U, MSG_DONTWAIT | MSG_NOSIGNAL);
+        break;
+      case 3:
+        (void)recv(stream.host.get(), scrap.data(), scrap.size(), MSG_DONTWAIT);
+        break;
+      default:
+        if ((data[2] & 3U) == 3) {
+          stream.host.Reset();
+        } else {
+          (void)shutdown(stream.host.get(), data[2] & 3);
+        }
+        break;
+    }
+    (void)guest->Next(std::chrono::milliseconds(0));
+  }
+  guest->rig().core().WriteStatus(0);
+  guest->rig().ram().Release(mark);
+  return 0;
+}
