@@ -4,6 +4,8 @@
 #include <sys/mount.h>
 #include <unistd.h>
 
+#include <utility>
+
 #include <nlohmann/json.hpp>
 
 #include "base/log.h"
@@ -336,7 +338,15 @@ void FakeSandbox::Die(const std::string& reason) {
 }
 
 Result<> FakeSandbox::Shutdown() {
-  ++shutdowns_;
+  {
+    const std::lock_guard lock(mu_);
+    if (std::exchange(down_, true)) {
+      return {};
+    }
+  }
+  if (before_) {
+    (void)before_("shutdown");
+  }
   KillAll();
   const std::lock_guard lock(mu_);
   dead_ = true;

@@ -1,10 +1,9 @@
 // testing/fake_sandbox.h — runtime::Sandbox with local processes instead of a microVM: everything above the runtime can be tested without KVM.
 // Shape:   a container's init is what its config.json says, run on this host (in <bundle>/rootfs when rootfs mounts were given). When an init
 //          dies its execs are killed, as a pid namespace does. Die() plays the death of the VM.
-// Faults:  `before` sees each operation first and may delay it or fail it.
+// Faults:  `before` sees each operation first and may delay it or fail it ("shutdown" only delay).
 #pragma once
 
-#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -27,8 +26,6 @@ class FakeSandbox final : public runtime::Sandbox {
   // Everything is killed; the death callback runs.
   void Die(const std::string& reason);
   void Oom(const std::string& container_id);
-
-  int shutdowns() const { return shutdowns_; }
 
   Result<runtime::ProcessIo> CreateContainer(const runtime::ContainerOptions& options) override;
   Result<runtime::ProcessIo> AddExec(const std::string& id, const std::string& exec_id,
@@ -72,10 +69,10 @@ class FakeSandbox final : public runtime::Sandbox {
 
   const runtime::SandboxOptions options_;
   const Hook before_;
-  std::atomic<int> shutdowns_{0};
   std::mutex mu_;
   // Guarded by mu_:
   bool dead_ = false;
+  bool down_ = false;
   std::map<Key, std::shared_ptr<FakeProcess>> processes_;
   std::set<Key> missing_;                       // execs whose program does not exist
   std::map<std::string, std::string> mounted_;  // container → its mounted rootfs
