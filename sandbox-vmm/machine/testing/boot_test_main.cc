@@ -18,6 +18,8 @@
 #include "base/fd.h"
 #include "kvm/probe.h"
 #include "machine/machine.h"
+#include "pmem/pmem_device.h"
+#include "rng/rng_device.h"
 
 namespace wyvern::machine {
 namespace {
@@ -96,6 +98,22 @@ class Ending {
   std::optional<EventKind> kind_;
 };
 
+Result<> AttachDevices(Machine* machine, const Options& options) {
+  WV_TRY(auto rng, devices::RngDevice::Create(devices::WorkerOptions{}));
+  WV_TRY_VOID(machine->AttachDevice(std::move(rng)));
+  if (options.image.empty()) {
+    return {};
+  }
+  WV_TRY(UniqueFd image, Open(options.image, O_RDONLY));
+  WV_TRY(const auto st, Fstat(image));
+  WV_TRY(const arch::AddressRange range,
+         machine->MapReadOnlySlot(std::move(image), static_cast<uint64_t>(st.st_size)));
+  const devices::PmemRange pmem{.start = mem::Gpa{range.start}, .size = range.size};
+  WV_TRY(auto device, devices::PmemDevice::Create(devices::WorkerOptions{}, pmem));
+  WV_TRY_VOID(machine->AttachDevice(std::move(device)));
+  return {};
+}
+
 Result<int> Run(const Options& options) {
   MachineConfig config;
   WV_TRY(config.kvm, Open("/dev/kvm", O_RDWR));
@@ -113,6 +131,7 @@ Result<int> Run(const Options& options) {
   const auto started = std::chrono::steady_clock::now();
   WV_TRY(auto machine, Machine::Create(std::move(config)));
   const auto created = std::chrono::steady_clock::now();
+  WV_TRY_VOID(AttachDevices(machine.get(), options));
   WV_TRY_VOID(machine->Boot());
   for (uint32_t i = 0; i < options.pauses && !ending.Wait(std::chrono::milliseconds(20)); ++i) {
     machine->Pause();
