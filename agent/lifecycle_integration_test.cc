@@ -268,6 +268,64 @@ TEST_F(LifecycleTest, StatsAndProcessesAreThoseOfTheGroup) {
             Code::kNotFound);
 }
 
+bool HasMemoryController() {
+  std::ifstream file("/sys/fs/cgroup/cgroup.controllers");
+  std::string name;
+  while (file >> name) {
+    if (name == "memory") {
+      return true;
+    }
+  }
+  return false;
+}
+
+TEST_F(LifecycleTest, OutOfMemoryIsAnEventBeforeItIsAnExit) {
+  if (!HasMemoryController()) {
+    GTEST_SKIP() << "cgroup v2 has no memory controller here";
+  }
+  auto events =
+      agent->client().OpenStream<v1::Empty, v1::Event>(AgentProcess::kService, "WatchEvents", {});
+  ASSERT_TRUE(events.has_value());
+  ContainerConfig config;
+  config.memory_limit = 24U << 20;
+  config.args = {"sh", "-c", "x=$(yes | head -c 100000000)"};
+  const auto created = agent->Create("c", config, {});
+  ASSERT_TRUE(created.has_value()) << created.error().message();
+  const auto stats = agent->Call<v1::ContainerStatsResponse>("ContainerStats", ContainerRefOf("c"));
+  ASSERT_TRUE(stats.has_value());
+  EXPECT_EQ(stats->memory_limit(), config.memory_limit);
+  EXPECT_GT(stats->memory_current(), 0U);
+  ASSERT_TRUE(agent->Start("c").has_value());
+  EXPECT_EQ(agent->Wait("c"), 137);
+  const auto event = events->Read(1s);
+  ASSERT_TRUE(event.has_value()) << event.error().message();
+  ASSERT_TRUE(event->has_value());
+  EXPECT_EQ((*event)->container_id(), "c");
+  EXPECT_TRUE((*event)->has_oom());
+  const auto after = agent->Call<v1::ContainerStatsResponse>("ContainerStats", ContainerRefOf("c"));
+  ASSERT_TRUE(after.has_value());
+  EXPECT_GE(after->memory_events().at("oom_kill"), 1U);
+  EXPECT_TRUE(agent->Delete("c").has_value());
+}
+
+TEST_F(LifecycleTest, UpdateChangesTheLimits) {
+  if (!HasMemoryController()) {
+    GTEST_SKIP() << "cgroup v2 has no memory controller here";
+  }
+  StartSleeper("c");
+  v1::UpdateRequest request;
+  request.set_id("c");
+  request.set_resources_json(R"({"memory":{"limit":67108864},"pids":{"limit":77}})");
+  const auto updated = agent->Call<v1::Empty>("UpdateContainer", request);
+  ASSERT_TRUE(updated.has_value()) << updated.error().message();
+  const auto stats = agent->Call<v1::ContainerStatsResponse>("ContainerStats", ContainerRefOf("c"));
+  ASSERT_TRUE(stats.has_value());
+  EXPECT_EQ(stats->memory_limit(), 67108864U);
+  EXPECT_EQ(stats->pids_limit(), 77U);
+  EXPECT_GE(stats->pids_current(), 1U);
+  KillAndDelete("c");
+}
+
 TEST_F(LifecycleTest, IdleAgentIsSmall) {
   StartSleeper("c");
   EXPECT_EQ(agent->RunExec("c", "x", {"true"}), 0);

@@ -95,14 +95,19 @@ std::string ProcessJson(const std::vector<std::string>& args, bool terminal) {
 std::string ConfigJson(const std::string& id, const std::string& root,
                        const ContainerConfig& config) {
   std::string namespaces = R"({"type":"mount"},{"type":"ipc"},{"type":"uts"},{"type":"network"})";
+  const std::string resources = config.memory_limit == 0
+                                    ? ""
+                                    : R"("resources":{"memory":{"limit":)" +
+                                          std::to_string(config.memory_limit) + R"(,"swap":)" +
+                                          std::to_string(config.memory_limit) + "}},";
   namespaces += config.own_pid_namespace ? R"(,{"type":"pid"})" : "";
   return R"({"ociVersion":"1.0.2","process":)" + ProcessJson(config.args, config.terminal) +
          R"(,"root":{"path":")" + root + R"("},"hostname":"t","mounts":[)" +
          R"({"destination":"/proc","type":"proc","source":"proc"},)" +
          R"({"destination":"/dev","type":"tmpfs","source":"tmpfs","options":["nosuid","mode=755"]},)" +
          R"({"destination":"/dev/pts","type":"devpts","source":"devpts","options":["newinstance","ptmxmode=0666","mode=0620"]}],)" +
-         R"("linux":{"cgroupsPath":"/wyvern-test/)" + id + R"(","namespaces":[)" + namespaces +
-         "]}}";
+         R"("linux":{"cgroupsPath":"/wyvern-test/)" + id + R"(",)" + resources +
+         R"("namespaces":[)" + namespaces + "]}}";
 }
 
 template <typename T>
@@ -125,7 +130,9 @@ AgentProcess::AgentProcess() {
   dir_ = mkdtemp(name.data());
   MakeRootfs(dir_ + "/rootfs");
   SpawnOptions spawn;
-  spawn.argv = {WYVERN_AGENT_BINARY, "--test-unix", dir_};
+  // Elsewhere than where it was built, the tests are told where the agent is.
+  const char* elsewhere = getenv("WYVERN_TEST_AGENT");
+  spawn.argv = {elsewhere != nullptr ? elsewhere : WYVERN_AGENT_BINARY, "--test-unix", dir_};
   if (const char* preload = getenv("WYVERN_TEST_CRUN_PRELOAD"); preload != nullptr) {
     spawn.env = {std::string("WYVERN_TEST_CRUN_PRELOAD=") + preload};
   }

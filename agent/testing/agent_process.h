@@ -34,6 +34,7 @@ struct ContainerConfig {
   std::vector<std::string> args = {"sleep", "1000"};
   bool terminal = false;
   bool own_pid_namespace = true;
+  uint64_t memory_limit = 0;  // bytes; 0: none
 };
 
 class AgentProcess {
