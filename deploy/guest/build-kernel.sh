@@ -39,19 +39,26 @@ fragments=("$config_dir/common.config" "$config_dir/$arch.config")
 [[ -z $extra ]] || fragments+=("$extra")
 for file in "${fragments[@]}"; do [[ -f $file ]] || die "no such file: $file"; done
 
-# Prints what the resolved configuration $1 lacks of the fragments; true when nothing.
+# Prints what the resolved configuration $1 lacks of the fragments; true when nothing. A later
+# fragment overrides an earlier one, as it does for kconfig.
 check_config() {
   awk '
-    FNR == NR { if ($0 ~ /^CONFIG_/) { at = index($0, "="); got[substr($0, 1, at - 1)] = substr($0, at + 1) }; next }
-    /^CONFIG_[A-Za-z0-9_]+=/ { at = index($0, "="); name = substr($0, 1, at - 1); want = substr($0, at + 1) }
-    /^# CONFIG_[A-Za-z0-9_]+ is not set$/ { name = $2; want = "n" }
-    /^(# )?CONFIG_/ {
-      if (name == "") { printf "%s:%d: not an option: %s\n", FILENAME, FNR, $0; bad = 1; next }
-      have = (name in got) ? got[name] : "n"
-      if (have != want) { printf "%s:%d: %s: asked for %s, resolved to %s\n", FILENAME, FNR, name, want, have; bad = 1 }
-      name = ""
+    FNR == NR { if (/^CONFIG_/) { at = index($0, "="); got[substr($0, 1, at - 1)] = substr($0, at + 1) }; next }
+    /^# CONFIG_[A-Za-z0-9_]+ is not set$/ { want[$2] = "n"; place[$2] = FILENAME ":" FNR; next }
+    /^CONFIG_[A-Za-z0-9_]+=/ {
+      at = index($0, "="); name = substr($0, 1, at - 1)
+      want[name] = substr($0, at + 1); place[name] = FILENAME ":" FNR; next
     }
-    END { exit bad }' "$1" "${fragments[@]}"
+    /^(# )?CONFIG_/ { printf "%s:%d: not an option: %s\n", FILENAME, FNR, $0; bad = 1 }
+    END {
+      for (name in want) {
+        have = (name in got) ? got[name] : "n"
+        if (have == want[name]) continue
+        printf "%s: %s: asked for %s, resolved to %s\n", place[name], name, want[name], have
+        bad = 1
+      }
+      exit bad
+    }' "$1" "${fragments[@]}"
 }
 
 # Ends the script with the differences when $1 is not what the fragments ask for.
@@ -83,8 +90,9 @@ tool_versions() {
 }
 
 source_version=$(dpkg-query -W -f '${Version}' "$source_package")
-hash=$({ echo "$arch $source_version"; tool_versions; sha256sum <"$0"
-  cat "${fragments[@]}"; } | short_hash)
+# Comments are not inputs.
+hash=$({ echo "$arch $source_version"; tool_versions; grep -vE '^ *(#|$)' "$0"
+  cat "${fragments[@]}" | grep -E '^(CONFIG_|# CONFIG_[A-Z0-9a-z_]+ is not set)'; } | short_hash)
 result=$cache_dir/$arch/kernel-$hash
 
 # Unpacks the source and resolves the configuration under $1.
