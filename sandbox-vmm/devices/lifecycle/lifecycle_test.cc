@@ -3,6 +3,7 @@
 
 #include <thread>
 
+#include "blk/blk_device.h"
 #include "pmem/pmem_device.h"
 #include "rng/rng_device.h"
 #include "testing/device_rig.h"
@@ -166,7 +167,7 @@ TEST_P(DeviceLifecycleTest, ResetUnderLoadFromTheDriverIsClean) {
     const uint64_t mark = rig.ram().Mark();
     rig.Start();
     for (uint16_t q = 0; q < rig.core().queue_count(); ++q) {
-      for (int i = 0; i < 16; ++i) {
+      while (rig.queue(q).free_descriptors() >= 2) {
         rig.queue(q).Build().Readable("0123456789abcdef").Writable(64).Submit();
       }
       rig.KickAlways(q);
@@ -174,6 +175,14 @@ TEST_P(DeviceLifecycleTest, ResetUnderLoadFromTheDriverIsClean) {
     rig.core().WriteStatus(0);
     rig.ram().Release(mark);
   }
+}
+
+std::unique_ptr<virtio::VirtioDevice> MakeBlk(std::unique_ptr<IoRing> ring) {
+  return *BlkDevice::Create({.worker = {.name = "blk", .on_thread_start = nullptr},
+                             .file = *MakeMemfd("disk", 1 << 20),
+                             .read_only = false,
+                             .serial = "",
+                             .ring = std::move(ring)});
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -193,6 +202,12 @@ INSTANTIATE_TEST_SUITE_P(
                            [] {
                              return std::unique_ptr<virtio::VirtioDevice>(*VsockDevice::Create(
                                  {.worker = {.name = "vsock", .on_thread_start = nullptr}}));
+                           }},
+                      Kind{"blk_pool", [] { return MakeBlk(nullptr); }},
+                      Kind{"blk_uring",
+                           [] {
+                             auto ring = IoRing::Create();
+                             return MakeBlk(ring ? *std::move(ring) : nullptr);
                            }}),
     [](const auto& info) { return std::string(info.param.name); });
 
