@@ -107,12 +107,17 @@ Result<Cgroup> Cgroup::Make(const std::string& root, const std::string& path) {
   }
   WV_TRY_VOID_CONTEXT(std::move(made), "making a cgroup");
   Cgroup group(root + path);
-  WV_TRY(const std::string processes, ReadFile(group.directory_ + "/cgroup.procs", 64U << 20U));
-  if (!processes.empty()) {
-    return Fail(Code::kAlreadyExists,
-                fmt::format("cgroup {} has processes in it already", group.directory_));
-  }
+  WV_TRY_VOID(CheckUnused(root, path));
   return group;
+}
+
+Result<> Cgroup::CheckUnused(const std::string& root, const std::string& path) {
+  const auto processes = ReadFile(root + path + "/cgroup.procs", 64U << 20U);
+  if (processes.has_value() && !processes->empty()) {
+    return Fail(Code::kAlreadyExists,
+                fmt::format("cgroup {}{} has processes in it already", root, path));
+  }
+  return {};
 }
 
 Result<UniqueFd> Cgroup::OpenProcs() const {
@@ -136,6 +141,9 @@ Result<bool> Cgroup::LimitMemory(uint64_t bytes) const {
 Result<> RemoveCgroup(const std::string& root, const std::string& directory) {
   if (directory.size() <= root.size() + 1 || !directory.starts_with(root + "/")) {
     return Fail(Code::kInvalidArgument, fmt::format("cgroup {} is not below {}", directory, root));
+  }
+  if (getxattr(directory.c_str(), kMark, nullptr, 0) < 0) {
+    return {};  // not there, or not made by us
   }
   KillAll(directory);
   WV_TRY_VOID_CONTEXT(RemoveOne(directory), "removing a cgroup");

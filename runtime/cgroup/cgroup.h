@@ -33,6 +33,9 @@ Result<> CheckCgroupRoot(const std::string& root);
 
 class Cgroup {
  public:
+  // ALREADY_EXISTS when processes are in it: asked before it is recorded as ours.
+  static Result<> CheckUnused(const std::string& root, const std::string& path);
+
   // Makes `root` + `path` and what is missing above it, and asks for the cpu, memory and pids controllers on the way (a controller that is
   // not there is no error). ALREADY_EXISTS when processes are in it.
   static Result<Cgroup> Make(const std::string& root, const std::string& path);
@@ -52,7 +55,7 @@ class Cgroup {
 };
 
 // SIGKILL to all in it, then removes it and the directories above it that we made and nobody uses. `directory` is absolute and below `root`.
-// Missing: success. DEADLINE_EXCEEDED when processes do not go within two seconds.
+// Missing, or made by others: success, nothing is done. DEADLINE_EXCEEDED when processes do not go within two seconds.
 Result<> RemoveCgroup(const std::string& root, const std::string& directory);
 
 }  // namespace wyvern::runtime

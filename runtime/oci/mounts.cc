@@ -52,13 +52,20 @@ Result<> TranslateBind(Json& mount, const std::string& field, const TranslateOpt
   const bool recursive = Has(words, "rbind") || !Has(words, "bind");
   auto it = std::ranges::find(exports, source, &Export::source);
   if (it == exports.end()) {
-    exports.push_back({fmt::format("{}-v{}", options.share_prefix, exports.size()), source,
-                       read_only, recursive, field});
+    Export added;
+    added.name = fmt::format("{}-v{}", options.share_prefix, exports.size());
+    added.source = source;
+    added.read_only = read_only;
+    added.recursive = recursive;
+    added.field = field;
+    exports.push_back(std::move(added));
     it = std::prev(exports.end());
   } else {
     it->read_only &= read_only;
     it->recursive |= recursive;
   }
+  it->follow_host_mounts |=
+      Has(words, "slave") || Has(words, "rslave") || Has(words, "shared") || Has(words, "rshared");
   mount["type"] = "bind";
   mount["source"] = fmt::format("{}/{}", kGuestShare, it->name);
   return {};

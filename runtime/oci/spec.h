@@ -52,11 +52,12 @@ struct Facts {
 
 // A host path that the guest must see below kGuestShare.
 struct Export {
-  std::string name;        // [a-z0-9-]
-  std::string source;      // absolute host path
-  bool read_only = false;  // no mount of it may write
-  bool recursive = false;  // rbind
-  std::string field;       // "mounts[3]"
+  std::string name;                 // [a-z0-9-]
+  std::string source;               // absolute host path
+  bool read_only = false;           // no mount of it may write
+  bool recursive = false;           // rbind
+  bool follow_host_mounts = false;  // rslave or rshared: later mounts of the host appear
+  std::string field;                // "mounts[3]"
 };
 
 struct TranslateOptions {

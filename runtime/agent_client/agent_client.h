@@ -1,0 +1,103 @@
+// agent_client/agent_client.h — the agent in the guest: typed calls over ttrpc, stdio streams beside it.
+// Errors:  the agent's status with its code; UNAVAILABLE when the guest is gone; DEADLINE_EXCEEDED after the call timeout.
+// Trust:   the guest is not trusted: answers are bounded by ttrpc, numbers are checked here, texts go into messages only.
+// Threads: any; callbacks run on the client's reader thread and must not block.
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/fd.h"
+#include "proto/agent.pb.h"
+#include "ttrpc/client.h"
+
+namespace wyvern::runtime {
+
+namespace agent_pb = wyvern::agent::v1;
+
+inline constexpr uint32_t kAgentPort = 100;
+inline constexpr uint32_t kStdioPort = 102;
+inline constexpr size_t kStdioTokenSize = 32;
+
+// Opens a stream to a port of the guest; UNAVAILABLE: nobody listens.
+using GuestConnector = std::function<Result<UniqueFd>(uint32_t port)>;
+
+struct StdioWanted {
+  bool terminal = false;
+  bool in = false, out = false, err = false;
+  uint32_t rows = 0, columns = 0;
+};
+
+// Host ends, connected and announced to the agent; `message` goes into the call that makes the process.
+struct StdioStreams {
+  UniqueFd in, out, err;
+  agent_pb::Stdio message;
+};
+
+struct AgentOptions {
+  std::chrono::milliseconds boot_timeout{60000};
+  std::chrono::milliseconds call_timeout{60000};
+  std::function<void()> on_close;  // the connection ended by itself
+  std::function<void(const std::string& container_id)> on_oom;
+  std::function<bool()> give_up;  // asked while connecting: true ends it at once
+};
+
+class AgentClient {
+ public:
+  // Connects with retries until the agent listens or boot_timeout is over, then says Hello (protocol, clock, entropy).
+  static Result<std::unique_ptr<AgentClient>> Connect(GuestConnector connector,
+                                                      AgentOptions options);
+  ~AgentClient();
+  AgentClient(const AgentClient&) = delete;
+  AgentClient& operator=(const AgentClient&) = delete;
+
+  const agent_pb::HelloResponse& hello() const { return hello_; }
+
+  // Subscribes to events; call once, after CreateSandbox.
+  Result<> CreateSandbox(const std::string& hostname, const std::string& share_tag,
+                         const std::vector<std::string>& sysctls);
+  Result<StdioStreams> OpenStdio(const StdioWanted& wanted);
+  Result<> CreateContainer(const std::string& id, const std::string& config_json,
+                           const agent_pb::Stdio& stdio);
+  Result<> AddProcess(const std::string& id, const std::string& exec_id,
+                      const std::string& process_json, const agent_pb::Stdio& stdio);
+  Result<> StartProcess(const std::string& id, const std::string& exec_id);
+  // `done` once: the exit status 0..255, or why it will never be known.
+  void WaitProcess(const std::string& id, const std::string& exec_id,
+                   std::function<void(Result<uint32_t>)> done);
+  Result<> SignalProcess(const std::string& id, const std::string& exec_id, uint32_t signal,
+                         bool all);
+  Result<> ResizeTerminal(const std::string& id, const std::string& exec_id, uint32_t rows,
+                          uint32_t columns);
+  Result<> CloseStdin(const std::string& id, const std::string& exec_id);
+  Result<> DeleteProcess(const std::string& id, const std::string& exec_id);
+  Result<> PauseContainer(const std::string& id);
+  Result<> ResumeContainer(const std::string& id);
+  Result<> UpdateContainer(const std::string& id, const std::string& resources_json);
+  Result<agent_pb::ContainerStatsResponse> ContainerStats(const std::string& id);
+  Result<> SyncFilesystems(std::chrono::milliseconds timeout);
+  Result<> DetachShare(const std::string& name);
+  // Ends the connection: calls in flight fail with UNAVAILABLE, no callback comes after it returned.
+  void Close();
+
+ private:
+  struct Rep;
+  explicit AgentClient(std::unique_ptr<Rep> rep);
+  template <typename Response, typename Request>
+  Result<Response> Call(const char* method, const Request& request,
+                        std::chrono::milliseconds timeout);
+  template <typename Request>
+  Result<> CallEmpty(const char* method, const Request& request);
+  Result<> Hello();
+  Result<UniqueFd> OpenStream(std::string* token);
+  void WatchEvents();
+
+  std::unique_ptr<Rep> rep_;
+  agent_pb::HelloResponse hello_;
+};
+
+}  // namespace wyvern::runtime

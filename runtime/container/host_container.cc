@@ -1,0 +1,169 @@
+#include "container/host_container.h"
+
+#include <fmt/format.h>
+
+#include "base/log.h"
+#include "storage/exports.h"
+
+namespace wyvern::runtime {
+namespace {
+
+Result<oci::Spec> ReadSpec(const std::string& bundle) {
+  WV_TRY_CONTEXT(const std::string text, ReadFile(bundle + "/config.json", oci::kMaxConfigBytes),
+                 "bundle");
+  return oci::Spec::Parse(text);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<HostContainer>> HostContainer::Prepare(const HostEnvironment& environment,
+                                                              Options options) {
+  WV_TRY_VOID(oci::CheckId(options.id));
+  WV_TRY(oci::Spec spec, ReadSpec(options.bundle));
+  std::unique_ptr<HostContainer> container(
+      new HostContainer(environment, std::move(options), std::move(spec)));
+  auto made = container->Make();
+  if (!made.has_value()) {
+    static_cast<void>(container->Release(/*machine_alive=*/true));
+    return tl::unexpected(std::move(made).error());
+  }
+  return container;
+}
+
+HostContainer::~HostContainer() {
+  if (anchor_.has_value()) {
+    anchor_->End();
+  }
+}
+
+Result<> HostContainer::Record(const std::string& step,
+                               const std::function<void(ContainerRecord&)>& change) {
+  return environment_.state->Update(
+      step, [&](SandboxRecord& record) { change(record.containers[options_.id]); });
+}
+
+Result<> HostContainer::Make() {
+  oci::TranslateOptions translate;
+  translate.container_id = options_.id;
+  translate.bundle = options_.bundle;
+  translate.share_prefix = fmt::format("c{}", options_.index);
+  translate.terminal = options_.terminal;
+  WV_TRY(guest_, spec_.Translate(translate));
+  for (const std::string& note : guest_.notes) {
+    WV_INFO("container {}: {}", options_.id, note);
+  }
+  recorded_ = true;
+  WV_TRY_VOID(Record("container", [&](ContainerRecord& record) {
+    record.bundle = options_.bundle;
+    record.index = options_.index;
+  }));
+  WV_TRY_VOID(MountRoot());
+  WV_TRY_VOID(Share());
+  return StartAnchor();
+}
+
+std::string HostContainer::RootPath() const {
+  if (!options_.rootfs.empty()) {
+    return options_.bundle + "/rootfs";
+  }
+  const std::string& path = spec_.facts().root_path;
+  return path.starts_with('/') ? path : options_.bundle + "/" + path;
+}
+
+Result<> HostContainer::MountRoot() {
+  if (options_.rootfs.empty()) {
+    return {};
+  }
+  mounted_ = true;
+  return MountRootfs(options_.rootfs, RootPath(), [this](const std::string& mount_point) {
+    return Record("mount", [&](ContainerRecord& record) { record.mounts.push_back(mount_point); });
+  });
+}
+
+Result<> HostContainer::ShareTree(const std::string& name, FdRef tree, const ExportPolicy& policy) {
+  exports_.push_back(name);
+  WV_TRY_VOID(Record("export", [&](ContainerRecord& record) { record.exports.push_back(name); }));
+  return environment_.machine->AttachExport(name, tree, policy);
+}
+
+Result<> HostContainer::Share() {
+  const Config::Share& share = environment_.config->share;
+  TreeOptions root;
+  root.recursive = true;  // mounts[] of the list may have targets below it
+  WV_TRY_CONTEXT(const UniqueFd tree, CloneTree(RootPath(), root), "container root");
+  WV_TRY_VOID(ShareTree(fmt::format("c{}-root", options_.index), tree, {share.cache_root, false}));
+  for (const oci::Export& item : guest_.volumes) {
+    TreeOptions options;
+    options.recursive = item.recursive;
+    options.read_only = item.read_only;
+    options.follow_host_mounts = item.follow_host_mounts;
+    WV_TRY_CONTEXT(const UniqueFd volume, CloneTree(item.source, options), item.field + ".source");
+    WV_TRY_VOID(ShareTree(item.name, volume, {share.cache_volume, item.read_only}));
+  }
+  return {};
+}
+
+Result<> HostContainer::StartAnchor() {
+  const Config& config = *environment_.config;
+  WV_TRY(const CgroupPlace place, ParseCgroupsPath(spec_.facts().cgroups_path, options_.id));
+  if (place.systemd) {
+    WV_INFO(
+        "container {}: linux.cgroupsPath asks for systemd's driver; the cgroup is made directly, "
+        "systemd does not know the scope",
+        options_.id);
+  }
+  WV_TRY_VOID(Cgroup::CheckUnused(config.cgroup_root, place.path));
+  WV_TRY_VOID(Record(
+      "cgroup", [&](ContainerRecord& record) { record.cgroup = config.cgroup_root + place.path; }));
+  WV_TRY(Cgroup group, Cgroup::Make(config.cgroup_root, place.path));
+  cgroup_.emplace(std::move(group));
+  WV_TRY(const UniqueFd procs, cgroup_->OpenProcs());
+  TreeOptions root;
+  root.read_only = true;
+  WV_TRY_CONTEXT(const UniqueFd tree, CloneTree(RootPath(), root), "container root");
+  AnchorOptions options;
+  options.binary = config.paths.anchor;
+  options.cgroup_procs = procs;
+  options.network_namespace = environment_.network_namespace;
+  options.root_tree = tree;
+  WV_TRY(AnchorProcess anchor, AnchorProcess::Start(options));
+  anchor_.emplace(std::move(anchor));
+  WV_TRY(const ProcessRecord process, RecordProcess("anchor", anchor_->pid()));
+  return Record("anchor", [&](ContainerRecord& record) { record.processes.push_back(process); });
+}
+
+Result<> HostContainer::Release(bool machine_alive) {
+  Result<> first;
+  const auto keep = [&](Result<> result) {
+    if (!result.has_value()) {
+      WV_WARN("container {}: {}", options_.id, result.error().message());
+      if (first.has_value()) {
+        first = std::move(result);
+      }
+    }
+  };
+  if (machine_alive) {
+    for (auto it = exports_.rbegin(); it != exports_.rend(); ++it) {
+      keep(environment_.machine->DetachExport(*it));
+    }
+  }
+  exports_.clear();
+  // The anchor's root is a clone of the mount: it ends first, so that the device below is free when we are done.
+  if (anchor_.has_value()) {
+    anchor_->End();
+  }
+  if (mounted_) {
+    keep(UnmountTree(RootPath()));
+  }
+  if (cgroup_.has_value()) {
+    keep(RemoveCgroup(environment_.config->cgroup_root, cgroup_->directory()));
+  }
+  if (recorded_ && first.has_value()) {
+    keep(environment_.state->Update(
+        "container-gone", [&](SandboxRecord& record) { record.containers.erase(options_.id); }));
+    recorded_ = false;
+  }
+  return first;
+}
+
+}  // namespace wyvern::runtime

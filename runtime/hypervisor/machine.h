@@ -1,0 +1,78 @@
+// hypervisor/machine.h — a virtual machine with its file server, as the sandbox sees it: the seam between runtime and VMM.
+// Life:    Start (processes exist) → Boot → ConnectVsock, exports → End. Whatever happens, End and the destructor leave no process.
+// Threads: every method from any thread. The event callback runs on a thread of the machine; it must not call back into it.
+#pragma once
+
+#include <sys/types.h>
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/event_fd.h"
+#include "base/fd.h"
+
+namespace wyvern::runtime {
+
+struct MachineOptions {
+  std::string id;  // for log lines
+  std::string vmm_binary, fs_binary;
+  std::string kernel, initrd, image;  // paths; initrd may be empty
+  std::string extra_cmdline;
+  uint32_t vcpus = 1;
+  uint64_t memory_bytes = 0;
+  uint32_t guest_cid = 3;
+  uint32_t share_queues = 1;
+  std::string share_tag = "wyvern";
+  std::string log_level = "info";
+  std::chrono::milliseconds call_timeout{30000};
+};
+
+struct MachineProcess {
+  std::string role;  // "vmm", "fs"
+  pid_t pid = 0;
+};
+
+struct MachineEvent {
+  enum class Kind : uint8_t { kGuestPanic, kGuestShutdown, kVmmFault, kBackendLost, kProcessDied };
+  Kind kind = Kind::kProcessDied;
+  std::string text;  // one sentence
+};
+
+struct ExportPolicy {
+  std::chrono::milliseconds cache{0};
+  bool read_only = false;
+};
+
+class Machine {
+ public:
+  using EventCallback = std::function<void(const MachineEvent&)>;
+
+  virtual ~Machine() = default;
+
+  // Each process right after it was started; an error ends the start.
+  using SpawnHook = std::function<Result<>(const MachineProcess&)>;
+  virtual Result<> Start(const SpawnHook& spawned) = 0;
+  // Memory, kernel, devices, then vCPUs run. NOT_FOUND names a missing kernel, image or /dev/kvm. `events` from here on.
+  virtual Result<> Boot(EventCallback events) = 0;
+  // A stream to a port of the guest. UNAVAILABLE: nobody listens (yet).
+  virtual Result<UniqueFd> ConnectVsock(uint32_t port) = 0;
+  // Makes `tree` (storage/exports.h) visible to the guest as <share>/<name>.
+  virtual Result<> AttachExport(const std::string& name, FdRef tree,
+                                const ExportPolicy& policy) = 0;
+  // Forgets it and unmounts it: its device is free afterwards. Idempotent.
+  virtual Result<> DetachExport(const std::string& name) = 0;
+  // The last 64 KiB of the guest's console; also after End.
+  virtual std::string Console() = 0;
+  // No process of the machine is left when it returns. Idempotent. Bounded by about two seconds.
+  virtual void End() = 0;
+};
+
+// wyvern-vmm and wyvern-fs.
+std::unique_ptr<Machine> MakeMicroVm(MachineOptions options);
+
+}  // namespace wyvern::runtime

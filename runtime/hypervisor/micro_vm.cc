@@ -1,0 +1,225 @@
+// The machine of the product: wyvern-vmm and wyvern-fs, started and held by pidfd.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <poll.h>
+
+#include <csignal>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "api/console_ring.h"
+#include "api/host_probe.h"
+#include "base/log.h"
+#include "base/unix_socket.h"
+#include "base/worker_thread.h"
+#include "hypervisor/file_server.h"
+#include "hypervisor/machine.h"
+#include "hypervisor/vmm_client.h"
+
+namespace wyvern::runtime {
+namespace {
+
+constexpr int kGrpcFd = 3;
+constexpr int kDonationFd = 4;
+constexpr int kEndTimeoutMs = 1000;
+
+// What the guest is told; what the VMM adds itself (console, panic) comes before it.
+std::string CommandLine(const MachineOptions& options) {
+  std::string line =
+      "console=ttyS0 quiet panic=1 root=/dev/pmem0 rootfstype=erofs rootflags=dax=always ro "
+      "init=/sbin/wyvern-agent";
+  return options.extra_cmdline.empty() ? line : line + " " + options.extra_cmdline;
+}
+
+void WaitForExit(const Subprocess& process) {
+  pollfd wait = {process.pid_fd().fd().get(), POLLIN, 0};
+  if (poll(&wait, 1, kEndTimeoutMs) <= 0) {
+    WV_ERROR("process {} does not end after SIGKILL", process.pid());
+    return;
+  }
+  static_cast<void>(process.Wait());
+}
+
+class MicroVm final : public Machine {
+ public:
+  explicit MicroVm(MachineOptions options) : options_(std::move(options)) {}
+
+  ~MicroVm() override { End(); }
+
+  Result<> Start(const SpawnHook& spawned) override;
+  Result<> Boot(EventCallback events) override;
+  Result<UniqueFd> ConnectVsock(uint32_t port) override;
+  Result<> AttachExport(const std::string& name, FdRef tree, const ExportPolicy& policy) override;
+  Result<> DetachExport(const std::string& name) override;
+  std::string Console() override;
+  void End() override;
+
+ private:
+  Result<> SpawnVmm(const SpawnHook& spawned);
+  Result<> Configure();
+  Result<> CheckKvm();
+  void Watch(const EventFd& stop);
+
+  const MachineOptions options_;
+  std::unique_ptr<FileServerProcess> fs_;
+  std::optional<Subprocess> vmm_;
+  std::unique_ptr<VmmClient> client_;
+  UniqueFd vhost_socket_;
+  UniqueFd console_;
+  EventCallback events_;
+  std::unique_ptr<WorkerThread> event_thread_;  // reads the VMM's events
+  std::unique_ptr<WorkerThread> watch_thread_;  // waits for the processes
+  std::thread probe_;
+  api::KvmAnswer kvm_;
+  std::mutex end_mu_;
+  bool ended_ = false;  // guarded by end_mu_
+};
+
+Result<> MicroVm::SpawnVmm(const SpawnHook& spawned) {
+  WV_TRY(SocketPair grpc, MakeSocketPair(SOCK_STREAM));
+  WV_TRY(SocketPair donation, MakeSocketPair(SOCK_SEQPACKET));
+  SpawnOptions spawn;
+  spawn.argv = {options_.vmm_binary, "--id", options_.id};
+  spawn.fds = {{2, FdRef(2)}, {kGrpcFd, grpc.second}, {kDonationFd, donation.second}};
+  spawn.new_process_group = true;
+  auto process = Subprocess::Spawn(spawn);
+  if (!process.has_value()) {
+    return tl::unexpected(std::move(process).error().WithContext("starting the VMM"));
+  }
+  vmm_.emplace(std::move(*process));
+  WV_TRY_VOID(spawned({"vmm", vmm_->pid()}));
+  client_ = std::make_unique<VmmClient>(std::move(grpc.first), std::move(donation.first),
+                                        options_.call_timeout);
+  return {};
+}
+
+Result<> MicroVm::Start(const SpawnHook& spawned) {
+  probe_ = std::thread([this] { kvm_ = api::ProbeKvm(); });
+  WV_TRY(console_, api::MakeConsoleRing());
+  WV_TRY(auto fs, FileServerProcess::Spawn(options_));
+  fs_ = std::move(fs.first);
+  vhost_socket_ = std::move(fs.second);
+  WV_TRY_VOID(spawned({"fs", fs_->process().pid()}));
+  return SpawnVmm(spawned);
+}
+
+Result<> MicroVm::CheckKvm() {
+  probe_.join();
+  if (kvm_.state != api::KvmState::kWorks) {
+    return Fail(Code::kFailedPrecondition, kvm_.text);
+  }
+  return {};
+}
+
+Result<> MicroVm::Configure() {
+  WV_TRY_CONTEXT(const UniqueFd kvm, Open("/dev/kvm", O_RDWR), "KVM");
+  WV_TRY_CONTEXT(const UniqueFd kernel, Open(options_.kernel, O_RDONLY),
+                 "guest kernel (sandbox.kernel)");
+  UniqueFd initrd;
+  if (!options_.initrd.empty()) {
+    WV_TRY_CONTEXT(initrd, Open(options_.initrd, O_RDONLY), "initial RAM disk (sandbox.initrd)");
+  }
+  WV_TRY_CONTEXT(const UniqueFd image, Open(options_.image, O_RDONLY),
+                 "guest image (sandbox.image)");
+  CreateVm vm;
+  vm.vcpus = options_.vcpus;
+  vm.memory_bytes = options_.memory_bytes;
+  vm.kvm = kvm;
+  vm.kernel = kernel;
+  vm.initrd = initrd;
+  vm.console = console_;
+  vm.cmdline = CommandLine(options_);
+  WV_TRY_VOID(client_->Create(vm));
+  WV_TRY_VOID(client_->AttachPmem("root", image));
+  WV_TRY_VOID(client_->AttachRng("rng"));
+  WV_TRY_VOID(client_->AttachVsock("vsock", options_.guest_cid));
+  WV_TRY_VOID(client_->AttachFs("share", vhost_socket_, options_.share_tag, options_.share_queues));
+  vhost_socket_.Reset();
+  return {};
+}
+
+Result<> MicroVm::Boot(EventCallback events) {
+  WV_TRY_VOID(CheckKvm());
+  WV_TRY_VOID(Configure());
+  events_ = std::move(events);
+  WV_TRY(event_thread_, WorkerThread::Start("vmm-events", [this](const EventFd&) {
+           client_->WatchEvents(events_);
+         }));
+  WV_TRY(watch_thread_,
+         WorkerThread::Start("vmm-watch", [this](const EventFd& stop) { Watch(stop); }));
+  return client_->Boot();
+}
+
+void MicroVm::Watch(const EventFd& stop) {
+  pollfd waits[] = {{stop.fd().get(), POLLIN, 0},
+                    {vmm_->pid_fd().fd().get(), POLLIN, 0},
+                    {fs_->process().pid_fd().fd().get(), POLLIN, 0}};
+  while (poll(waits, 3, -1) < 0) {
+  }
+  if (waits[0].revents == 0) {
+    events_({MachineEvent::Kind::kProcessDied,
+             waits[1].revents != 0 ? "the VMM died" : "the file server died"});
+  }
+}
+
+Result<UniqueFd> MicroVm::ConnectVsock(uint32_t port) {
+  WV_TRY(SocketPair pair, MakeSocketPair(SOCK_STREAM));
+  WV_TRY_VOID(client_->ConnectVsock(port, pair.second));
+  return std::move(pair.first);
+}
+
+Result<> MicroVm::AttachExport(const std::string& name, FdRef tree, const ExportPolicy& policy) {
+  return fs_->Attach(name, tree, policy);
+}
+
+Result<> MicroVm::DetachExport(const std::string& name) {
+  return fs_->Detach(name);
+}
+
+std::string MicroVm::Console() {
+  if (!console_.valid()) {
+    return {};
+  }
+  auto text = api::ReadConsoleRing(console_);
+  return text.has_value() ? std::move(text->text) : std::string();
+}
+
+void MicroVm::End() {
+  const std::lock_guard lock(end_mu_);
+  if (std::exchange(ended_, true)) {
+    return;
+  }
+  if (probe_.joinable()) {
+    probe_.join();
+  }
+  if (watch_thread_ != nullptr) {
+    watch_thread_->Join();  // before the kill: this end is no death to report
+  }
+  if (vmm_.has_value()) {
+    static_cast<void>(vmm_->Kill(SIGKILL));
+  }
+  if (fs_ != nullptr) {
+    static_cast<void>(fs_->process().Kill(SIGKILL));
+  }
+  if (vmm_.has_value()) {
+    WaitForExit(*vmm_);
+  }
+  if (fs_ != nullptr) {
+    WaitForExit(fs_->process());
+  }
+  if (event_thread_ != nullptr) {
+    client_->StopEvents();
+    event_thread_->Join();
+  }
+  // Client and file server stay as objects: calls of other threads may be on their way and fail by themselves.
+}
+
+}  // namespace
+
+std::unique_ptr<Machine> MakeMicroVm(MachineOptions options) {
+  return std::make_unique<MicroVm>(std::move(options));
+}
+
+}  // namespace wyvern::runtime

@@ -1,0 +1,186 @@
+#include "hypervisor/vmm_client.h"
+
+#include <fmt/format.h>
+#include <grpcpp/create_channel_posix.h>
+#include <grpcpp/grpcpp.h>
+
+#include <atomic>
+
+#include "proto/vmm.grpc.pb.h"
+
+namespace wyvern::runtime {
+
+namespace pb = wyvern::vmm::v1;
+
+struct VmmClient::Rep {
+  explicit Rep(UniqueFd donation_socket) : donation(std::move(donation_socket)) {}
+
+  api::DonationClient donation;
+  std::chrono::milliseconds timeout{};
+  std::shared_ptr<grpc::Channel> channel;
+  std::unique_ptr<pb::Vmm::Stub> stub;
+  std::atomic<uint64_t> next_name{0};
+  grpc::ClientContext events;
+};
+
+namespace {
+
+using Method = grpc::Status (pb::Vmm::Stub::*)(grpc::ClientContext*, const pb::Empty&, pb::Empty*);
+
+Result<> FromStatus(const grpc::Status& status, const char* call) {
+  if (status.ok()) {
+    return {};
+  }
+  return Fail(static_cast<Code>(status.error_code()),
+              fmt::format("VMM: {}: {}", call, status.error_message()));
+}
+
+// One unary call with a deadline.
+template <typename Request, typename Response, typename Call>
+Result<> Invoke(const char* name, std::chrono::milliseconds timeout, const Request& request,
+                Response* response, Call call) {
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + timeout);
+  return FromStatus(call(&context, request, response), name);
+}
+
+MachineEvent FromProto(const pb::Event& event) {
+  using Kind = MachineEvent::Kind;
+  switch (event.kind()) {
+    case pb::Event::GUEST_PANIC:
+      return {Kind::kGuestPanic,
+              "the guest kernel panicked" + (event.text().empty() ? "" : ": " + event.text())};
+    case pb::Event::GUEST_SHUTDOWN:
+      return {Kind::kGuestShutdown, "the guest powered off"};
+    case pb::Event::BACKEND_LOST:
+      return {Kind::kBackendLost, "the file server is gone"};
+    default:
+      return {Kind::kVmmFault, "the VMM cannot go on: " + event.text()};
+  }
+}
+
+}  // namespace
+
+VmmClient::VmmClient(UniqueFd grpc_socket, UniqueFd donation_socket,
+                     std::chrono::milliseconds call_timeout)
+    : rep_(std::make_unique<Rep>(std::move(donation_socket))) {
+  rep_->timeout = call_timeout;
+  grpc::ChannelArguments arguments;
+  arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
+  // gRPC owns the descriptor from here on, and wants it non-blocking.
+  static_cast<void>(SetNonBlocking(grpc_socket, true));
+  rep_->channel =
+      grpc::CreateCustomInsecureChannelFromFd("wyvern-vmm", grpc_socket.Release(), arguments);
+  rep_->stub = pb::Vmm::NewStub(rep_->channel);
+}
+
+VmmClient::~VmmClient() = default;
+
+Result<std::string> VmmClient::Donate(api::DonationKind kind, const char* prefix, FdRef fd) {
+  std::string name = fmt::format("{}-{}", prefix, rep_->next_name++);
+  WV_TRY_VOID_CONTEXT(rep_->donation.Donate(kind, name, fd),
+                      fmt::format("giving {} to the VMM", prefix));
+  return name;
+}
+
+Result<> VmmClient::Create(const CreateVm& vm) {
+  pb::CreateRequest request;
+  request.set_vcpus(vm.vcpus);
+  request.set_memory_bytes(vm.memory_bytes);
+  request.set_shared_memory(true);
+  request.set_cmdline(vm.cmdline);
+  WV_TRY(*request.mutable_kvm_fd(), Donate(api::DonationKind::kKvm, "kvm", vm.kvm));
+  WV_TRY(*request.mutable_kernel_fd(), Donate(api::DonationKind::kKernel, "kernel", vm.kernel));
+  if (vm.initrd.valid()) {
+    WV_TRY(*request.mutable_initrd_fd(), Donate(api::DonationKind::kInitrd, "initrd", vm.initrd));
+  }
+  if (vm.console.valid()) {
+    WV_TRY(*request.mutable_console_fd(),
+           Donate(api::DonationKind::kConsoleRing, "console", vm.console));
+  }
+  pb::CreateResponse response;
+  return Invoke("Create", rep_->timeout, request, &response,
+                [this](auto* c, const auto& q, auto* r) { return rep_->stub->Create(c, q, r); });
+}
+
+namespace {
+
+template <typename Stub>
+Result<> Attach(Stub& stub, std::chrono::milliseconds timeout,
+                const pb::AttachDeviceRequest& request) {
+  pb::AttachDeviceResponse response;
+  return Invoke("AttachDevice", timeout, request, &response,
+                [&stub](auto* c, const auto& q, auto* r) { return stub.AttachDevice(c, q, r); });
+}
+
+}  // namespace
+
+Result<> VmmClient::AttachPmem(const std::string& id, FdRef image) {
+  pb::AttachDeviceRequest request;
+  request.set_id(id);
+  WV_TRY(*request.mutable_pmem()->mutable_fd(), Donate(api::DonationKind::kImage, "image", image));
+  return Attach(*rep_->stub, rep_->timeout, request);
+}
+
+Result<> VmmClient::AttachRng(const std::string& id) {
+  pb::AttachDeviceRequest request;
+  request.set_id(id);
+  request.mutable_rng();
+  return Attach(*rep_->stub, rep_->timeout, request);
+}
+
+Result<> VmmClient::AttachVsock(const std::string& id, uint64_t guest_cid) {
+  pb::AttachDeviceRequest request;
+  request.set_id(id);
+  request.mutable_vsock()->set_guest_cid(guest_cid);
+  return Attach(*rep_->stub, rep_->timeout, request);
+}
+
+Result<> VmmClient::AttachFs(const std::string& id, FdRef vhost_user_socket, const std::string& tag,
+                             uint32_t queues) {
+  pb::AttachDeviceRequest request;
+  request.set_id(id);
+  auto* fs = request.mutable_vhost_user_fs();
+  WV_TRY(*fs->mutable_socket_fd(), Donate(api::DonationKind::kVhostUser, "fs", vhost_user_socket));
+  fs->set_tag(tag);
+  fs->set_request_queues(queues);
+  fs->set_queue_size(1024);
+  return Attach(*rep_->stub, rep_->timeout, request);
+}
+
+Result<> VmmClient::Boot() {
+  pb::Empty response;
+  return Invoke("Boot", rep_->timeout, pb::Empty(), &response,
+                [this](auto* c, const auto& q, auto* r) { return rep_->stub->Boot(c, q, r); });
+}
+
+Result<> VmmClient::ConnectVsock(uint32_t port, FdRef stream) {
+  pb::ConnectVsockRequest request;
+  request.set_port(port);
+  WV_TRY(*request.mutable_fd(), Donate(api::DonationKind::kStream, "stream", stream));
+  pb::Empty response;
+  return Invoke(
+      "ConnectVsock", rep_->timeout, request, &response,
+      [this](auto* c, const auto& q, auto* r) { return rep_->stub->ConnectVsock(c, q, r); });
+}
+
+Result<> VmmClient::Shutdown(std::chrono::milliseconds timeout) {
+  pb::Empty response;
+  return Invoke("Shutdown", timeout, pb::Empty(), &response,
+                [this](auto* c, const auto& q, auto* r) { return rep_->stub->Shutdown(c, q, r); });
+}
+
+void VmmClient::WatchEvents(const std::function<void(MachineEvent)>& callback) {
+  const auto reader = rep_->stub->WatchEvents(&rep_->events, pb::Empty());
+  pb::Event event;
+  while (reader->Read(&event)) {
+    callback(FromProto(event));
+  }
+  static_cast<void>(reader->Finish());
+}
+
+void VmmClient::StopEvents() {
+  rep_->events.TryCancel();
+}
+
+}  // namespace wyvern::runtime

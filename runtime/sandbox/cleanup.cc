@@ -1,0 +1,151 @@
+// What a fresh process undoes after a sandbox whose process is gone.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "base/log.h"
+#include "cgroup/cgroup.h"
+#include "config/config.h"
+#include "sandbox/cleanup.h"
+#include "sandbox/sandbox.h"
+#include "state/state.h"
+#include "storage/rootfs.h"
+
+namespace wyvern::runtime {
+namespace {
+
+// Goes on after failures; the first is the answer.
+class Collector {
+ public:
+  void Keep(Result<> result) {
+    if (!result.has_value()) {
+      WV_WARN("clean-up: {}", result.error().message());
+      if (first_.has_value()) {
+        first_ = std::move(result);
+      }
+    }
+  }
+
+  bool ok() const { return first_.has_value(); }
+
+  Result<> Take() { return std::move(first_); }
+
+ private:
+  Result<> first_;
+};
+
+// Only what is below the container's own bundle: the file may be damaged.
+void UnmountAll(const ContainerRecord& container, Collector& collector) {
+  for (auto it = container.mounts.rbegin(); it != container.mounts.rend(); ++it) {
+    if (!container.bundle.empty() && it->starts_with(container.bundle + "/") &&
+        it->find("/../") == std::string::npos) {
+      collector.Keep(UnmountTree(*it));
+    }
+  }
+}
+
+void CleanContainer(const std::string& cgroup_root, const ContainerRecord& container,
+                    Collector& collector) {
+  for (const ProcessRecord& process : container.processes) {
+    collector.Keep(KillProcess(process));
+  }
+  UnmountAll(container, collector);
+  if (!container.cgroup.empty()) {
+    collector.Keep(RemoveCgroup(cgroup_root, container.cgroup));
+  }
+}
+
+void CleanBundle(const std::string& bundle, Collector& collector) {
+  std::error_code error;
+  if (bundle.starts_with('/') && std::filesystem::is_directory(bundle + "/rootfs", error)) {
+    collector.Keep(UnmountTree(bundle + "/rootfs"));
+  }
+}
+
+Result<> CleanSandbox(const Places& places, const std::string& directory,
+                      const SandboxRecord& record) {
+  Collector collector;
+  // The process that serves it first, so that it makes nothing new; unless that is us.
+  if (record.owner.pid != getpid()) {
+    collector.Keep(KillProcess(record.owner));
+  }
+  for (const ProcessRecord& process : record.processes) {
+    collector.Keep(KillProcess(process));
+  }
+  for (const auto& [id, container] : record.containers) {
+    CleanContainer(places.cgroup_root, container, collector);
+  }
+  for (auto it = record.cgroups.rbegin(); it != record.cgroups.rend(); ++it) {
+    collector.Keep(RemoveCgroup(places.cgroup_root, *it));
+  }
+  if (collector.ok()) {
+    collector.Keep(RemoveStateDirectory(directory));
+  }
+  return collector.Take();
+}
+
+// A container of a sandbox that goes by another id: nothing while that sandbox lives, it looks after its own.
+Result<> CleanForeignContainer(const Places& places, const std::string& ns, const std::string& id) {
+  Collector collector;
+  std::error_code error;
+  for (std::filesystem::directory_iterator it(places.state_dir, error), end; !error && it != end;
+       it.increment(error)) {
+    auto record = LoadState(it->path().string());
+    if (!record.has_value() || record->ns != ns || !record->containers.contains(id) ||
+        IsAlive(record->owner)) {
+      continue;
+    }
+    CleanContainer(places.cgroup_root, record->containers.at(id), collector);
+  }
+  return collector.Take();
+}
+
+bool IsServedElsewhere(const Places& places, const std::string& ns, const std::string& id) {
+  std::error_code error;
+  for (std::filesystem::directory_iterator it(places.state_dir, error), end; !error && it != end;
+       it.increment(error)) {
+    auto record = LoadState(it->path().string());
+    if (record.has_value() && record->ns == ns && record->containers.contains(id) &&
+        IsAlive(record->owner)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+Result<> CleanUpIn(const Places& places, const std::string& ns, const std::string& id,
+                   const std::string& bundle) {
+  const std::string directory = StateDirectory(places.state_dir, ns, id);
+  auto record = LoadState(directory);
+  if (record.has_value() && record->ns == ns && record->id == id) {
+    WV_TRY_VOID_CONTEXT(CleanSandbox(places, directory, *record), "cleaning up sandbox " + id);
+  } else if (!record.has_value() && record.error().code() == Code::kDataLoss) {
+    WV_ERROR("{}: {}: what it named may be left behind", directory, record.error().message());
+    WV_TRY_VOID(RemoveStateDirectory(directory));
+  } else if (IsServedElsewhere(places, ns, id)) {
+    return {};
+  } else {
+    WV_TRY_VOID(
+        RemoveStateDirectory(directory));  // an interrupted start: a directory without a file
+    WV_TRY_VOID(CleanForeignContainer(places, ns, id));
+  }
+  Collector collector;
+  CleanBundle(bundle, collector);
+  return collector.Take();
+}
+
+Result<> CleanUp(const std::string& ns, const std::string& id, const std::string& bundle) {
+  Places places;
+  if (auto config = LoadConfig({}); config.has_value()) {
+    places = {(*config)->state_dir, (*config)->cgroup_root};
+  } else {
+    const Config builtin = BuiltInConfig();
+    places = {builtin.state_dir, builtin.cgroup_root};
+  }
+  return CleanUpIn(places, ns, id, bundle);
+}
+
+}  // namespace wyvern::runtime

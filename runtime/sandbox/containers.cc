@@ -1,0 +1,268 @@
+// Containers come and go.
+#include <fmt/format.h>
+
+#include <csignal>
+
+#include "base/log.h"
+#include "container/hooks.h"
+#include "sandbox/sandbox_impl.h"
+
+namespace wyvern::runtime {
+namespace {
+
+StdioWanted ToWanted(const IoWanted& io) {
+  StdioWanted out;
+  out.terminal = io.terminal;
+  out.in = io.stdin_stream;
+  out.out = io.stdout_stream;
+  out.err = io.stderr_stream;
+  out.rows = io.rows;
+  out.columns = io.columns;
+  return out;
+}
+
+ProcessIo ToIo(StdioStreams streams) {
+  return {std::move(streams.in), std::move(streams.out), std::move(streams.err)};
+}
+
+std::vector<MountEntry> ToEntries(const std::vector<Mount>& mounts) {
+  std::vector<MountEntry> out;
+  for (const Mount& mount : mounts) {
+    out.push_back({mount.type, mount.source, mount.target, mount.options});
+  }
+  return out;
+}
+
+}  // namespace
+
+Result<SandboxImpl::ContainerPtr> SandboxImpl::AddContainer(const std::string& id) {
+  WV_TRY_VOID(oci::CheckId(id));
+  WV_TRY_VOID(CheckAlive());
+  auto container = std::make_shared<Container>();
+  container->id = id;
+  const std::lock_guard lock(mu_);
+  if (!containers_.emplace(id, container).second) {
+    return Fail(Code::kAlreadyExists, fmt::format("container {} exists already", id));
+  }
+  return container;
+}
+
+HookState SandboxImpl::HookStateOf(const Container& container, const char* status) const {
+  HookState state;
+  state.id = container.id;
+  state.status = status;
+  state.pid = container.anchor_pid;
+  state.bundle = container.host->bundle();
+  state.annotations = container.host->facts().annotations;
+  return state;
+}
+
+Result<ProcessIo> SandboxImpl::CreateContainer(const ContainerOptions& options) {
+  WV_TRY(const ContainerPtr container, AddContainer(options.id));
+  const int64_t start = timeline_.Now();
+  auto io = MakeContainer(container, options);
+  if (!io.has_value()) {
+    const std::lock_guard lock(mu_);
+    containers_.erase(options.id);
+    return tl::unexpected(std::move(io).error().WithContext("container " + options.id));
+  }
+  timeline_.Add("container-create", start);
+  return io;
+}
+
+Result<ProcessIo> SandboxImpl::MakeContainer(const ContainerPtr& container,
+                                             const ContainerOptions& options) {
+  HostContainer::Options host;
+  host.id = options.id;
+  host.bundle = options.bundle;
+  host.rootfs = ToEntries(options.rootfs);
+  host.index = next_index_++;
+  host.terminal = options.io.terminal;
+  const int64_t start = timeline_.Now();
+  WV_TRY(container->host,
+         HostContainer::Prepare({machine_.get(), state_.get(), &config_, network_.fd},
+                                std::move(host)));
+  container->anchor_pid = container->host->anchor().pid();
+  timeline_.Add("rootfs", start);
+  auto streams = CreateInGuest(container, options.io);
+  if (!streams.has_value()) {
+    UndoCreate(container, /*in_guest=*/false);
+    return tl::unexpected(std::move(streams).error());
+  }
+  const oci::HostHooks& hooks = container->host->facts().hooks;
+  auto hooked = RunHooks("prestart", hooks.prestart, HookStateOf(*container, "created"));
+  if (hooked.has_value()) {
+    hooked = RunHooks("createRuntime", hooks.create_runtime, HookStateOf(*container, "created"));
+  }
+  if (!hooked.has_value()) {
+    UndoCreate(container, /*in_guest=*/true);
+    return tl::unexpected(std::move(hooked).error());
+  }
+  auto init = std::make_shared<Process>();
+  init->terminal = options.io.terminal;
+  bool dead = false;
+  {
+    const std::lock_guard lock(mu_);
+    dead = death_.has_value() || stopping_;
+    container->processes.emplace("", init);
+    container->created = !dead;
+  }
+  if (dead) {
+    UndoCreate(container, /*in_guest=*/false);
+    return CheckAlive().map([] { return ProcessIo(); });
+  }
+  WatchAnchor(container);
+  AwaitExit(container, "", init);
+  return ToIo(std::move(*streams));
+}
+
+Result<StdioStreams> SandboxImpl::CreateInGuest(const ContainerPtr& container, const IoWanted& io) {
+  StdioWanted wanted = ToWanted(io);
+  if (wanted.rows == 0 || wanted.columns == 0) {
+    wanted.rows = container->host->facts().rows;
+    wanted.columns = container->host->facts().columns;
+  }
+  WV_TRY(StdioStreams streams, agent_->OpenStdio(wanted));
+  const int64_t start = timeline_.Now();
+  WV_TRY_VOID(
+      agent_->CreateContainer(container->id, container->host->guest_config(), streams.message));
+  timeline_.Add("crun-create", start);
+  return streams;
+}
+
+void SandboxImpl::UndoCreate(const ContainerPtr& container, bool in_guest) {
+  if (in_guest) {
+    static_cast<void>(agent_->DeleteProcess(container->id, ""));
+  }
+  static_cast<void>(ReleaseContainer(container));
+}
+
+// The guest lets go first, then the host's things are undone.
+Result<> SandboxImpl::ReleaseContainer(const ContainerPtr& container) {
+  UnwatchAnchor(container);
+  const bool alive = CheckAlive().has_value();
+  if (alive) {
+    const std::vector<std::string>& names = container->host->export_names();
+    for (auto it = names.rbegin(); it != names.rend(); ++it) {
+      if (auto detached = agent_->DetachShare(*it); !detached.has_value()) {
+        WV_WARN("container {}: detaching {} in the guest: {}", container->id, *it,
+                detached.error().message());
+      }
+    }
+  }
+  return container->host->Release(alive);
+}
+
+Result<ProcessIo> SandboxImpl::AddExec(const std::string& id, const std::string& exec_id,
+                                       const std::string& process_json, const IoWanted& io) {
+  WV_TRY_VOID(oci::CheckId(exec_id));
+  WV_TRY_VOID(CheckAlive());
+  std::vector<std::string> notes;
+  WV_TRY_CONTEXT(const std::string process_for_guest,
+                 oci::TranslateProcess(process_json, io.terminal, &notes), "exec " + exec_id);
+  for (const std::string& note : notes) {
+    WV_INFO("container {}: exec {}: {}", id, exec_id, note);
+  }
+  WV_TRY(const ContainerPtr container, FindContainer(id));
+  auto process = std::make_shared<Process>();
+  process->terminal = io.terminal;
+  {
+    const std::lock_guard lock(mu_);
+    if (container->processes.at("")->exit.has_value()) {
+      return Fail(Code::kFailedPrecondition, fmt::format("container {} has stopped", id));
+    }
+    if (!container->processes.emplace(exec_id, process).second) {
+      return Fail(Code::kAlreadyExists, fmt::format("exec {} exists already", exec_id));
+    }
+  }
+  auto add = [&]() -> Result<StdioStreams> {
+    WV_TRY(StdioStreams streams, agent_->OpenStdio(ToWanted(io)));
+    WV_TRY_VOID(agent_->AddProcess(id, exec_id, process_for_guest, streams.message));
+    return streams;
+  };
+  auto streams = add();
+  if (!streams.has_value()) {
+    const std::lock_guard lock(mu_);
+    container->processes.erase(exec_id);
+    return tl::unexpected(std::move(streams).error());
+  }
+  AwaitExit(container, exec_id, process);
+  return ToIo(std::move(*streams));
+}
+
+Result<ExitInfo> SandboxImpl::DeleteProcess(const std::string& id, const std::string& exec_id) {
+  ContainerPtr container;
+  WV_TRY(const ProcessPtr process, FindProcess(id, exec_id, &container));
+  {
+    const std::lock_guard lock(mu_);
+    if (process->status == ProcessStatus::kRunning && !process->exit.has_value()) {
+      return Fail(
+          Code::kFailedPrecondition,
+          fmt::format("{} is running", exec_id.empty() ? "container " + id : "exec " + exec_id));
+    }
+    if (container->deleting) {
+      return Fail(Code::kFailedPrecondition, fmt::format("container {} is being deleted", id));
+    }
+    container->deleting = exec_id.empty();
+  }
+  return exec_id.empty() ? DeleteInit(container, process) : DeleteExec(container, exec_id, process);
+}
+
+Result<ExitInfo> SandboxImpl::DeleteExec(const ContainerPtr& container, const std::string& exec_id,
+                                         const ProcessPtr& exec) {
+  if (CheckAlive().has_value()) {
+    auto deleted = agent_->DeleteProcess(container->id, exec_id);
+    if (!deleted.has_value() && deleted.error().code() != Code::kNotFound &&
+        CheckAlive().has_value()) {
+      return tl::unexpected(std::move(deleted).error());
+    }
+  }
+  SetExited(exec, 128 + SIGKILL);  // one that was never started: for whoever waits
+  const std::lock_guard lock(mu_);
+  container->processes.erase(exec_id);
+  return *exec->exit;
+}
+
+Result<ExitInfo> SandboxImpl::DeleteInit(const ContainerPtr& container, const ProcessPtr& init) {
+  const std::string& id = container->id;
+  const auto give_up = [&](Error error) -> Result<ExitInfo> {
+    const std::lock_guard lock(mu_);
+    container->deleting = false;
+    return tl::unexpected(std::move(error));
+  };
+  if (CheckAlive().has_value()) {
+    if (auto synced = agent_->SyncFilesystems(config_.timeouts.agent_call); !synced.has_value()) {
+      WV_WARN("container {}: writing back before delete: {}", id, synced.error().message());
+    }
+    auto deleted = agent_->DeleteProcess(id, "");
+    if (!deleted.has_value() && deleted.error().code() != Code::kNotFound &&
+        CheckAlive().has_value()) {
+      return give_up(std::move(deleted).error());
+    }
+  }
+  SetExited(init, 128 + SIGKILL);
+  auto released = ReleaseContainer(container);
+  if (!released.has_value()) {
+    return give_up(std::move(released).error());
+  }
+  if (auto hooked = RunHooks("poststop", container->host->facts().hooks.poststop,
+                             HookStateOf(*container, "stopped"));
+      !hooked.has_value()) {
+    WV_WARN("container {}: {}", id, hooked.error().message());
+  }
+  std::vector<ProcessPtr> rest;
+  {
+    const std::lock_guard lock(mu_);
+    for (const auto& [name, process] : container->processes) {
+      rest.push_back(process);
+    }
+    containers_.erase(id);
+  }
+  for (const ProcessPtr& process : rest) {
+    SetExited(process, 128 + SIGKILL);
+  }
+  const std::lock_guard lock(mu_);
+  return *init->exit;
+}
+
+}  // namespace wyvern::runtime

@@ -1,0 +1,149 @@
+// The process that serves a sandbox is killed after every single step; a fresh process must find and undo everything.
+#include <gmock/gmock.h>
+#include <sys/mount.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "sandbox/cleanup.h"
+#include "sandbox/testing/sandbox_fixture.h"
+
+namespace wyvern::runtime {
+namespace {
+
+class CrashTest : public SandboxFixture {
+ protected:
+  // In a child: starts a sandbox and a container, dies at step number `fatal`. Returns how many steps it saw when it lived through all.
+  void LiveUntil(int fatal, const std::string& bundle, const std::string& log) {
+    int steps = 0;
+    Backend backend;
+    backend.make_machine = MakeNativeMachine;
+    backend.step = [&](const std::string& step) {
+      std::ofstream(log, std::ios::app) << step << "\n";
+      if (steps++ == fatal) {
+        kill(getpid(), SIGKILL);
+      }
+    };
+    auto sandbox = StartSandbox(OptionsOf(bundle, "box"), backend);
+    if (!sandbox.has_value()) {
+      fprintf(stderr, "%s\n", sandbox.error().message().c_str());
+      _exit(3);
+    }
+    ContainerOptions container = ContainerOf("box", bundle, false, false);
+    container.rootfs = {{"overlay",
+                         "overlay",
+                         "",
+                         {"lowerdir=" + dir_ + "/root", "upperdir=" + dir_ + "/upper",
+                          "workdir=" + dir_ + "/work"}}};
+    const bool ok = (*sandbox)->CreateContainer(container).has_value() &&
+                    (*sandbox)->StartProcess("box", "").has_value();
+    std::ofstream(log, std::ios::app) << "end\n";
+    kill(getpid(), ok ? SIGKILL : SIGABRT);
+  }
+
+  std::vector<ProcessRecord> RecordedProcesses() const {
+    auto record = LoadState(StateDirectory(state_dir_, "default", "box"));
+    if (!record.has_value()) {
+      return {};
+    }
+    std::vector<ProcessRecord> out = record->processes;
+    for (const auto& [id, container] : record->containers) {
+      out.insert(out.end(), container.processes.begin(), container.processes.end());
+    }
+    return out;
+  }
+};
+
+TEST_F(CrashTest, CleanUpAfterDeathAtEachStep) {
+  for (const char* name : {"upper", "work"}) {
+    std::filesystem::create_directory(dir_ + "/" + name);
+  }
+  BundleOptions options;
+  options.args = {"sleep", "1000"};
+  options.mounts =
+      R"(,{"destination":"/v","type":"bind","source":")" + dir_ + R"(/upper","options":["rbind"]})";
+  options.cgroups_path = "/wyvern-host-" + std::to_string(getpid()) + "/box";
+  const std::string bundle = MakeBundle("box", options);
+  const std::string log = dir_ + "/steps";
+  bool lived = false;
+  int tried = 0;
+  for (int fatal = 0; !lived; ++fatal, ++tried) {
+    std::filesystem::remove(log);
+    const pid_t child = fork();
+    if (child == 0) {
+      LiveUntil(fatal, bundle, log);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)
+        << "at step " << fatal << ": " << status;
+    const std::string steps = *ReadFile(log);
+    lived = steps.ends_with("end\n");
+    const std::vector<ProcessRecord> processes = RecordedProcesses();
+    const auto cleaned = CleanUpIn({state_dir_, config_->cgroup_root}, "default", "box", bundle);
+    EXPECT_TRUE(cleaned.has_value()) << cleaned.error().message() << " after:\n" << steps;
+    for (const ProcessRecord& process : processes) {
+      EXPECT_FALSE(IsAlive(process)) << process.role << " after:\n" << steps;
+    }
+    // The native machine's stand-ins for what dies with a guest.
+    for (const auto& entry : std::filesystem::directory_iterator("/run/wyvern/share")) {
+      while (umount2(entry.path().c_str(), MNT_DETACH) == 0) {
+      }
+      std::filesystem::remove(entry.path());
+    }
+    EXPECT_EQ(LeftBehind(), "") << "after:\n" << steps;
+    EXPECT_TRUE(
+        CleanUpIn({state_dir_, config_->cgroup_root}, "default", "box", bundle).has_value());
+  }
+  EXPECT_GE(tried, 10);
+}
+
+TEST_F(CrashTest, CleanUpOfNothingIsSuccess) {
+  EXPECT_TRUE(CleanUpIn({state_dir_, config_->cgroup_root}, "default", "never", dir_ + "/absent")
+                  .has_value());
+}
+
+TEST_F(CrashTest, DamagedStateIsRemovedAndTheBundleUnmounted) {
+  const std::string bundle = MakeBundle("box", {});
+  const std::string directory = StateDirectory(state_dir_, "default", "box");
+  std::filesystem::create_directories(directory);
+  ASSERT_TRUE(WriteFile(directory + "/state.json", "{\"version\":1,").has_value());
+  ASSERT_EQ(mount("tmpfs", (bundle + "/rootfs").c_str(), "tmpfs", 0, nullptr), 0);
+  EXPECT_TRUE(CleanUpIn({state_dir_, config_->cgroup_root}, "default", "box", bundle).has_value());
+  EXPECT_EQ(LeftBehind(), "");
+}
+
+TEST_F(CrashTest, ContainerOfALivingSandboxIsLeftToIt) {
+  Boot({});
+  BundleOptions options;
+  options.args = {"sleep", "1000"};
+  ContainerOptions container = ContainerOf("other", MakeBundle("other", options), false, false);
+  container.rootfs = {{"bind", dir_ + "/root", "", {"bind"}}};
+  ASSERT_TRUE(sandbox_->CreateContainer(container).has_value());
+  ASSERT_TRUE(sandbox_->StartProcess("other", "").has_value());
+  EXPECT_TRUE(CleanUpIn({state_dir_, config_->cgroup_root}, "default", "other", container.bundle)
+                  .has_value());
+  EXPECT_EQ(sandbox_->State("other", "")->status, ProcessStatus::kRunning);
+  EXPECT_EQ(MountsBelow(dir_)->size(), 1U);
+}
+
+TEST_F(CrashTest, StartAfterACrashCleansUpByItself) {
+  BundleOptions options;
+  options.args = {"sleep", "1000"};
+  const std::string bundle = MakeBundle("box", options);
+  const pid_t child = fork();
+  if (child == 0) {
+    LiveUntil(4, bundle, dir_ + "/steps");
+  }
+  ASSERT_EQ(waitpid(child, nullptr, 0), child);
+  ASSERT_NE(LeftBehind(), "");
+  Boot({});
+  EXPECT_EQ(Run("box", {}).status, 0U);
+}
+
+}  // namespace
+}  // namespace wyvern::runtime

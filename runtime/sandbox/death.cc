@@ -1,0 +1,178 @@
+// How a sandbox ends: by itself or by Shutdown.
+#include <sys/epoll.h>
+
+#include <csignal>
+
+#include "base/log.h"
+#include "sandbox/sandbox_impl.h"
+
+namespace wyvern::runtime {
+
+void SandboxImpl::OnLoop(const std::function<void()>& task) {
+  if (loop_->OnLoopThread()) {
+    task();
+    return;
+  }
+  std::mutex mu;
+  std::condition_variable done;
+  bool ran = false;
+  loop_->Post([&] {
+    task();
+    const std::lock_guard lock(mu);
+    ran = true;
+    done.notify_all();
+  });
+  std::unique_lock lock(mu);
+  done.wait(lock, [&] { return ran; });
+}
+
+void SandboxImpl::WatchAnchor(const ContainerPtr& container) {
+  OnLoop([&] {
+    auto token = loop_->Add(container->host->anchor().pid_fd().fd(), EPOLLIN,
+                            [this, container](uint32_t) { OnAnchorDeath(container); });
+    if (!token.has_value()) {
+      WV_ERROR("container {}: watching its anchor: {}", container->id, token.error().message());
+      return;
+    }
+    container->anchor_watch = *token;
+  });
+}
+
+void SandboxImpl::UnwatchAnchor(const ContainerPtr& container) {
+  OnLoop([&] { loop_->Remove(std::exchange(container->anchor_watch, EventLoop::Token::kNone)); });
+}
+
+// Somebody killed the pid that stands for the container: that is a SIGKILL of the container.
+void SandboxImpl::OnAnchorDeath(const ContainerPtr& container) {
+  loop_->Remove(std::exchange(container->anchor_watch, EventLoop::Token::kNone));
+  WV_WARN("container {}: its anchor was killed: the container is, too", container->id);
+  pool_->Run([this, container] {
+    if (!CheckAlive().has_value()) {
+      return;
+    }
+    auto killed = agent_->SignalProcess(container->id, "", SIGKILL, true);
+    if (!killed.has_value() && killed.error().code() != Code::kNotFound) {
+      Die("container " + container->id + " cannot be killed: " + killed.error().message());
+    }
+  });
+}
+
+void SandboxImpl::OnMachineEvent(const MachineEvent& event) {
+  loop_->Post([this, event] {
+    // Told by name first: the process's end that follows says less.
+    if (event.kind == MachineEvent::Kind::kProcessDied) {
+      loop_->After(std::chrono::milliseconds(50), [this, text = event.text] { Die(text); });
+    } else {
+      Die(event.text);
+    }
+  });
+}
+
+void SandboxImpl::Die(const std::string& reason) {
+  std::vector<ProcessPtr> processes;
+  std::function<void(std::string)> callback;
+  {
+    const std::lock_guard lock(mu_);
+    if (death_.has_value() || stopping_) {
+      return;
+    }
+    death_ = reason;
+    for (const auto& [id, container] : containers_) {
+      for (const auto& [exec_id, process] : container->processes) {
+        processes.push_back(process);
+      }
+    }
+    callback = on_death_;
+    death_told_ = callback != nullptr;
+  }
+  WV_ERROR("sandbox {} died: {}", options_.id, reason);
+  for (const ProcessPtr& process : processes) {
+    SetExited(process, 128 + SIGKILL);
+  }
+  // A VMM whose file server is gone would hang on: all of it ends, and so do calls to the agent that are under way.
+  pool_->Run([this] { machine_->End(); });
+  if (callback) {
+    pool_->Run([callback, reason] { callback(reason); });
+  }
+}
+
+void SandboxImpl::OnDeath(std::function<void(std::string reason)> callback) {
+  std::string reason;
+  {
+    const std::lock_guard lock(mu_);
+    on_death_ = callback;
+    if (!death_.has_value() || death_told_) {
+      return;
+    }
+    death_told_ = true;
+    reason = *death_;
+  }
+  pool_->Run([callback = std::move(callback), reason] { callback(reason); });
+}
+
+void SandboxImpl::OnOom(std::function<void(std::string container_id)> callback) {
+  const std::lock_guard lock(mu_);
+  on_oom_ = std::move(callback);
+}
+
+Result<> SandboxImpl::Shutdown() {
+  const std::lock_guard shutdown_lock(shutdown_mu_);
+  if (shut_down_) {
+    return {};
+  }
+  std::vector<ContainerPtr> left;
+  bool alive = false;
+  {
+    const std::lock_guard lock(mu_);
+    alive = !death_.has_value();
+    stopping_ = true;
+    for (const auto& [id, container] : containers_) {
+      left.push_back(container);
+    }
+  }
+  if (alive && agent_ != nullptr && !left.empty()) {
+    static_cast<void>(agent_->SyncFilesystems(config_.timeouts.shutdown));
+  }
+  Result<> first;
+  const auto keep = [&first](Result<> result) {
+    if (!result.has_value() && first.has_value()) {
+      WV_WARN("shutting down: {}", result.error().message());
+      first = std::move(result);
+    }
+  };
+  if (machine_ != nullptr) {
+    machine_->End();
+  }
+  if (agent_ != nullptr) {
+    agent_->Close();
+  }
+  for (const ContainerPtr& container : left) {
+    UnwatchAnchor(container);
+    for (const auto& [exec_id, process] : container->processes) {
+      SetExited(process, 128 + SIGKILL);
+    }
+    if (container->host != nullptr) {
+      keep(container->host->Release(/*machine_alive=*/false));
+    }
+  }
+  {
+    const std::lock_guard lock(mu_);
+    containers_.clear();
+  }
+  network_.fd.Reset();
+  if (cgroup_.has_value()) {
+    keep(RemoveCgroup(config_.cgroup_root, cgroup_->directory()));
+  }
+  if (state_ != nullptr && first.has_value()) {
+    keep(state_->Remove());
+  }
+  pool_.reset();
+  if (loop_ != nullptr) {
+    loop_->Stop();
+    loop_thread_.reset();
+  }
+  shut_down_ = first.has_value();
+  return first;
+}
+
+}  // namespace wyvern::runtime

@@ -1,0 +1,310 @@
+// Whole lives of containers through the sandbox library: real agent, real crun, real mounts, cgroups and anchors; only the VMM is not there.
+#include <gmock/gmock.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+
+#include <csignal>
+#include <filesystem>
+#include <future>
+#include <thread>
+
+#include "sandbox/testing/sandbox_fixture.h"
+
+namespace wyvern::runtime {
+namespace {
+
+using testing::HasSubstr;
+
+template <typename T>
+Code CodeOf(const Result<T>& result) {
+  return result.has_value() ? Code::kOk : result.error().code();
+}
+
+class LifecycleTest : public SandboxFixture {
+ protected:
+  // A container that sleeps, started.
+  void Sleeper(const std::string& id) {
+    BundleOptions options;
+    options.args = {"sleep", "1000"};
+    auto io = sandbox_->CreateContainer(ContainerOf(id, MakeBundle(id, options), false, false));
+    ASSERT_TRUE(io.has_value()) << io.error().message();
+    ASSERT_TRUE(sandbox_->StartProcess(id, "").has_value());
+  }
+
+  Result<ProcessIo> Exec(const std::string& id, const std::string& exec_id,
+                         const std::string& args) {
+    IoWanted io;
+    io.stdout_stream = true;
+    return sandbox_->AddExec(
+        id, exec_id,
+        R"({"cwd":"/","env":["PATH=/bin"],"user":{"uid":0,"gid":0},"args":[)" + args + "]}", io);
+  }
+};
+
+TEST_F(LifecycleTest, MissingBinaryFailsCreateAndLeavesNothing) {
+  Boot({});
+  BundleOptions missing;
+  missing.args = {"/bin/missing"};
+  auto io = sandbox_->CreateContainer(ContainerOf("box", MakeBundle("box", missing), false, false));
+  ASSERT_FALSE(io.has_value());
+  EXPECT_THAT(io.error().message(), HasSubstr("not found"));
+  EXPECT_EQ(sandbox_->ContainerCount(), 0U);
+  EXPECT_EQ(Run("box", {}).status, 0U);  // the same id, at once
+}
+
+TEST_F(LifecycleTest, BadBundlesAreNamedErrors) {
+  Boot({});
+  auto absent = sandbox_->CreateContainer(ContainerOf("a", dir_ + "/absent", false, false));
+  EXPECT_EQ(CodeOf(absent), Code::kNotFound);
+  std::filesystem::create_directory(dir_ + "/bad");
+  ASSERT_TRUE(WriteFile(dir_ + "/bad/config.json", "not json").has_value());
+  auto bad = sandbox_->CreateContainer(ContainerOf("b", dir_ + "/bad", false, false));
+  EXPECT_EQ(CodeOf(bad), Code::kInvalidArgument);
+  auto id = sandbox_->CreateContainer(ContainerOf("../x", dir_ + "/bad", false, false));
+  EXPECT_EQ(CodeOf(id), Code::kInvalidArgument);
+}
+
+TEST_F(LifecycleTest, MissingVolumeIsNamed) {
+  Boot({});
+  BundleOptions options;
+  options.mounts =
+      R"(,{"destination":"/v","type":"bind","source":"/absent-volume","options":["rbind"]})";
+  auto io = sandbox_->CreateContainer(ContainerOf("v", MakeBundle("v", options), false, false));
+  ASSERT_FALSE(io.has_value());
+  EXPECT_THAT(io.error().message(),
+              testing::AllOf(HasSubstr("mounts[3].source"), HasSubstr("/absent-volume")));
+}
+
+TEST_F(LifecycleTest, ExitStatusesAndOutput) {
+  Boot({});
+  BundleOptions options;
+  options.args = {"sh", "-c", "echo -n out; exit 7"};
+  const Ran ran = Run("c7", options);
+  EXPECT_EQ(ran.status, 7U);
+  EXPECT_EQ(ran.out, "out");
+  options.args = {"sh", "-c", "kill -9 $$; exit 255"};
+  EXPECT_EQ(Run("c255", options).status, 255U);
+}
+
+TEST_F(LifecycleTest, StdinReachesTheEnd) {
+  Boot({});
+  BundleOptions options;
+  options.args = {"wc", "-c"};
+  auto io = sandbox_->CreateContainer(ContainerOf("c", MakeBundle("c", options), true, true));
+  ASSERT_TRUE(io.has_value()) << io.error().message();
+  ASSERT_TRUE(sandbox_->StartProcess("c", "").has_value());
+  auto writer = std::async(std::launch::async, [&] {
+    static_cast<void>(WriteAll(io->stdin_stream, std::string(3'000'000, 'x')));
+    io->stdin_stream.Reset();
+  });
+  EXPECT_EQ(Drain(io->stdout_stream), "3000000\n");
+  EXPECT_EQ(sandbox_->Wait("c", "")->status, 0U);
+  EXPECT_TRUE(sandbox_->DeleteProcess("c", "").has_value());
+}
+
+TEST_F(LifecycleTest, StatesAndCodes) {
+  Boot({});
+  EXPECT_EQ(CodeOf(sandbox_->Wait("no", "")), Code::kNotFound);
+  EXPECT_EQ(CodeOf(sandbox_->StartProcess("no", "")), Code::kNotFound);
+  BundleOptions options;
+  options.args = {"sleep", "1000"};
+  const std::string bundle = MakeBundle("c", options);
+  ASSERT_TRUE(sandbox_->CreateContainer(ContainerOf("c", bundle, false, false)).has_value());
+  EXPECT_EQ(CodeOf(sandbox_->CreateContainer(ContainerOf("c", bundle, false, false))),
+            Code::kAlreadyExists);
+  EXPECT_EQ(sandbox_->State("c", "")->status, ProcessStatus::kCreated);
+  EXPECT_EQ(CodeOf(sandbox_->PauseContainer("c")), Code::kFailedPrecondition);
+  ASSERT_TRUE(sandbox_->StartProcess("c", "").has_value());
+  EXPECT_EQ(CodeOf(sandbox_->StartProcess("c", "")), Code::kFailedPrecondition);
+  EXPECT_EQ(sandbox_->State("c", "")->status, ProcessStatus::kRunning);
+  EXPECT_EQ(CodeOf(sandbox_->DeleteProcess("c", "")), Code::kFailedPrecondition);
+  EXPECT_TRUE(sandbox_->PauseContainer("c").has_value());
+  EXPECT_EQ(sandbox_->State("c", "")->status, ProcessStatus::kPaused);
+  EXPECT_EQ(CodeOf(sandbox_->PauseContainer("c")), Code::kFailedPrecondition);
+  EXPECT_TRUE(sandbox_->ResumeContainer("c").has_value());
+  auto first = std::async(std::launch::async, [&] { return sandbox_->Wait("c", "")->status; });
+  auto second = std::async(std::launch::async, [&] { return sandbox_->Wait("c", "")->status; });
+  EXPECT_TRUE(sandbox_->Signal("c", "", SIGKILL, false).has_value());
+  EXPECT_EQ(first.get(), 137U);
+  EXPECT_EQ(second.get(), 137U);
+  EXPECT_EQ(CodeOf(sandbox_->Signal("c", "", SIGKILL, false)), Code::kNotFound);
+  EXPECT_EQ(sandbox_->State("c", "")->status, ProcessStatus::kStopped);
+  EXPECT_EQ(sandbox_->DeleteProcess("c", "")->status, 137U);
+  EXPECT_EQ(CodeOf(sandbox_->DeleteProcess("c", "")), Code::kNotFound);
+}
+
+TEST_F(LifecycleTest, CreatedNeverStartedIsDeleted) {
+  Boot({});
+  ASSERT_TRUE(
+      sandbox_->CreateContainer(ContainerOf("c", MakeBundle("c", {}), false, false)).has_value());
+  EXPECT_TRUE(sandbox_->Signal("c", "", SIGKILL, true).has_value());
+  EXPECT_EQ(sandbox_->Wait("c", "")->status, 137U);
+  EXPECT_TRUE(sandbox_->DeleteProcess("c", "").has_value());
+  ASSERT_TRUE(
+      sandbox_->CreateContainer(ContainerOf("c", MakeBundle("c", {}), false, false)).has_value());
+  EXPECT_TRUE(sandbox_->DeleteProcess("c", "").has_value());
+}
+
+TEST_F(LifecycleTest, Execs) {
+  Boot({});
+  Sleeper("c");
+  auto io = Exec("c", "e", R"("sh","-c","echo hi; exit 3")");
+  ASSERT_TRUE(io.has_value()) << io.error().message();
+  EXPECT_EQ(CodeOf(Exec("c", "e", R"("true")")), Code::kAlreadyExists);
+  EXPECT_EQ(CodeOf(sandbox_->Signal("c", "e", SIGKILL, false)), Code::kFailedPrecondition);
+  ASSERT_TRUE(sandbox_->StartProcess("c", "e").has_value());
+  EXPECT_EQ(Drain(io->stdout_stream), "hi\n");
+  EXPECT_EQ(sandbox_->Wait("c", "e")->status, 3U);
+  EXPECT_EQ(sandbox_->DeleteProcess("c", "e")->status, 3U);
+  ASSERT_TRUE(Exec("c", "m", R"("missing")").has_value());
+  EXPECT_FALSE(sandbox_->StartProcess("c", "m").has_value());
+  EXPECT_EQ(sandbox_->Wait("c", "m")->status, 127U);
+  EXPECT_TRUE(sandbox_->DeleteProcess("c", "m").has_value());
+  EXPECT_EQ(CodeOf(Exec("c", "x", "7")), Code::kInvalidArgument);
+  EXPECT_EQ(sandbox_->Pids("c")->size(), 1U);
+  EXPECT_TRUE(sandbox_->Signal("c", "", SIGKILL, true).has_value());
+  EXPECT_EQ(sandbox_->Wait("c", "")->status, 137U);
+  EXPECT_TRUE(sandbox_->DeleteProcess("c", "").has_value());
+}
+
+TEST_F(LifecycleTest, VolumesAndRootfsList) {
+  Boot({});
+  std::filesystem::create_directory(dir_ + "/volume");
+  ASSERT_TRUE(WriteFile(dir_ + "/volume/in", "from host\n").has_value());
+  for (const char* name : {"upper", "work"}) {
+    std::filesystem::create_directory(dir_ + "/" + name);
+  }
+  BundleOptions options;
+  options.args = {
+      "sh", "-c",
+      "cat /v/in && echo guest > /v/out && touch /new && ! touch /r/no 2>/dev/null && echo done"};
+  options.mounts = R"(,{"destination":"/v","type":"bind","source":")" + dir_ +
+                   R"(/volume","options":["rbind"]},)" +
+                   R"({"destination":"/r","type":"bind","source":")" + dir_ +
+                   R"(/root","options":["bind","ro"]})";
+  ContainerOptions container = ContainerOf("c", MakeBundle("c", options), false, true);
+  container.rootfs = {
+      {"overlay",
+       "overlay",
+       "",
+       {"lowerdir=" + dir_ + "/root", "upperdir=" + dir_ + "/upper", "workdir=" + dir_ + "/work"}}};
+  auto io = sandbox_->CreateContainer(container);
+  ASSERT_TRUE(io.has_value()) << io.error().message();
+  ASSERT_TRUE(sandbox_->StartProcess("c", "").has_value());
+  EXPECT_EQ(Drain(io->stdout_stream), "from host\ndone\n");
+  EXPECT_EQ(sandbox_->Wait("c", "")->status, 0U);
+  EXPECT_TRUE(sandbox_->DeleteProcess("c", "").has_value());
+  EXPECT_EQ(*ReadFile(dir_ + "/volume/out"), "guest\n");
+  EXPECT_TRUE(std::filesystem::exists(dir_ + "/upper/new"));
+  EXPECT_FALSE(std::filesystem::exists(dir_ + "/root/new"));
+  EXPECT_EQ(MountsBelow(dir_)->size(), 0U);
+}
+
+TEST_F(LifecycleTest, AnchorStandsForTheContainer) {
+  Boot({});
+  Sleeper("c");
+  const pid_t pid = sandbox_->State("c", "")->pid;
+  ASSERT_GT(pid, 1);
+  const std::string proc = "/proc/" + std::to_string(pid);
+  EXPECT_TRUE(std::filesystem::exists(proc + "/root/bin/busybox"));
+  EXPECT_THAT(*ReadFile(proc + "/cgroup"),
+              HasSubstr("wyvern-host-" + std::to_string(getpid()) + "/c"));
+  // Its death by others is the container's.
+  ASSERT_EQ(kill(pid, SIGKILL), 0);
+  EXPECT_EQ(sandbox_->Wait("c", "")->status, 137U);
+  EXPECT_TRUE(sandbox_->DeleteProcess("c", "").has_value());
+  EXPECT_EQ(Run("d", {}).status, 0U);  // the sandbox lives on
+}
+
+TEST_F(LifecycleTest, HostHooksSeeTheContainer) {
+  Boot({});
+  BundleOptions options;
+  const std::string log = dir_ + "/hooks";
+  const auto hook = [&](const std::string& name) {
+    return R"([{"path":"/bin/busybox","args":["busybox","sh","-c","(echo )" + name +
+           R"(; cat; echo) >> )" + log + R"("]}])";
+  };
+  options.hooks = R"({"prestart":)" + hook("pre") + R"(,"createRuntime":)" + hook("rt") +
+                  R"(,"poststart":)" + hook("post") + R"(,"poststop":)" + hook("stop") + "}";
+  EXPECT_EQ(Run("h", options).status, 0U);
+  const std::string text = *ReadFile(log);
+  EXPECT_THAT(text, testing::MatchesRegex("pre\n.*rt\n.*post\n.*stop\n.*\n"));
+  EXPECT_THAT(text, testing::AllOf(HasSubstr(R"("id":"h")"), HasSubstr(R"("status":"created")"),
+                                   HasSubstr(R"("status":"stopped")")));
+  options.hooks =
+      R"({"createRuntime":[{"path":"/bin/busybox","args":["busybox","sh","-c","echo no way >&2; exit 4"]}]})";
+  auto io = sandbox_->CreateContainer(ContainerOf("i", MakeBundle("i", options), false, false));
+  ASSERT_FALSE(io.has_value());
+  EXPECT_THAT(io.error().message(),
+              testing::AllOf(HasSubstr("createRuntime hook"), HasSubstr("no way")));
+}
+
+TEST_F(LifecycleTest, StatsHaveFigures) {
+  Boot({});
+  Sleeper("c");
+  auto stats = sandbox_->Stats("c");
+  ASSERT_TRUE(stats.has_value()) << stats.error().message();
+  EXPECT_EQ(CodeOf(sandbox_->Stats("no")), Code::kNotFound);
+  EXPECT_FALSE(sandbox_->KernelRelease().empty());
+  EXPECT_GE(sandbox_->Timeline().size(), 5U);
+  EXPECT_TRUE(sandbox_->Signal("c", "", SIGKILL, true).has_value());
+  EXPECT_EQ(sandbox_->Wait("c", "")->status, 137U);
+  EXPECT_TRUE(sandbox_->DeleteProcess("c", "").has_value());
+}
+
+TEST_F(LifecycleTest, ShutdownWithRunningContainersLeavesNothing) {
+  Boot({});
+  Sleeper("a");
+  Sleeper("b");
+  auto waiting = std::async(std::launch::async, [&] { return sandbox_->Wait("a", "")->status; });
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  EXPECT_TRUE(sandbox_->Shutdown().has_value());
+  EXPECT_EQ(waiting.get(), 137U);
+  EXPECT_TRUE(sandbox_->Shutdown().has_value());
+  EXPECT_EQ(LeftBehind(), "");
+}
+
+TEST_F(LifecycleTest, DeathOfTheMachineEndsEverythingOnce) {
+  Boot({});
+  Sleeper("c");
+  std::promise<std::string> died;
+  sandbox_->OnDeath([&](const std::string& reason) { died.set_value(reason); });
+  auto waiting = std::async(std::launch::async, [&] { return sandbox_->Wait("c", "")->status; });
+  auto record = LoadState(StateDirectory(state_dir_, "default", "box"));
+  ASSERT_TRUE(record.has_value());
+  for (const ProcessRecord& process : record->processes) {
+    if (process.role == "fs") {
+      kill(process.pid, SIGKILL);
+    }
+  }
+  EXPECT_EQ(waiting.get(), 137U);
+  EXPECT_THAT(died.get_future().get(), HasSubstr("file server died"));
+  EXPECT_EQ(CodeOf(sandbox_->Signal("c", "", SIGKILL, false)), Code::kNotFound);
+  EXPECT_EQ(CodeOf(sandbox_->UpdateContainer("c", "{}")), Code::kUnavailable);
+  EXPECT_EQ(sandbox_->State("c", "")->exit->status, 137U);
+  EXPECT_EQ(sandbox_->DeleteProcess("c", "")->status, 137U);
+}
+
+TEST_F(LifecycleTest, SecondSandboxOfThatIdIsRefused) {
+  Boot({});
+  auto second = StartSandboxOf(MakeBundle("box", {}));
+  EXPECT_EQ(CodeOf(second), Code::kAlreadyExists);
+}
+
+TEST_F(LifecycleTest, ManyContainersAtOnce) {
+  Boot({});
+  std::vector<std::future<uint32_t>> runs;
+  for (int i = 0; i < 8; ++i) {
+    runs.push_back(std::async(std::launch::async, [this, i] {
+      BundleOptions options;
+      options.args = {"sh", "-c", "exit " + std::to_string(i)};
+      return Run("m" + std::to_string(i), options).status;
+    }));
+  }
+  for (uint32_t i = 0; i < 8; ++i) {
+    EXPECT_EQ(runs[i].get(), i);
+  }
+}
+
+}  // namespace
+}  // namespace wyvern::runtime

@@ -1,0 +1,293 @@
+// Processes: states from memory, actions by the agent.
+#include <fmt/format.h>
+
+#include <csignal>
+
+#include "base/log.h"
+#include "container/hooks.h"
+#include "sandbox/sandbox_impl.h"
+
+namespace wyvern::runtime {
+namespace {
+
+constexpr uint64_t kUnlimited = ~uint64_t{0};
+
+}  // namespace
+
+Result<> SandboxImpl::CheckAlive() {
+  const std::lock_guard lock(mu_);
+  if (death_.has_value()) {
+    return Fail(Code::kUnavailable, "the sandbox is dead: " + *death_);
+  }
+  if (stopping_) {
+    return Fail(Code::kUnavailable, "the sandbox is shutting down");
+  }
+  return {};
+}
+
+Result<SandboxImpl::ContainerPtr> SandboxImpl::FindContainer(const std::string& id) {
+  const std::lock_guard lock(mu_);
+  const auto it = containers_.find(id);
+  if (it == containers_.end() || !it->second->created) {
+    return Fail(Code::kNotFound, fmt::format("container {} not found", id));
+  }
+  return it->second;
+}
+
+Result<SandboxImpl::ProcessPtr> SandboxImpl::FindProcess(const std::string& id,
+                                                         const std::string& exec_id,
+                                                         ContainerPtr* container) {
+  WV_TRY(const ContainerPtr found, FindContainer(id));
+  const std::lock_guard lock(mu_);
+  const auto it = found->processes.find(exec_id);
+  if (it == found->processes.end()) {
+    return Fail(Code::kNotFound, fmt::format("exec {} not found in container {}", exec_id, id));
+  }
+  if (container != nullptr) {
+    *container = found;
+  }
+  return it->second;
+}
+
+void SandboxImpl::SetExited(const ProcessPtr& process, uint32_t status) {
+  const std::lock_guard lock(mu_);
+  if (process->exit.has_value()) {
+    return;
+  }
+  process->status = ProcessStatus::kStopped;
+  process->exit = ExitInfo{status, std::chrono::system_clock::now()};
+  changed_.notify_all();
+}
+
+void SandboxImpl::AwaitExit(const ContainerPtr& container, const std::string& exec_id,
+                            const ProcessPtr& process) {
+  // An error means that the guest is gone (then Die sets 137) or that the process was deleted (then DeleteProcess does).
+  agent_->WaitProcess(container->id, exec_id,
+                      [this, process, id = container->id, exec_id](Result<uint32_t> status) {
+                        if (status.has_value()) {
+                          SetExited(process, *status);
+                        } else {
+                          WV_DEBUG("container {}: waiting for '{}': {}", id, exec_id,
+                                   status.error().message());
+                        }
+                      });
+}
+
+Result<> SandboxImpl::StartProcess(const std::string& id, const std::string& exec_id) {
+  ContainerPtr container;
+  WV_TRY(const ProcessPtr process, FindProcess(id, exec_id, &container));
+  WV_TRY_VOID(CheckAlive());
+  {
+    const std::lock_guard lock(mu_);
+    if (process->status != ProcessStatus::kCreated || process->starting) {
+      return Fail(Code::kFailedPrecondition, "it was started already");
+    }
+    if (container->processes.at("")->exit.has_value()) {
+      return Fail(Code::kFailedPrecondition, fmt::format("container {} has stopped", id));
+    }
+    process->starting = true;
+  }
+  const int64_t start = timeline_.Now();
+  auto started = agent_->StartProcess(id, exec_id);
+  {
+    const std::lock_guard lock(mu_);
+    process->starting = false;
+    // It may have ended already: then it stays stopped.
+    if (started.has_value() && process->status == ProcessStatus::kCreated) {
+      process->status = ProcessStatus::kRunning;
+    }
+  }
+  if (!started.has_value()) {
+    // An exec that could not start has ended (the agent says so too, with 126 or 127); an init can be deleted as created.
+    return started;
+  }
+  timeline_.Add(exec_id.empty() ? "crun-start" : "exec-start", start);
+  if (exec_id.empty()) {
+    if (auto hooked = RunHooks("poststart", container->host->facts().hooks.poststart,
+                               HookStateOf(*container, "running"));
+        !hooked.has_value()) {
+      WV_WARN("container {}: {}", id, hooked.error().message());
+    }
+  }
+  return {};
+}
+
+Result<ExitInfo> SandboxImpl::Wait(const std::string& id, const std::string& exec_id) {
+  WV_TRY(const ProcessPtr process, FindProcess(id, exec_id));
+  std::unique_lock lock(mu_);
+  changed_.wait(lock, [&] { return process->exit.has_value(); });
+  return *process->exit;
+}
+
+Result<> SandboxImpl::Signal(const std::string& id, const std::string& exec_id, int signal,
+                             bool all) {
+  ContainerPtr container;
+  WV_TRY(const ProcessPtr process, FindProcess(id, exec_id, &container));
+  if (signal < 0 || signal > 64) {
+    return Fail(Code::kInvalidArgument, fmt::format("{} is not a signal", signal));
+  }
+  {
+    const std::lock_guard lock(mu_);
+    if (process->exit.has_value()) {
+      return Fail(Code::kNotFound, "the process has finished");
+    }
+    if (!exec_id.empty() && process->status == ProcessStatus::kCreated && !process->starting) {
+      return Fail(Code::kFailedPrecondition, fmt::format("exec {} was not started", exec_id));
+    }
+  }
+  WV_TRY_VOID(CheckAlive());
+  return agent_->SignalProcess(id, exec_id, static_cast<uint32_t>(signal), all);
+}
+
+Result<> SandboxImpl::ResizeTerminal(const std::string& id, const std::string& exec_id,
+                                     uint32_t rows, uint32_t columns) {
+  WV_TRY(const ProcessPtr process, FindProcess(id, exec_id));
+  {
+    const std::lock_guard lock(mu_);
+    if (!process->terminal || process->exit.has_value()) {
+      return {};
+    }
+  }
+  WV_TRY_VOID(CheckAlive());
+  return agent_->ResizeTerminal(id, exec_id, rows, columns);
+}
+
+Result<> SandboxImpl::CloseStdin(const std::string& id, const std::string& exec_id) {
+  WV_TRY(const ProcessPtr process, FindProcess(id, exec_id));
+  {
+    const std::lock_guard lock(mu_);
+    if (process->exit.has_value()) {
+      return {};
+    }
+  }
+  WV_TRY_VOID(CheckAlive());
+  auto closed = agent_->CloseStdin(id, exec_id);
+  if (!closed.has_value() && closed.error().code() == Code::kNotFound) {
+    return {};
+  }
+  return closed;
+}
+
+Result<ProcessState> SandboxImpl::State(const std::string& id, const std::string& exec_id) {
+  ContainerPtr container;
+  WV_TRY(const ProcessPtr process, FindProcess(id, exec_id, &container));
+  const std::lock_guard lock(mu_);
+  ProcessState state;
+  state.status = process->status == ProcessStatus::kRunning && container->paused
+                     ? ProcessStatus::kPaused
+                     : process->status;
+  state.pid = container->anchor_pid;
+  state.terminal = process->terminal;
+  state.exit = process->exit;
+  return state;
+}
+
+Result<> SandboxImpl::PauseContainer(const std::string& id) {
+  ContainerPtr container;
+  WV_TRY(const ProcessPtr init, FindProcess(id, "", &container));
+  WV_TRY_VOID(CheckAlive());
+  {
+    const std::lock_guard lock(mu_);
+    if (init->status != ProcessStatus::kRunning || container->paused) {
+      return Fail(Code::kFailedPrecondition, fmt::format("container {} is not running", id));
+    }
+  }
+  WV_TRY_VOID(agent_->PauseContainer(id));
+  const std::lock_guard lock(mu_);
+  container->paused = true;
+  return {};
+}
+
+Result<> SandboxImpl::ResumeContainer(const std::string& id) {
+  ContainerPtr container;
+  WV_TRY(const ProcessPtr init, FindProcess(id, "", &container));
+  WV_TRY_VOID(CheckAlive());
+  {
+    const std::lock_guard lock(mu_);
+    if (!container->paused || init->exit.has_value()) {
+      return Fail(Code::kFailedPrecondition, fmt::format("container {} is not paused", id));
+    }
+  }
+  WV_TRY_VOID(agent_->ResumeContainer(id));
+  const std::lock_guard lock(mu_);
+  container->paused = false;
+  return {};
+}
+
+Result<> SandboxImpl::UpdateContainer(const std::string& id, const std::string& resources_json) {
+  WV_TRY_VOID(FindContainer(id));
+  WV_TRY_VOID(CheckAlive());
+  std::vector<std::string> notes;
+  WV_TRY(const std::string resources, oci::TranslateResources(resources_json, &notes));
+  for (const std::string& note : notes) {
+    WV_INFO("container {}: update: {}", id, note);
+  }
+  return agent_->UpdateContainer(id, resources);
+}
+
+Result<std::vector<std::pair<pid_t, std::string>>> SandboxImpl::Pids(const std::string& id) {
+  WV_TRY(const ContainerPtr container, FindContainer(id));
+  const std::lock_guard lock(mu_);
+  std::vector<std::pair<pid_t, std::string>> out;
+  for (const auto& [exec_id, process] : container->processes) {
+    if (exec_id.empty() || process->status == ProcessStatus::kRunning) {
+      out.emplace_back(container->anchor_pid, exec_id);
+    }
+  }
+  return out;
+}
+
+Result<ContainerStats> SandboxImpl::Stats(const std::string& id) {
+  WV_TRY_VOID(FindContainer(id));
+  WV_TRY_VOID(CheckAlive());
+  WV_TRY(const agent_pb::ContainerStatsResponse in, agent_->ContainerStats(id));
+  ContainerStats out;
+  out.cpu_usage_usec = in.cpu_usage_usec();
+  out.cpu_user_usec = in.cpu_user_usec();
+  out.cpu_system_usec = in.cpu_system_usec();
+  out.nr_periods = in.cpu_nr_periods();
+  out.nr_throttled = in.cpu_nr_throttled();
+  out.throttled_usec = in.cpu_throttled_usec();
+  out.memory_current = in.memory_current();
+  out.memory_limit = in.memory_limit();
+  out.swap_current = in.swap_current();
+  out.swap_limit = in.swap_limit();
+  out.memory_stat.insert(in.memory_stat().begin(), in.memory_stat().end());
+  out.memory_events.insert(in.memory_events().begin(), in.memory_events().end());
+  out.pids_current = in.pids_current();
+  out.pids_limit = in.pids_limit() == 0 ? kUnlimited : in.pids_limit();
+  return out;
+}
+
+std::vector<std::string> SandboxImpl::ContainerIds() {
+  const std::lock_guard lock(mu_);
+  std::vector<std::string> out;
+  for (const auto& [id, container] : containers_) {
+    if (container->created) {
+      out.push_back(id);
+    }
+  }
+  return out;
+}
+
+size_t SandboxImpl::ContainerCount() {
+  return ContainerIds().size();
+}
+
+std::string SandboxImpl::KernelRelease() {
+  return agent_ == nullptr ? "" : agent_->hello().kernel_release();
+}
+
+std::string SandboxImpl::ConsoleLog() {
+  return machine_ == nullptr ? "" : machine_->Console();
+}
+
+std::vector<TimelinePoint> SandboxImpl::Timeline() {
+  return timeline_.Points();
+}
+
+std::string SandboxImpl::EffectiveConfig() {
+  return EffectiveYaml(config_);
+}
+
+}  // namespace wyvern::runtime

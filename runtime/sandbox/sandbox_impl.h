@@ -1,0 +1,164 @@
+// sandbox/sandbox_impl.h — the Sandbox behind sandbox.h. Internal to sandbox/.
+// Locks:   mu_ guards the tables and the states; it is never held over a call to agent, VMM or kernel that can take long.
+//          shutdown_mu_ before mu_.
+// Threads: callers' threads; loop_thread_ (anchors' deaths, delays); pool_ for what a death starts; callbacks of agent client and machine,
+//          which only post to the loop.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "agent_client/agent_client.h"
+#include "base/event_loop.h"
+#include "base/worker_thread.h"
+#include "cgroup/cgroup.h"
+#include "config/config.h"
+#include "container/hooks.h"
+#include "container/host_container.h"
+#include "hypervisor/machine.h"
+#include "network/netns.h"
+#include "oci/spec.h"
+#include "sandbox/sandbox.h"
+#include "sandbox/timeline.h"
+#include "state/state.h"
+#include "ttrpc/blocking.h"
+
+namespace wyvern::runtime {
+
+// What tests put in place of the product's parts.
+struct Backend {
+  std::function<std::unique_ptr<Machine>(MachineOptions)> make_machine = MakeMicroVm;
+  StateStore::StepHook step;  // see StateStore
+};
+
+Result<std::unique_ptr<Sandbox>> StartSandbox(SandboxOptions options, Backend backend);
+
+struct Process {
+  ProcessStatus status = ProcessStatus::kCreated;
+  bool starting = false;
+  bool terminal = false;
+  std::optional<ExitInfo> exit;
+};
+
+struct Container {
+  std::string id;
+  std::unique_ptr<HostContainer> host;
+  std::map<std::string, std::shared_ptr<Process>> processes;  // "": the init
+  bool created = false;                                       // CreateContainer is done
+  bool paused = false;
+  bool deleting = false;
+  pid_t anchor_pid = 0;
+  EventLoop::Token anchor_watch = EventLoop::Token::kNone;  // loop thread only
+};
+
+class SandboxImpl final : public Sandbox {
+ public:
+  SandboxImpl(SandboxOptions options, Backend backend);
+  ~SandboxImpl() override;
+
+  // start.cc
+  Result<> Start();
+
+  Result<ProcessIo> CreateContainer(const ContainerOptions& options) override;
+  Result<ProcessIo> AddExec(const std::string& id, const std::string& exec_id,
+                            const std::string& process_json, const IoWanted& io) override;
+  Result<> StartProcess(const std::string& id, const std::string& exec_id) override;
+  Result<ExitInfo> Wait(const std::string& id, const std::string& exec_id) override;
+  Result<> Signal(const std::string& id, const std::string& exec_id, int signal, bool all) override;
+  Result<> ResizeTerminal(const std::string& id, const std::string& exec_id, uint32_t rows,
+                          uint32_t columns) override;
+  Result<> CloseStdin(const std::string& id, const std::string& exec_id) override;
+  Result<ExitInfo> DeleteProcess(const std::string& id, const std::string& exec_id) override;
+  Result<ProcessState> State(const std::string& id, const std::string& exec_id) override;
+  Result<> PauseContainer(const std::string& id) override;
+  Result<> ResumeContainer(const std::string& id) override;
+  Result<> UpdateContainer(const std::string& id, const std::string& resources_json) override;
+  Result<std::vector<std::pair<pid_t, std::string>>> Pids(const std::string& id) override;
+  Result<ContainerStats> Stats(const std::string& id) override;
+  std::vector<std::string> ContainerIds() override;
+  size_t ContainerCount() override;
+  std::string KernelRelease() override;
+  std::string ConsoleLog() override;
+  std::vector<TimelinePoint> Timeline() override;
+  std::string EffectiveConfig() override;
+  void OnDeath(std::function<void(std::string reason)> callback) override;
+  void OnOom(std::function<void(std::string container_id)> callback) override;
+  Result<> Shutdown() override;
+
+ private:
+  using ContainerPtr = std::shared_ptr<Container>;
+  using ProcessPtr = std::shared_ptr<Process>;
+
+  // start.cc
+  Result<> ReadBundle();
+  Result<> OpenState();
+  Result<> MakeCgroup();
+  Result<> OpenNetwork();
+  Result<> StartMachine();
+  Result<> BootMachine();
+  Result<> ConnectAgent();
+  void SizeMachine(MachineOptions& machine) const;
+
+  // containers.cc
+  Result<ContainerPtr> AddContainer(const std::string& id);
+  Result<ProcessIo> MakeContainer(const ContainerPtr& container, const ContainerOptions& options);
+  Result<StdioStreams> CreateInGuest(const ContainerPtr& container, const IoWanted& io);
+  void UndoCreate(const ContainerPtr& container, bool in_guest);
+  Result<> ReleaseContainer(const ContainerPtr& container);
+  void WatchAnchor(const ContainerPtr& container);
+  void UnwatchAnchor(const ContainerPtr& container);
+  Result<ExitInfo> DeleteInit(const ContainerPtr& container, const ProcessPtr& init);
+  Result<ExitInfo> DeleteExec(const ContainerPtr& container, const std::string& exec_id,
+                              const ProcessPtr& exec);
+  HookState HookStateOf(const Container& container, const char* status) const;
+
+  // processes.cc
+  Result<ContainerPtr> FindContainer(const std::string& id);
+  Result<ProcessPtr> FindProcess(const std::string& id, const std::string& exec_id,
+                                 ContainerPtr* container = nullptr);
+  void AwaitExit(const ContainerPtr& container, const std::string& exec_id,
+                 const ProcessPtr& process);
+  void SetExited(const ProcessPtr& process, uint32_t status);  // takes mu_
+  Result<> CheckAlive();
+
+  // death.cc
+  void Die(const std::string& reason);
+  void OnMachineEvent(const MachineEvent& event);
+  void OnAnchorDeath(const ContainerPtr& container);
+  // Runs on the loop's thread and waits for it.
+  void OnLoop(const std::function<void()>& task);
+
+  const SandboxOptions options_;
+  const Backend backend_;
+  const Config& config_;
+  std::optional<oci::Spec> spec_;
+  TimelineRecorder timeline_;
+  std::unique_ptr<StateStore> state_;
+  std::optional<Cgroup> cgroup_;
+  NetworkNamespace network_;
+  std::unique_ptr<Machine> machine_;
+  std::unique_ptr<AgentClient> agent_;
+  std::unique_ptr<EventLoop> loop_;
+  std::unique_ptr<WorkerThread> loop_thread_;
+  std::unique_ptr<ttrpc::BlockingPool> pool_;
+  std::atomic<uint32_t> next_index_{0};
+
+  std::mutex shutdown_mu_;
+  bool shut_down_ = false;  // guarded by shutdown_mu_
+
+  std::mutex mu_;
+  std::condition_variable changed_;
+  std::map<std::string, ContainerPtr> containers_;
+  bool stopping_ = false;
+  std::optional<std::string> death_;  // why; set once
+  std::function<void(std::string)> on_death_;
+  std::function<void(std::string)> on_oom_;
+  bool death_told_ = false;
+};
+
+}  // namespace wyvern::runtime

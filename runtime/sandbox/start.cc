@@ -1,0 +1,246 @@
+// From a bundle to a booted virtual machine whose agent answers.
+#include <fmt/format.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "sandbox/cleanup.h"
+#include "sandbox/sandbox_impl.h"
+
+namespace wyvern::runtime {
+namespace {
+
+constexpr uint32_t kFirstGuestCid = 3;
+constexpr uint64_t kGuestOverhead =
+    96ULL << 20U;  // kernel, agent and page tables beside a container's limit
+constexpr uint64_t kMemoryGranule = 2ULL << 20U;
+constexpr uint32_t kMaxVcpus = 8;
+
+uint64_t HostMemory() {
+  return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
+         static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+}
+
+std::string Joined(const std::vector<std::string>& words) {
+  std::string out;
+  for (const std::string& word : words) {
+    out += (out.empty() ? "" : ", ") + word;
+  }
+  return out;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Sandbox>> Sandbox::Start(SandboxOptions options) {
+  return StartSandbox(std::move(options), Backend());
+}
+
+Result<std::unique_ptr<Sandbox>> StartSandbox(SandboxOptions options, Backend backend) {
+  if (options.config == nullptr) {
+    WV_TRY(options.config, LoadConfig({}));
+  }
+  const std::string what = "sandbox " + options.id;
+  auto sandbox = std::make_unique<SandboxImpl>(std::move(options), std::move(backend));
+  auto started = sandbox->Start();
+  if (!started.has_value()) {
+    Error error = std::move(started).error();
+    const std::string console = sandbox->ConsoleLog();
+    static_cast<void>(sandbox->Shutdown());
+    if (!console.empty()) {
+      WV_ERROR("{}: the guest's console ends with: {}", what,
+               console.substr(console.size() - std::min<size_t>(console.size(), 2000)));
+    }
+    return tl::unexpected(std::move(error).WithContext(what));
+  }
+  return sandbox;
+}
+
+SandboxImpl::SandboxImpl(SandboxOptions options, Backend backend)
+    : options_(std::move(options)), backend_(std::move(backend)), config_(*options_.config) {}
+
+SandboxImpl::~SandboxImpl() {
+  static_cast<void>(Shutdown());
+}
+
+Result<> SandboxImpl::Start() {
+  WV_TRY_VOID(oci::CheckId(options_.id));
+  WV_TRY_VOID(ReadBundle());
+  WV_TRY_VOID(CheckCgroupRoot(config_.cgroup_root));
+  WV_TRY(loop_, EventLoop::Create());
+  pool_ = std::make_unique<ttrpc::BlockingPool>("sandbox-pool");
+  WV_TRY(loop_thread_, WorkerThread::Start("sandbox-loop", [this](const EventFd&) {
+           static_cast<void>(loop_->Run());
+         }));
+  WV_TRY_VOID(OpenState());
+  WV_TRY_VOID(MakeCgroup());
+  WV_TRY_VOID(OpenNetwork());
+  WV_TRY_VOID(StartMachine());
+  WV_TRY_VOID(BootMachine());
+  return ConnectAgent();
+}
+
+Result<> SandboxImpl::ReadBundle() {
+  const std::string path = options_.bundle + "/config.json";
+  WV_TRY_CONTEXT(const std::string text, ReadFile(path, oci::kMaxConfigBytes), "bundle");
+  WV_TRY_CONTEXT(spec_, oci::Spec::Parse(text), options_.bundle);
+  return {};
+}
+
+Result<> SandboxImpl::OpenState() {
+  SandboxRecord record;
+  record.ns = options_.ns;
+  record.id = options_.id;
+  record.bundle = options_.bundle;
+  WV_TRY(record.owner, RecordProcess("owner", getpid()));
+  auto store = StateStore::Create(config_.state_dir, record, backend_.step);
+  if (!store.has_value() && store.error().code() == Code::kFailedPrecondition) {
+    WV_WARN("sandbox {}: cleaning up after an earlier one", options_.id);
+    WV_TRY_VOID(CleanUpIn({config_.state_dir, config_.cgroup_root}, options_.ns, options_.id,
+                          options_.bundle));
+    store = StateStore::Create(config_.state_dir, record, backend_.step);
+  }
+  WV_TRY(state_, std::move(store));
+  return {};
+}
+
+Result<> SandboxImpl::MakeCgroup() {
+  WV_TRY(const CgroupPlace place, ParseCgroupsPath(spec_->facts().cgroups_path, options_.id));
+  const std::string leaf = SandboxLeaf(place, options_.id);
+  WV_TRY_VOID(Cgroup::CheckUnused(config_.cgroup_root, leaf));
+  WV_TRY_VOID(state_->Update("sandbox-cgroup", [&](SandboxRecord& r) {
+    r.cgroups.push_back(config_.cgroup_root + leaf);
+  }));
+  WV_TRY(Cgroup group, Cgroup::Make(config_.cgroup_root, leaf));
+  cgroup_.emplace(std::move(group));
+  return {};
+}
+
+Result<> SandboxImpl::OpenNetwork() {
+  const std::string& path = spec_->facts().network_namespace_path;
+  if (path.empty()) {
+    if (!spec_->facts().network_namespace) {
+      WV_WARN("sandbox {}: the host's network was asked for; containers get loopback only",
+              options_.id);
+    }
+    WV_TRY(network_, MakeNetworkNamespace());
+    return {};
+  }
+  WV_TRY(network_, OpenNetworkNamespace(path));
+  if (!network_.interfaces.empty()) {
+    WV_WARN("sandbox {}: {} of {} do not reach the guest: this version has loopback only",
+            options_.id, Joined(network_.interfaces), path);
+  }
+  return {};
+}
+
+// As the configuration says, but enough for what the container is allowed to use.
+void SandboxImpl::SizeMachine(MachineOptions& machine) const {
+  const oci::Facts& facts = spec_->facts();
+  machine.vcpus = config_.sandbox.vcpus;
+  machine.memory_bytes = config_.sandbox.memory;
+  if (facts.cpu_quota > 0 && facts.cpu_period > 0) {
+    const int64_t wanted =
+        facts.cpu_quota / facts.cpu_period + (facts.cpu_quota % facts.cpu_period != 0 ? 1 : 0);
+    const auto host = static_cast<int64_t>(std::max<long>(sysconf(_SC_NPROCESSORS_ONLN), 1));
+    machine.vcpus = std::max(machine.vcpus,
+                             static_cast<uint32_t>(std::min({wanted, host, int64_t{kMaxVcpus}})));
+  }
+  if (facts.memory_limit > 0) {
+    const uint64_t limit = std::min(static_cast<uint64_t>(facts.memory_limit), HostMemory());
+    const uint64_t wanted =
+        (limit + kGuestOverhead + kMemoryGranule - 1) / kMemoryGranule * kMemoryGranule;
+    machine.memory_bytes = std::max(
+        machine.memory_bytes, std::min(wanted, HostMemory() / kMemoryGranule * kMemoryGranule));
+  }
+}
+
+Result<> SandboxImpl::StartMachine() {
+  MachineOptions machine;
+  machine.id = options_.id;
+  machine.vmm_binary = config_.paths.vmm;
+  machine.fs_binary = config_.paths.fs;
+  machine.kernel = config_.sandbox.kernel;
+  machine.initrd = config_.sandbox.initrd;
+  machine.image = config_.sandbox.image;
+  machine.extra_cmdline = config_.sandbox.kernel_cmdline;
+  machine.guest_cid =
+      kFirstGuestCid;  // each VMM has a vsock of its own: the same number everywhere
+  machine.share_queues = config_.share.queues;
+  machine.log_level = config_.log.level;
+  machine.call_timeout = config_.timeouts.boot;
+  SizeMachine(machine);
+  WV_TRY_CONTEXT(const bool limited,
+                 cgroup_->LimitMemory(machine.memory_bytes + config_.overhead.memory),
+                 "limiting the sandbox's memory");
+  if (!limited) {
+    WV_DEBUG("sandbox {}: no memory controller in {}: no limit on the host", options_.id,
+             cgroup_->directory());
+  }
+  const int64_t start = timeline_.Now();
+  machine_ = backend_.make_machine(std::move(machine));
+  WV_TRY_VOID(state_->Update("spawn", [](SandboxRecord&) {}));
+  auto spawned = [this](const MachineProcess& process) -> Result<> {
+    WV_TRY(const ProcessRecord record, RecordProcess(process.role, process.pid));
+    WV_TRY_VOID(cgroup_->Add(process.pid));
+    return state_->Update("spawned-" + process.role,
+                          [&](SandboxRecord& r) { r.processes.push_back(record); });
+  };
+  WV_TRY_VOID(machine_->Start(spawned));
+  timeline_.Add("vmm-exec", start);
+  return {};
+}
+
+Result<> SandboxImpl::BootMachine() {
+  const int64_t start = timeline_.Now();
+  WV_TRY_VOID(machine_->Boot([this](const MachineEvent& event) { OnMachineEvent(event); }));
+  timeline_.Add("vmm-ready", start);
+  return {};
+}
+
+Result<> SandboxImpl::ConnectAgent() {
+  const int64_t start = timeline_.Now();
+  AgentOptions options;
+  options.boot_timeout = config_.timeouts.boot;
+  options.call_timeout = config_.timeouts.agent_call;
+  options.give_up = [this] {
+    const std::lock_guard lock(mu_);
+    return death_.has_value();
+  };
+  // The VMM's own word for it, if there is one, comes within moments and says more.
+  options.on_close = [this] {
+    loop_->Post([this] {
+      loop_->After(std::chrono::milliseconds(200),
+                   [this] { Die("the agent in the guest is gone"); });
+    });
+  };
+  options.on_oom = [this](const std::string& id) {
+    std::function<void(std::string)> callback;
+    {
+      const std::lock_guard lock(mu_);
+      callback = on_oom_;
+    }
+    if (callback) {
+      callback(id);
+    }
+  };
+  auto connected = AgentClient::Connect(
+      [this](uint32_t port) { return machine_->ConnectVsock(port); }, std::move(options));
+  if (!connected.has_value()) {
+    const std::lock_guard lock(mu_);
+    if (death_.has_value()) {
+      return Fail(Code::kUnavailable, *death_);
+    }
+    return tl::unexpected(std::move(connected).error());
+  }
+  agent_ = std::move(*connected);
+  const int64_t hello = timeline_.Now();
+  timeline_.AddGuest(agent_->hello(), start, hello);
+  WV_TRY_VOID(
+      agent_->CreateSandbox(spec_->facts().hostname, "wyvern", spec_->facts().sandbox_sysctls));
+  timeline_.Add("sandbox", hello);
+  return {};
+}
+
+}  // namespace wyvern::runtime

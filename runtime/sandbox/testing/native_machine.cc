@@ -1,0 +1,226 @@
+#include "sandbox/testing/native_machine.h"
+
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/magic.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+#include <mutex>
+#include <optional>
+
+#include "base/subprocess.h"
+#include "base/unix_socket.h"
+#include "base/worker_thread.h"
+
+namespace wyvern::runtime {
+namespace {
+
+constexpr const char* kShare = "/run/wyvern/share";
+
+std::string Prepare() {
+  signal(SIGPIPE, SIG_IGN);
+  if (geteuid() != 0) {
+    return "not root";
+  }
+  for (const char* program : {"/usr/bin/crun", "/bin/busybox"}) {
+    if (access(program, X_OK) != 0) {
+      return std::string("no ") + program;
+    }
+  }
+  if (unshare(CLONE_NEWNS) != 0 ||
+      mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) {
+    return "no mount namespace for the tests";
+  }
+  std::error_code error;
+  std::filesystem::create_directories("/run/wyvern", error);
+  if (mount("tmpfs", "/run/wyvern", "tmpfs", 0, nullptr) != 0 || mkdir(kShare, 0755) != 0) {
+    return "no tmpfs on /run/wyvern";
+  }
+  struct statfs info = {};
+  if (statfs("/sys/fs/cgroup", &info) != 0 ||
+      (info.f_type != CGROUP2_SUPER_MAGIC &&
+       mount("none", "/sys/fs/cgroup", "cgroup2", 0, nullptr) != 0)) {
+    return "no cgroup v2";
+  }
+  return {};
+}
+
+// Processes held by a socket: they end when we do.
+class TwoProcesses : public Machine {
+ public:
+  ~TwoProcesses() override { TwoProcesses::End(); }
+
+  Result<> Boot(EventCallback events) override {
+    events_ = std::move(events);
+    WV_TRY(watch_,
+           WorkerThread::Start("native-watch", [this](const EventFd& stop) { Watch(stop); }));
+    return {};
+  }
+
+  std::string Console() override { return "no console"; }
+
+  void End() override {
+    const std::lock_guard lock(mu_);
+    if (watch_ != nullptr) {
+      watch_->Join();
+    }
+    for (std::optional<Subprocess>* process : {&vmm_, &fs_}) {
+      if (process->has_value()) {
+        static_cast<void>((*process)->Kill(SIGKILL));
+        static_cast<void>((*process)->Wait());
+        process->reset();
+      }
+    }
+    OnEnd();
+  }
+
+ protected:
+  virtual void OnEnd() {}
+
+  Result<> SpawnFs(const SpawnHook& spawned) {
+    WV_TRY(SocketPair pair, MakeSocketPair(SOCK_STREAM));
+    SpawnOptions options;
+    options.argv = {"/bin/busybox", "cat"};
+    options.fds = {{0, pair.second}};
+    auto process = Subprocess::Spawn(options);
+    if (!process.has_value()) {
+      return tl::unexpected(std::move(process).error());
+    }
+    fs_ = std::move(*process);
+    life_ = std::move(pair.first);
+    return spawned({"fs", fs_->pid()});
+  }
+
+  std::optional<Subprocess> vmm_, fs_;
+  UniqueFd life_;
+
+ private:
+  void Watch(const EventFd& stop) {
+    pollfd waits[] = {{stop.fd().get(), POLLIN, 0},
+                      {vmm_->pid_fd().fd().get(), POLLIN, 0},
+                      {fs_->pid_fd().fd().get(), POLLIN, 0}};
+    while (poll(waits, 3, -1) < 0) {
+    }
+    if (waits[0].revents == 0) {
+      events_({MachineEvent::Kind::kProcessDied,
+               waits[1].revents != 0 ? "the VMM died" : "the file server died"});
+    }
+  }
+
+  std::mutex mu_;
+  EventCallback events_;
+  std::unique_ptr<WorkerThread> watch_;
+};
+
+class NativeMachine final : public TwoProcesses {
+ public:
+  ~NativeMachine() override { End(); }
+
+  Result<> Start(const SpawnHook& spawned) override {
+    WV_TRY_VOID(SpawnFs(spawned));
+    std::string name = "/run/wyvern/agent-XXXXXX";
+    dir_ = mkdtemp(name.data());
+    SpawnOptions options;
+    options.argv = {WYVERN_AGENT_BINARY, "--test-unix", dir_};
+    if (prctl(PR_CAPBSET_READ, CAP_SYS_RESOURCE) == 0) {
+      options.env = {"WYVERN_TEST_CRUN_PRELOAD=" WYVERN_MEMLOCK_PRELOAD};
+    }
+    options.fds = {{2, FdRef(2)}};
+    auto process = Subprocess::Spawn(options);
+    if (!process.has_value()) {
+      return tl::unexpected(std::move(process).error());
+    }
+    vmm_ = std::move(*process);
+    return spawned({"vmm", vmm_->pid()});
+  }
+
+  Result<UniqueFd> ConnectVsock(uint32_t port) override {
+    auto stream = ConnectUnix(dir_ + (port == 100 ? "/api.sock" : "/stdio.sock"));
+    if (!stream.has_value()) {
+      return tl::unexpected(std::move(stream).error().WithCode(Code::kUnavailable));
+    }
+    return stream;
+  }
+
+  Result<> AttachExport(const std::string& name, FdRef tree, const ExportPolicy&) override {
+    const std::string path = std::string(kShare) + "/" + name;
+    WV_TRY(const struct stat info, Fstat(tree));
+    if (S_ISDIR(info.st_mode)) {
+      mkdir(path.c_str(), 0755);
+    } else {
+      WV_TRY_VOID(WriteFile(path, ""));
+    }
+    if (move_mount(tree.get(), "", AT_FDCWD, path.c_str(), MOVE_MOUNT_F_EMPTY_PATH) != 0) {
+      return SysError("move_mount " + path);
+    }
+    return {};
+  }
+
+  Result<> DetachExport(const std::string& name) override {
+    const std::string path = std::string(kShare) + "/" + name;
+    while (umount2(path.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) == 0) {
+    }
+    std::error_code error;
+    std::filesystem::remove(path, error);
+    return {};
+  }
+
+ private:
+  // What a guest's end does by itself.
+  void OnEnd() override {
+    for (const auto& entry : std::filesystem::directory_iterator(kShare)) {
+      static_cast<void>(DetachExport(entry.path().filename().string()));
+    }
+    std::error_code error;
+    std::filesystem::remove_all(dir_, error);
+  }
+
+  std::string dir_;
+};
+
+class HollowMachine final : public TwoProcesses {
+ public:
+  ~HollowMachine() override { End(); }
+
+  Result<> Start(const SpawnHook& spawned) override {
+    WV_TRY_VOID(SpawnFs(spawned));
+    vmm_ = std::move(fs_);
+    WV_TRY_VOID(spawned({"vmm", vmm_->pid()}));
+    return SpawnFs(spawned);
+  }
+
+  Result<UniqueFd> ConnectVsock(uint32_t) override {
+    return Fail(Code::kUnavailable, "nobody listens");
+  }
+
+  Result<> AttachExport(const std::string&, FdRef, const ExportPolicy&) override { return {}; }
+
+  Result<> DetachExport(const std::string&) override { return {}; }
+};
+
+}  // namespace
+
+const std::string& WhyNoNativeMachines() {
+  static const std::string why = Prepare();
+  return why;
+}
+
+std::unique_ptr<Machine> MakeNativeMachine(MachineOptions) {
+  return std::make_unique<NativeMachine>();
+}
+
+std::unique_ptr<Machine> MakeHollowMachine(MachineOptions) {
+  return std::make_unique<HollowMachine>();
+}
+
+}  // namespace wyvern::runtime

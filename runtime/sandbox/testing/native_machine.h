@@ -1,0 +1,21 @@
+// sandbox/testing/native_machine.h — a machine without a VMM: the real agent runs on this host, in a mount namespace of the tests, and
+// exports are mounted where the guest would see them. Everything above the hypervisor is the product's.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "hypervisor/machine.h"
+
+namespace wyvern::runtime {
+
+// Empty: native machines work here. Enters a private mount namespace, once; call before there are threads.
+const std::string& WhyNoNativeMachines();
+
+// The agent binary is WYVERN_AGENT_BINARY.
+std::unique_ptr<Machine> MakeNativeMachine(MachineOptions options);
+
+// A machine that boots nothing: two processes that end with us. For what happens around it.
+std::unique_ptr<Machine> MakeHollowMachine(MachineOptions options);
+
+}  // namespace wyvern::runtime

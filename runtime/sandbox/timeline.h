@@ -1,0 +1,70 @@
+// sandbox/timeline.h — named spans of a start, in ns since it began. Threads: any.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "proto/agent.pb.h"
+#include "sandbox/sandbox.h"
+
+namespace wyvern::runtime {
+
+class TimelineRecorder {
+ public:
+  TimelineRecorder() : zero_(Monotonic()) {}
+
+  // ns since construction
+  int64_t Now() const { return Monotonic() - zero_; }
+
+  // From `start_ns` until now.
+  void Add(std::string name, int64_t start_ns) { Add(std::move(name), start_ns, Now()); }
+
+  void Add(std::string name, int64_t start_ns, int64_t end_ns) {
+    const std::lock_guard lock(mu_);
+    // A sandbox may live for months and start many containers.
+    if (points_.size() < kMaxPoints) {
+      points_.push_back({std::move(name), start_ns, end_ns});
+    }
+  }
+
+  // The guest's own points (CLOCK_BOOTTIME since its start) put on our clock: the last of them, "hello", is `hello_ns`.
+  void AddGuest(const agent::v1::HelloResponse& hello, int64_t boot_ns, int64_t hello_ns) {
+    if (hello.timeline_size() < 2 || hello.timeline_size() > 16) {
+      Add("boot", boot_ns, hello_ns);
+      return;
+    }
+    const auto at = [&](int index) {
+      const auto behind =
+          static_cast<int64_t>(hello.timeline(hello.timeline_size() - 1).boottime_ns() -
+                               hello.timeline(index).boottime_ns());
+      return std::clamp(hello_ns - behind, boot_ns, hello_ns);
+    };
+    Add("kernel", boot_ns, at(0));
+    for (int i = 1; i < hello.timeline_size(); ++i) {
+      Add(hello.timeline(i).name().substr(0, 32), at(i - 1), at(i));
+    }
+  }
+
+  std::vector<TimelinePoint> Points() const {
+    const std::lock_guard lock(mu_);
+    return points_;
+  }
+
+ private:
+  static constexpr size_t kMaxPoints = 64;
+
+  static int64_t Monotonic() {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(
+               std::chrono::steady_clock::now().time_since_epoch())
+        .count();
+  }
+
+  const int64_t zero_;
+  mutable std::mutex mu_;
+  std::vector<TimelinePoint> points_;
+};
+
+}  // namespace wyvern::runtime
