@@ -6,7 +6,6 @@
 #include <cerrno>
 #include <map>
 #include <mutex>
-#include <set>
 #include <utility>
 
 #include "base/log.h"
@@ -82,7 +81,7 @@ class ControlServer::Impl {
   std::shared_ptr<ExecStream> OpenStream(const std::string& message,
                                          const ttrpc::RawStream& stream);
 
-  Result<> CheckOurs(const std::string& container_id, const std::string& exec_id);
+  Result<std::string> CheckOurs(const std::string& container_id, const std::string& exec_id);
   Result<std::string> ReadSpec(const std::string& container_id) const;
 
   const std::string path_;
@@ -93,8 +92,9 @@ class ControlServer::Impl {
   std::unique_ptr<ttrpc::Server> server_;  // used and destroyed on the loop's thread
 
   std::mutex mu_;
-  uint64_t next_exec_ = 1;                        // guarded by mu_
-  std::set<Key> execs_;                           // guarded by mu_
+  uint64_t next_exec_ = 1;  // guarded by mu_
+  std::map<Key, std::string>
+      execs_;  // guarded by mu_; the container as the sandbox names it: empty for the guest itself
   std::map<Key, runtime::ProcessIo> unattached_;  // guarded by mu_
 };
 
@@ -193,7 +193,7 @@ Result<pb::ExecResponse> ControlServer::Impl::Exec(const pb::ExecRequest& reques
     WV_TRY(spec, ReadSpec(container));
   }
   WV_TRY(const std::string process, MakeExecSpec(spec, request));
-  Key key{container, ""};
+  Key key{request.container_id(), ""};
   {
     const std::lock_guard lock(mu_);
     key.second = "wyvern-" + std::to_string(getpid()) + "-" + std::to_string(next_exec_++);
@@ -205,13 +205,13 @@ Result<pb::ExecResponse> ControlServer::Impl::Exec(const pb::ExecRequest& reques
   io.stderr_stream = !request.terminal();
   io.rows = request.rows();
   io.columns = request.columns();
-  WV_TRY(runtime::ProcessIo streams, sandbox_.AddExec(key.first, key.second, process, io));
-  if (auto started = sandbox_.StartProcess(key.first, key.second); !started) {
-    (void)sandbox_.DeleteProcess(key.first, key.second);
+  WV_TRY(runtime::ProcessIo streams, sandbox_.AddExec(container, key.second, process, io));
+  if (auto started = sandbox_.StartProcess(container, key.second); !started) {
+    (void)sandbox_.DeleteProcess(container, key.second);
     return tl::unexpected(std::move(started).error());
   }
   const std::lock_guard lock(mu_);
-  execs_.insert(key);
+  execs_[key] = container;
   unattached_[key] = std::move(streams);
   pb::ExecResponse response;
   response.set_exec_id(key.second);
@@ -219,24 +219,25 @@ Result<pb::ExecResponse> ControlServer::Impl::Exec(const pb::ExecRequest& reques
 }
 
 // Only what came by this socket can be waited for, signalled and deleted here: containerd's execs are containerd's.
-Result<> ControlServer::Impl::CheckOurs(const std::string& container_id,
-                                        const std::string& exec_id) {
+Result<std::string> ControlServer::Impl::CheckOurs(const std::string& container_id,
+                                                   const std::string& exec_id) {
   const std::lock_guard lock(mu_);
-  if (!execs_.contains({container_id, exec_id})) {
+  const auto found = execs_.find({container_id, exec_id});
+  if (found == execs_.end()) {
     return Fail(Code::kNotFound, "exec " + exec_id + " not found");
   }
-  return {};
+  return found->second;
 }
 
 Result<pb::WaitExecResponse> ControlServer::Impl::WaitExec(const pb::ExecRef& request) {
-  WV_TRY_VOID(CheckOurs(request.container_id(), request.exec_id()));
-  WV_TRY(const runtime::ExitInfo exit, sandbox_.Wait(request.container_id(), request.exec_id()));
+  WV_TRY(const std::string container, CheckOurs(request.container_id(), request.exec_id()));
+  WV_TRY(const runtime::ExitInfo exit, sandbox_.Wait(container, request.exec_id()));
   {
     const std::lock_guard lock(mu_);
     execs_.erase({request.container_id(), request.exec_id()});
     unattached_.erase({request.container_id(), request.exec_id()});
   }
-  if (auto deleted = sandbox_.DeleteProcess(request.container_id(), request.exec_id()); !deleted) {
+  if (auto deleted = sandbox_.DeleteProcess(container, request.exec_id()); !deleted) {
     WV_DEBUG("control: {}", deleted.error().message());
   }
   pb::WaitExecResponse response;
@@ -245,16 +246,16 @@ Result<pb::WaitExecResponse> ControlServer::Impl::WaitExec(const pb::ExecRef& re
 }
 
 Result<pb::Empty> ControlServer::Impl::ResizeExec(const pb::ResizeExecRequest& request) {
-  WV_TRY_VOID(CheckOurs(request.container_id(), request.exec_id()));
-  WV_TRY_VOID(sandbox_.ResizeTerminal(request.container_id(), request.exec_id(), request.rows(),
-                                      request.columns()));
+  WV_TRY(const std::string container, CheckOurs(request.container_id(), request.exec_id()));
+  WV_TRY_VOID(
+      sandbox_.ResizeTerminal(container, request.exec_id(), request.rows(), request.columns()));
   return pb::Empty();
 }
 
 Result<pb::Empty> ControlServer::Impl::SignalExec(const pb::SignalExecRequest& request) {
-  WV_TRY_VOID(CheckOurs(request.container_id(), request.exec_id()));
-  WV_TRY_VOID(sandbox_.Signal(request.container_id(), request.exec_id(),
-                              static_cast<int>(request.signal()), false));
+  WV_TRY(const std::string container, CheckOurs(request.container_id(), request.exec_id()));
+  WV_TRY_VOID(
+      sandbox_.Signal(container, request.exec_id(), static_cast<int>(request.signal()), false));
   return pb::Empty();
 }
 

@@ -1,0 +1,194 @@
+#include "control/control_server.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <thread>
+
+#include "base/unix_socket.h"
+#include "proto/control.pb.h"
+#include "testing/fake_sandbox.h"
+#include "testing/must.h"
+#include "testing/temp_dir.h"
+#include "ttrpc/client.h"
+
+namespace wyvern::shim {
+namespace {
+
+namespace cp = wyvern::control::v1;
+
+constexpr const char* kService = "wyvern.control.v1.Control";
+
+class ControlServerTest : public ::testing::Test {
+ protected:
+  ControlServerTest() {
+    WV_CHECK(
+        WriteFile(
+            dir_ / "config.json",
+            R"({"process":{"args":["/bin/sleep","60"],"cwd":"/","env":["PATH=/usr/bin:/bin"]}})")
+            .has_value());
+    runtime::ContainerOptions container;
+    container.id = "c";
+    container.bundle = dir_.path();
+    WV_CHECK(sandbox_.CreateContainer(container).has_value());
+    WV_CHECK(sandbox_.StartProcess("c", "").has_value());
+    ControlOptions options;
+    options.sandbox_id = "c";
+    options.version = "1.2.3";
+    options.containers = [this] {
+      return std::vector<ControlContainer>{{"c", dir_.path(), runtime::ProcessStatus::kRunning, 42,
+                                            std::chrono::system_clock::now()}};
+    };
+    server_ = Must(ControlServer::Start(dir_ / "control.sock", sandbox_, std::move(options)));
+    client_ = Must(ttrpc::Client::Create(Must(ConnectUnix(dir_ / "control.sock"))));
+  }
+
+  ~ControlServerTest() override {
+    client_.reset();
+    server_->Close();
+    (void)sandbox_.Shutdown();
+    server_.reset();
+  }
+
+  template <typename Resp, typename Req>
+  Result<Resp> Call(const char* method, const Req& request) {
+    return client_->Call<Req, Resp>(kService, method, request,
+                                    {.timeout = std::chrono::seconds(10)});
+  }
+
+  std::string Exec(const std::string& script) {
+    cp::ExecRequest request;
+    request.set_container_id("c");
+    for (const std::string& word : {std::string("/bin/sh"), std::string("-c"), script}) {
+      request.add_args(word);
+    }
+    return Must(Call<cp::ExecResponse>("Exec", request)).exec_id();
+  }
+
+  ttrpc::RawClientStream Attach(const std::string& exec_id, bool acknowledge) {
+    auto stream = Must(client_->OpenRawStream(kService, "Stream", "", true, {}));
+    cp::StreamData first;
+    first.set_container_id("c");
+    first.set_exec_id(exec_id);
+    first.set_stream(acknowledge ? 1 : 0);
+    EXPECT_TRUE(stream.Send(first.SerializeAsString()));
+    return stream;
+  }
+
+  uint32_t WaitExec(const std::string& exec_id) {
+    cp::ExecRef ref;
+    ref.set_container_id("c");
+    ref.set_exec_id(exec_id);
+    return Must(Call<cp::WaitExecResponse>("WaitExec", ref)).exit_status();
+  }
+
+  TempDir dir_;
+  FakeSandbox sandbox_{runtime::SandboxOptions{}};
+  std::unique_ptr<ControlServer> server_;
+  std::unique_ptr<ttrpc::Client> client_;
+};
+
+TEST_F(ControlServerTest, HelloTellsVersionAndContainersAndRefusesOtherProtocols) {
+  cp::HelloRequest request;
+  request.set_protocol(1);
+  const auto hello = Call<cp::HelloResponse>("Hello", request);
+  ASSERT_TRUE(hello);
+  EXPECT_EQ(hello->version(), "1.2.3");
+  EXPECT_EQ(hello->kernel_release(), "6.12.0-fake");
+  ASSERT_EQ(hello->containers_size(), 1);
+  EXPECT_EQ(hello->containers(0).status(), "running");
+  EXPECT_EQ(hello->containers(0).anchor_pid(), 42U);
+  request.set_protocol(2);
+  EXPECT_FALSE(Call<cp::HelloResponse>("Hello", request));
+
+  struct stat info {};
+
+  ASSERT_EQ(stat((dir_ / "control.sock").c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777U, 0600U);
+}
+
+TEST_F(ControlServerTest, ExecWithInputOutputAndExitStatus) {
+  const std::string exec = Exec("cat; echo err >&2; exit 9");
+  auto stream = Attach(exec, false);
+  cp::StreamData input;
+  input.set_data("hello");
+  ASSERT_TRUE(stream.Send(input.SerializeAsString()));
+  input.set_data("");
+  input.set_eof(true);
+  ASSERT_TRUE(stream.Send(input.SerializeAsString()));
+  std::string out;
+  std::string err;
+  while (const auto payload = Must(stream.Read(std::chrono::seconds(10)))) {
+    cp::StreamData message;
+    ASSERT_TRUE(message.ParseFromString(*payload));
+    (message.stream() == 2 ? err : out) += message.data();
+  }
+  EXPECT_EQ(out, "hello");
+  EXPECT_EQ(err, "err\n");
+  EXPECT_EQ(WaitExec(exec), 9U);
+  cp::ExecRef ref;
+  ref.set_container_id("c");
+  ref.set_exec_id(exec);
+  EXPECT_FALSE(Call<cp::WaitExecResponse>("WaitExec", ref));  // told once, then forgotten
+}
+
+TEST_F(ControlServerTest, AcknowledgedOutputIsBoundedByASlowClient) {
+  const std::string exec = Exec("exec head -c 8000000 /dev/zero");
+  auto stream = Attach(exec, true);
+  std::this_thread::sleep_for(std::chrono::milliseconds(300));  // nothing is read meanwhile
+  size_t total = 0;
+  while (const auto payload = Must(stream.Read(std::chrono::seconds(10)))) {
+    cp::StreamData message;
+    ASSERT_TRUE(message.ParseFromString(*payload));
+    total += message.data().size();
+    if (!message.data().empty()) {
+      cp::StreamData acknowledgement;
+      acknowledgement.set_stream(message.stream());
+      (void)stream.Send(
+          acknowledgement.SerializeAsString());  // the stream may have ended meanwhile
+    }
+  }
+  EXPECT_EQ(total, 8000000U);
+  EXPECT_EQ(WaitExec(exec), 0U);
+}
+
+TEST_F(ControlServerTest, SignalReachesTheExecAndOnlyOurs) {
+  const std::string exec = Exec("exec sleep 60");
+  cp::SignalExecRequest request;
+  request.set_container_id("c");
+  request.set_exec_id(exec);
+  request.set_signal(15);
+  ASSERT_TRUE(Call<cp::Empty>("SignalExec", request));
+  EXPECT_EQ(WaitExec(exec), 143U);
+  request.set_exec_id("somebody-elses");
+  EXPECT_FALSE(Call<cp::Empty>("SignalExec", request));
+}
+
+TEST_F(ControlServerTest, AttachToNothingIsRefused) {
+  auto stream = Attach("nope", false);
+  EXPECT_FALSE(stream.Read(std::chrono::seconds(10)));
+}
+
+TEST_F(ControlServerTest, LogConfigMetricsTimeline) {
+  EXPECT_EQ(Must(Call<cp::ConsoleLogResponse>("ConsoleLog", cp::Empty())).text(), "fake console\n");
+  EXPECT_NE(
+      Must(Call<cp::EffectiveConfigResponse>("EffectiveConfig", cp::Empty())).yaml().find("vcpus"),
+      std::string::npos);
+  const auto metrics = Must(Call<cp::MetricsResponse>("Metrics", cp::Empty()));
+  EXPECT_EQ(metrics.counters().at("containers"), 1U);
+  EXPECT_EQ(metrics.counters().at("container.c.memory_current"), 4096U);
+  const auto timeline = Must(Call<cp::TimelineResponse>("Timeline", cp::Empty()));
+  ASSERT_EQ(timeline.points_size(), 1);
+  EXPECT_EQ(timeline.points(0).name(), "vmm-exec");
+}
+
+TEST_F(ControlServerTest, CloseRemovesTheSocket) {
+  server_->Close();
+  EXPECT_NE(access((dir_ / "control.sock").c_str(), F_OK), 0);
+  EXPECT_FALSE(Call<cp::MetricsResponse>("Metrics", cp::Empty()));
+}
+
+}  // namespace
+}  // namespace wyvern::shim

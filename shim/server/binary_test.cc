@@ -1,0 +1,298 @@
+// The binary itself, started as each generation of containerd starts it (with local processes in the sandbox's place).
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <thread>
+
+#include "base/cleanup.h"
+#include "base/subprocess.h"
+#include "base/unix_socket.h"
+#include "bootstrap/socket.h"
+#include "proto/containerd_bootstrap.pb.h"
+#include "proto/containerd_task.pb.h"
+#include "testing/fake_events.h"
+#include "testing/must.h"
+#include "testing/temp_dir.h"
+#include "ttrpc/client.h"
+
+namespace wyvern::shim {
+namespace {
+
+namespace boot = containerd::runtime::bootstrap::v1;
+namespace task = containerd::task::v2;
+using Strings = std::vector<std::string>;
+
+class BinaryTest : public ::testing::Test {
+ protected:
+  BinaryTest() : events_(dir_ / "events.sock") { Bundle("t1", "{}"); }
+
+  ~BinaryTest() override {
+    for (const std::string& path : sockets_) {
+      if (const pid_t pid = ListenerPid(path); pid > 0 && pid != getpid()) {
+        kill(pid, SIGKILL);
+      }
+    }
+  }
+
+  std::string Bundle(const std::string& id, const std::string& annotations) {
+    const std::string bundle = dir_ / id;
+    std::filesystem::create_directories(bundle + "/rootfs");
+    WV_CHECK(
+        WriteFile(
+            bundle + "/config.json",
+            R"({"ociVersion":"1.0.2","process":{"args":["/bin/sh","-c","exit 7"],"cwd":"/"},"annotations":)" +
+                annotations + "}")
+            .has_value());
+    return bundle;
+  }
+
+  Strings Env() {
+    return {"PATH=/usr/bin:/bin", "TTRPC_ADDRESS=" + (dir_ / "events.sock"), "GOMAXPROCS=2",
+            "WYVERN_SHIM_SOCKET_DIR=" + (dir_ / "s")};
+  }
+
+  // Runs one action with `input` as stdin, as containerd does: cwd is the bundle.
+  CommandOutput Run(const std::string& id, const Strings& action, const std::string& input) {
+    UniqueFd memory = Must(MakeMemfd("stdin", 0));
+    EXPECT_TRUE(WriteAll(memory, input));
+    lseek(memory.get(), 0, SEEK_SET);
+    SpawnOptions options;
+    options.argv = {WV_FAKE_SHIM,      "-namespace",          "testns", "-address", dir_ / "c.sock",
+                    "-publish-binary", "/usr/bin/containerd", "-id",    id};
+    options.argv.insert(options.argv.end(), action.begin(), action.end());
+    options.env = Env();
+    options.cwd = dir_ / id;
+    options.fds = {{0, memory}};
+    return Must(RunCommand(options, 15000));
+  }
+
+  std::string Start(const std::string& id, const std::string& input = "") {
+    const CommandOutput output = Run(id, {"start"}, input);
+    EXPECT_EQ(output.status.AsShell(), 0) << output.err;
+    EXPECT_EQ(output.err, "");  // containerd reads it together with stdout
+    return output.out;
+  }
+
+  std::unique_ptr<ttrpc::Client> Connect(const std::string& address) {
+    EXPECT_TRUE(address.starts_with("unix:///")) << address;
+    sockets_.push_back(address.substr(7));
+    return Must(ttrpc::Client::Create(Must(ConnectUnix(sockets_.back()))));
+  }
+
+  // What `ctr run` asks, to the end.
+  void RunTask(ttrpc::Client& client, const std::string& service, const std::string& id) {
+    task::CreateTaskRequest create;
+    create.set_id(id);
+    create.set_bundle(dir_ / id);
+    ASSERT_TRUE((
+        client.Call<task::CreateTaskRequest, task::CreateTaskResponse>(service, "Create", create)));
+    task::StartRequest start;
+    start.set_id(id);
+    ASSERT_TRUE((client.Call<task::StartRequest, task::StartResponse>(service, "Start", start)));
+    task::WaitRequest wait;
+    wait.set_id(id);
+    const auto exit = client.Call<task::WaitRequest, task::WaitResponse>(service, "Wait", wait);
+    ASSERT_TRUE(exit);
+    EXPECT_EQ(exit->exit_status(), 7U);
+    task::DeleteRequest remove;
+    remove.set_id(id);
+    ASSERT_TRUE(
+        (client.Call<task::DeleteRequest, task::DeleteResponse>(service, "Delete", remove)));
+    task::ShutdownRequest shutdown;
+    shutdown.set_id(id);
+    ASSERT_TRUE((client.Call<task::ShutdownRequest, pb::Empty>(service, "Shutdown", shutdown)));
+  }
+
+  bool AwaitGone(const std::string& path) {
+    for (int i = 0; i < 500; ++i) {
+      if (access(path.c_str(), F_OK) != 0) {
+        return true;
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    return false;
+  }
+
+  std::string Params(const std::string& id, const std::string& socket_dir) {
+    boot::BootstrapParams params;
+    params.set_instance_id(id);
+    params.set_namespace_("testns");
+    params.set_containerd_ttrpc_address(dir_ / "events.sock");
+    if (!socket_dir.empty()) {
+      params.set_socket_dir(socket_dir);
+    }
+    return params.SerializeAsString();
+  }
+
+  TempDir dir_;
+  FakeEvents events_;
+  Strings sockets_;
+};
+
+TEST_F(BinaryTest, PlainDialectOfContainerd16And17RunsATaskToTheEnd) {
+  const std::string address = Start("t1");
+  EXPECT_EQ(Must(ReadFile(dir_ / "t1/address")), address);
+  const auto client = Connect(address);
+  RunTask(*client, "containerd.task.v2.Task", "t1");
+  EXPECT_TRUE(events_.Await(4));
+  EXPECT_EQ(events_.Lines(), (Strings{"create t1", "start t1", "exit t1 7", "delete t1 7"}));
+  EXPECT_TRUE(AwaitGone(sockets_[0]));
+}
+
+TEST_F(BinaryTest, PlainDialectWithRuntimeOptionsOnStdin) {
+  pb::Any any;
+  any.set_type_url("runtimeoptions.v1.Options");
+  any.set_value("\x12\x05/conf");
+  const auto client = Connect(Start("t1", any.SerializeAsString()));
+  RunTask(*client, "containerd.task.v2.Task", "t1");
+}
+
+TEST_F(BinaryTest, BootstrapDialectOfContainerd23SpeaksVersionThree) {
+  boot::BootstrapResult result;
+  ASSERT_TRUE(result.ParseFromString(Start("t1", Params("t1", dir_ / "dir"))));
+  EXPECT_EQ(result.version(), 3);
+  EXPECT_EQ(result.protocol(), "ttrpc");
+  EXPECT_TRUE(result.address().starts_with("unix://" + (dir_ / "dir/")));
+  EXPECT_EQ(Must(ReadFile(dir_ / "t1/address")), result.address());
+  const auto client = Connect(result.address());
+  RunTask(*client, "containerd.task.v3.Task", "t1");
+  EXPECT_TRUE(events_.Await(4));
+}
+
+TEST_F(BinaryTest, BootstrapParamsOfAnotherInstanceAreThePlainDialect) {
+  EXPECT_TRUE(Connect(Start("t1", Params("someone-else", ""))));
+}
+
+TEST_F(BinaryTest, GroupSharesOneServer) {
+  Bundle("t2", R"({"io.kubernetes.cri.sandbox-id":"t1"})");
+  const std::string first = Start("t1");
+  const std::string second = Start("t2");
+  EXPECT_EQ(first, second);
+  EXPECT_EQ(Must(ReadFile(dir_ / "t2/address")), first);
+  Connect(first);
+}
+
+TEST_F(BinaryTest, Scenario33_ShutdownBeforeAnyCreateEndsTheServer) {
+  const auto client = Connect(Start("t1"));
+  task::PidsRequest pids;
+  pids.set_id("t1");
+  const auto none =
+      client->Call<task::PidsRequest, task::PidsResponse>("containerd.task.v2.Task", "Pids", pids);
+  ASSERT_FALSE(none);
+  EXPECT_EQ(none.error().code(), Code::kNotFound);
+  ASSERT_TRUE((client->Call<task::ShutdownRequest, pb::Empty>("containerd.task.v2.Task", "Shutdown",
+                                                              task::ShutdownRequest())));
+  EXPECT_TRUE(AwaitGone(sockets_[0]));
+}
+
+TEST_F(BinaryTest, Scenario37_DeleteIsIdempotentWithAndWithoutEverything) {
+  const std::string address = Start("t1");
+  Connect(address);
+  for (int i = 0; i < 2; ++i) {
+    const CommandOutput output = Run("t1", {"-bundle", dir_ / "t1", "delete"}, "");
+    EXPECT_EQ(output.status.AsShell(), 0) << output.err;
+    task::DeleteResponse response;
+    ASSERT_TRUE(response.ParseFromString(output.out));
+    EXPECT_EQ(response.exit_status(), 137U);
+    EXPECT_GT(response.exited_at().seconds(), 1700000000);
+    EXPECT_TRUE(AwaitGone(sockets_[0]));  // a living server is told to end
+  }
+  std::filesystem::remove(dir_ / "t1/config.json");
+  std::filesystem::remove(dir_ / "t1/address");
+  EXPECT_EQ(Run("t1", {"delete"}, "").status.AsShell(), 0);
+}
+
+TEST_F(BinaryTest, Scenario28_AfterKillOfTheServerDeleteCleansUpAndStartWorksAgain) {
+  const std::string address = Start("t1");
+  {
+    const auto client = Connect(address);
+    task::CreateTaskRequest create;
+    create.set_id("t1");
+    create.set_bundle(dir_ / "t1");
+    ASSERT_TRUE((client->Call<task::CreateTaskRequest, task::CreateTaskResponse>(
+        "containerd.task.v2.Task", "Create", create)));
+  }
+  const pid_t server = ListenerPid(sockets_[0]);
+  ASSERT_GT(server, 0);
+  ASSERT_EQ(kill(server, SIGKILL), 0);
+  for (int i = 0; i < 100 && IsConnectable(sockets_[0]); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  EXPECT_EQ(Run("t1", {"-bundle", dir_ / "t1", "delete"}, "").status.AsShell(), 0);
+  EXPECT_NE(access(sockets_[0].c_str(), F_OK), 0);
+  const auto client = Connect(Start("t1"));
+  RunTask(*client, "containerd.task.v2.Task", "t1");
+}
+
+TEST_F(BinaryTest, TermEndsTheSandboxAndPublishesTheExit) {
+  WV_CHECK(
+      WriteFile(dir_ / "t1/config.json", R"({"process":{"args":["/bin/sleep","60"],"cwd":"/"}})")
+          .has_value());
+  const auto client = Connect(Start("t1"));
+  task::CreateTaskRequest create;
+  create.set_id("t1");
+  create.set_bundle(dir_ / "t1");
+  ASSERT_TRUE((client->Call<task::CreateTaskRequest, task::CreateTaskResponse>(
+      "containerd.task.v2.Task", "Create", create)));
+  ASSERT_EQ(kill(ListenerPid(sockets_[0]), SIGTERM), 0);
+  EXPECT_TRUE(AwaitGone(sockets_[0]));
+  EXPECT_EQ(events_.Lines(), (Strings{"create t1", "exit t1 137"}));
+}
+
+TEST_F(BinaryTest, ServerIsDetachedFromItsParentsDescriptorsAndScoredForOom) {
+  // The log FIFO is full and nobody reads it: nothing may block on it.
+  ASSERT_EQ(mkfifo((dir_ / "t1/log").c_str(), 0700), 0);
+  const UniqueFd log = Must(Open(dir_ / "t1/log", O_RDWR | O_NONBLOCK));
+  while (WriteAll(log, std::string(4096, 'x'))) {
+  }
+  const auto client = Connect(Start("t1"));
+  const pid_t server = ListenerPid(sockets_[0]);
+  const std::string proc = "/proc/" + std::to_string(server);
+  EXPECT_EQ(std::filesystem::read_symlink(proc + "/fd/0"), "/dev/null");
+  EXPECT_EQ(std::filesystem::read_symlink(proc + "/fd/1"), "/dev/null");
+  EXPECT_EQ(std::filesystem::read_symlink(proc + "/fd/2"), dir_ / "t1/log");
+  EXPECT_EQ(getsid(server), server);
+  const int ours = std::stoi(Must(ReadFile("/proc/self/oom_score_adj")));
+  EXPECT_EQ(std::stoi(Must(ReadFile(proc + "/oom_score_adj"))), std::min(ours + 1, 1000));
+  RunTask(*client, "containerd.task.v2.Task", "t1");
+}
+
+TEST_F(BinaryTest, FailureOfStartIsTextOnStderrAndNothingStays) {
+  WV_CHECK(WriteFile(dir_ / "t1/config.json", "not json").has_value());
+  const CommandOutput output = Run("t1", {"start"}, "");
+  EXPECT_NE(output.status.AsShell(), 0);
+  EXPECT_EQ(output.out, "");
+  EXPECT_NE(output.err.find("config.json"), std::string::npos);
+  EXPECT_NE(access((dir_ / "t1/address").c_str(), F_OK), 0);
+}
+
+TEST_F(BinaryTest, Scenario73_GarbageOnTheSocketDoesNotHurt) {
+  const auto client = Connect(Start("t1"));
+  for (int i = 0; i < 20; ++i) {
+    const UniqueFd socket = Must(ConnectUnix(sockets_[0]));
+    EXPECT_TRUE(
+        WriteAll(socket, std::string(static_cast<size_t>(i * 37), static_cast<char>(0xff - i))));
+  }
+  RunTask(*client, "containerd.task.v2.Task", "t1");
+}
+
+TEST_F(BinaryTest, InfoAndVersion) {
+  SpawnOptions options;
+  options.argv = {WV_FAKE_SHIM, "-info"};
+  const CommandOutput info = Must(RunCommand(options, 5000));
+  boot::RuntimeInfo parsed;
+  ASSERT_TRUE(parsed.ParseFromString(info.out));
+  EXPECT_EQ(parsed.name(), "io.containerd.wyvern.v2");
+  EXPECT_EQ(parsed.features().type_url(),
+            "types.containerd.io/opencontainers/runtime-spec/1/features/Features");
+  options.argv = {WV_FAKE_SHIM, "-v"};
+  EXPECT_NE(Must(RunCommand(options, 5000)).out.find("containerd-shim-wyvern-v2"),
+            std::string::npos);
+}
+
+}  // namespace
+}  // namespace wyvern::shim
