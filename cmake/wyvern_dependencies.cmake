@@ -14,6 +14,8 @@ pkg_check_modules(grpcpp REQUIRED grpc++_unsecure)
 if(WYVERN_STATIC)
   # pkg-config's static list repeats libraries in dependency order; a group says it once.
   list(REMOVE_DUPLICATES grpcpp_STATIC_LIBRARIES)
+  # Debian's grpc++_unsecure.pc leaves out what its archive itself refers to.
+  list(APPEND grpcpp_STATIC_LIBRARIES upb address_sorting re2 cares z)
   target_link_libraries(wyvern_grpc INTERFACE -Wl,--start-group ${grpcpp_STATIC_LIBRARIES} -Wl,--end-group Threads::Threads)
 else()
   target_link_libraries(wyvern_grpc INTERFACE ${grpcpp_LIBRARIES} Threads::Threads)
