@@ -1,89 +1,105 @@
 // wyvern-anchor: the process that stands for a container on the host. Tools that are given its pid find the pod's network namespace at
 // /proc/<pid>/ns/net, the container's root at /proc/<pid>/root, and its cgroup; killing it kills the container. It does nothing else.
-// C only below libstdc++: no allocation, no locale, no threads; a page or two of private memory.
-#include <errno.h>
+// No C library: one is started per container, and its start-up code alone would be most of the memory.
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <linux/mount.h>
 #include <sched.h>
-#include <string.h>
-#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 
 #include "anchor/protocol.h"
+#include "raw.h"
 
 namespace {
 
 using namespace wyvern::runtime;
 
-// Tells the runtime what failed and with which errno, as "text: 13".
-[[noreturn]] void Die(const char* what) {
-  const int error = errno;
-  char text[200];
-  size_t size = strnlen(what, sizeof(text) - 8);
-  memcpy(text, what, size);
+constexpr long kRecursivePrivate = 0x4000 | 0x40000;  // MS_REC | MS_PRIVATE (mount(2))
+constexpr long kDetach = 2;                           // MNT_DETACH (umount(2))
+
+long Call(long number, const void* a, long b = 0, long c = 0, long d = 0, long e = 0) {
+  return RawCall(number, reinterpret_cast<long>(a), b, c, d, e);
+}
+
+long Address(const void* pointer) {
+  return reinterpret_cast<long>(pointer);
+}
+
+// Tells the runtime what failed and with which errno, as "text: 013".
+[[noreturn]] void Die(const char* what, long error) {
+  char text[100];
+  long size = 0;
+  for (; what[size] != 0 && size < 90; ++size) {
+    text[size] = what[size];
+    asm volatile("" ::: "memory");  // a loop, not a call of memcpy
+  }
   text[size++] = ':';
   text[size++] = ' ';
-  for (int digit = 100; digit > 0; digit /= 10) {
-    text[size++] = static_cast<char>('0' + error / digit % 10);
+  for (long digit = 100; digit > 0; digit /= 10) {
+    text[size++] = static_cast<char>('0' + -error / digit % 10);
   }
-  [[maybe_unused]] const ssize_t ignored = write(kAnchorLifeFd, text, size);
-  _exit(1);
+  RawCall(SYS_write, kAnchorLifeFd, Address(text), size);
+  RawCall(SYS_exit_group, 1);
+  __builtin_unreachable();
+}
+
+void Check(long result, const char* what) {
+  if (result < 0) {
+    Die(what, result);
+  }
 }
 
 void JoinCgroup() {
-  if (write(kAnchorCgroupFd, "0", 1) != 1) {
-    Die("joining the cgroup");
-  }
-  close(kAnchorCgroupFd);
+  Check(RawCall(SYS_write, kAnchorCgroupFd, Address("0"), 1), "joining the cgroup");
+  RawCall(SYS_close, kAnchorCgroupFd);
 }
 
 void JoinNetwork() {
-  if (setns(kAnchorNetworkFd, CLONE_NEWNET) != 0) {
-    Die("joining the network namespace");
-  }
-  close(kAnchorNetworkFd);
+  Check(RawCall(SYS_setns, kAnchorNetworkFd, CLONE_NEWNET), "joining the network namespace");
+  RawCall(SYS_close, kAnchorNetworkFd);
 }
 
-// A mount namespace of its own whose root is the tree: attached somewhere first, since pivot_root wants a mount point. Slave before that, so
-// that nothing of ours reaches the host; the rest of the host's mounts goes with the old root.
+// A mount namespace of its own whose root is the tree: attached somewhere first, since pivot_root wants a mount point. Private before that,
+// so that nothing of ours reaches the host; the host's mounts go with the old root.
 void EnterRoot() {
-  if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) {
-    Die("making a mount namespace");
-  }
-  if (move_mount(kAnchorRootFd, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH) != 0) {
-    Die("attaching the container's root");
-  }
-  if (fchdir(kAnchorRootFd) != 0 || syscall(SYS_pivot_root, ".", ".") != 0 ||
-      umount2(".", MNT_DETACH) != 0 || chdir("/") != 0) {
-    Die("entering the container's root");
-  }
-  close(kAnchorRootFd);
+  Check(RawCall(SYS_unshare, CLONE_NEWNS), "making a mount namespace");
+  Check(Call(SYS_mount, "none", Address("/"), 0, kRecursivePrivate), "making mounts private");
+  Check(RawCall(SYS_move_mount, kAnchorRootFd, Address(""), AT_FDCWD, Address("/"),
+                MOVE_MOUNT_F_EMPTY_PATH),
+        "attaching the container's root");
+  Check(RawCall(SYS_fchdir, kAnchorRootFd), "entering the container's root");
+  Check(Call(SYS_pivot_root, ".", Address(".")), "changing the root");
+  Check(Call(SYS_umount2, ".", kDetach), "leaving the host's root");
+  Check(Call(SYS_chdir, "/"), "entering the container's root");
+  RawCall(SYS_close, kAnchorRootFd);
 }
 
 void DropPrivileges() {
-  for (unsigned long cap = 0; prctl(PR_CAPBSET_READ, cap, 0, 0, 0) >= 0; ++cap) {
-    if (prctl(PR_CAPBSET_DROP, cap, 0, 0, 0) != 0) {
-      Die("dropping a capability");
-    }
+  for (long capability = 0; RawCall(SYS_prctl, PR_CAPBSET_READ, capability) >= 0; ++capability) {
+    Check(RawCall(SYS_prctl, PR_CAPBSET_DROP, capability), "dropping a capability");
   }
-  __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
-  __user_cap_data_struct none[2] = {};
-  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || syscall(SYS_capset, &header, none) != 0) {
-    Die("dropping capabilities");
-  }
+  const __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+  const __user_cap_data_struct none[2] = {};
+  Check(RawCall(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1), "forbidding new privileges");
+  Check(Call(SYS_capset, &header, Address(none)), "dropping capabilities");
 }
 
 bool Wanted(const char* letters, char letter) {
-  return letters != nullptr && strchr(letters, letter) != nullptr;
+  for (; letters != nullptr && *letters != 0; ++letters) {
+    if (*letters == letter) {
+      return true;
+    }
+  }
+  return false;
 }
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  const char* letters = argc > 1 ? argv[1] : nullptr;
-  setsid();
+// `stack`: argc, then argv, as the kernel leaves them.
+extern "C" [[noreturn]] void AnchorStart(const long* stack) {
+  const char* letters = stack[0] > 1 ? reinterpret_cast<const char*>(stack[2]) : nullptr;
+  RawCall(SYS_setsid);
   if (Wanted(letters, 'c')) {
     JoinCgroup();
   }
@@ -94,14 +110,13 @@ int main(int argc, char** argv) {
     EnterRoot();
   }
   DropPrivileges();
-  if (write(kAnchorLifeFd, "", 1) != 1) {
-    return 1;
-  }
-  // strict mode: read, write, exit only. The life line never carries data: a read that returns is its end.
-  prctl(PR_SET_SECCOMP, 1 /* SECCOMP_MODE_STRICT */, 0, 0, 0);
+  const char ready = 0;
+  Check(RawCall(SYS_write, kAnchorLifeFd, Address(&ready), 1), "answering");
+  // Strict mode: read, write, exit only. The life line never carries data: a read that returns is its end.
+  Check(RawCall(SYS_prctl, PR_SET_SECCOMP, 1 /* SECCOMP_MODE_STRICT */), "confining itself");
   char byte = 0;
-  while (read(kAnchorLifeFd, &byte, 1) < 0) {
+  while (RawCall(SYS_read, kAnchorLifeFd, Address(&byte), 1) < 0) {
   }
-  syscall(SYS_exit, 0);  // strict mode knows exit, not exit_group
+  RawCall(SYS_exit, 0);  // strict mode knows exit, not exit_group
   __builtin_unreachable();
 }
