@@ -1,0 +1,32 @@
+// fs/control.h — what the runtime tells wyvern-fs on its control socket, one packet per command, one per answer.
+// Wire:    "attach NAME CACHE_MS rw|ro"   NAME is mounted at /NAME already and becomes visible to the guest
+//          "detach NAME"                  answered when no descriptor of the export is open; the mount is the runtime's to take away
+//          "ping"                         answered once the process is confined: before that its mount namespace is the host's
+//          "stats"                        "ok inodes=N resident=N handles=N requests=N faults=N"
+//          Answers: "ok…" or "error TEXT".
+// Trust:   the runtime is trusted, but a packet is parsed as if it were not.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "fs/file_server.h"
+
+namespace wyvern::fs_process {
+
+inline constexpr size_t kMaxCommand = 512;
+
+enum class Verb : uint8_t { kAttach, kDetach, kPing, kStats };
+
+struct Command {
+  Verb verb = Verb::kPing;
+  std::string_view name;  // of the export, within the packet
+  fs::ExportPolicy policy;
+};
+
+// INVALID_ARGUMENT says what is wrong with it.
+Result<Command> ParseCommand(std::string_view packet);
+// Carries it out; the answer.
+std::string Answer(fs::FileServer& server, std::string_view packet);
+
+}  // namespace wyvern::fs_process

@@ -1,0 +1,98 @@
+#include <errno.h>
+#include <seccomp.h>
+#include <sys/mman.h>
+
+#include <array>
+#include <memory>
+#include <string>
+
+#include "fs/confine.h"
+
+namespace wyvern::fs_process {
+
+namespace {
+
+struct ContextDeleter {
+  void operator()(void* context) const { seccomp_release(context); }
+};
+
+using Context = std::unique_ptr<void, ContextDeleter>;
+
+// Numbers that an architecture lacks are negative, which libseccomp passes over.
+constexpr std::array kAllowed = {
+    // files and names
+    SCMP_SYS(openat), SCMP_SYS(open), SCMP_SYS(close), SCMP_SYS(statx), SCMP_SYS(newfstatat),
+    SCMP_SYS(fstat), SCMP_SYS(fstatfs), SCMP_SYS(readlinkat), SCMP_SYS(symlinkat),
+    SCMP_SYS(mknodat), SCMP_SYS(mkdirat), SCMP_SYS(unlinkat), SCMP_SYS(renameat2), SCMP_SYS(linkat),
+    SCMP_SYS(getdents64), SCMP_SYS(lseek), SCMP_SYS(chmod), SCMP_SYS(fchmodat), SCMP_SYS(fchownat),
+    SCMP_SYS(truncate), SCMP_SYS(ftruncate), SCMP_SYS(utimensat), SCMP_SYS(fallocate),
+    SCMP_SYS(copy_file_range), SCMP_SYS(fsync), SCMP_SYS(fdatasync), SCMP_SYS(syncfs),
+    SCMP_SYS(setxattr), SCMP_SYS(getxattr), SCMP_SYS(listxattr), SCMP_SYS(removexattr),
+    SCMP_SYS(fcntl),
+    // data
+    SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(pread64),
+    SCMP_SYS(pwrite64), SCMP_SYS(preadv), SCMP_SYS(pwritev), SCMP_SYS(preadv2), SCMP_SYS(pwritev2),
+    // the guest user of a request, in one thread
+    SCMP_SYS(setfsuid), SCMP_SYS(setfsgid), SCMP_SYS(setgroups), SCMP_SYS(capget), SCMP_SYS(capset),
+    SCMP_SYS(geteuid), SCMP_SYS(getegid),
+    // events and the two sockets
+    SCMP_SYS(epoll_wait), SCMP_SYS(epoll_pwait), SCMP_SYS(epoll_pwait2), SCMP_SYS(epoll_ctl),
+    SCMP_SYS(poll), SCMP_SYS(ppoll), SCMP_SYS(recvmsg), SCMP_SYS(sendmsg), SCMP_SYS(shutdown),
+    // memory; executable pages are excluded below
+    SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise), SCMP_SYS(brk),
+    // threads, time, the end
+    SCMP_SYS(futex), SCMP_SYS(sched_yield), SCMP_SYS(nanosleep), SCMP_SYS(clock_nanosleep),
+    SCMP_SYS(clock_gettime), SCMP_SYS(gettimeofday), SCMP_SYS(getrandom), SCMP_SYS(gettid),
+    SCMP_SYS(getpid), SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn), SCMP_SYS(restart_syscall),
+    SCMP_SYS(rseq), SCMP_SYS(membarrier), SCMP_SYS(exit), SCMP_SYS(exit_group), SCMP_SYS(alarm),
+    SCMP_SYS(setitimer), SCMP_SYS(prctl)};
+
+// Only an attacker calls these: no handler, no message, the end.
+constexpr std::array kLethal = {
+    SCMP_SYS(execve),  SCMP_SYS(execveat),          SCMP_SYS(ptrace), SCMP_SYS(mount),
+    SCMP_SYS(umount2), SCMP_SYS(open_by_handle_at), SCMP_SYS(setns),  SCMP_SYS(unshare),
+    SCMP_SYS(bpf),     SCMP_SYS(io_uring_setup),    SCMP_SYS(socket), SCMP_SYS(process_vm_writev)};
+
+Result<> Add(const Context& context, uint32_t action, int number,
+             std::span<const scmp_arg_cmp> conditions) {
+  const int error = seccomp_rule_add_array(
+      context.get(), action, number, static_cast<unsigned>(conditions.size()), conditions.data());
+  if (error != 0 && error != -EDOM && number >= 0) {
+    return SysErrorFrom(-error, "seccomp rule for call " + std::to_string(number));
+  }
+  return {};
+}
+
+}  // namespace
+
+std::span<const int> AllowedCalls() {
+  return kAllowed;
+}
+
+Result<> InstallFilter() {
+  const Context context(seccomp_init(SCMP_ACT_TRAP));
+  if (!context) {
+    return Fail(Code::kResourceExhausted, "seccomp_init");
+  }
+  seccomp_attr_set(context.get(), SCMP_FLTATR_CTL_OPTIMIZE, 2);
+  seccomp_attr_set(context.get(), SCMP_FLTATR_CTL_NNP, 0);
+  seccomp_attr_set(context.get(), SCMP_FLTATR_CTL_TSYNC, 1);
+  seccomp_attr_set(context.get(), SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS);
+  for (const int number : kAllowed) {
+    WV_TRY_VOID(Add(context, SCMP_ACT_ALLOW, number, {}));
+  }
+  for (const int number : kLethal) {
+    WV_TRY_VOID(Add(context, SCMP_ACT_KILL_PROCESS, number, {}));
+  }
+  const scmp_arg_cmp not_executable[] = {
+      {.arg = 2, .op = SCMP_CMP_MASKED_EQ, .datum_a = PROT_EXEC, .datum_b = 0}};
+  WV_TRY_VOID(Add(context, SCMP_ACT_ALLOW, SCMP_SYS(mmap), not_executable));
+  WV_TRY_VOID(Add(context, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), not_executable));
+  const int error = seccomp_load(context.get());
+  if (error != 0) {
+    return SysErrorFrom(-error, "load the seccomp filter");
+  }
+  return {};
+}
+
+}  // namespace wyvern::fs_process

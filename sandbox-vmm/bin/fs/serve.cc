@@ -1,0 +1,105 @@
+#include "fs/serve.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <csignal>
+
+#include "base/event_loop.h"
+#include "base/log.h"
+#include "base/unix_socket.h"
+#include "fs/confine.h"
+#include "fs/control.h"
+#include "fs/fs_device.h"
+#include "jail/violation.h"
+#include "vhost_user/backend.h"
+
+namespace wyvern::fs_process {
+
+namespace {
+
+constexpr rlim_t kResidentInodes = 8 << 10;
+constexpr rlim_t kOpenFiles = 64 << 10;
+constexpr rlim_t kSpareDescriptors = 1
+                                     << 10;  // what requests under way and the process itself need
+constexpr unsigned kExitSeconds = 10;
+
+// Shares the descriptors out between inodes and open files.
+void ApplyLimit(rlim_t limit, fs::FileServerOptions* options) {
+  const rlim_t usable = limit - std::min(limit / 4, kSpareDescriptors);
+  options->inodes.resident = std::min(kResidentInodes, usable / 4);
+  options->max_handles = std::min(kOpenFiles, usable - options->inodes.resident);
+}
+
+Result<std::unique_ptr<fs::FileServer>> MakeServer(const ServeOptions& options, rlim_t limit) {
+  fs::FileServerOptions server;
+  server.exports = options.shared_dir.empty();
+  server.policy.cache = std::chrono::milliseconds(options.cache_ms);
+  server.policy.read_only = options.read_only;
+  server.descriptor_path = "";  // the working directory is /proc/self/fd
+  ApplyLimit(limit, &server);
+  WV_TRY(server.root, Open("/", O_RDONLY | O_DIRECTORY));
+  return fs::FileServer::Create(std::move(server));
+}
+
+void OnControl(EventLoop& loop, EventLoop::Token* token, FdRef socket, fs::FileServer& server) {
+  std::array<std::byte, kMaxCommand> packet{};
+  const auto received = ReceiveMessage(socket, packet, 0);
+  if (!received || received->size == 0) {
+    loop.Remove(*token);  // the runtime is gone; the front-end's end is ours
+    return;
+  }
+  const std::string_view text(reinterpret_cast<const char*>(packet.data()), received->size);
+  const std::string answer =
+      received->truncated ? "error the packet is too long" : Answer(server, text);
+  if (auto sent = SendMessage(socket, std::as_bytes(std::span(answer)), {}); !sent) {
+    WV_WARN("answering on the control socket: {}", sent.error().message());
+  }
+}
+
+}  // namespace
+
+Result<> Serve(ServeOptions options) {
+  UniqueFd tree;
+  if (!options.shared_dir.empty()) {
+    WV_TRY(tree, CloneSharedTree(options.shared_dir, options.read_only));
+  }
+  WV_TRY(const rlim_t limit, Confine({tree, kResidentInodes + kOpenFiles + kSpareDescriptors}));
+  tree.Reset();
+  WV_TRY(auto server, MakeServer(options, limit));
+  fs::FsDeviceOptions device_options;
+  device_options.tag = options.tag;
+  device_options.request_queues = static_cast<uint16_t>(options.queues);
+  device_options.threads = options.threads;
+  WV_TRY(auto device, fs::FsDevice::Create(*server, device_options));
+  vhost_user::Backend backend(std::move(options.vhost_socket), std::move(device),
+                              {.offer_config = options.offer_config});
+  WV_TRY(auto loop, EventLoop::Create());
+  WV_TRY(const auto vhost, loop->Add(backend.fd(), EPOLLIN, [&](uint32_t /*events*/) {
+    if (const auto served = backend.Serve(); !served) {
+      if (served.error() != vhost_user::Fault::kClosed) {
+        WV_ERROR("vhost-user: {}", vhost_user::FaultName(served.error()));
+      }
+      loop->Stop();
+    }
+  }));
+  static_cast<void>(vhost);
+  EventLoop::Token control = EventLoop::Token::kNone;
+  if (options.control_socket.valid()) {
+    WV_TRY(control, loop->Add(options.control_socket, EPOLLIN, [&](uint32_t /*events*/) {
+      OnControl(*loop, &control, options.control_socket, *server);
+    }));
+  }
+#ifndef WV_SANITIZED
+  // A sanitizer's run time makes calls of its own.
+  WV_TRY_VOID(jail::ReportViolations());
+  WV_TRY_VOID(InstallFilter());
+#endif
+  auto ran = loop->Run();
+  ::alarm(kExitSeconds);
+  return ran;
+}
+
+}  // namespace wyvern::fs_process

@@ -1,0 +1,26 @@
+// fs/serve.h — the life of wyvern-fs: confinement, then requests until the front-end hangs up.
+#pragma once
+
+#include <string>
+
+#include "base/fd.h"
+
+namespace wyvern::fs_process {
+
+struct ServeOptions {
+  UniqueFd vhost_socket;    // connected
+  UniqueFd control_socket;  // SEQPACKET, or none
+  std::string tag = "wyvern";
+  std::string shared_dir;  // share this one directory; empty: exports come by the control socket
+  bool read_only = false;
+  unsigned cache_ms = 1000;
+  unsigned queues = 4;
+  unsigned threads = 4;
+  bool offer_config = false;
+};
+
+// Returns when the front-end has hung up. Everything is released then; a request that hangs on the host delays that by 10 s at most,
+// then the process is ended by SIGALRM.
+Result<> Serve(ServeOptions options);
+
+}  // namespace wyvern::fs_process

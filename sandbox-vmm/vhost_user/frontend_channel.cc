@@ -1,0 +1,73 @@
+#include "vhost_user/frontend_channel.h"
+
+#include <fmt/format.h>
+
+namespace wyvern::vhost_user {
+
+tl::unexpected<Error> FrontendChannel::Lose(Request request, Fault fault) {
+  lost_ = true;
+  connection_.Shutdown();
+  return Fail(Code::kUnavailable,
+              fmt::format("{}: {}", RequestName(static_cast<uint32_t>(request)), FaultName(fault)));
+}
+
+Wire<Message> FrontendChannel::ReceiveReply(Request request, size_t size,
+                                            Connection::Clock::time_point deadline) {
+  WV_TRY(Message reply, connection_.Receive(deadline));
+  if (reply.header.request != static_cast<uint32_t>(request) ||
+      (reply.header.flags & kFlagReply) == 0) {
+    return tl::unexpected(Fault::kUnexpected);
+  }
+  if (reply.payload.size() != size) {
+    return tl::unexpected(Fault::kPayloadSize);
+  }
+  if (!reply.fds.empty()) {
+    return tl::unexpected(Fault::kFdCount);
+  }
+  return reply;
+}
+
+Result<> FrontendChannel::Set(Request request, std::span<const std::byte> payload,
+                              std::span<const FdRef> fds) {
+  if (lost_) {
+    return Fail(Code::kUnavailable, "the vhost-user back-end is lost");
+  }
+  const auto deadline = Connection::Clock::now() + timeout_;
+  const bool acknowledged = (protocol_features_ & kProtocolReplyAck) != 0;
+  const auto sent =
+      connection_.Send(request, acknowledged ? kFlagNeedReply : 0, payload, fds, deadline);
+  if (!sent) {
+    return Lose(request, sent.error());
+  }
+  if (!acknowledged) {
+    return {};
+  }
+  const auto reply = ReceiveReply(request, sizeof(uint64_t), deadline);
+  if (!reply) {
+    return Lose(request, reply.error());
+  }
+  if (reply->As<uint64_t>() != 0) {
+    return Fail(Code::kInternal, fmt::format("the vhost-user back-end refused {}",
+                                             RequestName(static_cast<uint32_t>(request))));
+  }
+  return {};
+}
+
+Result<Message> FrontendChannel::Ask(Request request, std::span<const std::byte> payload,
+                                     size_t reply_size) {
+  if (lost_) {
+    return Fail(Code::kUnavailable, "the vhost-user back-end is lost");
+  }
+  const auto deadline = Connection::Clock::now() + timeout_;
+  const auto sent = connection_.Send(request, 0, payload, {}, deadline);
+  if (!sent) {
+    return Lose(request, sent.error());
+  }
+  auto reply = ReceiveReply(request, reply_size, deadline);
+  if (!reply) {
+    return Lose(request, reply.error());
+  }
+  return *std::move(reply);
+}
+
+}  // namespace wyvern::vhost_user

@@ -1,0 +1,52 @@
+// vhost_user/frontend_channel.h — requests of a front-end and what the back-end says to them, each within a deadline.
+// Errors:  UNAVAILABLE: the back-end is gone, stalls, or does not keep to the protocol; the connection is then shut down and every
+//          further request fails at once. INTERNAL: it refused a request (REPLY_ACK).
+// Threads: one user at a time.   Trust: replies are the back-end's.
+#pragma once
+
+#include <chrono>
+#include <span>
+
+#include "vhost_user/connection.h"
+
+namespace wyvern::vhost_user {
+
+class FrontendChannel {
+ public:
+  FrontendChannel(UniqueFd socket, std::chrono::milliseconds timeout)
+      : connection_(std::move(socket)), timeout_(timeout) {}
+
+  FdRef fd() const { return connection_.fd(); }
+
+  // With REPLY_ACK among them the success of every Set is waited for.
+  void set_protocol_features(uint64_t features) { protocol_features_ = features; }
+
+  Result<> Set(Request request, std::span<const std::byte> payload,
+               std::span<const FdRef> fds = {});
+
+  template <typename T>
+  Result<> SetValue(Request request, const T& value, std::span<const FdRef> fds = {}) {
+    return Set(request, std::as_bytes(std::span(&value, 1)), fds);
+  }
+
+  // A request that has a reply of its own: exactly a T.
+  template <typename T>
+  Result<T> Get(Request request, std::span<const std::byte> payload = {}) {
+    WV_TRY(const Message reply, Ask(request, payload, sizeof(T)));
+    return reply.As<T>();
+  }
+
+  // The reply makes no sense: as any other breach.
+  tl::unexpected<Error> Lose(Request request, Fault fault);
+
+ private:
+  Result<Message> Ask(Request request, std::span<const std::byte> payload, size_t reply_size);
+  Wire<Message> ReceiveReply(Request request, size_t size, Connection::Clock::time_point deadline);
+
+  Connection connection_;
+  const std::chrono::milliseconds timeout_;
+  uint64_t protocol_features_ = 0;
+  bool lost_ = false;
+};
+
+}  // namespace wyvern::vhost_user
