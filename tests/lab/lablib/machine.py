@@ -6,6 +6,7 @@ inherited socket pairs, so any number of machines can run at once.
 
 import ctypes
 import dataclasses
+import json
 import os
 import pathlib
 import shutil
@@ -57,16 +58,20 @@ class Boot:
     build_disk: pathlib.Path
     cpus: int = 2
     memory: int = 2048
-    keep_writes: bool = False  # True only while the image is made
+    keep_writes: bool = False  # True only while an image is made
+    saved: pathlib.Path | None = None  # state to continue from instead of booting (lablib/warm.py)
 
 
-def _emulator(boot: Boot):
-    """The emulator runs from its own root with its own loader and libraries: no chroot, no privilege."""
-    usr = boot.qemu / "root/usr"
-    libraries = next((usr / "lib").glob("*-linux-gnu*"))
+def tool(qemu: pathlib.Path, name: str) -> list:
+    """A program of the emulator's root, with its own loader and libraries: no chroot, no privilege."""
+    libraries = next((qemu / "root/usr/lib").glob("*-linux-gnu*"))
     loader = next(libraries.glob("ld-linux*.so.*"))
-    return [str(loader), "--library-path", str(libraries), str(usr / "bin" / boot.arch.qemu),
-            "-L", str(usr / "share/qemu"), "-L", str(usr / "share/seabios")]
+    return [str(loader), "--library-path", str(libraries), str(qemu / "root/usr/bin" / name)]
+
+
+def _emulator(boot: Boot) -> list:
+    share = boot.qemu / "root/usr/share"
+    return [*tool(boot.qemu, boot.arch.qemu), "-L", str(share / "qemu"), "-L", str(share / "seabios")]
 
 
 def _die_with_parent():
@@ -81,17 +86,22 @@ class Machine:
         self.console_path = console or self.directory / "console.log"
         self.control, control_end = socket.socketpair()
         self.stdin, stdin_end = socket.socketpair()
-        argv = self._argv(boot, control_end.fileno(), stdin_end.fileno())
+        self.qmp, qmp_end = socket.socketpair()
+        ends = (control_end, stdin_end, qmp_end)
+        argv = self._argv(boot, *(end.fileno() for end in ends))
         # The overlay that takes the machine's writes is a temporary file of QEMU: it goes with it.
         env = dict(os.environ, TMPDIR=str(self.directory))
+        self.qmp_ready = False
         self.process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            pass_fds=(control_end.fileno(), stdin_end.fileno()), env=env, start_new_session=True,
+            pass_fds=[end.fileno() for end in ends], env=env, start_new_session=True,
             preexec_fn=_die_with_parent)
-        control_end.close()
-        stdin_end.close()
+        for end in ends:
+            end.close()
 
-    def _argv(self, boot: Boot, control_fd: int, stdin_fd: int):
+    def _argv(self, boot: Boot, control_fd: int, stdin_fd: int, qmp_fd: int):
+        saved = ["-incoming", f"file:{boot.saved}"] if boot.saved else []
+        disk_format = "qcow2" if boot.disk.suffix == ".qcow2" else "raw"
         overlay = "off" if boot.keep_writes else "on"
         return [
             *_emulator(boot), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
@@ -100,14 +110,31 @@ class Machine:
             "-append", f"console={boot.arch.console} quiet loglevel=4 mitigations=off nmi_watchdog=0 "
                        "panic=-1 lsm=yama random.trust_cpu=on systemd.show_status=no audit=0",
             "-serial", f"file:{self.console_path}",
-            "-drive", f"if=virtio,format=raw,cache=unsafe,snapshot={overlay},file={boot.disk}",
+            "-drive", f"if=virtio,format={disk_format},cache=unsafe,snapshot={overlay},file={boot.disk}",
             "-drive", f"if=virtio,format=raw,read-only=on,file={boot.build_disk}",
             "-device", "virtio-serial-pci",
             "-chardev", f"socket,id=control,fd={control_fd}",
             "-device", "virtserialport,chardev=control,name=lab.ctl",
             "-chardev", f"socket,id=stdin,fd={stdin_fd}",
             "-device", "virtserialport,chardev=stdin,name=lab.in",
+            "-chardev", f"socket,id=qmp,fd={qmp_fd}", "-mon", "chardev=qmp,mode=control", *saved,
         ]
+
+    def command(self, name: str, **arguments):
+        """One QMP command; returns its answer."""
+        reader = self.qmp.makefile("rb")
+        if not self.qmp_ready:
+            reader.readline()  # the greeting
+            self.qmp_ready = True
+            self.command("qmp_capabilities")
+        self.qmp.sendall(json.dumps({"execute": name, "arguments": arguments}).encode())
+        while line := reader.readline():
+            answer = json.loads(line)
+            if "return" in answer:
+                return answer["return"]
+            if "error" in answer:
+                raise LabError(f"QEMU refuses {name}: {answer['error']['desc']}")
+        raise LabError(f"QEMU ended during {name}: {self.qemu_output()}")
 
     def console_tail(self, lines: int = 30) -> str:
         try:
@@ -129,4 +156,5 @@ class Machine:
         self.process.wait()
         self.control.close()
         self.stdin.close()
+        self.qmp.close()
         shutil.rmtree(self.directory, ignore_errors=True)

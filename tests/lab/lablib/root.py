@@ -5,6 +5,7 @@ layouts and archives (lablib/oci.py).
 """
 
 import concurrent.futures
+import inspect
 import lzma
 import os
 import pathlib
@@ -72,7 +73,9 @@ def debootstrap(variant: str, arch: str, suite: str, packages, target: pathlib.P
 def entry(arch: Arch) -> pathlib.Path:
     """The machine image of arch, built if need be."""
     images, base = packages(arch)[:2]
-    key = cache.digest(FILES, HERE / "root.py", arch, images.name, base.name)
+    recipe = [inspect.getsource(step) for step in (_build, _configure, _initrd, _unpack_modules)]
+    key = cache.digest(FILES, HERE.parent / "machine/run/first-boot", *recipe, WANTED, MASKED, DISK_SIZE, arch,
+                       images.name, base.name)
     return cache.entry(f"machine-{arch.name}", key, lambda tmp: _build(arch, images, base, tmp))
 
 
@@ -84,12 +87,13 @@ def packages(arch: Arch):
 
 def qemu(arch: Arch) -> pathlib.Path:
     """Debian 13's QEMU 10, run in place: under 7.2 of Debian 12 the guest kernel's cmpxchg16b corrupts flags."""
-    key = cache.digest(arch.qemu_package, MIRROR)
+    packages_wanted = (arch.qemu_package, "qemu-utils")
+    key = cache.digest(packages_wanted, MIRROR)
 
     def build(out: pathlib.Path) -> None:
         install_host_tools()
         with cache.step("QEMU of Debian 13 (mmdebstrap)"):
-            debootstrap("extract", HOST_DEBIAN_ARCH, "trixie", (arch.qemu_package,), out / "root")
+            debootstrap("extract", HOST_DEBIAN_ARCH, "trixie", packages_wanted, out / "root")
     return cache.entry(f"qemu-{arch.name}", key, build)
 
 

@@ -40,7 +40,8 @@ class Request:
 
 
 class Session:
-    def __init__(self, machine: Machine, request: Request):
+    def __init__(self, machine: Machine, request: Request, saved: bool = False):
+        self.saved = saved
         self.machine = machine
         self.request = request
         self.control = machine.control
@@ -56,13 +57,14 @@ class Session:
 
     def run(self) -> int:
         deadline = self.begin + self.request.timeout
-        if self._frame(min(deadline, self.begin + BOOT_SECONDS), "boot")[0] != b"H":
-            raise LabError("the agent in the lab machine does not speak our protocol")
-        self.note("machine is up")
+        if not self.saved:
+            self.prepare(min(deadline, self.begin + BOOT_SECONDS))
         self.send(b"R", json.dumps({
+            "now": time.time(), "entropy": os.urandom(64).hex(),
             "argv": self.request.argv, "env": self.request.env, "cwd": self.request.cwd,
-            "tty": self.request.tty, "size": _terminal_size(), "containerd": self.request.containerd,
+            "tty": self.request.tty, "size": _terminal_size(),
             "share_out": self.request.share_out is not None}).encode())
+        self.note("command was sent")
         threading.Thread(target=self._pump_stdin, daemon=True).start()
         while True:
             kind, payload = self._frame(deadline, "the command")
@@ -77,6 +79,13 @@ class Session:
             elif kind == b"X":
                 self.note("command ended")
                 return json.loads(payload)["code"]
+
+    def prepare(self, deadline: float) -> None:
+        """Returns when the machine has booted and what every command expects is up."""
+        self.send(b"P", json.dumps({"containerd": self.request.containerd}).encode())
+        while (frame := self._frame(deadline, "boot"))[0] != b"H":
+            print("lab: " + frame[1].decode(errors="replace").strip(), file=sys.stderr)
+        self.note("machine is up")
 
     def close(self) -> None:
         if self.tar is not None:
@@ -142,7 +151,7 @@ def run(boot: Boot, request: Request) -> int:
     """Boots a machine, runs the command, returns its exit code or EXIT_TIMEOUT."""
     saved = None
     with Machine(boot, request.console) as machine:
-        session = Session(machine, request)
+        session = Session(machine, request, boot.saved is not None)
         if request.tty:
             if not os.isatty(0):
                 raise LabError("stdin is not a terminal")

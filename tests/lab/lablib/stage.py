@@ -25,6 +25,7 @@ BINARIES = {
     "wyvern": "bin", "containerd-shim-wyvern-v2": "bin",
     "wyvern-vmm": "libexec", "wyvern-fs": "libexec", "wyvern-anchor": "libexec"}
 GUEST_FILES = ("vmlinux", "image.erofs")
+DISK_SIZE = 3 << 30  # bytes, sparse
 STRIP_ABOVE = 24 << 20  # bytes: debug info of a dev build is not worth the boot time
 
 
@@ -127,4 +128,8 @@ def make_disk(directory: pathlib.Path, build: pathlib.Path | None, guest: dict, 
     cache.call("mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0", "-m", "0", "-d", tree,
                image, f"{(size + (size >> 3) >> 20) + 16}M")
     shutil.rmtree(tree)
+    # Saved machines know the disk by its size: all have the same one.
+    if image.stat().st_size > DISK_SIZE:
+        raise LabError(f"the build is larger than {DISK_SIZE >> 20} MiB: strip it or leave something out")
+    os.truncate(image, DISK_SIZE)
     return image
