@@ -51,6 +51,7 @@ Result<> Serve(Listeners listeners, CrunOptions crun_options, ServiceOptions opt
   WV_TRY(const auto server, ttrpc::Server::Create(*loop, {.name = "agent"}));
   service->Register(*server);
   WV_TRY_VOID(server->Listen(std::move(listeners.api), listeners.filter));
+  WV_INFO("wyvern-agent {} is ready", kVersion);
   return loop->Run();
 }
 
