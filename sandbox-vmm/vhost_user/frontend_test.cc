@@ -1,0 +1,348 @@
+#include "vhost_user/frontend.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "base/subprocess.h"
+#include "base/unix_socket.h"
+#include "fs/fs_device.h"
+#include "vhost_user/backend.h"
+#include "virtio/testing/fake_driver.h"
+#include "virtio/testing/fake_interrupt.h"
+
+namespace wyvern::vhost_user {
+namespace {
+
+using std::chrono::milliseconds;
+using virtio::testing::FakeDriver;
+using virtio::testing::FakeInterrupt;
+using virtio::testing::GuestRam;
+
+// A guest with one request queue, as far as a file system needs one.
+class FuseGuest {
+ public:
+  static constexpr uint64_t kFeatures = virtio::kVersion1 | virtio::kRingIndirectDesc;
+
+  FuseGuest() : ram_(8 << 20), hiprio_(ram_, 64, kFeatures), requests_(ram_, 64, kFeatures) {}
+
+  Result<> Start(virtio::VirtioDevice& device, std::optional<virtio::QueueState> resume = {}) {
+    WV_TRY_VOID(StartOne(device, 0, hiprio_, {}));
+    return StartOne(device, 1, requests_, resume);
+  }
+
+  // The reply's payload; "<no answer>" if there is none in time.
+  std::string Call(uint32_t opcode, uint64_t node, std::string body, uint32_t room,
+                   int* error = nullptr) {
+    fuse_in_header header{};
+    header.len = static_cast<uint32_t>(sizeof(header) + body.size());
+    header.opcode = opcode;
+    header.nodeid = node;
+    header.unique = ++unique_;
+    const std::string head(reinterpret_cast<const char*>(&header), sizeof(header));
+    const uint64_t seen = interrupt_->queue_signals(1);
+    const uint16_t at = requests_.Build()
+                            .Readable(head + body)
+                            .Writable(sizeof(fuse_out_header))
+                            .Writable(room)
+                            .Indirect()
+                            .Submit();
+    kicks_[1].Signal();
+    if (!interrupt_->WaitQueue(1, seen)) {
+      return "<no answer>";
+    }
+    const auto used = requests_.TakeUsed();
+    if (!used || used->head != at) {
+      return "<no answer>";
+    }
+    const std::string reply = requests_.Written(at, used->written);
+    fuse_out_header out{};
+    std::memcpy(&out, reply.data(), std::min(reply.size(), sizeof(out)));
+    if (error != nullptr) {
+      *error = -out.error;
+    }
+    return reply.substr(std::min(reply.size(), sizeof(out)));
+  }
+
+  template <typename T>
+  static std::string Bytes(const T& value) {
+    return {reinterpret_cast<const char*>(&value), sizeof(T)};
+  }
+
+  bool Init() {
+    fuse_init_in in{};
+    in.major = 7;
+    in.minor = 38;
+    in.flags = FUSE_MAX_PAGES;
+    return Call(FUSE_INIT, 0, Bytes(in), 64).size() == 64;
+  }
+
+  std::string ReadFile(const std::string& name) {
+    const std::string entry = Call(FUSE_LOOKUP, 1, name + '\0', sizeof(fuse_entry_out));
+    fuse_entry_out found{};
+    std::memcpy(&found, entry.data(), std::min(entry.size(), sizeof(found)));
+    const std::string opened = Call(FUSE_OPEN, found.nodeid, Bytes(fuse_open_in{}), 16);
+    fuse_read_in read{};
+    std::memcpy(&read.fh, opened.data(), std::min(opened.size(), sizeof(read.fh)));
+    read.size = 4096;
+    return Call(FUSE_READ, found.nodeid, Bytes(read), 4096);
+  }
+
+  GuestRam& ram() { return ram_; }
+
+ private:
+  Result<> StartOne(virtio::VirtioDevice& device, uint16_t index, FakeDriver& driver,
+                    std::optional<virtio::QueueState> resume) {
+    virtio::QueueResources resources;
+    resources.memory = ram_.memory();
+    resources.config = driver.config();
+    resources.kick = kicks_[index].fd();
+    resources.interrupt = interrupt_;
+    return device.StartQueue(index, std::move(resources), kFeatures, resume);
+  }
+
+  GuestRam ram_;
+  FakeDriver hiprio_;
+  FakeDriver requests_;
+  EventFd kicks_[2] = {*EventFd::Create(), *EventFd::Create()};
+  std::shared_ptr<FakeInterrupt> interrupt_ = std::make_shared<FakeInterrupt>();
+  uint64_t unique_ = 0;
+};
+
+// Our file server in this process, behind our back-end.
+class LocalBackend {
+ public:
+  explicit LocalBackend(const std::string& directory) {
+    auto pair = MakeSocketPair(SOCK_STREAM);
+    socket = std::move(pair->first);
+    fs::FileServerOptions options;
+    options.root = *Open(directory, O_RDONLY | O_DIRECTORY);
+    server_ = *fs::FileServer::Create(std::move(options));
+    fs::FsDeviceOptions device;
+    device.tag = "t";
+    device.threads = 2;
+    backend_ = std::make_unique<Backend>(std::move(pair->second),
+                                         *fs::FsDevice::Create(*server_, device), BackendOptions{});
+    thread_ = std::thread([this] {
+      while (backend_->Serve().has_value()) {
+      }
+      backend_.reset();
+    });
+  }
+
+  ~LocalBackend() {
+    socket.Reset();
+    thread_.join();
+  }
+
+  UniqueFd socket;
+
+ private:
+  std::unique_ptr<fs::FileServer> server_;
+  std::unique_ptr<Backend> backend_;
+  std::thread thread_;
+};
+
+class FrontendTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = (std::filesystem::temp_directory_path() / "wyvern-vhost-XXXXXX").string();
+    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+    directory_ = pattern;
+    std::ofstream(directory_ + "/hello") << "hello from the host";
+  }
+
+  void TearDown() override {
+    std::error_code ignored;
+    std::filesystem::remove_all(directory_, ignored);
+  }
+
+  static FrontendOptions Options(milliseconds timeout) {
+    FrontendOptions options;
+    options.device_id = virtio::kDeviceFs;
+    options.features = virtio::kRingFeatures;
+    options.queue_sizes = {64, 64};
+    options.timeout = timeout;
+    return options;
+  }
+
+  std::string directory_;
+};
+
+TEST_F(FrontendTest, OurFrontEndAndOurBackEnd) {
+  LocalBackend backend(directory_);
+  auto device = Frontend::CreateFs(std::move(backend.socket), "tag", 1, 64);
+  ASSERT_TRUE(device.has_value()) << device.error().message();
+  FuseGuest guest;
+  const auto started = guest.Start(**device);
+  ASSERT_TRUE(started.has_value()) << started.error().message();
+  EXPECT_TRUE(guest.Init());
+  EXPECT_EQ(guest.ReadFile("hello"), "hello from the host");
+  EXPECT_FALSE((*device)->lost());
+}
+
+TEST_F(FrontendTest, StoppedQueueGoesOnWhereItWas) {
+  LocalBackend backend(directory_);
+  auto device = Frontend::CreateFs(std::move(backend.socket), "tag", 1, 64);
+  ASSERT_TRUE(device.has_value());
+  FuseGuest guest;
+  ASSERT_TRUE(guest.Start(**device).has_value());
+  EXPECT_TRUE(guest.Init());
+  ASSERT_TRUE((*device)->StopQueue(0).has_value());
+  const auto state = (*device)->StopQueue(1);
+  ASSERT_TRUE(state.has_value());
+  EXPECT_EQ(state->next_available, 1U);
+  EXPECT_EQ(state->next_used, 1U);
+  EXPECT_FALSE((*device)->StopQueue(1).has_value());
+  ASSERT_TRUE(guest.Start(**device, state).has_value());
+  EXPECT_EQ(guest.ReadFile("hello"), "hello from the host");
+}
+
+TEST_F(FrontendTest, ConfigurationIsOurs) {
+  LocalBackend backend(directory_);
+  auto device = Frontend::CreateFs(std::move(backend.socket), "tag", 1, 64);
+  ASSERT_TRUE(device.has_value());
+  std::array<std::byte, 48> config{};
+  (*device)->ReadConfig(0, config);
+  EXPECT_EQ(std::memcmp(config.data(), "tag\0", 4), 0);
+  EXPECT_EQ(config[36], std::byte{1});
+  EXPECT_EQ(config[44], std::byte{0});
+  EXPECT_EQ((*device)->traits().features, virtio::kRingFeatures);
+}
+
+TEST_F(FrontendTest, TooFewQueuesAreAFailedPrecondition) {
+  LocalBackend backend(directory_);
+  const auto device = Frontend::CreateFs(std::move(backend.socket), "tag", 2, 64);
+  EXPECT_EQ(device.error().code(), Code::kFailedPrecondition);
+}
+
+TEST_F(FrontendTest, PrivateMemoryIsRefused) {
+  LocalBackend backend(directory_);
+  auto device = Frontend::CreateFs(std::move(backend.socket), "tag", 1, 64);
+  ASSERT_TRUE(device.has_value());
+  std::vector<mem::RegionSpec> specs(1);
+  specs[0].size = 1 << 20;
+  virtio::QueueResources resources;
+  resources.memory = *mem::GuestMemory::Create(std::move(specs));
+  resources.config.size = 64;
+  resources.interrupt = std::make_shared<FakeInterrupt>();
+  const auto started =
+      (*device)->StartQueue(0, std::move(resources), virtio::kVersion1, std::nullopt);
+  EXPECT_EQ(started.error().code(), Code::kFailedPrecondition);
+}
+
+TEST_F(FrontendTest, HangUpIsToldOnceAndEverythingFailsFromThenOn) {
+  std::atomic<int> lost{0};
+  std::atomic<int> needs_reset{0};
+  auto backend = std::make_unique<LocalBackend>(directory_);
+  // A second descriptor of our end, to cut it.
+  auto ours = backend->socket.Duplicate();
+  auto device = Frontend::CreateFs(std::move(backend->socket), "tag", 1, 64);
+  ASSERT_TRUE(device.has_value());
+  (*device)->set_lost_callback([&](const std::string&) { ++lost; });
+  (*device)->set_fault_callback([&] { ++needs_reset; });
+  FuseGuest guest;
+  ASSERT_TRUE(guest.Start(**device).has_value());
+  ::shutdown(ours->get(), SHUT_RDWR);
+  for (int i = 0; i < 500 && lost == 0; ++i) {
+    std::this_thread::sleep_for(milliseconds(10));
+  }
+  EXPECT_EQ(lost, 1);
+  EXPECT_EQ(needs_reset, 1);
+  EXPECT_TRUE((*device)->lost());
+  EXPECT_TRUE((*device)->StopQueue(1).has_value());
+  EXPECT_FALSE(guest.Start(**device).has_value());
+}
+
+TEST_F(FrontendTest, StallingBackEndIsGivenUpInTime) {
+  auto pair = MakeSocketPair(SOCK_STREAM);
+  const auto start = Connection::Clock::now();
+  const auto device = Frontend::Create(std::move(pair->first), Options(milliseconds(100)));
+  EXPECT_EQ(device.error().code(), Code::kUnavailable);
+  EXPECT_LT(Connection::Clock::now() - start, std::chrono::seconds(3));
+}
+
+// A back-end that answers GET_FEATURES with these bytes.
+class LyingBackendTest : public FrontendTest {
+ protected:
+  Code CreateAgainst(const Header& header, size_t bytes, bool with_fd = false) {
+    auto pair = MakeSocketPair(SOCK_STREAM);
+    std::vector<std::byte> message(sizeof(header) + bytes);
+    std::memcpy(message.data(), &header, sizeof(header));
+    auto event = EventFd::Create();
+    const FdRef fds[] = {event->fd()};
+    EXPECT_TRUE(SendMessage(pair->second, message,
+                            with_fd ? std::span<const FdRef>(fds) : std::span<const FdRef>())
+                    .has_value());
+    const auto device = Frontend::Create(std::move(pair->first), Options(milliseconds(100)));
+    return device ? Code::kOk : device.error().code();
+  }
+};
+
+TEST_F(LyingBackendTest, RepliesThatBreakTheProtocolAreRefused) {
+  EXPECT_EQ(CreateAgainst({1, kVersion | kFlagReply, 8}, 8),
+            Code::kFailedPrecondition);  // no VERSION_1
+  EXPECT_EQ(CreateAgainst({15, kVersion | kFlagReply, 8}, 8), Code::kUnavailable);
+  EXPECT_EQ(CreateAgainst({1, kVersion, 8}, 8), Code::kUnavailable);
+  EXPECT_EQ(CreateAgainst({1, 2 | kFlagReply, 8}, 8), Code::kUnavailable);
+  EXPECT_EQ(CreateAgainst({1, kVersion | kFlagReply, 4}, 4), Code::kUnavailable);
+  EXPECT_EQ(CreateAgainst({1, kVersion | kFlagReply, 16}, 16), Code::kUnavailable);
+  EXPECT_EQ(CreateAgainst({1, kVersion | kFlagReply, 8}, 3), Code::kUnavailable);
+  EXPECT_EQ(CreateAgainst({1, kVersion | kFlagReply, 0xffffffff}, 8), Code::kUnavailable);
+  EXPECT_EQ(CreateAgainst({1, kVersion | kFlagReply, 8}, 8, true), Code::kUnavailable);
+}
+
+// The C virtiofsd of QEMU 7.2 (Debian 12: qemu-system-common), and Debian 13's where it is installed.
+class ForeignBackendTest : public FrontendTest {
+ protected:
+  void ServeWith(const std::string& binary, std::vector<std::string> arguments) {
+    if (::access(binary.c_str(), X_OK) != 0 || ::geteuid() != 0) {
+      GTEST_SKIP() << binary << " is not installed, or this is not root";
+    }
+    const std::string path = directory_ + ".sock";
+    SpawnOptions spawn;
+    spawn.argv = {binary, "--socket-path=" + path};
+    spawn.argv.insert(spawn.argv.end(), arguments.begin(), arguments.end());
+    spawn.fds = {{2, FdRef(2)}};
+    auto process = Subprocess::Spawn(spawn);
+    ASSERT_TRUE(process.has_value()) << process.error().message();
+    Result<UniqueFd> socket = ConnectUnix(path);
+    for (int i = 0; i < 500 && !socket; ++i) {
+      std::this_thread::sleep_for(milliseconds(10));
+      socket = ConnectUnix(path);
+    }
+    ASSERT_TRUE(socket.has_value()) << socket.error().message();
+    {
+      auto device = Frontend::CreateFs(*std::move(socket), "tag", 1, 64);
+      ASSERT_TRUE(device.has_value()) << device.error().message();
+      FuseGuest guest;
+      const auto started = guest.Start(**device);
+      ASSERT_TRUE(started.has_value()) << started.error().message();
+      EXPECT_TRUE(guest.Init());
+      EXPECT_EQ(guest.ReadFile("hello"), "hello from the host");
+      EXPECT_TRUE((*device)->StopQueue(0).has_value());
+      EXPECT_EQ((*device)->StopQueue(1)->next_available, 4U);
+    }
+    static_cast<void>(process->Kill(SIGTERM));
+    static_cast<void>(process->Wait());
+    ::unlink(path.c_str());
+  }
+};
+
+TEST_F(ForeignBackendTest, VirtiofsdOfQemu72) {
+  ServeWith("/usr/lib/qemu/virtiofsd", {"-o", "source=" + directory_, "-o", "cache=auto", "-f"});
+}
+
+TEST_F(ForeignBackendTest, VirtiofsdOfRust) {
+  ServeWith("/usr/libexec/virtiofsd", {"--shared-dir", directory_});
+}
+
+}  // namespace
+}  // namespace wyvern::vhost_user
