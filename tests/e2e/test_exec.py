@@ -119,7 +119,7 @@ def test_kill_of_a_finished_container_is_an_error(container):
 
 
 def test_delete_of_a_running_task_is_refused(container):
-    assert container.delete_task() != 0
+    assert container.delete_task() is None
     assert container.status() == "RUNNING"
 
 

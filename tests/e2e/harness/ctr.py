@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import subprocess
 import threading
 import time
@@ -112,9 +113,14 @@ class Container:
     def kill(self, signal="SIGKILL", *flags):
         return ctr("task", "kill", "-s", signal, *flags, self.name)
 
-    def delete_task(self) -> int:
-        """Deletes the stopped task; returns the exit code of its process."""
-        return ctr("task", "delete", self.name).returncode
+    def delete_task(self) -> int | None:
+        """Deletes the stopped task; returns the exit code of its process, or None if ctr refused."""
+        done = ctr("task", "delete", self.name)
+        # ctr exits with 0 and says the code in a warning.
+        said = re.search(rb"non-zero exit code (\d+)", done.stderr)
+        if said:
+            return int(said[1])
+        return 0 if done.returncode == 0 else None
 
     def spec(self) -> dict:
         return json.loads(ctr("container", "info", self.name).stdout)["Spec"]

@@ -37,6 +37,9 @@ class Shim:
         if spec is not None:
             (bundle / "config.json").write_text(json.dumps(spec))
         self.clients = []
+        # containerd keeps the log open for reading and writing and copies it to its own stderr.
+        os.mkfifo(bundle / "log")
+        self.log = os.open(bundle / "log", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
 
     def _argv(self, *more):
         return [binary(), "-namespace", "default", "-address", SOCKET, "-publish-binary", shutil.which("containerd"),
@@ -66,6 +69,14 @@ class Shim:
         for client in self.clients:
             client.close()
         self._call("-bundle", str(self.bundle), "delete")
+        os.close(self.log)
+
+    def log_text(self) -> str:
+        """What the shim has written to its log since the last call."""
+        try:
+            return os.read(self.log, 1 << 20).decode(errors="replace")
+        except BlockingIOError:
+            return ""
 
     def connect(self) -> ttrpc.Client:
         client = ttrpc.Client(self.address)

@@ -3,12 +3,11 @@
 import os
 import pathlib
 import re
-import subprocess
 
 OURS = re.compile(r"^(wyvern.*|containerd-shim-.*|crun|runc)$")
 FILE_TREES = ("/run/wyvern", "/run/containerd/s", "/run/containerd/fifo", "/run/netns",
               "/run/containerd/io.containerd.runtime.v2.task", "/var/lib/containerd/io.containerd.runtime.v2.task",
-              "/run/containerd/runc", "/dev/shm", "/tmp", "/var/tmp")
+              "/run/containerd/runc", "/var/lib/wyvern/run", "/dev/shm", "/tmp", "/var/tmp")
 # Directories that stay once the first container has made them.
 STAYS = re.compile(r"^(/run/wyvern"
                    r"|/run/containerd/(fifo|s|runc|runc/default)"
@@ -75,12 +74,6 @@ def _listening():
             yield path
 
 
-def _ctr(*argv):
-    done = subprocess.run(["ctr", *argv], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
-                          check=False)
-    return done.stdout.splitlines()
-
-
 def snapshot() -> dict:
     """Kind -> set of things that exist."""
     mounts = pathlib.Path("/proc/self/mountinfo").read_text().splitlines()
@@ -92,9 +85,6 @@ def snapshot() -> dict:
         "loop device": set(_loops()),
         "socket": set(_listening()),
         "network device": set(os.listdir("/sys/class/net")),
-        "container": set(_ctr("container", "ls", "-q")),
-        "task": set(_ctr("task", "ls", "-q")),
-        "snapshot": {line.split()[0] for line in _ctr("snapshot", "ls") if line.strip().endswith("Active")},
     }
 
 

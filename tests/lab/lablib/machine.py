@@ -108,7 +108,7 @@ class Machine:
             *boot.arch.machine, "-smp", str(boot.cpus), "-m", str(boot.memory),
             "-kernel", str(boot.kernel), "-initrd", str(boot.initrd),
             "-append", f"console={boot.arch.console} quiet loglevel=4 mitigations=off nmi_watchdog=0 "
-                       "panic=-1 lsm=yama random.trust_cpu=on systemd.show_status=no audit=0",
+                       "panic=-1 lsm=yama tsc=reliable random.trust_cpu=on systemd.show_status=no audit=0",
             "-serial", f"file:{self.console_path}",
             "-drive", f"if=virtio,format={disk_format},cache=unsafe,snapshot={overlay},file={boot.disk}",
             "-drive", f"if=virtio,format=raw,read-only=on,file={boot.build_disk}",
