@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <csignal>
+#include <thread>
 
 #include "base/log.h"
 #include "container/hooks.h"
@@ -58,6 +59,7 @@ HookState SandboxImpl::HookStateOf(const Container& container, const char* statu
 }
 
 Result<ProcessIo> SandboxImpl::CreateContainer(const ContainerOptions& options) {
+  const Busy busy(*this);
   WV_TRY(const ContainerPtr container, AddContainer(options.id));
   const int64_t start = timeline_.Now();
   auto io = MakeContainer(container, options);
@@ -132,7 +134,7 @@ Result<StdioStreams> SandboxImpl::CreateInGuest(const ContainerPtr& container, c
 
 void SandboxImpl::UndoCreate(const ContainerPtr& container, bool in_guest) {
   if (in_guest) {
-    static_cast<void>(agent_->DeleteProcess(container->id, ""));
+    static_cast<void>(KillAndDeleteInGuest(container->id));
   }
   static_cast<void>(ReleaseContainer(container));
 }
@@ -151,6 +153,23 @@ Result<> SandboxImpl::ReleaseContainer(const ContainerPtr& container) {
     }
   }
   return container->host->Release(alive);
+}
+
+// For an init that was never started: the agent deletes only what has ended.
+Result<> SandboxImpl::KillAndDeleteInGuest(const std::string& id) {
+  auto killed = agent_->SignalProcess(id, "", SIGKILL, true);
+  if (!killed.has_value() && killed.error().code() != Code::kNotFound) {
+    return killed;
+  }
+  const auto deadline = std::chrono::steady_clock::now() + config_.timeouts.agent_call;
+  while (true) {
+    auto deleted = agent_->DeleteProcess(id, "");
+    if (deleted.has_value() || deleted.error().code() != Code::kFailedPrecondition ||
+        std::chrono::steady_clock::now() > deadline) {
+      return deleted;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
 }
 
 Result<ProcessIo> SandboxImpl::AddExec(const std::string& id, const std::string& exec_id,
@@ -191,6 +210,7 @@ Result<ProcessIo> SandboxImpl::AddExec(const std::string& id, const std::string&
 }
 
 Result<ExitInfo> SandboxImpl::DeleteProcess(const std::string& id, const std::string& exec_id) {
+  const Busy busy(*this);
   ContainerPtr container;
   WV_TRY(const ProcessPtr process, FindProcess(id, exec_id, &container));
   {
@@ -234,7 +254,9 @@ Result<ExitInfo> SandboxImpl::DeleteInit(const ContainerPtr& container, const Pr
     if (auto synced = agent_->SyncFilesystems(config_.timeouts.agent_call); !synced.has_value()) {
       WV_WARN("container {}: writing back before delete: {}", id, synced.error().message());
     }
-    auto deleted = agent_->DeleteProcess(id, "");
+    const bool ended =
+        State(id, "").map([](const ProcessState& s) { return s.exit.has_value(); }).value_or(true);
+    auto deleted = ended ? agent_->DeleteProcess(id, "") : KillAndDeleteInGuest(id);
     if (!deleted.has_value() && deleted.error().code() != Code::kNotFound &&
         CheckAlive().has_value()) {
       return give_up(std::move(deleted).error());

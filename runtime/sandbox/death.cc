@@ -8,6 +8,15 @@
 
 namespace wyvern::runtime {
 
+SandboxImpl::~SandboxImpl() {
+  static_cast<void>(Shutdown());
+  pool_.reset();  // what still runs there uses the rest of us
+  if (loop_ != nullptr) {
+    loop_->Stop();
+    loop_thread_.reset();
+  }
+}
+
 void SandboxImpl::OnLoop(const std::function<void()>& task) {
   if (loop_->OnLoopThread()) {
     task();
@@ -115,24 +124,26 @@ void SandboxImpl::OnOom(std::function<void(std::string container_id)> callback) 
   on_oom_ = std::move(callback);
 }
 
-Result<> SandboxImpl::Shutdown() {
-  const std::lock_guard shutdown_lock(shutdown_mu_);
-  if (shut_down_) {
-    return {};
-  }
+// Everything that waits is let go; what is still being made or deleted by other threads comes to its end.
+std::vector<SandboxImpl::ContainerPtr> SandboxImpl::Settle() {
+  std::vector<ProcessPtr> processes;
   std::vector<ContainerPtr> left;
-  bool alive = false;
-  {
-    const std::lock_guard lock(mu_);
-    alive = !death_.has_value();
-    stopping_ = true;
-    for (const auto& [id, container] : containers_) {
-      left.push_back(container);
+  std::unique_lock lock(mu_);
+  changed_.wait(lock, [this] { return busy_ == 0; });
+  for (const auto& [id, container] : containers_) {
+    left.push_back(container);
+    for (const auto& [exec_id, process] : container->processes) {
+      processes.push_back(process);
     }
   }
-  if (alive && agent_ != nullptr && !left.empty()) {
-    static_cast<void>(agent_->SyncFilesystems(config_.timeouts.shutdown));
+  lock.unlock();
+  for (const ProcessPtr& process : processes) {
+    SetExited(process, 128 + SIGKILL);
   }
+  return left;
+}
+
+Result<> SandboxImpl::ReleaseAll() {
   Result<> first;
   const auto keep = [&first](Result<> result) {
     if (!result.has_value() && first.has_value()) {
@@ -140,24 +151,15 @@ Result<> SandboxImpl::Shutdown() {
       first = std::move(result);
     }
   };
-  if (machine_ != nullptr) {
-    machine_->End();
-  }
-  if (agent_ != nullptr) {
-    agent_->Close();
-  }
-  for (const ContainerPtr& container : left) {
+  for (const ContainerPtr& container : Settle()) {
     UnwatchAnchor(container);
-    for (const auto& [exec_id, process] : container->processes) {
-      SetExited(process, 128 + SIGKILL);
+    auto released =
+        container->host == nullptr ? Result<>() : container->host->Release(/*machine_alive=*/false);
+    if (released.has_value()) {
+      const std::lock_guard lock(mu_);
+      containers_.erase(container->id);
     }
-    if (container->host != nullptr) {
-      keep(container->host->Release(/*machine_alive=*/false));
-    }
-  }
-  {
-    const std::lock_guard lock(mu_);
-    containers_.clear();
+    keep(std::move(released));
   }
   network_.fd.Reset();
   if (cgroup_.has_value()) {
@@ -166,13 +168,32 @@ Result<> SandboxImpl::Shutdown() {
   if (state_ != nullptr && first.has_value()) {
     keep(state_->Remove());
   }
-  pool_.reset();
-  if (loop_ != nullptr) {
-    loop_->Stop();
-    loop_thread_.reset();
-  }
-  shut_down_ = first.has_value();
   return first;
+}
+
+Result<> SandboxImpl::Shutdown() {
+  const std::lock_guard shutdown_lock(shutdown_mu_);
+  if (shut_down_) {
+    return {};
+  }
+  bool write_back = false;
+  {
+    const std::lock_guard lock(mu_);
+    write_back = !death_.has_value() && !stopping_ && !containers_.empty();
+    stopping_ = true;
+  }
+  if (write_back && agent_ != nullptr) {
+    static_cast<void>(agent_->SyncFilesystems(config_.timeouts.shutdown));
+  }
+  if (machine_ != nullptr) {
+    machine_->End();
+  }
+  if (agent_ != nullptr) {
+    agent_->Close();
+  }
+  auto released = ReleaseAll();
+  shut_down_ = released.has_value();
+  return released;
 }
 
 }  // namespace wyvern::runtime

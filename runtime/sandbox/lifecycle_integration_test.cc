@@ -237,6 +237,7 @@ TEST_F(LifecycleTest, HostHooksSeeTheContainer) {
   ASSERT_FALSE(io.has_value());
   EXPECT_THAT(io.error().message(),
               testing::AllOf(HasSubstr("createRuntime hook"), HasSubstr("no way")));
+  EXPECT_EQ(Run("i", {}).status, 0U);  // nothing of it is left in the guest either
 }
 
 TEST_F(LifecycleTest, StatsHaveFigures) {

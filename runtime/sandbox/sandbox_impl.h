@@ -94,6 +94,27 @@ class SandboxImpl final : public Sandbox {
   using ContainerPtr = std::shared_ptr<Container>;
   using ProcessPtr = std::shared_ptr<Process>;
 
+  // Counts a create or delete for as long as it lives.
+  class Busy {
+   public:
+    explicit Busy(SandboxImpl& sandbox) : sandbox_(sandbox) {
+      const std::lock_guard lock(sandbox_.mu_);
+      ++sandbox_.busy_;
+    }
+
+    ~Busy() {
+      const std::lock_guard lock(sandbox_.mu_);
+      --sandbox_.busy_;
+      sandbox_.changed_.notify_all();
+    }
+
+    Busy(const Busy&) = delete;
+    Busy& operator=(const Busy&) = delete;
+
+   private:
+    SandboxImpl& sandbox_;
+  };
+
   // start.cc
   Result<> ReadBundle();
   Result<> OpenState();
@@ -108,6 +129,7 @@ class SandboxImpl final : public Sandbox {
   Result<ContainerPtr> AddContainer(const std::string& id);
   Result<ProcessIo> MakeContainer(const ContainerPtr& container, const ContainerOptions& options);
   Result<StdioStreams> CreateInGuest(const ContainerPtr& container, const IoWanted& io);
+  Result<> KillAndDeleteInGuest(const std::string& id);
   void UndoCreate(const ContainerPtr& container, bool in_guest);
   Result<> ReleaseContainer(const ContainerPtr& container);
   void WatchAnchor(const ContainerPtr& container);
@@ -130,6 +152,8 @@ class SandboxImpl final : public Sandbox {
   void Die(const std::string& reason);
   void OnMachineEvent(const MachineEvent& event);
   void OnAnchorDeath(const ContainerPtr& container);
+  std::vector<ContainerPtr> Settle();
+  Result<> ReleaseAll();
   // Runs on the loop's thread and waits for it.
   void OnLoop(const std::function<void()>& task);
 
@@ -154,6 +178,7 @@ class SandboxImpl final : public Sandbox {
   std::mutex mu_;
   std::condition_variable changed_;
   std::map<std::string, ContainerPtr> containers_;
+  int busy_ = 0;  // creates and deletes under way: Shutdown waits for them
   bool stopping_ = false;
   std::optional<std::string> death_;  // why; set once
   std::function<void(std::string)> on_death_;

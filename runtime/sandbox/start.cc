@@ -60,10 +60,6 @@ Result<std::unique_ptr<Sandbox>> StartSandbox(SandboxOptions options, Backend ba
 SandboxImpl::SandboxImpl(SandboxOptions options, Backend backend)
     : options_(std::move(options)), backend_(std::move(backend)), config_(*options_.config) {}
 
-SandboxImpl::~SandboxImpl() {
-  static_cast<void>(Shutdown());
-}
-
 Result<> SandboxImpl::Start() {
   WV_TRY_VOID(oci::CheckId(options_.id));
   WV_TRY_VOID(ReadBundle());
@@ -222,7 +218,7 @@ Result<> SandboxImpl::ConnectAgent() {
       callback = on_oom_;
     }
     if (callback) {
-      callback(id);
+      pool_->Run([callback = std::move(callback), id] { callback(id); });
     }
   };
   auto connected = AgentClient::Connect(

@@ -1,0 +1,154 @@
+// The client against the VMM's own service, with a machine that only remembers what it was told.
+#include "hypervisor/vmm_client.h"
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
+#include "api/virtual_machine.h"
+#include "api/vmm_server.h"
+#include "base/unix_socket.h"
+
+namespace wyvern::runtime {
+namespace {
+
+using testing::HasSubstr;
+
+class RecordingMachine : public api::VirtualMachine {
+ public:
+  Result<> Create(api::MachineSpec spec) override {
+    created = std::move(spec);
+    return {};
+  }
+
+  Result<std::string> Attach(const std::string& id, api::DeviceSpec spec) override {
+    attached.emplace_back(id, spec.index());
+    return std::string("0000:00:01.0");
+  }
+
+  Result<> Boot() override {
+    listener({api::EventKind::kGuestPanic, "at once"});
+    return {};
+  }
+
+  Result<> ConnectVsock(uint32_t port, UniqueFd socket) override {
+    if (port != 100) {
+      return Fail(Code::kUnavailable, "refused");
+    }
+    return WriteAll(socket, std::string_view("hello"));
+  }
+
+  Result<> Pause() override { return {}; }
+
+  Result<> Resume() override { return {}; }
+
+  std::map<std::string, uint64_t> Metrics() override { return {}; }
+
+  void SetEventListener(std::function<void(api::MachineEvent)> new_listener) override {
+    listener = std::move(new_listener);
+  }
+
+  api::MachineSpec created;
+  std::vector<std::pair<std::string, size_t>> attached;
+  std::function<void(api::MachineEvent)> listener = [](const api::MachineEvent&) {};
+};
+
+class VmmClientTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    SocketPair grpc = *MakeSocketPair(SOCK_STREAM);
+    SocketPair donation = *MakeSocketPair(SOCK_SEQPACKET);
+    server_ = std::thread([this, a = grpc.second.Release(), b = donation.second.Release()] {
+      static_cast<void>(api::ServeVmm({UniqueFd(a), UniqueFd(b), "test"}, machine_));
+    });
+    client_ = std::make_unique<VmmClient>(std::move(grpc.first), std::move(donation.first),
+                                          std::chrono::seconds(10));
+    null_ = *Open("/dev/null", O_RDONLY);
+  }
+
+  void TearDown() override {
+    client_.reset();
+    server_.join();
+  }
+
+  Result<> Create(uint32_t vcpus) {
+    CreateVm vm;
+    vm.vcpus = vcpus;
+    vm.memory_bytes = 64U << 20U;
+    vm.kvm = null_;
+    vm.kernel = null_;
+    vm.cmdline = "quiet";
+    return client_->Create(vm);
+  }
+
+  RecordingMachine machine_;
+  std::thread server_;
+  std::unique_ptr<VmmClient> client_;
+  UniqueFd null_;
+};
+
+TEST_F(VmmClientTest, ErrorsKeepTheirCode) {
+  auto created = Create(99);
+  ASSERT_FALSE(created.has_value());
+  EXPECT_EQ(created.error().code(), Code::kInvalidArgument);
+  EXPECT_THAT(created.error().message(), HasSubstr("vcpus"));
+}
+
+TEST_F(VmmClientTest, MachineAndDevicesArrive) {
+  ASSERT_TRUE(Create(2).has_value());
+  EXPECT_EQ(machine_.created.vcpus, 2U);
+  EXPECT_TRUE(machine_.created.shared_memory);
+  EXPECT_TRUE(machine_.created.kernel.valid());
+  EXPECT_FALSE(machine_.created.initrd.valid());
+  SocketPair vhost = *MakeSocketPair(SOCK_STREAM);
+  ASSERT_TRUE(client_->AttachPmem("root", null_).has_value());
+  ASSERT_TRUE(client_->AttachRng("rng").has_value());
+  ASSERT_TRUE(client_->AttachVsock("vsock", 3).has_value());
+  ASSERT_TRUE(client_->AttachFs("share", vhost.first, "wyvern", 1).has_value());
+  EXPECT_EQ(machine_.attached, (std::vector<std::pair<std::string, size_t>>{
+                                   {"root", 0}, {"rng", 1}, {"vsock", 2}, {"share", 4}}));
+}
+
+TEST_F(VmmClientTest, StreamsAreThoseOfTheSocketGiven) {
+  SocketPair pair = *MakeSocketPair(SOCK_STREAM);
+  EXPECT_EQ(client_->ConnectVsock(7, pair.second).error().code(), Code::kUnavailable);
+  ASSERT_TRUE(client_->ConnectVsock(100, pair.second).has_value());
+  std::byte buffer[5];
+  ASSERT_TRUE(ReadExact(pair.first, buffer).has_value());
+  EXPECT_EQ(std::string_view(reinterpret_cast<const char*>(buffer), 5), "hello");
+}
+
+TEST_F(VmmClientTest, EventsArriveAndStop) {
+  std::mutex mu;
+  std::condition_variable changed;
+  std::vector<MachineEvent> events;
+  std::thread reader([&] {
+    client_->WatchEvents([&](const MachineEvent& event) {
+      const std::lock_guard lock(mu);
+      events.push_back(event);
+      changed.notify_all();
+    });
+  });
+  ASSERT_TRUE(client_->Boot().has_value());
+  {
+    std::unique_lock lock(mu);
+    EXPECT_TRUE(changed.wait_for(lock, std::chrono::seconds(10), [&] { return !events.empty(); }));
+    EXPECT_EQ(events.at(0).kind, MachineEvent::Kind::kGuestPanic);
+    EXPECT_THAT(events.at(0).text, HasSubstr("at once"));
+  }
+  client_->StopEvents();
+  reader.join();
+}
+
+TEST_F(VmmClientTest, VmmThatIsGoneIsUnavailable) {
+  ASSERT_TRUE(client_->Shutdown(std::chrono::seconds(5)).has_value());
+  EXPECT_FALSE(client_->AttachRng("rng").has_value());
+}
+
+}  // namespace
+}  // namespace wyvern::runtime
