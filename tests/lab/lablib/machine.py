@@ -15,6 +15,7 @@ import socket
 import subprocess
 import tempfile
 
+from lablib import tsc
 from lablib.cache import LabError
 
 PR_SET_PDEATHSIG = 1
@@ -102,13 +103,15 @@ class Machine:
     def _argv(self, boot: Boot, control_fd: int, stdin_fd: int, qmp_fd: int):
         saved = ["-incoming", f"file:{boot.saved}"] if boot.saved else []
         disk_format = "qcow2" if boot.disk.suffix == ".qcow2" else "raw"
+        khz = tsc.host_khz()
+        clock = f"tsc=reliable tsc_early_khz={khz}" if khz else ""
         overlay = "off" if boot.keep_writes else "on"
         return [
             *_emulator(boot), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             *boot.arch.machine, "-smp", str(boot.cpus), "-m", str(boot.memory),
             "-kernel", str(boot.kernel), "-initrd", str(boot.initrd),
             "-append", f"console={boot.arch.console} quiet loglevel=4 mitigations=off nmi_watchdog=0 "
-                       "panic=-1 lsm=yama tsc=reliable random.trust_cpu=on systemd.show_status=no audit=0",
+                       f"panic=-1 lsm=yama {clock} random.trust_cpu=on systemd.show_status=no audit=0",
             "-serial", f"file:{self.console_path}",
             "-drive", f"if=virtio,format={disk_format},cache=unsafe,snapshot={overlay},file={boot.disk}",
             "-drive", f"if=virtio,format=raw,read-only=on,file={boot.build_disk}",

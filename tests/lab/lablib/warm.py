@@ -10,7 +10,7 @@ import pathlib
 import tempfile
 import time
 
-from lablib import cache, machine, session, stage
+from lablib import cache, machine, session, stage, tsc
 from lablib.cache import LabError
 from lablib.machine import Boot
 
@@ -25,7 +25,9 @@ def boot(cold: Boot, containerd: str) -> Boot:
 
 
 def _key(cold: Boot, containerd: str) -> str:
-    return cache.digest(cold.disk.parent.name, cold.qemu.name, cold.cpus, cold.memory, containerd,
+    # A saved machine has the clock rate of the host that saved it.
+    rate = round((tsc.host_khz() or 0) / 5000)
+    return cache.digest(rate, cold.disk.parent.name, cold.qemu.name, cold.cpus, cold.memory, containerd,
                         HERE / "machine.py", HERE.parent / "machine/run", stage.DISK_SIZE, HERE / "warm.py")
 
 
