@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include "api/host_probe.h"
+#include "base/fd.h"
 #include "cli/commands.h"
 #include "config/config.h"
 

@@ -23,6 +23,7 @@
 #include "config/config.h"
 #include "control/control_server.h"
 #include "sandbox/sandbox.h"
+#include "state/state.h"
 
 namespace wyvern::cli {
 
@@ -216,6 +217,30 @@ Result<int> RunContainer(const RunOptions& options, runtime::Sandbox& sandbox, S
   return static_cast<int>(exit.status);
 }
 
+// What `wyvern ps`, `exec` and `logs` talk to.
+Result<std::unique_ptr<shim::ControlServer>> ServeControl(const std::string& path,
+                                                          const std::string& name,
+                                                          const std::string& bundle,
+                                                          runtime::Sandbox& sandbox) {
+  const auto created = std::chrono::system_clock::now();
+  shim::ControlOptions options;
+  options.sandbox_id = name;
+  options.version = kVersion;
+  options.containers = [name, bundle, created, &sandbox] {
+    std::vector<shim::ControlContainer> list;
+    const auto state = sandbox.State(name, "");
+    if (state) {
+      list.push_back({.id = name,
+                      .bundle = bundle,
+                      .status = state->status,
+                      .pid = state->pid,
+                      .created_at = created});
+    }
+    return list;
+  };
+  return shim::ControlServer::Start(path, sandbox, std::move(options));
+}
+
 runtime::IoWanted WantedIo(const RunOptions& options) {
   runtime::IoWanted wanted;
   wanted.terminal = options.tty;
@@ -252,16 +277,20 @@ Result<int> Run(const RunOptions& options) {
   const std::string name = options.name.empty() ? RandomName() : options.name;
   WV_TRY(const Scratch scratch, Scratch::Create(name));
   WV_TRY_VOID(WriteFile(scratch.bundle() + "/config.json", spec));
+  const std::string control_path =
+      runtime::StateDirectory(config->state_dir, kNamespace, name) + "/control.sock";
   WV_TRY(
       const auto sandbox,
       runtime::Sandbox::Start(
           {.ns = kNamespace, .id = name, .bundle = scratch.bundle(), .config = std::move(config)}));
+  WV_TRY(const auto control, ServeControl(control_path, name, scratch.bundle(), *sandbox));
   runtime::ContainerOptions container;
   container.id = name;
   container.bundle = scratch.bundle();
   container.rootfs = {RootMount(image, scratch)};
   container.io = WantedIo(options);
   auto code = RunContainer(options, *sandbox, std::move(signals), container);
+  control->Close();
   const auto ended = sandbox->Shutdown();
   if (code && !ended) {
     return tl::unexpected(Error(ended.error().code(), ended.error().message()));

@@ -197,6 +197,9 @@ std::vector<CallRule> Control() {
     rules.push_back(Always(number));
   }
   rules.push_back(When(SYS_socketpair, 0, kLow32, AF_UNIX));
+  // Guest memory and descriptors are sealed against shrinking.
+  rules.push_back(When(SYS_fcntl, 1, kLow32, F_ADD_SEALS));
+  rules.push_back(When(SYS_fcntl, 1, kLow32, F_GET_SEALS));
   // Limits can be read, not raised.
   rules.push_back(When(SYS_prlimit64, 2, ~0ULL, 0));
   rules.push_back(When(SYS_prctl, 0, kLow32, PR_GET_NAME));
