@@ -26,6 +26,8 @@ done
 
 export WYVERN_CACHE=${WYVERN_CACHE:-${HOME:-/root}/.cache/wyvern}
 export CCACHE_DIR=${CCACHE_DIR:-$WYVERN_CACHE/ccache}
+# Objects are found again from another clone of the same sources.
+export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1
 export WYVERN_LONG=$long WYVERN_FUZZ_SECONDS=$fuzz_seconds
 export WYVERN_LOGS=$PWD/build/test-logs
 rm -rf "$WYVERN_LOGS"
