@@ -44,8 +44,9 @@ constexpr std::array kAllowed = {
     SCMP_SYS(futex), SCMP_SYS(sched_yield), SCMP_SYS(nanosleep), SCMP_SYS(clock_nanosleep),
     SCMP_SYS(clock_gettime), SCMP_SYS(gettimeofday), SCMP_SYS(getrandom), SCMP_SYS(gettid),
     SCMP_SYS(getpid), SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn), SCMP_SYS(restart_syscall),
-    SCMP_SYS(rseq), SCMP_SYS(membarrier), SCMP_SYS(exit), SCMP_SYS(exit_group), SCMP_SYS(alarm),
-    SCMP_SYS(setitimer), SCMP_SYS(prctl)};
+    // set_robust_list: a pool thread may still be starting when the filter reaches it
+    SCMP_SYS(set_robust_list), SCMP_SYS(rseq), SCMP_SYS(membarrier), SCMP_SYS(exit),
+    SCMP_SYS(exit_group), SCMP_SYS(alarm), SCMP_SYS(setitimer), SCMP_SYS(prctl)};
 
 // Only an attacker calls these: no handler, no message, the end.
 constexpr std::array kLethal = {
