@@ -12,7 +12,7 @@ Result<std::unique_ptr<DeviceWorker>> DeviceWorker::Start(const WorkerOptions& o
   std::unique_ptr<DeviceWorker> worker(new DeviceWorker(std::move(loop)));
   EventLoop* running = worker->loop_.get();
   WV_TRY(worker->thread_,
-         WorkerThread::Start(options.name, [running, hook = options.on_thread_start,
+         WorkerThread::Start(options.name.substr(0, 15), [running, hook = options.on_thread_start,
                                             name = options.name](const EventFd& /*stop*/) {
            if (hook) {
              hook("worker");

@@ -13,7 +13,7 @@
 namespace wyvern::devices {
 
 struct WorkerOptions {
-  // At most 15 bytes; also what metrics and logs call the device.
+  // What logs call the device; its first 15 bytes name the threads.
   std::string name;
   // Runs first in each thread of the device ("worker", "io"): the jail installs its filters here.
   std::function<void(const char* kind)> on_thread_start;
