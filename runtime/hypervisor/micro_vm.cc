@@ -11,6 +11,7 @@
 
 #include "api/console_ring.h"
 #include "api/host_probe.h"
+#include "base/endian.h"
 #include "base/log.h"
 #include "base/unix_socket.h"
 #include "base/worker_thread.h"
@@ -68,6 +69,7 @@ class MicroVm final : public Machine {
   std::unique_ptr<VmmClient> client_;
   UniqueFd vhost_socket_;
   UniqueFd console_;
+  UniqueFd kvm_device_;  // until the VMM has it
   EventCallback events_;
   std::unique_ptr<WorkerThread> event_thread_;  // reads the VMM's events
   std::unique_ptr<WorkerThread> watch_thread_;  // waits for the processes
@@ -95,7 +97,24 @@ Result<> MicroVm::SpawnVmm(const SpawnHook& spawned) {
   return {};
 }
 
+// The file system that the guest's kernel will mount as its root: said here, not by a panic in the guest.
+Result<> CheckImage(FdRef image, const std::string& path) {
+  constexpr off_t kSuperblock = 1024;
+  constexpr uint32_t kErofsMagic = 0xe0f5e1e2;  // EROFS_SUPER_MAGIC_V1, linux/magic.h
+  Le32 magic;
+  if (pread(image.get(), &magic, sizeof(magic), kSuperblock) != sizeof(magic) ||
+      magic != kErofsMagic) {
+    return Fail(
+        Code::kInvalidArgument,
+        "guest image (sandbox.image) " + path +
+            " is damaged or no EROFS image; build it again with deploy/guest/build-image.sh");
+  }
+  return {};
+}
+
 Result<> MicroVm::Start(const SpawnHook& spawned) {
+  WV_TRY_CONTEXT(kvm_device_, Open("/dev/kvm", O_RDWR),
+                 "KVM is needed (enable virtualization; `wyvern check` says more)");
   probe_ = std::thread([this] { kvm_ = api::ProbeKvm(); });
   WV_TRY(console_, api::MakeConsoleRing());
   WV_TRY(auto fs, FileServerProcess::Spawn(options_));
@@ -108,13 +127,12 @@ Result<> MicroVm::Start(const SpawnHook& spawned) {
 Result<> MicroVm::CheckKvm() {
   probe_.join();
   if (kvm_.state != api::KvmState::kWorks) {
-    return Fail(Code::kFailedPrecondition, kvm_.text);
+    return Fail(Code::kFailedPrecondition, "/dev/kvm: " + kvm_.text);
   }
   return {};
 }
 
 Result<> MicroVm::Configure() {
-  WV_TRY_CONTEXT(const UniqueFd kvm, Open("/dev/kvm", O_RDWR), "KVM");
   WV_TRY_CONTEXT(const UniqueFd kernel, Open(options_.kernel, O_RDONLY),
                  "guest kernel (sandbox.kernel)");
   UniqueFd initrd;
@@ -123,15 +141,17 @@ Result<> MicroVm::Configure() {
   }
   WV_TRY_CONTEXT(const UniqueFd image, Open(options_.image, O_RDONLY),
                  "guest image (sandbox.image)");
+  WV_TRY_VOID(CheckImage(image, options_.image));
   CreateVm vm;
   vm.vcpus = options_.vcpus;
   vm.memory_bytes = options_.memory_bytes;
-  vm.kvm = kvm;
+  vm.kvm = kvm_device_;
   vm.kernel = kernel;
   vm.initrd = initrd;
   vm.console = console_;
   vm.cmdline = CommandLine(options_);
-  WV_TRY_VOID(client_->Create(vm));
+  WV_TRY_VOID_CONTEXT(client_->Create(vm), "machine with the guest kernel " + options_.kernel);
+  kvm_device_.Reset();
   WV_TRY_VOID(client_->AttachPmem("root", image));
   WV_TRY_VOID(client_->AttachRng("rng"));
   WV_TRY_VOID(client_->AttachVsock("vsock", options_.guest_cid));
