@@ -11,16 +11,17 @@ Result<std::unique_ptr<DeviceWorker>> DeviceWorker::Start(const WorkerOptions& o
   WV_TRY(auto loop, EventLoop::Create());
   std::unique_ptr<DeviceWorker> worker(new DeviceWorker(std::move(loop)));
   EventLoop* running = worker->loop_.get();
-  WV_TRY(worker->thread_,
-         WorkerThread::Start(options.name.substr(0, 15), [running, hook = options.on_thread_start,
-                                            name = options.name](const EventFd& /*stop*/) {
-           if (hook) {
-             hook("worker");
-           }
-           if (auto ended = running->Run(); !ended) {
-             WV_ERROR("{}: event loop failed: {}", name, ended.error().message());
-           }
-         }));
+  WV_TRY(worker->thread_, WorkerThread::Start(options.name.substr(0, 15),
+                                              [running, hook = options.on_thread_start,
+                                               name = options.name](const EventFd& /*stop*/) {
+                                                if (hook) {
+                                                  hook("worker");
+                                                }
+                                                if (auto ended = running->Run(); !ended) {
+                                                  WV_ERROR("{}: event loop failed: {}", name,
+                                                           ended.error().message());
+                                                }
+                                              }));
   return worker;
 }
 
