@@ -34,6 +34,30 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason=f"tests what only {WYVERN} has; the runtime is {RUNTIME}"))
 
 
+def _limited(item):
+    """No phase of a test may hang the rest: after its limit it fails where it is."""
+    marker = item.get_closest_marker("limit")
+    seconds = marker.args[0] if marker else LIMIT
+
+    def expire(*_):
+        raise TimeoutError(f"the test took longer than {seconds} s")
+
+    signal.signal(signal.SIGALRM, expire)
+    signal.alarm(seconds)
+    yield
+    signal.alarm(0)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_setup(item):
+    yield from _limited(item)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item):
+    yield from _limited(item)
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     """A failed test carries what the machine said meanwhile."""
@@ -95,22 +119,6 @@ def sweep() -> None:
         ctr("task", "delete", "--force", name, timeout=60)
     for name in set(ctr("container", "ls", "-q").stdout.decode().split()):
         ctr("container", "delete", name, timeout=60)
-
-
-@pytest.fixture(autouse=True)
-def time_limit(request):
-    """No test may hang the rest: after its limit it fails where it is."""
-    marker = request.node.get_closest_marker("limit")
-    seconds = marker.args[0] if marker else LIMIT
-
-    def expire(*_):
-        raise TimeoutError(f"the test took longer than {seconds} s")
-
-    previous = signal.signal(signal.SIGALRM, expire)
-    signal.alarm(seconds)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, previous)
 
 
 @pytest.fixture
