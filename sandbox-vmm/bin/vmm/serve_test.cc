@@ -9,6 +9,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <vector>
+
 #include "api/donation.h"
 #include "base/unix_socket.h"
 #include "proto/vmm.grpc.pb.h"
@@ -43,50 +45,74 @@ class IdleMachine : public api::VirtualMachine {
   void SetEventListener(std::function<void(api::MachineEvent)> /*listener*/) override {}
 };
 
+// A jailed server and our ends of its sockets.
+struct Jailed {
+  pid_t child = -1;
+  UniqueFd grpc_socket;
+  UniqueFd donation_socket;
+};
+
+Jailed StartJailed() {
+  SocketPair grpc_pair = *MakeSocketPair(SOCK_STREAM);
+  SocketPair donation_pair = *MakeSocketPair(SOCK_SEQPACKET);
+  Jailed jailed;
+  jailed.child = fork();
+  if (jailed.child == 0) {
+    grpc_pair.first.Reset();
+    donation_pair.first.Reset();
+    ServeOptions options{.grpc_socket = std::move(grpc_pair.second),
+                         .donation_socket = std::move(donation_pair.second),
+                         .uid = 65533,
+                         .gid = 65533,
+                         .make_machine = [] { return std::make_unique<IdleMachine>(); }};
+    const auto served = ServeJailed(std::move(options));
+    if (!served) {
+      dprintf(STDERR_FILENO, "%s\n", served.error().message().c_str());
+    }
+    _exit(served ? 0 : 1);
+  }
+  jailed.grpc_socket = std::move(grpc_pair.first);
+  jailed.donation_socket = std::move(donation_pair.first);
+  return jailed;
+}
+
 class ServeTest : public testing::Test {
  protected:
+  // Every child is forked before this process starts gRPC's threads: fork and threads do not mix. The last one started has no
+  // copies of the others' sockets, so they are used in that order.
+  static void SetUpTestSuite() {
+    for (int i = 0; geteuid() == 0 && i < 3; ++i) {
+      Waiting().push_back(StartJailed());
+    }
+  }
+
+  static std::vector<Jailed>& Waiting() {
+    static std::vector<Jailed> waiting;
+    return waiting;
+  }
+
   void SetUp() override {
     if (geteuid() != 0) {
       GTEST_SKIP() << "needs root: it makes namespaces";
     }
-    SocketPair grpc_pair = *MakeSocketPair(SOCK_STREAM);
-    SocketPair donation_pair = *MakeSocketPair(SOCK_SEQPACKET);
-    // The child is forked before this process starts gRPC's threads: fork and gRPC do not mix.
-    child_ = fork();
-    if (child_ == 0) {
-      grpc_pair.first.Reset();
-      donation_pair.first.Reset();
-      ServeOptions options{.grpc_socket = std::move(grpc_pair.second),
-                           .donation_socket = std::move(donation_pair.second),
-                           .uid = 65533,
-                           .gid = 65533,
-                           .make_machine = [] { return std::make_unique<IdleMachine>(); }};
-      const auto served = ServeJailed(std::move(options));
-      if (!served) {
-        dprintf(STDERR_FILENO, "%s\n", served.error().message().c_str());
-      }
-      _exit(served ? 0 : 1);
-    }
-    grpc_pair.second.Reset();
-    donation_pair.second.Reset();
-    ASSERT_TRUE(SetNonBlocking(grpc_pair.first, true));
-    donate_ = std::make_unique<api::DonationClient>(std::move(donation_pair.first));
-    grpc_socket_ = std::move(grpc_pair.first);
+    jailed_ = std::move(Waiting().back());
+    Waiting().pop_back();
+    ASSERT_TRUE(SetNonBlocking(jailed_.grpc_socket, true));
+    donate_ = std::make_unique<api::DonationClient>(std::move(jailed_.donation_socket));
   }
 
   std::unique_ptr<wyvern::vmm::v1::Vmm::Stub> Connect() {
     return wyvern::vmm::v1::Vmm::NewStub(
-        grpc::CreateInsecureChannelFromFd("vmm", grpc_socket_.Release()));
+        grpc::CreateInsecureChannelFromFd("vmm", jailed_.grpc_socket.Release()));
   }
 
   int WaitForChild() const {
     int status = 0;
-    waitpid(child_, &status, 0);
+    waitpid(jailed_.child, &status, 0);
     return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
   }
 
-  pid_t child_ = -1;
-  UniqueFd grpc_socket_;
+  Jailed jailed_;
   std::unique_ptr<api::DonationClient> donate_;
 };
 
@@ -115,7 +141,7 @@ TEST_F(ServeTest, ProgramCannotBeStartedFromTheControlPlane) {
 
 TEST_F(ServeTest, ProcessEndsWhenTheClientHangsUp) {
   donate_.reset();
-  grpc_socket_.Reset();
+  jailed_.grpc_socket.Reset();
   EXPECT_EQ(WaitForChild(), 0);
 }
 
