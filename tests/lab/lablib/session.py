@@ -57,7 +57,9 @@ class Session:
 
     def run(self) -> int:
         deadline = self.begin + self.request.timeout
-        if not self.saved:
+        if self.saved:
+            self.wait_loaded(deadline)
+        else:
             self.prepare(min(deadline, self.begin + BOOT_SECONDS))
         self.send(b"R", json.dumps({
             "now": time.time(), "entropy": os.urandom(64).hex(),
@@ -79,6 +81,14 @@ class Session:
             elif kind == b"X":
                 self.note("command ended")
                 return json.loads(payload)["code"]
+
+    def wait_loaded(self, deadline: float) -> None:
+        """The request carries the time of day: it is made when the machine runs."""
+        while not self.machine.command("query-status")["running"]:
+            if time.monotonic() > deadline:
+                raise Hung("loading the saved machine did not end in time")
+            time.sleep(0.02)
+        self.note("machine continues")
 
     def prepare(self, deadline: float) -> None:
         """Returns when the machine has booted and what every command expects is up."""
