@@ -1,5 +1,5 @@
 // legacy/io_apic.h — an I/O APIC in user space, for KVM's split irqchip: turns lines into messages.
-// Spec:    Intel 82093AA data sheet; version 0x11, 24 pins, no EOI register.
+// Spec:    Intel 82093AA data sheet; version 0x11, 8 pins (a guest touches each one several times at boot), no EOI register.
 // Errors:  none; what the guest programs wrongly interrupts nobody.
 // Threads: any; one mutex, held while messages are sent.
 // Trust:   every register write is the guest's.
@@ -20,7 +20,7 @@ namespace wyvern::legacy {
 
 class IoApic : public bus::BusDevice {
  public:
-  static constexpr size_t kPins = 24;
+  static constexpr size_t kPins = 8;
   static constexpr uint64_t kSize = 0x1000;
 
   using PinMessages = std::array<std::optional<irq::MsiMessage>, kPins>;

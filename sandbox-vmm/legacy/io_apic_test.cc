@@ -53,7 +53,7 @@ class IoApicTest : public testing::Test {
 };
 
 TEST_F(IoApicTest, RegistersThatDoNotExistDoNothing) {
-  for (const unsigned index : {0x03U, 0x0fU, 0x40U, 0xffU}) {
+  for (const unsigned index : {0x03U, 0x0fU, 0x20U, 0x40U, 0xffU}) {
     Select(static_cast<uint8_t>(index));
     EXPECT_EQ(Read32(0x10), 0xffffffffU);
     Write32(0x10, 0);
@@ -85,7 +85,7 @@ TEST_F(IoApicTest, PinsStartMasked) {
   }
   EXPECT_TRUE(sent_.empty());
   Select(1);
-  EXPECT_EQ(Read32(0x10), 0x00170011U);
+  EXPECT_EQ(Read32(0x10), 0x00070011U);
 }
 
 TEST_F(IoApicTest, EdgePinSendsOncePerRise) {
@@ -102,31 +102,31 @@ TEST_F(IoApicTest, EdgePinSendsOncePerRise) {
 }
 
 TEST_F(IoApicTest, LevelPinWaitsForTheEndOfInterrupt) {
-  SetEntry(9, kLevel | 0x55);
-  EXPECT_EQ(level_pins_, std::vector<size_t>{9});
-  apic_.Line(9)->SetLevel(true);
-  apic_.Line(9)->SetLevel(false);
-  apic_.Line(9)->SetLevel(true);
+  SetEntry(7, kLevel | 0x55);
+  EXPECT_EQ(level_pins_, std::vector<size_t>{7});
+  apic_.Line(7)->SetLevel(true);
+  apic_.Line(7)->SetLevel(false);
+  apic_.Line(7)->SetLevel(true);
   EXPECT_EQ(sent_.size(), 1U);
   EXPECT_EQ(sent_[0].data, 0xc055U);
-  EXPECT_NE(Low(9) & kRemoteIrr, 0U);
+  EXPECT_NE(Low(7) & kRemoteIrr, 0U);
   apic_.EndOfInterrupt(0x54);  // another vector
   EXPECT_EQ(sent_.size(), 1U);
   apic_.EndOfInterrupt(0x55);  // still asserted: again
   EXPECT_EQ(sent_.size(), 2U);
-  apic_.Line(9)->SetLevel(false);
+  apic_.Line(7)->SetLevel(false);
   apic_.EndOfInterrupt(0x55);
   EXPECT_EQ(sent_.size(), 2U);
-  EXPECT_EQ(Low(9) & kRemoteIrr, 0U);
+  EXPECT_EQ(Low(7) & kRemoteIrr, 0U);
 }
 
 TEST_F(IoApicTest, UnmaskingAnAssertedLevelPinDelivers) {
-  SetEntry(9, kLevel | kMasked | 0x55);
-  apic_.Line(9)->SetLevel(true);
+  SetEntry(7, kLevel | kMasked | 0x55);
+  apic_.Line(7)->SetLevel(true);
   EXPECT_TRUE(sent_.empty());
-  SetEntry(9, kLevel | 0x55);
+  SetEntry(7, kLevel | 0x55);
   EXPECT_EQ(sent_.size(), 1U);
-  SetEntry(9, kMasked);
+  SetEntry(7, kMasked);
   EXPECT_TRUE(level_pins_.empty());
 }
 

@@ -46,8 +46,8 @@ constexpr uint16_t kPowerPort = 0x600;
 constexpr uint16_t kPciConfigPort = 0xcf8;  // eight ports
 
 // Interrupts.
-constexpr uint8_t kSerialIrq = 4;  // ISA irq = I/O APIC pin = GSI
-constexpr uint32_t kFirstMsiGsi = 24;
+constexpr uint8_t kSerialIrq = 4;     // ISA irq = I/O APIC pin = GSI
+constexpr uint32_t kFirstMsiGsi = 8;  // behind the pins
 constexpr uint32_t kMsiRoutes = 1024;
 
 }  // namespace wyvern::arch

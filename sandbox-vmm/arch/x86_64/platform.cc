@@ -22,6 +22,8 @@ namespace wyvern::arch {
 
 namespace {
 
+static_assert(kFirstMsiGsi == legacy::IoApic::kPins && kSerialIrq < legacy::IoApic::kPins);
+
 class X86Platform : public Platform {
  public:
   explicit X86Platform(PlatformConfig config)
