@@ -39,6 +39,20 @@ uint32_t StatusOfFailedExec(const std::string& text) {
   return 255;
 }
 
+// crun sets the size right after it has forked the process, which is earlier than we can; a program that looks at once may still
+// see none and gets SIGWINCH then. The host's JSON carries no size.
+std::string WithConsoleSize(const std::string& process_json, const v1::Stdio& stdio) {
+  const size_t brace = process_json.find('{');
+  if (!stdio.terminal() || stdio.rows() == 0 || stdio.columns() == 0 ||
+      brace == std::string::npos || process_json.find("\"consoleSize\"") != std::string::npos) {
+    return process_json;
+  }
+  return "{" +
+         fmt::format("\"consoleSize\":{{\"height\":{},\"width\":{}}},", stdio.rows(),
+                     stdio.columns()) +
+         process_json.substr(brace + 1);
+}
+
 std::string PidNamespace(const std::string& process) {
   std::error_code ignored;
   return std::filesystem::read_symlink("/proc/" + process + "/ns/pid", ignored).string();
@@ -163,7 +177,8 @@ Result<> Container::AddProcess(const v1::AddProcessRequest& request) {
   }
   auto process = std::make_shared<Process>();
   process->process_file = bundle_ + "/process-" + std::to_string(++file_counter_) + ".json";
-  WV_TRY_VOID(WriteFile(process->process_file, request.process_json()));
+  WV_TRY_VOID(
+      WriteFile(process->process_file, WithConsoleSize(request.process_json(), request.stdio())));
   auto io = ProcessIo::Create(environment_.loop, environment_.stdio, request.stdio(),
                               environment_.scratch_dir);
   if (!io) {

@@ -17,7 +17,7 @@ constexpr size_t kChunk = 64U << 10;
 // Reads of one pump before others get their turn.
 constexpr int kTurns = 8;
 constexpr std::chrono::milliseconds kEndTimeout(10'000);
-constexpr std::chrono::milliseconds kCloseIdle(1'000);
+constexpr std::chrono::milliseconds kCloseIdle(10'000);
 
 enum class Io { kData, kEnd, kAgain };
 

@@ -82,8 +82,8 @@ class InputPump : public std::enable_shared_from_this<InputPump> {
   InputPump(EventLoop& loop, UniqueFd sink);
 
   void Attach(UniqueFd stream);
-  // The host's CloseStdin. With a stream the end of file comes in the stream, behind its data; without one, or when nothing came
-  // for a second, the input ends here.
+  // The host's CloseStdin. With a stream the end of file comes in the stream, behind its data, which may take another way and
+  // longer than the call; without one, or when nothing came for ten seconds, the input ends here.
   void CloseInput();
   void Close();
 

@@ -4,14 +4,17 @@
 #include <sys/prctl.h>
 #include <sys/wait.h>
 
+#include <cerrno>
+
 #include "base/check.h"
 #include "base/log.h"
 
 namespace wyvern::agent {
 namespace {
 
-// Processes that end during one `crun exec`; a container that forks faster than that loses at most an exit status of its own.
+// Processes that end during one `crun exec`.
 constexpr size_t kMaxUnclaimed = 4096;
+constexpr int kLostStatus = 255;
 
 ExitStatus Decode(int status) {
   if (WIFSIGNALED(status)) {
@@ -47,6 +50,12 @@ void Reaper::Watch(pid_t pid, Callback callback) {
     const ExitStatus status = known->second;
     unclaimed_.erase(known);
     loop_.Post([callback = std::move(callback), status] { callback(status); });
+    return;
+  }
+  if (kill(pid, 0) != 0 && errno == ESRCH) {
+    // Its status was dropped: nobody expected it, or too many came. Who waits must not wait for ever.
+    WV_WARN_LIMITED("the exit status of process {} is lost", pid);
+    loop_.Post([callback = std::move(callback)] { callback({.code = kLostStatus, .signal = 0}); });
     return;
   }
   const bool added = watched_.emplace(pid, std::move(callback)).second;

@@ -262,7 +262,9 @@ TEST_F(StdioTest, TerminalOfAnExec) {
   stdio.proto.set_columns(70);
   ASSERT_TRUE(agent
                   ->Exec("c", "x",
-                         {"sh", "-c", "sleep 0.2; stty size; read line; echo got=$line; exit 4"},
+                         {"sh", "-c",
+                          "until [ \"$(stty size)\" = \"20 70\" ]; do sleep 0.02; done; stty size; "
+                          "read line; echo got=$line; exit 4"},
                          stdio)
                   .has_value());
   ASSERT_TRUE(agent->Start("c", "x").has_value());

@@ -25,14 +25,14 @@ ClientAndPeer MakeClient(ClientOptions options = {}) {
 TEST(ClientTest, GoldenUnaryTranscript) {
   auto [client, peer] = MakeClient();
   std::thread server([&peer = peer] {
-    // stream 1, Request{service "test.Echo", method "Echo", payload, timeout_nano 1e9, metadata{"k": "v"}}
-    EXPECT_EQ(ReadBytes(peer, 47), Hex("00000025 00000001 01 00"
+    // stream 1, Request{service "test.Echo", method "Echo", payload, timeout_nano 1e11, metadata{"k": "v"}}
+    EXPECT_EQ(ReadBytes(peer, 48), Hex("00000026 00000001 01 00"
                                        "0a09 746573742e4563686f 1204 4563686f 1a04 12026869"
-                                       "20 8094ebdc03 2a06 0a016b 120176"));
+                                       "20 80d0dbc3f402 2a06 0a016b 120176"));
     EXPECT_TRUE(WriteAll(peer, Hex("00000006 00000001 02 00 1204 12026869")).has_value());
   });
   const auto answer = client->Call<Message, Message>("test.Echo", "Echo", MakeMessage("hi"),
-                                                     {.timeout = 1s, .metadata = {{"k", "v"}}});
+                                                     {.timeout = 100s, .metadata = {{"k", "v"}}});
   server.join();
   ASSERT_TRUE(answer.has_value()) << answer.error().message();
   EXPECT_EQ(answer->value(), "hi");

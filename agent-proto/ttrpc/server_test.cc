@@ -14,10 +14,10 @@ namespace {
 TEST(ServerTest, GoldenUnaryTranscript) {
   TestServer server;
   const UniqueFd fd = server.Connect();
-  // Request{service "test.Echo", method "Echo", payload KeyValue{value "hi"}, timeout_nano 1e9, metadata{"k": "v"}} on stream 1.
-  ASSERT_TRUE(WriteAll(fd, Hex("00000025 00000001 01 00"
+  // Request{service "test.Echo", method "Echo", payload KeyValue{value "hi"}, timeout_nano 1e11, metadata{"k": "v"}} on stream 1.
+  ASSERT_TRUE(WriteAll(fd, Hex("00000026 00000001 01 00"
                                "0a09 746573742e4563686f 1204 4563686f 1a04 12026869"
-                               "20 8094ebdc03 2a06 0a016b 120176"))
+                               "20 80d0dbc3f402 2a06 0a016b 120176"))
                   .has_value());
   // Response{payload}: no status means success.
   EXPECT_EQ(ReadBytes(fd, 16), Hex("00000006 00000001 02 00 1204 12026869"));
@@ -27,7 +27,7 @@ TEST(ServerTest, GoldenUnaryTranscript) {
     ASSERT_TRUE(server.last_context.deadline.has_value());
     const auto left = *server.last_context.deadline - std::chrono::steady_clock::now();
     EXPECT_GT(left, 0s);
-    EXPECT_LE(left, 1s);
+    EXPECT_LE(left, 100s);
   });
 }
 
