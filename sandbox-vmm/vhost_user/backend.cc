@@ -101,7 +101,8 @@ Wire<> Backend::Serve() {
   const bool ack =
       (message.header.flags & kFlagNeedReply) != 0 && (protocol_features_ & kProtocolReplyAck) != 0;
   if (rule != nullptr && rule->has_reply) {
-    // GET_CONFIG says a failure by an empty payload; a front-end that asks for other things in vain is at its end.
+    // GET_CONFIG says a failure by an empty payload; a front-end that asks for other things in vain
+    // is at its end.
     if (!done && rule->request != Request::kGetConfig) {
       return tl::unexpected(Fault::kUnexpected);
     }

@@ -1,10 +1,10 @@
 // vhost_user/backend.h — drives a virtio device for a front-end in another process.
 // Spec:    QEMU docs/interop/vhost-user.rst, "Starting and stopping rings".
-// State:   a ring runs while it is started (it has a kick) and enabled; GET_VRING_BASE stops it and may be repeated. Rings that run
-//          are stopped for a new memory table and go on with it.
+// State:   a ring runs while it is started (it has a kick) and enabled; GET_VRING_BASE stops it and
+//          may be repeated. Rings that run are stopped for a new memory table and go on with it.
 // Threads: Serve from one thread; the device's own threads signal calls.
-// Trust:   messages are the front-end's. A fault of framing ends the session; a request that cannot be carried out is answered with a
-//          failure if a reply is wanted, else logged.
+// Trust:   messages are the front-end's. A fault of framing ends the session; a request that cannot
+//          be carried out is answered with a failure if a reply is wanted, else logged.
 #pragma once
 
 #include <array>

@@ -285,7 +285,8 @@ TEST_F(BackendTest, ResetDeviceStopsEverything) {
   EXPECT_EQ(state_->resets, 1);
 }
 
-// Every request with every wrong length and number of descriptors ends the session, and nothing else happens.
+// Every request with every wrong length and number of descriptors ends the session, and nothing
+// else happens.
 TEST_F(BackendTest, FramingFaultsEndTheSession) {
   for (const RequestRule& rule : RequestRules()) {
     SetUp();

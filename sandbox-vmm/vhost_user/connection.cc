@@ -101,7 +101,8 @@ Wire<> Connection::Send(Request request, uint32_t flags, std::span<const std::by
   std::vector<std::byte> bytes(sizeof(header) + payload.size());
   std::memcpy(bytes.data(), &header, sizeof(header));
   std::copy(payload.begin(), payload.end(), bytes.begin() + sizeof(header));
-  // A message is shorter than what the socket still takes when poll calls it writable, so this does not block.
+  // A message is shorter than what the socket still takes when poll calls it writable, so this does
+  // not block.
   WV_TRY_VOID(WaitFor(POLLOUT, deadline));
   auto sent = SendMessage(socket_, bytes, fds);
   if (!sent) {

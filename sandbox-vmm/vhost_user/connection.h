@@ -1,7 +1,10 @@
-// vhost_user/connection.h — one vhost-user message after the other over a stream socket, with descriptors and deadlines.
-// Errors:  Fault for what the peer did (closing included): the connection is of no use afterwards, but for kUnknown* of the layers above.
+// vhost_user/connection.h — one vhost-user message after the other over a stream socket, with
+// descriptors and deadlines.
+// Errors:  Fault for what the peer did (closing included): the connection is of no use afterwards,
+//          but for kUnknown* of the layers above.
 // Threads: one user at a time.
-// Trust:   length, flags, descriptors and timing are the peer's: a message is taken whole or not at all, at most kMaxPayload long.
+// Trust:   length, flags, descriptors and timing are the peer's: a message is taken whole or not at
+//          all, at most kMaxPayload long.
 #pragma once
 
 #include <chrono>

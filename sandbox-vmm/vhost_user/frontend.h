@@ -1,11 +1,14 @@
-// vhost_user/frontend.h — a virtio device whose queues are served by another process over vhost-user.
-// State:   Create negotiates; the first StartQueue sends features and the memory table. Queues go to the back-end one by one; kicks
-//          and calls then pass between guest and back-end without us. Once the back-end is lost it stays lost.
-// Errors:  every call ends within the timeout; a back-end that hangs up, stalls or lies makes the call fail, closes the connection,
-//          sets NEEDS_RESET and calls the lost callback, once.
-// Threads: VirtioDevice's rule for its methods. One thread of its own watches for a hang-up, and carries calls for interrupts without an
-//          eventfd. The callbacks come from that thread.
-// Trust:   replies are the back-end's, checked for size, id and range. What the guest has written goes to the back-end unseen.
+// vhost_user/frontend.h — a virtio device whose queues are served by another process over
+// vhost-user.
+// State:   Create negotiates; the first StartQueue sends features and the memory table. Queues go
+//          to the back-end one by one; kicks and calls then pass between guest and back-end without
+//          us. Once the back-end is lost it stays lost.
+// Errors:  every call ends within the timeout; a back-end that hangs up, stalls or lies makes the
+//          call fail, closes the connection, sets NEEDS_RESET and calls the lost callback, once.
+// Threads: VirtioDevice's rule for its methods. One thread of its own watches for a hang-up, and
+//          carries calls for interrupts without an eventfd. The callbacks come from that thread.
+// Trust:   replies are the back-end's, checked for size, id and range. What the guest has written
+//          goes to the back-end unseen.
 #pragma once
 
 #include <chrono>
@@ -28,7 +31,8 @@ struct FrontendOptions {
   std::vector<uint16_t> queue_sizes;  // one per queue
   std::vector<std::byte> config;      // the device's configuration space, answered by us
   std::chrono::milliseconds timeout{5000};
-  // Regions that the guest may only read (pmem) have read-only descriptors, which only back-ends like ours can map.
+  // Regions that the guest may only read (pmem) have read-only descriptors, which only back-ends
+  // like ours can map.
   bool share_read_only_memory = true;
 };
 
@@ -64,7 +68,8 @@ class Frontend final : public virtio::VirtioDevice {
     bool running = false;
     std::shared_ptr<const mem::GuestMemory> memory;
     virtio::QueueConfig config;
-    // When the interrupt has no eventfd: ours, signalled by the back-end and carried on by the watching thread.
+    // When the interrupt has no eventfd: ours, signalled by the back-end and carried on by the
+    // watching thread.
     std::optional<EventFd> relay;
     std::shared_ptr<virtio::Interrupt> interrupt;
   };

@@ -1,7 +1,10 @@
-// vhost_user/frontend_channel.h — requests of a front-end and what the back-end says to them, each within a deadline.
-// Errors:  UNAVAILABLE: the back-end is gone, stalls, or does not keep to the protocol; the connection is then shut down and every
-//          further request fails at once. INTERNAL: it refused a request (REPLY_ACK).
-// Threads: one user at a time.   Trust: replies are the back-end's.
+// vhost_user/frontend_channel.h — requests of a front-end and what the back-end says to them, each
+// within a deadline.
+// Errors:  UNAVAILABLE: the back-end is gone, stalls, or does not keep to the protocol; the
+//          connection is then shut down and every further request fails at once. INTERNAL: it
+//          refused a request (REPLY_ACK).
+// Threads: one user at a time.
+// Trust:   replies are the back-end's.
 #pragma once
 
 #include <chrono>

@@ -14,107 +14,16 @@
 #include "base/subprocess.h"
 #include "base/unix_socket.h"
 #include "fs/fs_device.h"
+#include "fs/testing/fuse_guest.h"
 #include "vhost_user/backend.h"
-#include "virtio/testing/fake_driver.h"
 #include "virtio/testing/fake_interrupt.h"
 
 namespace wyvern::vhost_user {
 namespace {
 
+using fs::testing::FuseGuest;
 using std::chrono::milliseconds;
-using virtio::testing::FakeDriver;
 using virtio::testing::FakeInterrupt;
-using virtio::testing::GuestRam;
-
-// A guest with one request queue, as far as a file system needs one.
-class FuseGuest {
- public:
-  static constexpr uint64_t kFeatures = virtio::kVersion1 | virtio::kRingIndirectDesc;
-
-  FuseGuest() : ram_(8 << 20), hiprio_(ram_, 64, kFeatures), requests_(ram_, 64, kFeatures) {}
-
-  Result<> Start(virtio::VirtioDevice& device, std::optional<virtio::QueueState> resume = {}) {
-    WV_TRY_VOID(StartOne(device, 0, hiprio_, {}));
-    return StartOne(device, 1, requests_, resume);
-  }
-
-  // The reply's payload; "<no answer>" if there is none in time.
-  std::string Call(uint32_t opcode, uint64_t node, std::string body, uint32_t room,
-                   int* error = nullptr) {
-    fuse_in_header header{};
-    header.len = static_cast<uint32_t>(sizeof(header) + body.size());
-    header.opcode = opcode;
-    header.nodeid = node;
-    header.unique = ++unique_;
-    const std::string head(reinterpret_cast<const char*>(&header), sizeof(header));
-    const uint64_t seen = interrupt_->queue_signals(1);
-    const uint16_t at = requests_.Build()
-                            .Readable(head + body)
-                            .Writable(sizeof(fuse_out_header))
-                            .Writable(room)
-                            .Indirect()
-                            .Submit();
-    kicks_[1].Signal();
-    if (!interrupt_->WaitQueue(1, seen)) {
-      return "<no answer>";
-    }
-    const auto used = requests_.TakeUsed();
-    if (!used || used->head != at) {
-      return "<no answer>";
-    }
-    const std::string reply = requests_.Written(at, used->written);
-    fuse_out_header out{};
-    std::memcpy(&out, reply.data(), std::min(reply.size(), sizeof(out)));
-    if (error != nullptr) {
-      *error = -out.error;
-    }
-    return reply.substr(std::min(reply.size(), sizeof(out)));
-  }
-
-  template <typename T>
-  static std::string Bytes(const T& value) {
-    return {reinterpret_cast<const char*>(&value), sizeof(T)};
-  }
-
-  bool Init() {
-    fuse_init_in in{};
-    in.major = 7;
-    in.minor = 38;
-    in.flags = FUSE_MAX_PAGES;
-    return Call(FUSE_INIT, 0, Bytes(in), 64).size() == 64;
-  }
-
-  std::string ReadFile(const std::string& name) {
-    const std::string entry = Call(FUSE_LOOKUP, 1, name + '\0', sizeof(fuse_entry_out));
-    fuse_entry_out found{};
-    std::memcpy(&found, entry.data(), std::min(entry.size(), sizeof(found)));
-    const std::string opened = Call(FUSE_OPEN, found.nodeid, Bytes(fuse_open_in{}), 16);
-    fuse_read_in read{};
-    std::memcpy(&read.fh, opened.data(), std::min(opened.size(), sizeof(read.fh)));
-    read.size = 4096;
-    return Call(FUSE_READ, found.nodeid, Bytes(read), 4096);
-  }
-
-  GuestRam& ram() { return ram_; }
-
- private:
-  Result<> StartOne(virtio::VirtioDevice& device, uint16_t index, FakeDriver& driver,
-                    std::optional<virtio::QueueState> resume) {
-    virtio::QueueResources resources;
-    resources.memory = ram_.memory();
-    resources.config = driver.config();
-    resources.kick = kicks_[index].fd();
-    resources.interrupt = interrupt_;
-    return device.StartQueue(index, std::move(resources), kFeatures, resume);
-  }
-
-  GuestRam ram_;
-  FakeDriver hiprio_;
-  FakeDriver requests_;
-  EventFd kicks_[2] = {*EventFd::Create(), *EventFd::Create()};
-  std::shared_ptr<FakeInterrupt> interrupt_ = std::make_shared<FakeInterrupt>();
-  uint64_t unique_ = 0;
-};
 
 // Our file server in this process, behind our back-end.
 class LocalBackend {
@@ -299,7 +208,8 @@ TEST_F(LyingBackendTest, RepliesThatBreakTheProtocolAreRefused) {
   EXPECT_EQ(CreateAgainst({1, kVersion | kFlagReply, 8}, 8, true), Code::kUnavailable);
 }
 
-// The C virtiofsd of QEMU 7.2 (Debian 12: qemu-system-common), and Debian 13's where it is installed.
+// The C virtiofsd of QEMU 7.2 (Debian 12: qemu-system-common), and Debian 13's where it is
+// installed.
 class ForeignBackendTest : public FrontendTest {
  protected:
   void ServeWith(const std::string& binary, std::vector<std::string> arguments) {

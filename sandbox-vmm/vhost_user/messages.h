@@ -1,6 +1,8 @@
 // vhost_user/messages.h — the vhost-user wire: request numbers, feature bits, payload layouts.
-// Spec:    QEMU docs/interop/vhost-user.rst. Native byte order; every integer is naturally aligned in its payload.
-// Shape:   header (12 bytes), payload (header.size bytes); descriptors travel with the header's first byte.
+// Spec:    QEMU docs/interop/vhost-user.rst. Native byte order; every integer is naturally aligned
+//          in its payload.
+// Shape:   header (12 bytes), payload (header.size bytes); descriptors travel with the header's
+//          first byte.
 #pragma once
 
 #include <cstddef>
@@ -37,7 +39,8 @@ enum class Request : uint32_t {
   kRemMemReg = 38,
 };
 
-// VHOST_USER_F_PROTOCOL_FEATURES: a bit of the virtio feature words that virtio itself does not use.
+// VHOST_USER_F_PROTOCOL_FEATURES: a bit of the virtio feature words that virtio itself does not
+// use.
 inline constexpr uint64_t kFeatureProtocol = uint64_t{1} << 30;
 
 // VHOST_USER_PROTOCOL_F_*

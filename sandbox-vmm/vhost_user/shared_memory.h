@@ -1,5 +1,7 @@
-// vhost_user/shared_memory.h — the memory that a front-end shares: regions as told, their mapping, and its user addresses.
-// Errors:  INVALID_ARGUMENT for regions that overlap, wrap, are not page-aligned, or are larger than their file; the table is then as before.
+// vhost_user/shared_memory.h — the memory that a front-end shares: regions as told, their mapping,
+// and its user addresses.
+// Errors:  INVALID_ARGUMENT for regions that overlap, wrap, are not page-aligned, or are larger
+//          than their file; the table is then as before.
 // Trust:   all numbers and descriptors are the front-end's.
 #pragma once
 

@@ -64,7 +64,8 @@ Result<> EnterRoot(const ConfineOptions& options) {
   if (chdir("/proc") != 0) {
     return SysError("enter the new root");
   }
-  // pivot_root(".", ".") stacks the old root over the new one, where it can be detached (pivot_root(2), NOTES).
+  // pivot_root(".", ".") stacks the old root over the new one, where it can be detached
+  // (pivot_root(2), NOTES).
   if (syscall(SYS_pivot_root, ".", ".") != 0) {
     return SysError("pivot_root");
   }

@@ -1,8 +1,9 @@
-// fs/control.h — what the runtime tells wyvern-fs on its control socket, one packet per command, one per answer.
-// Wire:    "attach NAME CACHE_MS rw|ro"   NAME is mounted at /NAME already and becomes visible to the guest
-//          "detach NAME"                  answered when no descriptor of the export is open; the mount is the runtime's to take away
-//          "ping"                         answered once the process is confined: before that its mount namespace is the host's
-//          "stats"                        "ok inodes=N resident=N handles=N requests=N faults=N"
+// fs/control.h — what the runtime tells wyvern-fs on its control socket, one packet per command,
+// one per answer.
+// Wire:    "attach NAME CACHE_MS rw|ro": NAME is mounted at /NAME already, and becomes visible
+//          "detach NAME": answered when no descriptor of the export is open; then unmount it
+//          "ping": answered once confined; before, the process' mount namespace is the host's
+//          "stats": "ok inodes=N resident=N handles=N requests=N faults=N"
 //          Answers: "ok…" or "error TEXT".
 // Trust:   the runtime is trusted, but a packet is parsed as if it were not.
 #pragma once

@@ -1,6 +1,7 @@
 #include <errno.h>
 #include <seccomp.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 
 #include <array>
 #include <memory>
@@ -46,7 +47,7 @@ constexpr std::array kAllowed = {
     SCMP_SYS(getpid), SCMP_SYS(rt_sigprocmask), SCMP_SYS(rt_sigreturn), SCMP_SYS(restart_syscall),
     // set_robust_list: a pool thread may still be starting when the filter reaches it
     SCMP_SYS(set_robust_list), SCMP_SYS(rseq), SCMP_SYS(membarrier), SCMP_SYS(exit),
-    SCMP_SYS(exit_group), SCMP_SYS(alarm), SCMP_SYS(setitimer), SCMP_SYS(prctl)};
+    SCMP_SYS(exit_group), SCMP_SYS(alarm), SCMP_SYS(setitimer)};
 
 // Only an attacker calls these: no handler, no message, the end.
 constexpr std::array kLethal = {
@@ -89,6 +90,11 @@ Result<> InstallFilter() {
       {.arg = 2, .op = SCMP_CMP_MASKED_EQ, .datum_a = PROT_EXEC, .datum_b = 0}};
   WV_TRY_VOID(Add(context, SCMP_ACT_ALLOW, SCMP_SYS(mmap), not_executable));
   WV_TRY_VOID(Add(context, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), not_executable));
+  // The name of a thread, in the report of a violation; names of mappings (newer allocators).
+  for (const uint64_t option : {PR_GET_NAME, PR_SET_NAME, PR_SET_VMA}) {
+    const scmp_arg_cmp only[] = {{.arg = 0, .op = SCMP_CMP_EQ, .datum_a = option, .datum_b = 0}};
+    WV_TRY_VOID(Add(context, SCMP_ACT_ALLOW, SCMP_SYS(prctl), only));
+  }
   const int error = seccomp_load(context.get());
   if (error != 0) {
     return SysErrorFrom(-error, "load the seccomp filter");

@@ -1,5 +1,6 @@
-// wyvern-fs — the file server of one sandbox, a vhost-user-fs back-end. Started by the runtime with the vhost-user socket at fd 3 and the
-// control socket at fd 4; with --socket-path any front-end (QEMU) can use it.
+// wyvern-fs — the file server of one sandbox, a vhost-user-fs back-end. Started by the runtime with
+// the vhost-user socket at fd 3 and the control socket at fd 4; with --socket-path any front-end
+// (QEMU) can use it.
 #include <fmt/format.h>
 #include <linux/close_range.h>
 #include <malloc.h>
@@ -135,8 +136,7 @@ int main(int argc, char** argv) {
   if (arguments.listen_fd == 0) {
     syscall(SYS_close_range, kControlFd + 1, ~0U, 0);
   }
-  const bool by_runtime = arguments.socket_path.empty() && arguments.listen_fd == 0;
-  if (by_runtime && IsSocket(kControlFd, SOCK_SEQPACKET)) {
+  if (IsSocket(kControlFd, SOCK_SEQPACKET)) {
     arguments.serve.control_socket = wyvern::UniqueFd(kControlFd);
   }
   auto front_end = FrontEnd(arguments);

@@ -19,8 +19,8 @@ struct ServeOptions {
   bool offer_config = false;
 };
 
-// Returns when the front-end has hung up. Everything is released then; a request that hangs on the host delays that by 10 s at most,
-// then the process is ended by SIGALRM.
+// Returns when the front-end has hung up. Everything is released then; a request that hangs on the
+// host delays that by 10 s at most, then the process is ended by SIGALRM.
 Result<> Serve(ServeOptions options);
 
 }  // namespace wyvern::fs_process

@@ -15,13 +15,14 @@ Result<std::unique_ptr<IoEngine>> PoolEngine::Create(EventLoop& loop, const Work
   std::unique_ptr<PoolEngine> engine(new PoolEngine(loop, file, std::move(done), std::move(wake)));
   PoolEngine* self = engine.get();
   for (int i = 0; i < kThreads; ++i) {
-    WV_TRY(auto thread, WorkerThread::Start(options.name, [self, hook = options.on_thread_start](
-                                                              const EventFd& /*stop*/) {
-             if (hook) {
-               hook("io");
-             }
-             self->RunThread();
-           }));
+    WV_TRY(auto thread,
+           WorkerThread::Start(options.name.substr(0, 15),
+                               [self, hook = options.on_thread_start](const EventFd& /*stop*/) {
+                                 if (hook) {
+                                   hook("io");
+                                 }
+                                 self->RunThread();
+                               }));
     engine->threads_.push_back(std::move(thread));
   }
   return engine;

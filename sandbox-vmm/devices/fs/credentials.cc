@@ -23,7 +23,8 @@ struct Capabilities {
   bool Set() { return ::syscall(SYS_capset, &header, data) == 0; }
 };
 
-// Adds or removes one capability of the calling thread's effective set; true if that is so afterwards.
+// Adds or removes one capability of the calling thread's effective set; true if that is so
+// afterwards.
 bool SetEffective(unsigned capability, bool on) {
   Capabilities caps;
   if (!caps.Get()) {
@@ -88,7 +89,8 @@ ScopedCredentials::ScopedCredentials(ScopedCredentials&& other) noexcept
       groups_(std::exchange(other.groups_, false)) {}
 
 ScopedCredentials::~ScopedCredentials() {
-  // Going on with a guest user's identity would serve others in its name: there is no way back but the end.
+  // Going on with a guest user's identity would serve others in its name: there is no way back but
+  // the end.
   if (user_) {
     WV_CHECK(SwitchUser(::geteuid()));
   }

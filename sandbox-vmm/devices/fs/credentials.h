@@ -1,8 +1,11 @@
-// fs/credentials.h — acting for a guest user in one thread, for as long as one request creates something.
-// Shape:   the file system identity (fsuid, fsgid) and the groups of the calling thread change, and come back with the destructor.
-//          A user other than root keeps CAP_DAC_OVERRIDE only (the guest kernel has already checked access), in particular not
-//          CAP_FSETID: the host drops set-group-ID where the user could not set it (CVE-2022-0358).
-// Threads: acts on the calling thread alone: raw system calls, since glibc's setgroups changes every thread.
+// fs/credentials.h — acting for a guest user in one thread, for as long as one request creates
+// something.
+// Shape:   the file system identity (fsuid, fsgid) and the groups of the calling thread change, and
+//          come back with the destructor. A user other than root keeps CAP_DAC_OVERRIDE only (the
+//          guest kernel has already checked access), in particular not CAP_FSETID: the host drops
+//          set-group-ID where the user could not set it (CVE-2022-0358).
+// Threads: acts on the calling thread alone: raw system calls, since glibc's setgroups changes
+//          every thread.
 // Trust:   uid, gid and group are the guest's; ids in the guest are ids on the host.
 #pragma once
 
@@ -29,7 +32,8 @@ class ScopedCredentials {
   bool groups_ = false;
 };
 
-// The calling thread without CAP_FSETID: a write or truncation then clears set-user-ID and set-group-ID as for any user.
+// The calling thread without CAP_FSETID: a write or truncation then clears set-user-ID and
+// set-group-ID as for any user.
 class ScopedKillPrivileges {
  public:
   explicit ScopedKillPrivileges(bool active);

@@ -1,4 +1,5 @@
-// fs/export.h — one shared tree: its cache policy, whether it is read-only, and whether it still is attached.
+// fs/export.h — one shared tree: its cache policy, whether it is read-only, and whether it still is
+// attached.
 // Threads: immutable but for `detached`, which goes from false to true once.
 #pragma once
 

@@ -1,4 +1,5 @@
-// Exports that come and go, as mounts under the server's root. Needs root and a mount namespace of its own.
+// Exports that come and go, as mounts under the server's root. Needs root and a mount namespace of
+// its own.
 #include <gtest/gtest.h>
 #include <sched.h>
 #include <sys/ioctl.h>
@@ -169,7 +170,8 @@ TEST_F(ExportsTest, DetachFreesTheDevice) {
   EXPECT_EQ(client_->Unlink(vol, "data"), 0);
   ASSERT_TRUE(server_->Detach("vol", milliseconds(1000)).has_value());
   EXPECT_EQ(::umount(Host("vol").c_str()), 0);
-  // Another exclusive use of the image proves that the device is gone: e2fsck opens it O_EXCL through no loop.
+  // Another exclusive use of the image proves that the device is gone: e2fsck opens it O_EXCL
+  // through no loop.
   EXPECT_EQ(std::system(("losetup -j " + image + " | grep -q . && exit 1; exit 0").c_str()), 0);
 }
 

@@ -136,7 +136,8 @@ fuse_entry_out FileServer::ToEntryOut(const Entry& entry) const {
   out.nodeid = entry.inode->node;
   out.attr_valid = static_cast<uint64_t>(seconds.count());
   out.attr_valid_nsec = static_cast<uint32_t>(std::chrono::nanoseconds(cache - seconds).count());
-  // The name of an export may be detached and attached again: asked for each time. Inside, the policy says how long.
+  // The name of an export may be detached and attached again: asked for each time. Inside, the
+  // policy says how long.
   out.entry_valid = entry.is_export ? 0 : out.attr_valid;
   out.entry_valid_nsec = entry.is_export ? 0 : out.attr_valid_nsec;
   out.attr = ToFuseAttr(entry.stat);

@@ -1,10 +1,16 @@
-// fs/file_server.h — a FUSE server over a directory: requests in, replies out; it knows no queue and no socket.
-// Spec:    include/uapi/linux/fuse.h 7.38; the operations and INIT flags are those of virtiofsd, and TMPFILE.
-// Shape:   root ("/" of wyvern-fs) either is the one shared tree, or its top-level entries are exports that Attach names.
-// Errors:  the host's errno goes to the guest unchanged; ESTALE for nodes and files of a detached export.
-// Threads: Handle from any number of threads, each with its own Scratch; Attach, Detach, stats from any thread.
-// Trust:   requests are the guest's. Names are single components; special files are never opened; what a guest can make us hold
-//          (inodes, descriptors, open files, buffers) is bounded by the options.
+// fs/file_server.h — a FUSE server over a directory: requests in, replies out; it knows no queue
+// and no socket.
+// Spec:    include/uapi/linux/fuse.h 7.38; the operations and INIT flags are those of virtiofsd,
+//          and TMPFILE.
+// Shape:   root ("/" of wyvern-fs) either is the one shared tree, or its top-level entries are
+//          exports that Attach names.
+// Errors:  the host's errno goes to the guest unchanged; ESTALE for nodes and files of a detached
+//          export.
+// Threads: Handle from any number of threads, each with its own Scratch; Attach, Detach, stats from
+//          any thread.
+// Trust:   requests are the guest's. Names are single components; special files are never opened;
+//          what a guest can make us hold (inodes, descriptors, open files, buffers) is bounded by
+//          the options.
 #pragma once
 
 #include <array>
@@ -49,13 +55,14 @@ class FileServer {
  public:
   static Result<std::unique_ptr<FileServer>> Create(FileServerOptions options);
 
-  // Serves the request in `in`; returns how many bytes of `out` were written, 0 if there is no reply (FORGET).
+  // Serves the request in `in`; returns how many bytes of `out` were written, 0 if there is no
+  // reply (FORGET).
   uint32_t Handle(std::span<const iovec> in, std::span<const iovec> out, Scratch* scratch);
 
   // A name that is not attached does not exist for the guest. ALREADY_EXISTS, INVALID_ARGUMENT.
   Result<> Attach(std::string_view name, ExportPolicy policy);
-  // The export's nodes and files become stale at once; returns when no descriptor of it is open. NOT_FOUND; DEADLINE_EXCEEDED: requests
-  // still use some (they are closed when these end).
+  // The export's nodes and files become stale at once; returns when no descriptor of it is open.
+  // NOT_FOUND; DEADLINE_EXCEEDED: requests still use some (they are closed when these end).
   Result<> Detach(std::string_view name, std::chrono::milliseconds timeout);
 
   // The end of a session: forgets every inode but the root, closes every open file.

@@ -42,7 +42,9 @@ std::array<std::byte, 40> MakeFsConfig(std::string_view tag, uint32_t request_qu
 }
 
 FsDevice::FsDevice(FileServer& server, FsDeviceOptions options)
-    : server_(server), options_(std::move(options)) {
+    : server_(server),
+      options_(std::move(options)),
+      started_(static_cast<std::ptrdiff_t>(options_.threads)) {
   traits_.device_id = virtio::kDeviceFs;
   traits_.features = virtio::kRingFeatures;
   traits_.queue_sizes.assign(size_t{options_.request_queues} + 1, kQueueSize);
@@ -77,6 +79,8 @@ Result<std::unique_ptr<FsDevice>> FsDevice::Create(FileServer& server, FsDeviceO
                                             [self](const EventFd& stop) { self->Work(stop); }));
     device->threads_.push_back(std::move(thread));
   }
+  // What a thread does to come up is no work of a file server: a system call filter may follow.
+  device->started_.wait();
   return device;
 }
 
@@ -101,7 +105,8 @@ void FsDevice::ReadConfig(uint32_t offset, std::span<std::byte> out) {
   }
 }
 
-// Edge-triggered: one event wakes one thread, and an eventfd that is never read gives one for each signal.
+// Edge-triggered: one event wakes one thread, and an eventfd that is never read gives one for each
+// signal.
 Result<> FsDevice::Watch(FdRef fd, uint64_t token) const {
   epoll_event event{};
   event.events = EPOLLIN | EPOLLET;
@@ -164,12 +169,15 @@ void FsDevice::Reset() {
 }
 
 void FsDevice::Work(const EventFd& stop) {
-  // Each thread has its own stop event: level-triggered in a set of its own would cost a call per wait, so it joins the common one.
+  // Each thread has its own stop event: level-triggered in a set of its own would cost a call per
+  // wait, so it joins the common one.
   Buffers buffers;
   epoll_event end{};
   end.events = EPOLLIN;
   end.data.u64 = kStopToken;
-  if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, stop.fd().get(), &end) != 0) {
+  const int added = ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, stop.fd().get(), &end);
+  started_.count_down();
+  if (added != 0) {
     WV_ERROR("fs: a thread of the pool cannot wait: {}", std::strerror(errno));
     return;
   }
@@ -207,7 +215,8 @@ std::optional<virtio::Chain> FsDevice::Take(Slot& slot, uint16_t index) {
       WV_WARN_LIMITED("fs: queue {} is broken: {}", index, virtio::ChainFaultName(chain.error()));
       return std::nullopt;
     }
-    // The driver may notify at any time: while this thread is busy, another one takes the next request.
+    // The driver may notify at any time: while this thread is busy, another one takes the next
+    // request.
     const bool more = slot.queue->EnableNotification();
     if (chain->has_value()) {
       ++slot.in_flight;

@@ -1,12 +1,17 @@
-// fs/fs_device.h — the virtio-fs device: FUSE requests from virtqueues, served by a pool of threads.
-// Spec:    VIRTIO 1.3 §5.11. Queue 0 is hiprio (FORGET), 1… are request queues; no notification queue.
+// fs/fs_device.h — the virtio-fs device: FUSE requests from virtqueues, served by a pool of
+// threads.
+// Spec:    VIRTIO 1.3 §5.11. Queue 0 is hiprio (FORGET), 1… are request queues; no notification
+//          queue.
 // State:   a queue runs from StartQueue until StopQueue, which waits for the requests under way.
-// Threads: the pool waits on one epoll set of kicks; whoever gets an event takes one chain, tells another thread when there are
-//          more, and serves its own. Threads start in Create and end in the destructor.
-// Trust:   rings and requests are the guest's: a broken ring stops its queue (NEEDS_RESET), a broken request is answered or dropped.
+// Threads: the pool waits on one epoll set of kicks; whoever gets an event takes one chain, tells
+//          another thread when there are more, and serves its own. Threads start in Create and end
+//          in the destructor.
+// Trust:   rings and requests are the guest's: a broken ring stops its queue (NEEDS_RESET), a
+//          broken request is answered or dropped.
 #pragma once
 
 #include <condition_variable>
+#include <latch>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -84,10 +89,12 @@ class FsDevice final : public virtio::VirtioDevice {
   virtio::DeviceTraits traits_;
   UniqueFd epoll_;
   std::vector<std::unique_ptr<Slot>> slots_;
+  std::latch started_;  // every thread of the pool runs Work
   std::vector<std::unique_ptr<WorkerThread>> threads_;
 };
 
-// The configuration of a virtio-fs device, also for a front-end that answers for it: tag[36], num_request_queues.
+// The configuration of a virtio-fs device, also for a front-end that answers for it: tag[36],
+// num_request_queues.
 std::array<std::byte, 40> MakeFsConfig(std::string_view tag, uint32_t request_queues);
 
 }  // namespace wyvern::fs

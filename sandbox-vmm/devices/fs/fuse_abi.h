@@ -1,5 +1,7 @@
-// fs/fuse_abi.h — the FUSE wire structures: linux/fuse.h plus what the oldest header we build with (7.38, Debian 12) lacks.
-// Spec:    include/uapi/linux/fuse.h. Native byte order on both sides, every structure a multiple of 8 bytes.
+// fs/fuse_abi.h — the FUSE wire structures: linux/fuse.h plus what the oldest header we build with
+// (7.38, Debian 12) lacks.
+// Spec:    include/uapi/linux/fuse.h. Native byte order on both sides, every structure a multiple
+//          of 8 bytes.
 #pragma once
 
 #include <linux/fuse.h>
@@ -37,7 +39,8 @@ static_assert(sizeof(fuse_init_out) == 64);
 static_assert(sizeof(fuse_write_in) == 40);
 static_assert(sizeof(fuse_setattr_in) == 88);
 
-// An errno of the host that goes to the guest as it is: the protocol's own kind of failure, not an Error.
+// An errno of the host that goes to the guest as it is: the protocol's own kind of failure, not an
+// Error.
 struct Errno {
   int value;
 };
@@ -49,7 +52,8 @@ inline tl::unexpected<Errno> FsError(int number) {
   return tl::unexpected(Errno{number});
 }
 
-// The errno of the call that just failed. Our own descriptor shortage is the file system's (ENFILE), not the guest process's (EMFILE).
+// The errno of the call that just failed. Our own descriptor shortage is the file system's
+// (ENFILE), not the guest process's (EMFILE).
 tl::unexpected<Errno> LastErrno();
 
 }  // namespace wyvern::fs

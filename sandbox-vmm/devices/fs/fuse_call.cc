@@ -42,7 +42,8 @@ size_t SliceIovecs(std::span<const iovec> from, size_t offset, size_t length,
 
 namespace {
 
-// Calls move(part address, progress, bytes) over [offset, offset + length); false if the list is shorter.
+// Calls move(part address, progress, bytes) over [offset, offset + length); false if the list is
+// shorter.
 template <typename Move>
 bool WalkIovecs(std::span<const iovec> parts, size_t offset, size_t length, Move move) {
   size_t done = 0;
@@ -86,7 +87,8 @@ FsResult<FuseCall> FuseCall::Parse(std::span<const iovec> in, std::span<const io
   if (!CopyFromIovecs(in, 0, std::as_writable_bytes(std::span(&call.header_, 1)))) {
     return FsError(EINVAL);
   }
-  // A length outside the chain leaves a call without arguments: the operation then fails with EINVAL, which can still be told.
+  // A length outside the chain leaves a call without arguments: the operation then fails with
+  // EINVAL, which can still be told.
   if (call.header_.len >= sizeof(fuse_in_header) && call.header_.len <= IovecLength(in)) {
     call.in_length_ = call.header_.len;
   } else {
@@ -167,7 +169,8 @@ FsResult<FuseCall::Groups> FuseCall::FindGroups() const {
       return FsError(EINVAL);
     }
     if (extension.type == kExtensionGroups) {
-      // The kernel sends one group at most: the parent directory's, if the caller is a member of it.
+      // The kernel sends one group at most: the parent directory's, if the caller is a member of
+      // it.
       uint32_t words[2] = {0, 0};
       if (extension.size < sizeof(extension) + sizeof(words)) {
         return FsError(EINVAL);

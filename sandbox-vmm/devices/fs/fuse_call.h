@@ -1,8 +1,10 @@
-// fs/fuse_call.h — one FUSE request as it lies in guest memory: the header, arguments copied out once, and the space for the reply.
+// fs/fuse_call.h — one FUSE request as it lies in guest memory: the header, arguments copied out
+// once, and the space for the reply.
 // Shape:   in: fuse_in_header, arguments, for WRITE the data. out: fuse_out_header, payload.
 // Errors:  what the client wrote wrong is EINVAL or E2BIG to the client.
 // Threads: one thread per call; a Scratch belongs to one worker thread.
-// Trust:   every byte and length is the guest's and may change while we look: arguments are copied first, then checked.
+// Trust:   every byte and length is the guest's and may change while we look: arguments are copied
+//          first, then checked.
 #pragma once
 
 #include <sys/uio.h>
@@ -20,7 +22,8 @@
 
 namespace wyvern::fs {
 
-// The most argument bytes a request other than WRITE may carry: an xattr of 64 KiB, its name, two names, groups.
+// The most argument bytes a request other than WRITE may carry: an xattr of 64 KiB, its name, two
+// names, groups.
 inline constexpr size_t kMaxArgumentBytes = 80 << 10;
 // Negotiated max_write, and the most one READ returns: 256 pages.
 inline constexpr uint32_t kMaxIoBytes = 1 << 20;
@@ -37,7 +40,8 @@ struct Scratch {
 
 class FuseCall {
  public:
-  // Nothing is answered when not even a header fits: the result is an error only to tell the caller so.
+  // Nothing is answered when not even a header fits: the result is an error only to tell the caller
+  // so.
   static FsResult<FuseCall> Parse(std::span<const iovec> in, std::span<const iovec> out,
                                   Scratch* scratch);
 
@@ -45,7 +49,8 @@ class FuseCall {
 
   Scratch& scratch() { return *scratch_; }
 
-  // Copies all arguments (E2BIG: more than the limit). Must precede Take, TakeName and TakeGroups; not for WRITE.
+  // Copies all arguments (E2BIG: more than the limit). Must precede Take, TakeName and TakeGroups;
+  // not for WRITE.
   FsResult<> LoadArguments();
 
   // The next sizeof(T) argument bytes; EINVAL if there are not so many.
@@ -61,7 +66,8 @@ class FuseCall {
     return value;
   }
 
-  // The first `size` bytes of T, the rest zero (structures that grew: FUSE_COMPAT_SETXATTR_IN_SIZE).
+  // The first `size` bytes of T, the rest zero (structures that grew:
+  // FUSE_COMPAT_SETXATTR_IN_SIZE).
   template <typename T>
   FsResult<T> TakePrefix(size_t size) {
     T value{};
@@ -73,7 +79,8 @@ class FuseCall {
     return value;
   }
 
-  // A zero-terminated string of at most `limit` bytes (ENAMETOOLONG), not empty. The view lives as long as the Scratch is untouched.
+  // A zero-terminated string of at most `limit` bytes (ENAMETOOLONG), not empty. The view lives as
+  // long as the Scratch is untouched.
   FsResult<const char*> TakeString(size_t limit);
   // A name of one path component: no slash, not "." or "..".
   FsResult<const char*> TakeName();
@@ -90,10 +97,12 @@ class FuseCall {
 
   FsResult<Groups> FindGroups() const;
 
-  // WRITE: the argument structure, then `size` bytes of data as iovecs of guest memory in scratch().data.
+  // WRITE: the argument structure, then `size` bytes of data as iovecs of guest memory in
+  // scratch().data.
   FsResult<fuse_write_in> LoadWrite();
   FsResult<> MapInput(size_t offset, size_t size);
-  // READ: at most `size` bytes of reply space behind the out header, in scratch().data; the size mapped.
+  // READ: at most `size` bytes of reply space behind the out header, in scratch().data; the size
+  // mapped.
   size_t MapOutput(size_t size);
 
   // Bytes of payload that fit.
@@ -110,7 +119,8 @@ class FuseCall {
     return ReplyBytes(std::as_bytes(std::span(&value, 1)));
   }
 
-  // Writes the out header for a finished call; returns the bytes of the chain that were written (0 if not even the header fits).
+  // Writes the out header for a finished call; returns the bytes of the chain that were written (0
+  // if not even the header fits).
   uint32_t Finish(const FsResult<size_t>& result);
 
  private:
@@ -131,7 +141,8 @@ size_t IovecLength(std::span<const iovec> parts);
 // Copies between [offset, offset + bytes) of the list and a buffer; false if the list is shorter.
 bool CopyFromIovecs(std::span<const iovec> from, size_t offset, std::span<std::byte> to);
 bool CopyToIovecs(std::span<const iovec> to, size_t offset, std::span<const std::byte> from);
-// Appends the part [offset, offset + length) of `from` to `out`, as far as the list reaches; the length appended.
+// Appends the part [offset, offset + length) of `from` to `out`, as far as the list reaches; the
+// length appended.
 size_t SliceIovecs(std::span<const iovec> from, size_t offset, size_t length,
                    std::vector<iovec>* out);
 

@@ -84,7 +84,8 @@ uint32_t FileServer::Handle(std::span<const iovec> in, std::span<const iovec> ou
   }
   const uint32_t opcode = call->header().opcode;
   const FsResult<size_t> result = Dispatch(*call);
-  // These have no reply (fuse.h: FUSE_FORGET "no reply"); an INTERRUPT is answered only to say EAGAIN.
+  // These have no reply (fuse.h: FUSE_FORGET "no reply"); an INTERRUPT is answered only to say
+  // EAGAIN.
   if (opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET || opcode == FUSE_INTERRUPT) {
     return 0;
   }

@@ -1,6 +1,8 @@
 // fs/handle_table.h — open files and directories of the guest, by the number (fh) it was given.
-// Threads: any; a Handle stays alive while a request uses it, also when another request releases it.
-// Trust:   fh comes from the guest: unknown, of the wrong kind, or of a detached export is EBADF or ESTALE.
+// Threads: any; a Handle stays alive while a request uses it, also when another request releases
+//          it.
+// Trust:   fh comes from the guest: unknown, of the wrong kind, or of a detached export is EBADF or
+//          ESTALE.
 #pragma once
 
 #include <sys/types.h>

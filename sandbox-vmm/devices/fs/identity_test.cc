@@ -63,7 +63,8 @@ TEST_F(IdentityTest, InvalidIdsAreRefused) {
   EXPECT_EQ(client_->error(), EINVAL);
 }
 
-// CVE-2022-0358: a user creates a set-group-ID executable in a set-group-ID directory of a group that is not his.
+// CVE-2022-0358: a user creates a set-group-ID executable in a set-group-ID directory of a group
+// that is not his.
 TEST_F(IdentityTest, SetGroupIdOfAForeignGroupIsDropped) {
   ASSERT_EQ(::mkdir(Host("sgid").c_str(), 0777), 0);
   ASSERT_EQ(::chown(Host("sgid").c_str(), 0, 50), 0);

@@ -196,7 +196,8 @@ FsResult<PathFd> InodeTable::OpenByName(const InodeRef& inode) {
 }
 
 FsResult<PathFd> InodeTable::OpenStep(const InodeRef& inode, const PathFd& parent) {
-  // A rename in another thread gives the inode its new name only after the host has it: one more try finds it there.
+  // A rename in another thread gives the inode its new name only after the host has it: one more
+  // try finds it there.
   std::string tried;
   for (int attempt = 0; attempt < 3; ++attempt) {
     std::string name;
@@ -248,7 +249,8 @@ void InodeTable::Evict() {
     InodeRef victim;
     {
       const std::unique_lock lock(mu_);
-      // Each round either takes the second chance of one inode or finds the victim, so one pass over the list is enough.
+      // Each round either takes the second chance of one inode or finds the victim, so one pass
+      // over the list is enough.
       for (size_t left = evictable_.size() + 1; left > 0 && !evictable_.empty(); --left) {
         const InodeRef& oldest = evictable_.front();
         if (left > 1 && oldest->referenced_.exchange(false, std::memory_order_relaxed)) {

@@ -1,9 +1,13 @@
-// fs/inode_table.h — what the guest's node ids stand for: host inodes, held by O_PATH descriptors within a bound.
-// Shape:   an inode starts as the name it was found under; when it is used it is opened by its parent's descriptor and that name, compared
-//          with its key, and stays open (resident) until others need the place. Works on overlayfs too, where file handles do not.
-// Invariants: resident inodes ≤ limit, but for those that cannot be found by name (roots, unlinked) and those in use right now;
-//          a key belongs to one inode at a time; a node id is never used again.
-// Threads: any. Lock order: shard (names, descriptor of an inode) before table.   Trust: node ids are the guest's.
+// fs/inode_table.h — what the guest's node ids stand for: host inodes, held by O_PATH descriptors
+// within a bound.
+// Shape:   an inode starts as the name it was found under; when it is used it is opened by its
+//          parent's descriptor and that name, compared with its key, and stays open (resident)
+//          until others need the place. Works on overlayfs too, where file handles do not.
+// Invariants: resident inodes ≤ limit, but for those that cannot be found by name (roots, unlinked)
+//          and those in use right now; a key belongs to one inode at a time; a node id is never
+//          used again.
+// Threads: any. Lock order: shard (names, descriptor of an inode) before table.
+// Trust:   node ids are the guest's.
 #pragma once
 
 #include <sys/stat.h>
@@ -43,7 +47,8 @@ struct InodeKeyHash {
   }
 };
 
-// A counted descriptor that stays open while anyone uses it, also after the inode was evicted or its export detached.
+// A counted descriptor that stays open while anyone uses it, also after the inode was evicted or
+// its export detached.
 class HeldFd {
  public:
   HeldFd(UniqueFd fd, std::shared_ptr<std::atomic<size_t>> count)
@@ -120,12 +125,13 @@ class InodeTable {
     std::shared_ptr<Export> share;
     uint64_t parent = 0;
     std::string_view name;
-    bool keep_resident =
-        false;  // has no name (O_TMPFILE), or must not be found by it (the root of an export); needs a descriptor
+    // Has no name (O_TMPFILE), or must not be found by it (the root of an export); needs a
+    // descriptor.
+    bool keep_resident = false;
   };
 
-  // Counts one lookup of the key: of the inode known by it, which learns its present name, or of a new one. `fd`, if there is one, is
-  // kept as its descriptor. ENFILE at the limit.
+  // Counts one lookup of the key: of the inode known by it, which learns its present name, or of a
+  // new one. `fd`, if there is one, is kept as its descriptor. ENFILE at the limit.
   FsResult<InodeRef> Remember(const Found& found, UniqueFd fd);
 
   // Takes `count` lookups away; the inode goes when none is left. Unknown nodes are ignored.
@@ -134,14 +140,15 @@ class InodeTable {
   // The descriptor, opened again if it was evicted. ESTALE: the name leads elsewhere now.
   FsResult<PathFd> Open(const InodeRef& inode);
 
-  // Before the name goes (unlink, rename over): makes it resident for good, as it cannot be found again by a name.
-  // If that call fails, or gives another name, SetName follows.
+  // Before the name goes (unlink, rename over): makes it resident for good, as it cannot be found
+  // again by a name. If that call fails, or gives another name, SetName follows.
   FsResult<> LoseName(const InodeRef& inode, uint64_t parent, std::string_view name);
   void SetName(const InodeRef& inode, uint64_t parent, std::string_view name);
 
   // Everything but the root goes.
   void Clear();
-  // Drops all inodes of one export. The descriptors still in use by requests are appended to `in_use`.
+  // Drops all inodes of one export. The descriptors still in use by requests are appended to
+  // `in_use`.
   void DropExport(const Export* share, std::vector<std::weak_ptr<const HeldFd>>* in_use);
 
   struct Counts {
@@ -181,7 +188,8 @@ class InodeTable {
       std::make_shared<std::atomic<size_t>>(0);
 };
 
-// statx of an O_PATH descriptor (name empty) or of a name in it, never following a link; the fields a key and fuse_attr need.
+// statx of an O_PATH descriptor (name empty) or of a name in it, never following a link; the fields
+// a key and fuse_attr need.
 FsResult<struct statx> StatAt(FdRef directory, const char* name);
 InodeKey KeyOf(const struct statx& stat);
 

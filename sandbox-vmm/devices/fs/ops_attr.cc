@@ -73,7 +73,8 @@ FsResult<> FileServer::SetSize(const InodeRef& inode, const PathFd& fd,
     if (handle != nullptr && ::ftruncate(handle->fd.get(), size) == 0) {
       return {};
     }
-    // A handle that is not open for writing: by the inode, as the guest kernel has already allowed it.
+    // A handle that is not open for writing: by the inode, as the guest kernel has already allowed
+    // it.
     if (handle != nullptr && errno != EINVAL) {
       return LastErrno();
     }
@@ -142,7 +143,8 @@ FsResult<size_t> FileServer::ReadLink(FuseCall& call) {
 }
 
 FsResult<size_t> FileServer::Access(FuseCall& call) {
-  // Sent only by clients without default_permissions; decided by the mode bits, as that option does.
+  // Sent only by clients without default_permissions; decided by the mode bits, as that option
+  // does.
   FS_TRY(const auto args, call.Take<fuse_access_in>());
   FS_TRY(const InodeRef inode, inodes_.Find(call.header().nodeid));
   FS_TRY(const PathFd fd, inodes_.Open(inode));

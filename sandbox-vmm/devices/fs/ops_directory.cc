@@ -109,7 +109,8 @@ FsResult<size_t> FileServer::ListDirectory(FuseCall& call, bool plus) {
     scratch.reply.resize(limit);
   }
   const auto reply = std::span(scratch.reply).first(limit);
-  // An entry with attributes is about four times as long as the host's: more would be read only to be read again.
+  // An entry with attributes is about four times as long as the host's: more would be read only to
+  // be read again.
   const size_t chunk = std::clamp(plus ? limit / 4 : limit, kMinChunk, kMaxChunk);
   if (scratch.entries.size() < chunk) {
     scratch.entries.resize(chunk);

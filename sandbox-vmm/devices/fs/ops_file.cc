@@ -12,8 +12,9 @@ namespace wyvern::fs {
 
 namespace {
 
-// What of the guest's open flags reaches the host. O_APPEND goes with each write instead (RWF_APPEND), since the guest can switch it;
-// O_SYNC is the guest kernel's: it sends FSYNC after the write. The rest would change what is opened.
+// What of the guest's open flags reaches the host. O_APPEND goes with each write instead
+// (RWF_APPEND), since the guest can switch it; O_SYNC is the guest kernel's: it sends FSYNC after
+// the write. The rest would change what is opened.
 int HostOpenFlags(uint32_t flags) {
   const int kept = static_cast<int>(flags) & (O_ACCMODE | O_TRUNC | O_DIRECT | O_NOATIME);
   return kept | O_CLOEXEC | O_NOFOLLOW | O_NOCTTY | O_NONBLOCK;

@@ -1,4 +1,5 @@
-// READ, WRITE, FSYNC, FALLOCATE, LSEEK, COPY_FILE_RANGE: straight between host files and guest memory.
+// READ, WRITE, FSYNC, FALLOCATE, LSEEK, COPY_FILE_RANGE: straight between host files and guest
+// memory.
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/falloc.h>
@@ -15,11 +16,12 @@ namespace wyvern::fs {
 
 namespace {
 
-// One call may keep a thread of the pool for so much; the guest's kernel or libc goes on with the rest.
+// One call may keep a thread of the pool for so much; the guest's kernel or libc goes on with the
+// rest.
 constexpr uint64_t kMaxCopyBytes = 1ULL << 30U;
 
-// Calls transfer(iovecs, count, offset) over the whole list, IOV_MAX parts at a time, until it is short. The bytes done; an errno
-// only if nothing was.
+// Calls transfer(iovecs, count, offset) over the whole list, IOV_MAX parts at a time, until it is
+// short. The bytes done; an errno only if nothing was.
 template <typename Transfer>
 FsResult<size_t> TransferAll(std::span<iovec> parts, off_t offset, Transfer transfer) {
   size_t done = 0;

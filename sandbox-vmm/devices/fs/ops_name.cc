@@ -48,7 +48,8 @@ FsResult<size_t> FileServer::MkNod(FuseCall& call) {
   {
     FS_TRY(const auto as_user,
            ScopedCredentials::Assume(call.header().uid, call.header().gid, groups));
-    // A device node is a name on the host, too; no server of ours ever opens it, and exports are mounted nodev.
+    // A device node is a name on the host, too; no server of ours ever opens it, and exports are
+    // mounted nodev.
     if (::mknodat(directory->get(), name, args.mode, DecodeDevice(args.rdev)) != 0) {
       return LastErrno();
     }
@@ -134,7 +135,8 @@ FsResult<size_t> FileServer::RenameTo(FuseCall& call, uint64_t new_parent, uint3
   if (const auto stat = StatAt(FdRef(to_fd->get()), to_name); stat) {
     replaced = inodes_.FindKey(KeyOf(*stat));
   }
-  // Both lose their names while these change; what still has one gets it back. Two names of one inode: rename does nothing.
+  // Both lose their names while these change; what still has one gets it back. Two names of one
+  // inode: rename does nothing.
   if (moved != nullptr) {
     (void)inodes_.LoseName(moved, from->node, from_name);
   }

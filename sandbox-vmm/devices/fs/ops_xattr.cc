@@ -1,4 +1,5 @@
-// SETXATTR, GETXATTR, LISTXATTR, REMOVEXATTR: by the descriptor's link in /proc, as the f*xattr calls refuse O_PATH descriptors.
+// SETXATTR, GETXATTR, LISTXATTR, REMOVEXATTR: by the descriptor's link in /proc, as the f*xattr
+// calls refuse O_PATH descriptors.
 #include <sys/xattr.h>
 
 #include <linux/limits.h>
@@ -29,7 +30,8 @@ FsResult<size_t> FileServer::SetXattr(FuseCall& call) {
 
 namespace {
 
-// The two forms of GETXATTR and LISTXATTR: size 0 asks how long the value is. `get(buffer, size)` is the system call.
+// The two forms of GETXATTR and LISTXATTR: size 0 asks how long the value is. `get(buffer, size)`
+// is the system call.
 template <typename Get>
 FsResult<size_t> SizeOrValue(FuseCall& call, uint32_t size, Get get) {
   if (size == 0) {

@@ -1,4 +1,5 @@
-// fs/testing/fs_test_base.h — a temporary directory, a server over it and a client: what the server's tests share.
+// fs/testing/fs_test_base.h — a temporary directory, a server over it and a client: what the
+// server's tests share.
 #pragma once
 
 #include <fcntl.h>

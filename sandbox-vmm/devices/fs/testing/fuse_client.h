@@ -1,4 +1,5 @@
-// fs/testing/fuse_client.h — speaks FUSE to a FileServer as a guest's kernel would, for tests and benchmarks.
+// fs/testing/fuse_client.h — speaks FUSE to a FileServer as a guest's kernel would, for tests and
+// benchmarks.
 // Threads: one client per thread.
 #pragma once
 

@@ -1,0 +1,103 @@
+// What one operation costs without a guest: by calls of the server, and through rings, kick and interrupt.
+#include <benchmark/benchmark.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <string>
+
+#include "fs/fs_device.h"
+#include "fs/testing/fuse_client.h"
+#include "fs/testing/fuse_guest.h"
+
+namespace wyvern::fs {
+namespace {
+
+using testing::Body;
+
+struct Share {
+  Share() {
+    std::string pattern = ::access("/dev/shm", W_OK) == 0 ? "/dev/shm/wyvern-fs-bench-XXXXXX"
+                                                          : "/tmp/wyvern-fs-bench-XXXXXX";
+    directory = ::mkdtemp(pattern.data());
+    for (const char* name : {"/a", "/b"}) {
+      const UniqueFd fd(::open((directory + name).c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0644));
+      const std::string data(1 << 20, 'x');
+      static_cast<void>(::write(fd.get(), data.data(), data.size()) < 0);
+    }
+    FileServerOptions options;
+    options.root = *Open(directory, O_RDONLY | O_DIRECTORY);
+    server = *FileServer::Create(std::move(options));
+  }
+
+  ~Share() {
+    for (const char* name : {"/a", "/b", ""}) {
+      ::remove((directory + name).c_str());
+    }
+  }
+
+  std::string directory;
+  std::unique_ptr<FileServer> server;
+};
+
+void BM_Lookup(benchmark::State& state) {
+  Share share;
+  testing::FuseClient client(*share.server);
+  client.Init();
+  for ([[maybe_unused]] auto step : state) {
+    benchmark::DoNotOptimize(client.Lookup(FUSE_ROOT_ID, "a"));
+  }
+}
+
+void BM_GetAttr(benchmark::State& state) {
+  Share share;
+  testing::FuseClient client(*share.server);
+  client.Init();
+  const uint64_t node = client.Lookup(FUSE_ROOT_ID, "a");
+  for ([[maybe_unused]] auto step : state) {
+    benchmark::DoNotOptimize(client.GetAttr(node).size);
+  }
+}
+
+void BM_Read(benchmark::State& state) {
+  Share share;
+  testing::FuseClient client(*share.server);
+  client.Init();
+  const uint64_t node = client.Lookup(FUSE_ROOT_ID, "a");
+  const uint64_t fh = client.Open(node, O_RDONLY);
+  const auto size = static_cast<uint32_t>(state.range(0));
+  for ([[maybe_unused]] auto step : state) {
+    benchmark::DoNotOptimize(client.Read(node, fh, 0, size).size());
+  }
+  state.SetBytesProcessed(state.iterations() * size);
+}
+
+// One request at a time: kick, a thread of the pool, the reply, the interrupt.
+void BM_RingGetAttr(benchmark::State& state) {
+  Share share;
+  FsDeviceOptions options;
+  options.tag = "bench";
+  auto device = *FsDevice::Create(*share.server, options);
+  testing::FuseGuest guest;
+  if (!guest.Start(*device) || !guest.Init()) {
+    state.SkipWithError("the device does not start");
+    return;
+  }
+  const std::string body = testing::FuseGuest::Bytes(fuse_getattr_in{});
+  for ([[maybe_unused]] auto step : state) {
+    const uint64_t mark = guest.ram().Mark();
+    benchmark::DoNotOptimize(guest.Call(FUSE_GETATTR, FUSE_ROOT_ID, body, 104).size());
+    guest.ram().Release(mark);
+  }
+}
+
+BENCHMARK(BM_Lookup);
+BENCHMARK(BM_GetAttr);
+BENCHMARK(BM_Read)->Arg(4096)->Arg(128 << 10)->Arg(1 << 20);
+BENCHMARK(BM_RingGetAttr)->UseRealTime();
+
+}  // namespace
+}  // namespace wyvern::fs
+
+BENCHMARK_MAIN();
