@@ -91,7 +91,9 @@ stage_root() {
   for name in bin sbin lib lib64; do ln -s "../$name" "$to/usr/$name"; done
   ln -s ../run "$to/var/run"
   ln -s ../tmp "$to/var/tmp"
-  install -m 0755 "$agent" "$to/sbin/wyvern-agent"
+  # Debug information stays with the build; every page of the image costs the host's page cache.
+  strip --strip-all -o "$to/sbin/wyvern-agent" "$agent"
+  chmod 0755 "$to/sbin/wyvern-agent"
   ln -s wyvern-agent "$to/sbin/init"
   ln -s sbin/wyvern-agent "$to/init"
 

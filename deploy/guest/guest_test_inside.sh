@@ -46,6 +46,7 @@ t 'core dumps' test -e /proc/sys/kernel/core_pattern
 t 'THP can be madvise' sh -c 'cd /sys/kernel/mm/transparent_hugepage && echo madvise >enabled && grep -qF "[madvise]" enabled'
 t 'landlock' sh -c 'dmesg | grep -q "landlock: Up and running"'
 t 'vsock' test -c /dev/vsock
+t 'old vsyscall page' grep -q vsyscall /proc/self/maps
 t 'no modules' test ! -e /proc/modules
 t 'no vsock loopback' sh -c '! zcat /proc/config.gz | grep -q VSOCKETS_LOOPBACK=y'
 t 'hardware random' grep -q virtio_rng /sys/class/misc/hw_random/rng_current
@@ -75,6 +76,9 @@ table inet t {
   set s { type ipv4_addr; flags interval; elements = { 10.0.0.0/8 } }
   chain in { type filter hook input priority 0; ct state established accept; ip saddr @s counter accept
     tcp dport 22 limit rate 3/second log prefix "x" reject; fib saddr type local accept; }
+}
+table netdev e {
+  chain i { type filter hook ingress device "lo" priority 0; counter; }
 }
 table ip n {
   chain post { type nat hook postrouting priority 100; oifname "d0" masquerade; }
