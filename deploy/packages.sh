@@ -10,8 +10,8 @@ build=(g++ cmake ninja-build ccache pkg-config git
   libssl-dev zlib1g-dev libzstd-dev liblz4-dev liblzma-dev libbz2-dev libacl1-dev nettle-dev)
 guest=(linux-source-6.12 gcc make bc bison flex libelf-dev libssl-dev dwarves xz-utils kmod cpio rsync python3
   erofs-utils busybox-static ccache)
-lab=(qemu-system-x86 mmdebstrap e2fsprogs umoci skopeo python3 busybox-static erofs-utils zstd cpio xz-utils kmod)
-tests=(clang-16 clang-tidy-16 clang-format-16 libclang-rt-16-dev libgtest-dev libgmock-dev libbenchmark-dev
+lab=(mmdebstrap e2fsprogs cpio kmod tar python3 busybox-static erofs-utils zstd xz-utils)
+tests=(qemu-system-x86 qemu-system-common clang-16 clang-tidy-16 clang-format-16 libclang-rt-16-dev libgtest-dev libgmock-dev libbenchmark-dev
   crun busybox-static python3 acpica-tools iproute2 procps strace e2fsprogs)
 
 wanted=()
