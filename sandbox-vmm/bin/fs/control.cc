@@ -22,6 +22,9 @@ std::string_view NextWord(std::string_view* rest) {
 
 Result<Command> ParseAttach(std::string_view rest) {
   Command command{Verb::kAttach, NextWord(&rest), {}};
+  if (command.name.empty()) {
+    return Fail(Code::kInvalidArgument, "attach NAME CACHE_MS rw|ro");
+  }
   const std::string_view number = NextWord(&rest);
   uint64_t cache = 0;
   const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), cache);
@@ -42,6 +45,9 @@ Result<Command> ParseAttach(std::string_view rest) {
 }  // namespace
 
 Result<Command> ParseCommand(std::string_view packet) {
+  if (packet.ends_with(' ')) {
+    return Fail(Code::kInvalidArgument, "a command ends with a word");
+  }
   std::string_view rest = packet;
   const std::string_view verb = NextWord(&rest);
   if (verb == "attach") {
