@@ -70,8 +70,8 @@ Result<> KvmMsiRouter::WriteTable() {
   table->count = 0;
   table->reserved = 0;
   for (uint32_t pin = 0; pin < pins_.size(); ++pin) {
-    if (pins_[pin]) {
-      entries[table->count++] = MsiEntry(pin, *pins_[pin]);
+    if (const std::optional<MsiMessage>& message = pins_[pin]) {
+      entries[table->count++] = MsiEntry(pin, *message);
     }
   }
   for (uint32_t i = 0; i < entries_.size(); ++i) {
@@ -124,7 +124,7 @@ void KvmMsiRouter::Release(MsiRoute route) {
   const std::lock_guard lock(mu_);
   Entry* entry = Find(route);
   WV_CHECK(entry != nullptr);
-  if (!entry->masked) {
+  if (!entry->masked && entry->event) {
     // Cannot fail for an irqfd that is there.
     (void)vm_->SetIrqfd(*entry->event, static_cast<uint32_t>(route), false);
   }
@@ -145,9 +145,11 @@ Result<> KvmMsiRouter::SetPins(std::span<const std::optional<MsiMessage>> messag
   WV_CHECK(messages.size() <= pins_.size());
   bool changed = false;
   for (size_t i = 0; i < messages.size(); ++i) {
-    changed = changed || pins_[i].has_value() != messages[i].has_value() ||
-              (pins_[i] && !Same(*pins_[i], *messages[i]));
-    pins_[i] = messages[i];
+    const std::optional<MsiMessage>& before = pins_[i];
+    const std::optional<MsiMessage>& after = messages[i];
+    changed = changed || before.has_value() != after.has_value() ||
+              (before && after && !Same(*before, *after));
+    pins_[i] = after;
   }
   return changed ? WriteTable() : Result<>{};
 }

@@ -30,6 +30,8 @@ class IoApic : public bus::BusDevice {
 
   IoApic(SendFunction send, LevelPinsFunction level_pins_changed);
   ~IoApic() override;
+  IoApic(const IoApic&) = delete;
+  IoApic& operator=(const IoApic&) = delete;
 
   void Read(uint64_t offset, std::span<std::byte> out) override;
   void Write(uint64_t offset, std::span<const std::byte> in) override;

@@ -28,6 +28,8 @@ class Serial : public bus::BusDevice {
   // `line` must outlive this.
   Serial(irq::InterruptLine* line, Sink sink);
   ~Serial() override;
+  Serial(const Serial&) = delete;
+  Serial& operator=(const Serial&) = delete;
 
   void Read(uint64_t offset, std::span<std::byte> out) override;
   void Write(uint64_t offset, std::span<const std::byte> in) override;
