@@ -1,10 +1,12 @@
 #include "stdio/process_stdio.h"
 
 #include <fcntl.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <condition_variable>
 #include <mutex>
 #include <optional>
@@ -22,6 +24,14 @@ namespace {
 
 constexpr std::chrono::milliseconds kFirstRetry{2};
 constexpr std::chrono::milliseconds kLastRetry{100};
+constexpr std::chrono::milliseconds kConsumePatience{1000};
+constexpr std::chrono::milliseconds kLastConsumeRetry{20};
+
+// What a client has not read of a FIFO yet.
+int UnreadBytes(FdRef reader) {
+  int bytes = 0;
+  return ioctl(reader.get(), FIONREAD, &bytes) == 0 ? bytes : 0;
+}
 
 }  // namespace
 
@@ -57,6 +67,18 @@ class ProcessStdio::Impl : public std::enable_shared_from_this<Impl> {
     return drained_changed_.wait_for(lock, patience, [this] { return drained_; });
   }
 
+  void WaitFlushed(std::chrono::milliseconds stall, std::chrono::milliseconds limit) {
+    const auto deadline = std::chrono::steady_clock::now() + limit;
+    uint64_t before = progress_.load(std::memory_order_relaxed);
+    while (!WaitDrained(stall) && std::chrono::steady_clock::now() < deadline) {
+      const uint64_t now = progress_.load(std::memory_order_relaxed);
+      if (now == before) {
+        return;
+      }
+      before = now;
+    }
+  }
+
  private:
   struct Output {
     Target target;
@@ -66,6 +88,8 @@ class ProcessStdio::Impl : public std::enable_shared_from_this<Impl> {
     std::shared_ptr<Pump> pump;
     EventLoop::Token retry = EventLoop::Token::kNone;
     std::chrono::milliseconds delay = kFirstRetry;
+    std::chrono::steady_clock::time_point ended_at;
+    int unread = 0;  // when last looked, after the end
     bool done = true;
   };
 
@@ -74,6 +98,7 @@ class ProcessStdio::Impl : public std::enable_shared_from_this<Impl> {
   void OpenFifo(Output& output);
   void StartPump(Output& output);
   void EndOutput(Output& output);
+  void AwaitConsumed(Output& output);
   void StdinEnded();
   void WatchLogger();
   void CheckDrained();
@@ -88,6 +113,8 @@ class ProcessStdio::Impl : public std::enable_shared_from_this<Impl> {
   std::shared_ptr<Pump> stdin_pump_;
   std::array<Output, 2> outputs_;  // stdout, stderr
   std::shared_ptr<Logger> logger_;
+
+  std::atomic<uint64_t> progress_{0};  // grows whenever output moves
 
   std::mutex mu_;
   std::condition_variable drained_changed_;
@@ -226,12 +253,34 @@ void ProcessStdio::Impl::OpenFifo(Output& output) {
 void ProcessStdio::Impl::StartPump(Output& output) {
   output.pump = Pump::Start(loop_, output.source, output.sink, Pump::OnBrokenSink::kDiscard,
                             [self = shared_from_this(), &output] { self->EndOutput(output); });
+  output.pump->CountInto(&progress_);
 }
 
 void ProcessStdio::Impl::EndOutput(Output& output) {
   output.pump.reset();
   output.source.Reset();
   output.sink.Reset();
+  output.delay = kFirstRetry;
+  output.ended_at = std::chrono::steady_clock::now();
+  AwaitConsumed(output);
+}
+
+// The client sees the end of its FIFO now. One that was slow to open it gives it up, unread, when the process is deleted: it gets a moment.
+void ProcessStdio::Impl::AwaitConsumed(Output& output) {
+  const int unread = output.own_reader.valid() ? UnreadBytes(output.own_reader) : 0;
+  if (unread != output.unread) {
+    output.unread = unread;
+    progress_.fetch_add(1, std::memory_order_relaxed);
+  }
+  if (!aborted_ && unread > 0 &&
+      std::chrono::steady_clock::now() < output.ended_at + kConsumePatience) {
+    output.retry = loop_.After(output.delay, [self = shared_from_this(), &output] {
+      output.retry = EventLoop::Token::kNone;
+      self->AwaitConsumed(output);
+    });
+    output.delay = std::min(output.delay * 2, kLastConsumeRetry);
+    return;
+  }
   output.own_reader.Reset();
   output.done = true;
   CheckDrained();
@@ -320,6 +369,10 @@ void ProcessStdio::ProcessExited() {
 
 bool ProcessStdio::WaitDrained(std::chrono::milliseconds patience) {
   return impl_->WaitDrained(patience);
+}
+
+void ProcessStdio::WaitFlushed(std::chrono::milliseconds stall, std::chrono::milliseconds limit) {
+  impl_->WaitFlushed(stall, limit);
 }
 
 void ProcessStdio::Abort() {

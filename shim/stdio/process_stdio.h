@@ -48,6 +48,9 @@ class ProcessStdio {
   void ProcessExited();
   // True once all output was handed over and loggers have ended. Blocks up to `patience`.
   bool WaitDrained(std::chrono::milliseconds patience);
+  // For the moment between a process's end and its announcement: returns once the client has read everything, or when nothing moved for
+  // `stall`, or after `limit`. Clients of containerd 1.6 close their ends, read or not, as soon as they hear of the exit.
+  void WaitFlushed(std::chrono::milliseconds stall, std::chrono::milliseconds limit);
   // Drops what is left, ends loggers. Idempotent.
   void Abort();
 

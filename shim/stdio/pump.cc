@@ -77,7 +77,11 @@ void Pump::Run() {
       }
       return;
     }
-    moved += splice_ && !discard_ ? MoveBySplice() : MoveByBuffer();
+    const size_t step = splice_ && !discard_ ? MoveBySplice() : MoveByBuffer();
+    moved += step;
+    if (progress_ != nullptr && step > 0) {
+      progress_->fetch_add(step, std::memory_order_relaxed);
+    }
   }
 }
 

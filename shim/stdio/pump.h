@@ -6,7 +6,9 @@
 // Threads: the loop's.   Ownership: descriptors are borrowed; they outlive the pump's end.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -30,6 +32,9 @@ class Pump : public std::enable_shared_from_this<Pump> {
   Pump(const Pump&) = delete;
   Pump& operator=(const Pump&) = delete;
 
+  // Counts bytes into `progress`, which outlives the pump; before the loop runs it again.
+  void CountInto(std::atomic<uint64_t>* progress) { progress_ = progress; }
+
   // Ends without `done`; the descriptors may be closed afterwards. Idempotent.
   void Stop();
 
@@ -49,6 +54,7 @@ class Pump : public std::enable_shared_from_this<Pump> {
   const FdRef sink_;
   const OnBrokenSink on_broken_sink_;
   std::function<void()> done_;
+  std::atomic<uint64_t>* progress_ = nullptr;
   EventLoop::Token source_token_ = EventLoop::Token::kNone;
   EventLoop::Token sink_token_ = EventLoop::Token::kNone;
   bool source_ready_ = true;

@@ -15,6 +15,9 @@ using runtime::ProcessStatus;
 namespace {
 
 constexpr std::chrono::milliseconds kExecExitPatience{5000};
+// A client that reads gets all output before it hears of the exit; one that does not read delays the news by the first, never more.
+constexpr std::chrono::milliseconds kFlushStall{100};
+constexpr std::chrono::milliseconds kFlushLimit{2000};
 constexpr std::chrono::milliseconds kKillPatience{10000};
 constexpr std::chrono::milliseconds kOtherDeletePatience{30000};
 constexpr uint32_t kStatusKilled = 137;  // 128 + SIGKILL
@@ -156,6 +159,7 @@ void TaskService::AwaitExit(const ContainerPtr& container, const ProcessPtr& pro
   if (process->is_init()) {
     AwaitExecs(container);
   }
+  process->stdio->WaitFlushed(kFlushStall, kFlushLimit);
   RecordExit(container, process, exit);
   if (process->is_init() && box != nullptr) {
     if (auto stats = box->Stats(container->id); stats) {

@@ -411,6 +411,35 @@ TEST_F(TaskServiceTest, Scenario22_ExecThatLeavesItsOutputOpenIsDeletedAfterTheP
   EXPECT_EQ(out.Text(), "done\n");
 }
 
+TEST_F(TaskServiceTest, Scenario25_TwoHundredExecsLoseNoOutput) {
+  ASSERT_TRUE(Create("t", "sleep 60"));
+  ASSERT_TRUE(Start("t"));
+  std::atomic<int> lost{0};
+  std::vector<std::thread> clients;
+  for (int client = 0; client < 20; ++client) {
+    clients.emplace_back([&, client] {
+      for (int i = 0; i < 10; ++i) {
+        const std::string name = "e" + std::to_string(client) + "-" + std::to_string(i);
+        task_pb::ExecProcessRequest exec;
+        exec.set_id("t");
+        exec.set_exec_id(name);
+        exec.set_stdout(MakeFifo(name));
+        exec.mutable_spec()->set_value(R"({"args":["/bin/echo",")" + name + R"("],"cwd":"/"})");
+        FifoReader out(exec.stdout());
+        EXPECT_TRUE(Call<pb::Empty>("Exec", exec));
+        EXPECT_TRUE(Start("t", name));
+        EXPECT_TRUE(Wait("t", name));
+        EXPECT_TRUE(Delete("t", name));
+        lost += out.Text() == name + "\n" ? 0 : 1;
+      }
+    });
+  }
+  for (std::thread& client : clients) {
+    client.join();
+  }
+  EXPECT_EQ(lost, 0);
+}
+
 TEST_F(TaskServiceTest, Scenario26_ExecWithLargeEnvironment) {
   ASSERT_TRUE(Create("t", "sleep 60"));
   ASSERT_TRUE(Start("t"));
