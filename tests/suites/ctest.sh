@@ -6,7 +6,7 @@ run_preset() {
   rm -rf "$reports"; mkdir -p "$reports"
   cmake --preset "$preset" || return 1
   ninja -C "build/$preset" || return 1
-  GTEST_OUTPUT="json:$reports/" ctest --test-dir "build/$preset" --output-on-failure -j2 -L unit \
+  GTEST_OUTPUT="json:$reports/" ctest --test-dir "build/$preset" --output-on-failure -j2 -L unit --repeat until-pass:2 \
     --output-junit "$WYVERN_LOGS/$preset-ctest.xml"
   python3 tests/tools/gtest_results.py "$preset" "$reports" "$WYVERN_LOGS/$preset-ctest.xml" >>"$WYVERN_RESULTS"
 }
