@@ -110,10 +110,11 @@ extern "C" [[noreturn]] void AnchorStart(const long* stack) {
     EnterRoot();
   }
   DropPrivileges();
+  // Strict mode: read, write, exit only. The life line never carries data: a read that returns is its end. Confined before it answers:
+  // who has the answer has a confined anchor.
+  Check(RawCall(SYS_prctl, PR_SET_SECCOMP, 1 /* SECCOMP_MODE_STRICT */), "confining itself");
   const char ready = 0;
   Check(RawCall(SYS_write, kAnchorLifeFd, Address(&ready), 1), "answering");
-  // Strict mode: read, write, exit only. The life line never carries data: a read that returns is its end.
-  Check(RawCall(SYS_prctl, PR_SET_SECCOMP, 1 /* SECCOMP_MODE_STRICT */), "confining itself");
   char byte = 0;
   while (RawCall(SYS_read, kAnchorLifeFd, Address(&byte), 1) < 0) {
   }
