@@ -1,4 +1,5 @@
-// wyvern-agent: pid 1 in the guest. Started otherwise it serves a test (--test-unix) or runs one of its own slow calls.
+// wyvern-agent: pid 1 in the guest. Started otherwise it serves a test (--test-unix), runs one of its own slow calls, or becomes a
+// process of `wyvern exec --guest`.
 #include <fcntl.h>
 #include <signal.h>
 #include <unistd.h>
@@ -10,6 +11,8 @@
 
 #include "agent/boot.h"
 #include "agent/crun.h"
+#include "agent/guest_processes.h"
+#include "agent/early_boot.h"
 #include "agent/machine.h"
 #include "agent/reaper.h"
 #include "agent/service.h"
@@ -108,6 +111,9 @@ int Report(const Result<>& result) {
 int Main(const std::vector<std::string>& args) {
   SetLogComponent("agent");
   if (getpid() == 1 && (args.empty() || !args[0].starts_with("--"))) {
+    if (InInitramfs()) {
+      return Report(EarlyBoot());
+    }
     return Report(RunAsInit());  // the end of pid 1 is the end of the guest
   }
   if (args.size() == 1 && args[0] == "--version") {
@@ -119,6 +125,9 @@ int Main(const std::vector<std::string>& args) {
   }
   if (args.size() == 1 && args[0] == "--drop-caches") {
     return Report(WriteFile("/proc/sys/vm/drop_caches", "3"));
+  }
+  if (!args.empty() && args[0] == kGuestExecArgument) {
+    return RunGuestProgram({args.begin() + 1, args.end()});
   }
   if (args.size() >= 2 && args[0] == "--test-unix") {
     const bool named = args.size() == 4 && args[2] == "--crun";
