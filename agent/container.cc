@@ -16,16 +16,8 @@
 namespace wyvern::agent {
 namespace {
 
-constexpr size_t kMaxIdLength = 128;
-constexpr uint32_t kMaxSignal = 64;  // signal(7): SIGRTMAX
 constexpr std::chrono::milliseconds kFreezePoll(5);
 constexpr int kFreezePolls = 2000;
-
-int64_t RealtimeNs() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(
-             std::chrono::system_clock::now().time_since_epoch())
-      .count();
-}
 
 // What a shell says of a program that could not be run.
 uint32_t StatusOfFailedExec(const std::string& text) {
@@ -60,17 +52,9 @@ std::string PidNamespace(const std::string& process) {
 
 }  // namespace
 
-bool IsValidId(const std::string& id) {
-  const auto alphanumeric = [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
-  };
-  return !id.empty() && id.size() <= kMaxIdLength && alphanumeric(id.front()) &&
-         std::all_of(id.begin(), id.end(),
-                     [&](char c) { return alphanumeric(c) || c == '_' || c == '.' || c == '-'; });
-}
-
 Container::Container(Environment& environment, std::string id)
-    : environment_(environment),
+    : ProcessTable("container " + id),
+      environment_(environment),
       id_(std::move(id)),
       bundle_(environment.containers_dir + "/" + id_),
       init_(std::make_shared<Process>()) {
@@ -88,11 +72,7 @@ Result<std::shared_ptr<Container::Process>> Container::Find(const std::string& e
     }
     return init_;
   }
-  const auto it = execs_.find(exec_id);
-  if (it == execs_.end()) {
-    return Fail(Code::kNotFound, "process " + exec_id + " of container " + id_ + " not found");
-  }
-  return it->second;
+  return ProcessTable::Find(exec_id);
 }
 
 Result<> Container::WriteBundle(const v1::CreateContainerRequest& request) {
@@ -154,27 +134,12 @@ void Container::OnInitExit(ExitStatus status) {
   Exited(*init_, static_cast<uint32_t>(status.AsShell()));
 }
 
-void Container::Exited(Process& process, uint32_t status) {
-  process.state = State::kExited;
-  process.exit.set_exit_status(status);
-  process.exit.set_exited_at_ns(RealtimeNs());
-  for (const WaitResponder& waiter : std::exchange(process.waiters, {})) {
-    waiter.Ok(process.exit);
-  }
-}
-
 Result<> Container::AddProcess(const v1::AddProcessRequest& request) {
   WV_TRY(const auto init, Find(""));
   if (init->state == State::kExited || !deletions_.empty()) {
     return Fail(Code::kFailedPrecondition, "container " + id_ + " has stopped");
   }
-  if (!IsValidId(request.exec_id())) {
-    return Fail(Code::kInvalidArgument, "bad process id");
-  }
-  if (execs_.contains(request.exec_id())) {
-    return Fail(Code::kAlreadyExists,
-                "process " + request.exec_id() + " of container " + id_ + " exists");
-  }
+  WV_TRY_VOID(CheckNew(request.exec_id()));
   auto process = std::make_shared<Process>();
   process->process_file = bundle_ + "/process-" + std::to_string(++file_counter_) + ".json";
   WV_TRY_VOID(
@@ -186,7 +151,7 @@ Result<> Container::AddProcess(const v1::AddProcessRequest& request) {
     return tl::unexpected(std::move(io).error());
   }
   process->io = *std::move(io);
-  execs_.emplace(request.exec_id(), std::move(process));
+  execs().emplace(request.exec_id(), std::move(process));
   return {};
 }
 
@@ -264,33 +229,8 @@ Result<pid_t> Container::ExecStarted(const std::shared_ptr<Process>& process,
   return spawned.pid;
 }
 
-void Container::Wait(const std::string& exec_id, WaitResponder responder) {
-  auto found = Find(exec_id);
-  if (!found) {
-    responder.Fail(std::move(found).error());
-    return;
-  }
-  Process& process = **found;
-  if (process.state == State::kExited) {
-    responder.Ok(process.exit);
-    return;
-  }
-  // Clients that went away do not pile up.
-  std::erase_if(process.waiters, [](const WaitResponder& waiter) { return !waiter.alive(); });
-  process.waiters.push_back(std::move(responder));
-}
-
 Result<> Container::Signal(const std::string& exec_id, uint32_t signal, bool all) {
-  WV_TRY(const auto process, Find(exec_id));
-  if (signal > kMaxSignal) {
-    return Fail(Code::kInvalidArgument, "no such signal: " + std::to_string(signal));
-  }
-  if (process->state == State::kExited) {
-    return Fail(Code::kNotFound, "the process has finished");
-  }
-  if (process->pid == 0) {
-    return Fail(Code::kFailedPrecondition, "the process was not started");
-  }
+  WV_TRY(const auto process, FindToSignal(exec_id, signal));
   if (!all) {
     // We are its parent and have not waited for it: the number is still its own.
     return kill(process->pid, static_cast<int>(signal)) == 0 ? Result<>()
@@ -306,33 +246,6 @@ Result<> Container::Signal(const std::string& exec_id, uint32_t signal, bool all
   return {};
 }
 
-Result<> Container::Resize(const std::string& exec_id, uint32_t rows, uint32_t columns) {
-  WV_TRY(const auto process, Find(exec_id));
-  return process->io ? process->io->Resize(rows, columns) : Result<>();
-}
-
-Result<> Container::CloseStdin(const std::string& exec_id) {
-  WV_TRY(const auto process, Find(exec_id));
-  if (process->io) {
-    process->io->CloseStdin();
-  }
-  return {};
-}
-
-Result<v1::WaitProcessResponse> Container::DeleteExec(const std::string& exec_id) {
-  WV_TRY(const auto process, Find(exec_id));
-  if (process->state == State::kStarting || process->state == State::kRunning) {
-    return Fail(Code::kFailedPrecondition, "process " + exec_id + " is running");
-  }
-  if (process->state == State::kCreated) {
-    (void)unlink(process->process_file.c_str());
-    Exited(*process, 0);  // never ran: who waits is let go
-  }
-  process->io.reset();
-  execs_.erase(exec_id);
-  return process->exit;
-}
-
 void Container::Delete(ExitDone done) {
   if (init_->state != State::kExited) {
     done(Fail(Code::kFailedPrecondition, "container " + id_ + " is running"));
@@ -344,7 +257,7 @@ void Container::Delete(ExitDone done) {
   }
   (void)cgroup_.Kill();
   init_->io.reset();
-  for (const auto& [exec_id, process] : execs_) {
+  for (const auto& [exec_id, process] : execs()) {
     process->io.reset();
   }
   environment_.oom.Remove(id_);
@@ -425,7 +338,7 @@ Result<v1::ListProcessesResponse> Container::List() const {
   for (const pid_t pid : pids) {
     auto* process = response.add_processes();
     process->set_guest_pid(static_cast<uint32_t>(pid));
-    for (const auto& [exec_id, exec] : execs_) {
+    for (const auto& [exec_id, exec] : execs()) {
       if (exec->pid == pid && exec->state == State::kRunning) {
         process->set_exec_id(exec_id);
       }

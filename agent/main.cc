@@ -11,8 +11,8 @@
 
 #include "agent/boot.h"
 #include "agent/crun.h"
-#include "agent/guest_processes.h"
 #include "agent/early_boot.h"
+#include "agent/guest_processes.h"
 #include "agent/machine.h"
 #include "agent/reaper.h"
 #include "agent/service.h"

@@ -33,10 +33,15 @@ Result<std::unique_ptr<ProcessIo>> ProcessIo::Create(EventLoop& loop, StdioHub& 
                                                      const v1::Stdio& stdio,
                                                      const std::string& scratch_dir) {
   std::unique_ptr<ProcessIo> io(new ProcessIo(loop, hub));
-  if (stdio.terminal()) {
-    WV_TRY_VOID(io->MakeConsole(stdio, scratch_dir));
-  } else {
+  io->terminal_ = stdio.terminal();
+  io->rows_ = stdio.rows();
+  io->columns_ = stdio.columns();
+  if (!stdio.terminal()) {
     WV_TRY_VOID(io->MakePipes(stdio));
+  } else if (scratch_dir.empty()) {
+    WV_TRY_VOID(io->MakeConsole());
+  } else {
+    WV_TRY_VOID(io->ExpectConsole(scratch_dir));
   }
   const std::string* tokens[] = {&stdio.stdin_token(), &stdio.stdout_token(),
                                  &stdio.stderr_token()};
@@ -86,15 +91,29 @@ Result<> ProcessIo::MakePipes(const v1::Stdio& stdio) {
   return {};
 }
 
-Result<> ProcessIo::MakeConsole(const v1::Stdio& stdio, const std::string& scratch_dir) {
+Result<> ProcessIo::ExpectConsole(const std::string& scratch_dir) {
   static uint64_t counter = 0;
-  terminal_ = true;
-  rows_ = stdio.rows();
-  columns_ = stdio.columns();
   console_path_ = scratch_dir + "/console-" + std::to_string(++counter);
   WV_TRY(console_listener_, ListenUnix(console_path_, 0600));
   WV_TRY_VOID(SetNonBlocking(console_listener_, true));
   return {};
+}
+
+Result<> ProcessIo::MakeConsole() {
+  WV_TRY(console_, Open("/dev/ptmx", O_RDWR | O_NOCTTY));
+  const int unlock = 0;
+  if (ioctl(console_.get(), TIOCSPTLCK, &unlock) != 0) {
+    return SysError("TIOCSPTLCK");
+  }
+  // By descriptor: no path of /dev/pts is looked up.
+  child_[0] = UniqueFd(ioctl(console_.get(), TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC));
+  if (!child_[0].valid()) {
+    return SysError("TIOCGPTPEER");
+  }
+  WV_TRY(child_[1], child_[0].Duplicate());
+  WV_TRY(child_[2], child_[0].Duplicate());
+  // Before the program can ask for it.
+  return rows_ > 0 && columns_ > 0 ? Resize(rows_, columns_) : Result<>();
 }
 
 Result<> ProcessIo::ExpectStream(int number, const std::string& token) {
@@ -134,14 +153,13 @@ Result<> ProcessIo::ChildStarted() {
   if (!terminal_) {
     return {};
   }
-  WV_TRY_CONTEXT(console_, ReceiveConsole(), "receiving the terminal from crun");
-  console_listener_.Reset();
-  (void)unlink(console_path_.c_str());
-  console_path_.clear();
-  WV_TRY_VOID(SetNonBlocking(console_, true));
-  if (rows_ > 0 && columns_ > 0) {
-    WV_TRY_VOID(Resize(rows_, columns_));
+  if (console_listener_.valid()) {
+    WV_TRY_VOID_CONTEXT(ReceiveConsole(), "receiving the terminal from crun");
+    if (rows_ > 0 && columns_ > 0) {
+      WV_TRY_VOID(Resize(rows_, columns_));
+    }
   }
+  WV_TRY_VOID(SetNonBlocking(console_, true));
   // Two descriptors, so that each direction can wait for its own events.
   WV_TRY(UniqueFd for_input, console_.Duplicate());
   WV_TRY(UniqueFd for_output, console_.Duplicate());
@@ -157,14 +175,18 @@ Result<> ProcessIo::ChildStarted() {
 }
 
 // crun has connected, sent and ended by now: nothing here waits.
-Result<UniqueFd> ProcessIo::ReceiveConsole() {
+Result<> ProcessIo::ReceiveConsole() {
   WV_TRY(const UniqueFd connection, Accept(console_listener_, SOCK_NONBLOCK));
   std::array<std::byte, 256> name{};
   WV_TRY(ReceivedMessage message, ReceiveMessage(connection, name, 1));
   if (message.fds.size() != 1) {
     return Fail(Code::kInternal, "crun sent no terminal");
   }
-  return std::move(message.fds[0]);
+  console_ = std::move(message.fds[0]);
+  console_listener_.Reset();
+  (void)unlink(console_path_.c_str());
+  console_path_.clear();
+  return {};
 }
 
 Result<> ProcessIo::Resize(uint32_t rows, uint32_t columns) {

@@ -20,7 +20,8 @@ namespace wyvern::agent {
 
 class ProcessIo {
  public:
-  // `scratch_dir` gets the socket over which crun hands out the terminal.
+  // `scratch_dir` gets the socket over which crun hands out the terminal; empty: the terminal is made here, and is the child's
+  // stdin, stdout and stderr.
   static Result<std::unique_ptr<ProcessIo>> Create(EventLoop& loop, StdioHub& hub,
                                                    const v1::Stdio& stdio,
                                                    const std::string& scratch_dir);
@@ -30,11 +31,11 @@ class ProcessIo {
 
   bool terminal() const { return terminal_; }
 
-  // Empty without a terminal.
+  // Empty without a terminal of crun's.
   const std::string& console_socket() const { return console_path_; }
 
   std::vector<std::pair<int, FdRef>> ChildFds() const;
-  // crun has taken the child's ends: ours of them are closed, and with a terminal its other end is received.
+  // The child has its ends: ours of them are closed, and crun's terminal is received.
   Result<> ChildStarted();
 
   // Before the terminal exists the size is kept for it. Without a terminal nothing happens.
@@ -50,10 +51,11 @@ class ProcessIo {
   ProcessIo(EventLoop& loop, StdioHub& hub) : loop_(loop), hub_(hub) {}
 
   Result<> MakePipes(const v1::Stdio& stdio);
-  Result<> MakeConsole(const v1::Stdio& stdio, const std::string& scratch_dir);
+  Result<> ExpectConsole(const std::string& scratch_dir);
+  Result<> MakeConsole();
   Result<> ExpectStream(int number, const std::string& token);
   void OnStream(int number, UniqueFd stream);
-  Result<UniqueFd> ReceiveConsole();
+  Result<> ReceiveConsole();
 
   EventLoop& loop_;
   StdioHub& hub_;

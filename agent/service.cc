@@ -54,6 +54,7 @@ Result<std::unique_ptr<Service>> Service::Create(EventLoop& loop, Reaper& reaper
                   .oom = *service->oom_,
                   .containers_dir = service->options_.root_dir + "/containers",
                   .scratch_dir = service->options_.root_dir + "/scratch"});
+  service->guest_ = std::make_shared<GuestProcesses>(*service->environment_);
   return service;
 }
 
@@ -100,39 +101,39 @@ void Service::RegisterSandboxCalls(ttrpc::Server& server) {
 }
 
 void Service::RegisterProcessCalls(ttrpc::Server& server) {
-  // Registers a call that looks its container up and answers at once.
+  // Registers a call that looks its process's place up and answers at once.
   const auto add = [&]<typename Req>(const char* name, std::in_place_type_t<Req>, auto call) {
     server.RegisterUnary<Req, v1::Empty>(
         kService, name,
         [this, call](const Req& request, const CallContext&,
                      const Responder<v1::Empty>& responder) {
-          auto container = Find(request.id());
-          responder.Answer(ToEmpty(container ? call(**container, request)
-                                             : tl::unexpected(std::move(container).error())));
+          auto table = FindProcesses(request.id());
+          responder.Answer(
+              ToEmpty(table ? call(**table, request) : tl::unexpected(std::move(table).error())));
         });
   };
   add("AddProcess", std::in_place_type<v1::AddProcessRequest>,
-      [](Container& c, const v1::AddProcessRequest& r) { return c.AddProcess(r); });
+      [](ProcessTable& t, const v1::AddProcessRequest& r) { return t.AddProcess(r); });
   add("SignalProcess", std::in_place_type<v1::SignalRequest>,
-      [](Container& c, const v1::SignalRequest& r) {
-        return c.Signal(r.exec_id(), r.signal(), r.all());
+      [](ProcessTable& t, const v1::SignalRequest& r) {
+        return t.Signal(r.exec_id(), r.signal(), r.all());
       });
   add("ResizeTerminal", std::in_place_type<v1::ResizeRequest>,
-      [](Container& c, const v1::ResizeRequest& r) {
-        return c.Resize(r.exec_id(), r.rows(), r.columns());
+      [](ProcessTable& t, const v1::ResizeRequest& r) {
+        return t.Resize(r.exec_id(), r.rows(), r.columns());
       });
   add("CloseStdin", std::in_place_type<v1::ProcessRef>,
-      [](Container& c, const v1::ProcessRef& r) { return c.CloseStdin(r.exec_id()); });
+      [](ProcessTable& t, const v1::ProcessRef& r) { return t.CloseStdin(r.exec_id()); });
   server.RegisterUnary<v1::ProcessRef, v1::StartProcessResponse>(
       kService, "StartProcess",
       [this](const v1::ProcessRef& request, const CallContext&,
              Responder<v1::StartProcessResponse> responder) {
-        auto container = Find(request.id());
-        if (!container) {
-          responder.Fail(std::move(container).error());
+        auto table = FindProcesses(request.id());
+        if (!table) {
+          responder.Fail(std::move(table).error());
           return;
         }
-        (*container)->StartProcess(request.exec_id(), [responder](Result<pid_t> pid) {
+        (*table)->StartProcess(request.exec_id(), [responder](Result<pid_t> pid) {
           if (!pid) {
             responder.Fail(std::move(pid).error());
             return;
@@ -146,12 +147,12 @@ void Service::RegisterProcessCalls(ttrpc::Server& server) {
       kService, "WaitProcess",
       [this](const v1::ProcessRef& request, const CallContext&,
              Responder<v1::WaitProcessResponse> responder) {
-        auto container = Find(request.id());
-        if (!container) {
-          responder.Fail(std::move(container).error());
+        auto table = FindProcesses(request.id());
+        if (!table) {
+          responder.Fail(std::move(table).error());
           return;
         }
-        (*container)->Wait(request.exec_id(), std::move(responder));
+        (*table)->Wait(request.exec_id(), std::move(responder));
       });
   server.RegisterUnary<v1::ProcessRef, v1::WaitProcessResponse>(
       kService, "DeleteProcess",
@@ -211,6 +212,13 @@ Result<std::shared_ptr<Container>> Service::Find(const std::string& id) const {
     return Fail(Code::kNotFound, "container " + id + " not found");
   }
   return it->second;
+}
+
+Result<std::shared_ptr<ProcessTable>> Service::FindProcesses(const std::string& id) const {
+  if (id.empty()) {
+    return guest_;
+  }
+  return Find(id);
 }
 
 Result<v1::HelloResponse> Service::Hello(const v1::HelloRequest& request) {
@@ -287,13 +295,15 @@ void Service::CreateContainer(const v1::CreateContainerRequest& request,
 
 void Service::DeleteProcess(const v1::ProcessRef& request,
                             Responder<v1::WaitProcessResponse> responder) {
+  if (request.id().empty() || !request.exec_id().empty()) {
+    responder.Answer(FindProcesses(request.id()).and_then([&request](const auto& table) {
+      return table->DeleteExec(request.exec_id());
+    }));
+    return;
+  }
   auto container = Find(request.id());
   if (!container) {
     responder.Fail(std::move(container).error());
-    return;
-  }
-  if (!request.exec_id().empty()) {
-    responder.Answer((*container)->DeleteExec(request.exec_id()));
     return;
   }
   (*container)
@@ -339,6 +349,7 @@ void Service::Shutdown(Responder<v1::Empty> responder) {
   for (const auto& [id, container] : containers_) {
     container->KillAll();
   }
+  guest_->KillAll();
   SyncFilesystems([this, responder = std::move(responder)](Result<> synced) {
     AnswerEmpty(responder)(std::move(synced));
     if (options_.power_off) {

@@ -1,4 +1,4 @@
-// agent/service.h — wyvern.agent.v1.Agent: the handlers of the API, and the table of containers.
+// agent/service.h — wyvern.agent.v1.Agent: the handlers of the API, the containers, and the processes beside them.
 // Threads: the loop's thread; no handler blocks it longer than a few system calls take.
 // Trust:   the caller is the host (accept filter of the listener). What containers do reaches us by exit statuses, cgroup files and
 //          bytes of stdio only.
@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "agent/container.h"
+#include "agent/guest_processes.h"
 #include "base/event_loop.h"
 #include "proto/agent.pb.h"
 #include "ttrpc/server.h"
@@ -60,6 +61,8 @@ class Service {
   void DetachShare(const v1::DetachShareRequest& request, Responder<v1::Empty> responder);
   void Shutdown(Responder<v1::Empty> responder);
   Result<std::shared_ptr<Container>> Find(const std::string& id) const;
+  // `id` empty: those in the guest itself.
+  Result<std::shared_ptr<ProcessTable>> FindProcesses(const std::string& id) const;
   void OnOom(const std::string& id);
 
   EventLoop& loop_;
@@ -68,6 +71,7 @@ class Service {
   std::unique_ptr<OomWatch> oom_;
   std::unique_ptr<Environment> environment_;
   std::map<std::string, std::shared_ptr<Container>> containers_;
+  std::shared_ptr<GuestProcesses> guest_;
   std::vector<ttrpc::ServerStream<v1::Event>> watchers_;
   bool sandbox_created_ = false;
 };
