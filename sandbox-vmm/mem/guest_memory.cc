@@ -121,6 +121,9 @@ Result<std::shared_ptr<const GuestMemory::Region>> GuestMemory::MapRegion(Region
   }
   // Core dumps leave guest memory out. Failure only makes a dump larger.
   (void)::madvise(base, spec.size, MADV_DONTDUMP);
+  // Most of a start is first touches of guest memory. Whether huge pages are used is the host's decision: for a memfd,
+  // /sys/kernel/mm/transparent_hugepage/shmem_enabled must say so; failure means a kernel without them.
+  (void)::madvise(base, spec.size, MADV_HUGEPAGE);
   auto region = std::make_shared<Region>();
   region->start = spec.start;
   region->size = spec.size;
