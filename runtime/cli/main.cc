@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "cli/commands.h"
+#include "cli/guest_verbs.h"
 
 namespace {
 
@@ -32,6 +33,7 @@ void AddRun(CLI::App& app, std::function<Result<int>()>& action) {
   verb->add_option("--memory", options->memory, "guest memory, such as 512MiB");
   verb->add_option("-v,--volume", options->volumes, "HOST:GUEST[:ro]; may be repeated");
   verb->add_option("-e,--env", options->env, "K=V, or K to pass our own; may be repeated");
+  verb->add_option("--guest", options->guest, "imported guest, see `wyvern guest list`");
   verb->add_option("--name", options->name, "name of the sandbox; random by default");
   verb->add_option("-u,--user", options->user, "UID, UID:GID, NAME or NAME:GROUP of the image");
   verb->add_option("-w,--cwd", options->cwd, "working directory in the container");
@@ -103,6 +105,7 @@ int main(int argc, char** argv) {
   AddRun(app, action);
   AddExec(app, action);
   AddInspection(app, action);
+  cli::AddGuest(app, action);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

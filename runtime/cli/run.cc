@@ -22,6 +22,7 @@
 #include "cli/version.h"
 #include "config/config.h"
 #include "control/control_server.h"
+#include "guest/store.h"
 #include "sandbox/sandbox.h"
 #include "state/state.h"
 
@@ -51,7 +52,7 @@ Result<> MakeDirectory(const std::string& path) {
 }
 
 // What the user chose on the command line, as a configuration source.
-std::string ConfigBody(const RunOptions& options) {
+Result<std::string> ConfigBody(const RunOptions& options) {
   std::string body;
   if (options.cpus != 0) {
     body += fmt::format("  vcpus: {}\n", options.cpus);
@@ -59,7 +60,17 @@ std::string ConfigBody(const RunOptions& options) {
   if (!options.memory.empty()) {
     body += fmt::format("  memory: \"{}\"\n", options.memory);
   }
-  return body.empty() ? body : "sandbox:\n" + body;
+  if (!body.empty()) {
+    body = "sandbox:\n" + body;
+  }
+  if (!options.guest.empty()) {
+    if (!guest::IsGuestName(options.guest)) {
+      return Fail(Code::kInvalidArgument, "--guest: \"" + options.guest +
+                                              "\" is not a guest's name; see `wyvern guest list`");
+    }
+    body += fmt::format("guest:\n  name: \"{}\"\n", options.guest);
+  }
+  return body;
 }
 
 // The bundle and the container's scratch space; gone when this is gone.
@@ -269,7 +280,7 @@ Result<int> Run(const RunOptions& options) {
   if (!options.config_file.empty()) {
     sources.options_path = options.config_file;
   }
-  sources.options_body = ConfigBody(options);
+  WV_TRY(sources.options_body, ConfigBody(options));
   WV_TRY(auto config, runtime::LoadConfig(sources));
   WV_TRY(const Image image, OpenImage(options.source, kStore));
   WV_TRY(const std::string spec, MakeRunSpec(options, image));

@@ -20,6 +20,7 @@ struct RunOptions {
   std::string cwd;
   std::string hostname = "wyvern";
   std::string memory;  // "512MiB"; empty: the configuration's
+  std::string guest;   // name of an imported guest; empty: the configuration's
   uint32_t cpus = 0;   // 0: the configuration's
   bool tty = false;
   bool interactive = false;

@@ -28,6 +28,10 @@ struct Config {
     std::string kernel_cmdline;
   } sandbox;
 
+  struct Guest {
+    std::string name;  // empty: sandbox.kernel and sandbox.initrd
+  } guest;
+
   struct Share {
     uint32_t queues = 0;
     std::chrono::milliseconds cache_root{};
@@ -36,7 +40,7 @@ struct Config {
   } share;
 
   struct Paths {
-    std::string vmm, fs, anchor;
+    std::string vmm, fs, anchor, guests;
   } paths;
 
   struct Log {

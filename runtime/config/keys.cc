@@ -230,6 +230,10 @@ std::vector<Key> MakeSandboxKeys() {
       Text("sandbox.kernel_cmdline", "",
            "Words added at the end of the guest kernel's command line.",
            [](Config& c) -> std::string& { return c.sandbox.kernel_cmdline; }),
+      Text("guest.name", "",
+           "A guest of `wyvern guest import`: its kernel and initial RAM disk instead of the "
+           "sandbox's. Empty: none.",
+           [](Config& c) -> std::string& { return c.guest.name; }),
   };
 }
 
@@ -254,6 +258,8 @@ std::vector<Key> MakeHostKeys() {
       Path("paths.anchor", "/usr/libexec/wyvern/wyvern-anchor",
            "The process that stands for a container on the host.",
            [](Config& c) -> std::string& { return c.paths.anchor; }),
+      Path("paths.guests", "/var/lib/wyvern/guests", "Where `wyvern guest import` puts guests.",
+           [](Config& c) -> std::string& { return c.paths.guests; }),
       Level("log.level", "info", "debug, info, warn or error.",
             [](Config& c) -> std::string& { return c.log.level; }),
       Duration("timeouts.boot", "60s",

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "guest/store.h"
 #include "sandbox/cleanup.h"
 #include "sandbox/sandbox_impl.h"
 
@@ -29,6 +30,21 @@ std::string Joined(const std::vector<std::string>& words) {
     out += (out.empty() ? "" : ", ") + word;
   }
   return out;
+}
+
+// An imported kernel comes with its own initial RAM disk; the root image stays the same.
+Result<> UseImportedGuest(const Config& config, MachineOptions& machine) {
+  if (config.guest.name.empty()) {
+    return {};
+  }
+  WV_TRY_CONTEXT(const guest::Guest guest, guest::FindGuest(config.paths.guests, config.guest.name),
+                 "guest.name");
+  machine.kernel = guest.kernel_path();
+  machine.initrd = guest.initrd_path();
+  if (!guest.cmdline.empty()) {
+    machine.extra_cmdline = guest.cmdline + " " + machine.extra_cmdline;
+  }
+  return {};
 }
 
 }  // namespace
@@ -161,6 +177,7 @@ Result<> SandboxImpl::StartMachine() {
   machine.initrd = config_.sandbox.initrd;
   machine.image = config_.sandbox.image;
   machine.extra_cmdline = config_.sandbox.kernel_cmdline;
+  WV_TRY_VOID(UseImportedGuest(config_, machine));
   machine.guest_cid =
       kFirstGuestCid;  // each VMM has a vsock of its own: the same number everywhere
   machine.share_queues = config_.share.queues;
