@@ -30,6 +30,7 @@ struct Config {
 
   struct Guest {
     std::string name;  // empty: sandbox.kernel and sandbox.initrd
+    bool debug_exec = false;
   } guest;
 
   struct Share {

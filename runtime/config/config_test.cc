@@ -59,6 +59,8 @@ TEST_F(ConfigTest, WrongTypesNameFileAndLine) {
   EXPECT_THAT(LoadError("sandbox:\n  kernel: vmlinux\n"), HasSubstr("must be an absolute path"));
   EXPECT_THAT(LoadError("timeouts:\n  boot: 5\n"), HasSubstr("must be like 500ms"));
   EXPECT_THAT(LoadError("log:\n  level: loud\n"), HasSubstr("must be debug"));
+  EXPECT_THAT(LoadError("guest:\n  debug_exec: yes\n"), HasSubstr("must be true or false"));
+  EXPECT_THAT(LoadError("guest:\n  debug_exec: [true]\n"), HasSubstr("must be true or false"));
   EXPECT_THAT(LoadError("annotations:\n  allow: [state_dir]\n"),
               HasSubstr("not a key that an annotation can set"));
   EXPECT_THAT(LoadError("sandbox:\n  vcpus: 1\n  vcpus: 2\n"), HasSubstr("given twice"));
@@ -98,6 +100,18 @@ TEST_F(ConfigTest, LaterSourcesWinAndOriginsSaySo) {
   EXPECT_THAT(yaml, HasSubstr("vcpus: 5  # annotation io.wyvern.vcpus"));
   EXPECT_THAT(yaml, HasSubstr("memory: 1GiB  # " + dir_ + "/options.yaml:2"));
   EXPECT_THAT(yaml, HasSubstr("state_dir: \"/run/wyvern\"  # built-in"));
+}
+
+TEST_F(ConfigTest, GuestExecIsOnUntilAFileSaysOtherwise) {
+  EXPECT_TRUE(BuiltInConfig().guest.debug_exec);
+  ASSERT_TRUE(WriteFile(sources_.file, "guest:\n  debug_exec: false\n").has_value());
+  auto config = LoadConfig(sources_);
+  ASSERT_TRUE(config.has_value()) << config.error().message();
+  EXPECT_FALSE((*config)->guest.debug_exec);
+  EXPECT_THAT(EffectiveYaml(**config), HasSubstr("debug_exec: false  # " + sources_.file + ":2"));
+  // Pod authors are not the host's root.
+  sources_.annotations = {{"io.wyvern.guest.debug_exec", "true"}};
+  EXPECT_FALSE(LoadConfig(sources_).has_value());
 }
 
 TEST_F(ConfigTest, AnnotationsThatAreNotAllowedAreRefused) {

@@ -183,6 +183,23 @@ Key Level(std::string_view name, std::string_view fallback, std::string_view doc
   return key;
 }
 
+Key Flag(std::string_view name, std::string_view fallback, std::string_view doc, Ref<bool> ref) {
+  return {name,
+          fallback,
+          doc,
+          false,
+          [=](Config& config, const RawValue& raw) -> Result<> {
+            if (raw.is_list || (raw.text != "true" && raw.text != "false")) {
+              return Fail(Code::kInvalidArgument, "must be true or false");
+            }
+            ref(config) = raw.text == "true";
+            return {};
+          },
+          [=](const Config& config) {
+            return std::string(ref(const_cast<Config&>(config)) ? "true" : "false");
+          }};
+}
+
 Key KeyList(std::string_view name, std::string_view fallback, std::string_view doc,
             Ref<std::vector<std::string>> ref) {
   return {name,
@@ -234,6 +251,11 @@ std::vector<Key> MakeSandboxKeys() {
            "A guest of `wyvern guest import`: its kernel and initial RAM disk instead of the "
            "sandbox's. Empty: none.",
            [](Config& c) -> std::string& { return c.guest.name; }),
+      Flag("guest.debug_exec", "true",
+           "`wyvern exec --guest`: commands in the guest, outside of every container, as its root. "
+           "On, because only the host's root can\nask for them (control.sock), who controls the "
+           "guest anyway; so keep this key out of annotations.allow.",
+           [](Config& c) -> bool& { return c.guest.debug_exec; }),
   };
 }
 
