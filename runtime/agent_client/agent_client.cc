@@ -217,6 +217,15 @@ Result<> AgentClient::AddProcess(const std::string& id, const std::string& exec_
   return CallEmpty("AddProcess", request);
 }
 
+Result<> AgentClient::AddGuestProcess(const std::string& exec_id, agent_pb::GuestCommand command,
+                                      const agent_pb::Stdio& stdio) {
+  agent_pb::AddProcessRequest request;
+  request.set_exec_id(exec_id);
+  *request.mutable_guest() = std::move(command);
+  *request.mutable_stdio() = stdio;
+  return CallEmpty("AddProcess", request);
+}
+
 Result<> AgentClient::StartProcess(const std::string& id, const std::string& exec_id) {
   WV_TRY_VOID((Call<agent_pb::StartProcessResponse>("StartProcess", Ref(id, exec_id),
                                                     rep_->options.call_timeout)));

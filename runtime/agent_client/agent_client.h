@@ -65,6 +65,9 @@ class AgentClient {
                            const agent_pb::Stdio& stdio);
   Result<> AddProcess(const std::string& id, const std::string& exec_id,
                       const std::string& process_json, const agent_pb::Stdio& stdio);
+  // Outside of every container; its id is empty in the other calls.
+  Result<> AddGuestProcess(const std::string& exec_id, agent_pb::GuestCommand command,
+                           const agent_pb::Stdio& stdio);
   Result<> StartProcess(const std::string& id, const std::string& exec_id);
   // `done` once: the exit status 0..255, or why it will never be known.
   void WaitProcess(const std::string& id, const std::string& exec_id,

@@ -176,6 +176,9 @@ Result<ProcessIo> SandboxImpl::AddExec(const std::string& id, const std::string&
                                        const std::string& process_json, const IoWanted& io) {
   WV_TRY_VOID(oci::CheckId(exec_id));
   WV_TRY_VOID(CheckAlive());
+  if (id.empty()) {
+    WV_TRY_VOID(CheckGuestExec());
+  }
   std::vector<std::string> notes;
   WV_TRY_CONTEXT(const std::string process_for_guest,
                  oci::TranslateProcess(process_json, io.terminal, &notes), "exec " + exec_id);
@@ -187,7 +190,7 @@ Result<ProcessIo> SandboxImpl::AddExec(const std::string& id, const std::string&
   process->terminal = io.terminal;
   {
     const std::lock_guard lock(mu_);
-    if (container->processes.at("")->exit.has_value()) {
+    if (container->Stopped()) {
       return Fail(Code::kFailedPrecondition, fmt::format("container {} has stopped", id));
     }
     if (!container->processes.emplace(exec_id, process).second) {
@@ -196,7 +199,7 @@ Result<ProcessIo> SandboxImpl::AddExec(const std::string& id, const std::string&
   }
   auto add = [&]() -> Result<StdioStreams> {
     WV_TRY(StdioStreams streams, agent_->OpenStdio(ToWanted(io)));
-    WV_TRY_VOID(agent_->AddProcess(id, exec_id, process_for_guest, streams.message));
+    WV_TRY_VOID(AddProcess(id, exec_id, process_for_guest, streams.message));
     return streams;
   };
   auto streams = add();

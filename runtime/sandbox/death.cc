@@ -77,6 +77,20 @@ void SandboxImpl::OnMachineEvent(const MachineEvent& event) {
   });
 }
 
+std::vector<SandboxImpl::ProcessPtr> SandboxImpl::AllProcesses() const {
+  std::vector<ProcessPtr> processes;
+  const auto add = [&processes](const Container& container) {
+    for (const auto& [exec_id, process] : container.processes) {
+      processes.push_back(process);
+    }
+  };
+  for (const auto& [id, container] : containers_) {
+    add(*container);
+  }
+  add(*guest_);
+  return processes;
+}
+
 void SandboxImpl::Die(const std::string& reason) {
   std::vector<ProcessPtr> processes;
   std::function<void(std::string)> callback;
@@ -86,11 +100,7 @@ void SandboxImpl::Die(const std::string& reason) {
       return;
     }
     death_ = reason;
-    for (const auto& [id, container] : containers_) {
-      for (const auto& [exec_id, process] : container->processes) {
-        processes.push_back(process);
-      }
-    }
+    processes = AllProcesses();
     callback = on_death_;
     death_told_ = callback != nullptr;
   }
@@ -126,16 +136,13 @@ void SandboxImpl::OnOom(std::function<void(std::string container_id)> callback) 
 
 // Everything that waits is let go; what is still being made or deleted by other threads comes to its end.
 std::vector<SandboxImpl::ContainerPtr> SandboxImpl::Settle() {
-  std::vector<ProcessPtr> processes;
   std::vector<ContainerPtr> left;
   std::unique_lock lock(mu_);
   changed_.wait(lock, [this] { return busy_ == 0; });
   for (const auto& [id, container] : containers_) {
     left.push_back(container);
-    for (const auto& [exec_id, process] : container->processes) {
-      processes.push_back(process);
-    }
   }
+  const std::vector<ProcessPtr> processes = AllProcesses();
   lock.unlock();
   for (const ProcessPtr& process : processes) {
     SetExited(process, 128 + SIGKILL);

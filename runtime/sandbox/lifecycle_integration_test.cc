@@ -167,6 +167,50 @@ TEST_F(LifecycleTest, Execs) {
   EXPECT_TRUE(sandbox_->DeleteProcess("c", "").has_value());
 }
 
+TEST_F(LifecycleTest, ExecsInTheGuestItself) {
+  Boot({});
+  EXPECT_EQ(CodeOf(sandbox_->StartProcess("", "g")), Code::kNotFound);
+  EXPECT_EQ(CodeOf(sandbox_->DeleteProcess("", "")), Code::kNotFound);
+  // Without any container, and beside one.
+  for (const bool beside : {false, true}) {
+    if (beside) {
+      Sleeper("c");
+    }
+    auto io = Exec("", "g", R"("sh","-c","cat /proc/$PPID/comm; exit 7")");
+    ASSERT_TRUE(io.has_value()) << io.error().message();
+    EXPECT_EQ(CodeOf(Exec("", "g", R"("true")")), Code::kAlreadyExists);
+    EXPECT_EQ(CodeOf(sandbox_->Signal("", "g", SIGKILL, false)), Code::kFailedPrecondition);
+    ASSERT_TRUE(sandbox_->StartProcess("", "g").has_value());
+    EXPECT_EQ(Drain(io->stdout_stream), "wyvern-agent\n");
+    EXPECT_EQ(sandbox_->Wait("", "g")->status, 7U);
+    EXPECT_EQ(sandbox_->DeleteProcess("", "g")->status, 7U);
+  }
+  EXPECT_EQ(sandbox_->ContainerCount(), 1U);
+  ASSERT_TRUE(Exec("", "m", R"("missing")").has_value());
+  const auto started = sandbox_->StartProcess("", "m");
+  EXPECT_EQ(CodeOf(started), Code::kNotFound);
+  EXPECT_THAT(started.error().message(), HasSubstr("\"missing\" not found in the guest"));
+  EXPECT_EQ(sandbox_->Wait("", "m")->status, 127U);
+  EXPECT_TRUE(sandbox_->DeleteProcess("", "m").has_value());
+  // One that runs at the end is let go.
+  ASSERT_TRUE(Exec("", "s", R"("sleep","5")").has_value());
+  ASSERT_TRUE(sandbox_->StartProcess("", "s").has_value());
+  auto waiting = std::async(std::launch::async, [&] { return sandbox_->Wait("", "s")->status; });
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  EXPECT_TRUE(sandbox_->Shutdown().has_value());
+  EXPECT_EQ(waiting.get(), 137U);
+}
+
+TEST_F(LifecycleTest, ExecInTheGuestItselfCanBeSwitchedOff) {
+  config_->guest.debug_exec = false;
+  config_->origins["guest.debug_exec"] = "/etc/wyvern/wyvern.yaml:7";
+  Boot({});
+  const auto io = Exec("", "g", R"("true")");
+  EXPECT_EQ(CodeOf(io), Code::kFailedPrecondition);
+  EXPECT_THAT(io.error().message(),
+              testing::AllOf(HasSubstr("guest.debug_exec"), HasSubstr("wyvern.yaml:7")));
+}
+
 TEST_F(LifecycleTest, VolumesAndRootfsList) {
   Boot({});
   std::filesystem::create_directory(dir_ + "/volume");

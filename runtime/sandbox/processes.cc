@@ -26,6 +26,9 @@ Result<> SandboxImpl::CheckAlive() {
 }
 
 Result<SandboxImpl::ContainerPtr> SandboxImpl::FindContainer(const std::string& id) {
+  if (id.empty()) {
+    return guest_;
+  }
   const std::lock_guard lock(mu_);
   const auto it = containers_.find(id);
   if (it == containers_.end() || !it->second->created) {
@@ -41,7 +44,8 @@ Result<SandboxImpl::ProcessPtr> SandboxImpl::FindProcess(const std::string& id,
   const std::lock_guard lock(mu_);
   const auto it = found->processes.find(exec_id);
   if (it == found->processes.end()) {
-    return Fail(Code::kNotFound, fmt::format("exec {} not found in container {}", exec_id, id));
+    return Fail(Code::kNotFound, fmt::format("exec {} not found in {}", exec_id,
+                                             id.empty() ? "the guest" : "container " + id));
   }
   if (container != nullptr) {
     *container = found;
@@ -82,7 +86,7 @@ Result<> SandboxImpl::StartProcess(const std::string& id, const std::string& exe
     if (process->status != ProcessStatus::kCreated || process->starting) {
       return Fail(Code::kFailedPrecondition, "it was started already");
     }
-    if (container->processes.at("")->exit.has_value()) {
+    if (container->Stopped()) {
       return Fail(Code::kFailedPrecondition, fmt::format("container {} has stopped", id));
     }
     process->starting = true;

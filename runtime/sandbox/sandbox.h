@@ -116,7 +116,9 @@ class Sandbox {
   // Mounts the rootfs list on <bundle>/rootfs, attaches it and the bind mounts to the share, starts
   // the anchor, creates the init process. Undoes everything on error. A missing binary fails here.
   virtual Result<ProcessIo> CreateContainer(const ContainerOptions& options) = 0;
-  // `process_json`: OCI Process.
+  // `process_json`: OCI Process. `id` empty, here and below: in the guest itself, outside of every
+  // container, where only args, env, cwd and the numbers of user count; FAILED_PRECONDITION without
+  // guest.debug_exec.
   virtual Result<ProcessIo> AddExec(const std::string& id, const std::string& exec_id,
                                     const std::string& process_json, const IoWanted& io) = 0;
   // exec_id empty: the container's init, here and below.

@@ -54,6 +54,12 @@ struct Container {
   bool deleting = false;
   pid_t anchor_pid = 0;
   EventLoop::Token anchor_watch = EventLoop::Token::kNone;  // loop thread only
+
+  // Its init has ended.
+  bool Stopped() const {
+    const auto init = processes.find("");
+    return init != processes.end() && init->second->exit.has_value();
+  }
 };
 
 class SandboxImpl final : public Sandbox {
@@ -139,6 +145,11 @@ class SandboxImpl final : public Sandbox {
                               const ProcessPtr& exec);
   HookState HookStateOf(const Container& container, const char* status) const;
 
+  // guest_exec.cc
+  Result<> CheckGuestExec() const;
+  Result<> AddProcess(const std::string& id, const std::string& exec_id,
+                      const std::string& process_json, const agent_pb::Stdio& stdio);
+
   // processes.cc
   Result<ContainerPtr> FindContainer(const std::string& id);
   Result<ProcessPtr> FindProcess(const std::string& id, const std::string& exec_id,
@@ -152,6 +163,7 @@ class SandboxImpl final : public Sandbox {
   void Die(const std::string& reason);
   void OnMachineEvent(const MachineEvent& event);
   void OnAnchorDeath(const ContainerPtr& container);
+  std::vector<ProcessPtr> AllProcesses() const;  // with mu_ held
   std::vector<ContainerPtr> Settle();
   Result<> ReleaseAll();
   // Runs on the loop's thread and waits for it.
@@ -178,6 +190,8 @@ class SandboxImpl final : public Sandbox {
   std::mutex mu_;
   std::condition_variable changed_;
   std::map<std::string, ContainerPtr> containers_;
+  // What runs in the guest itself, as a container without id, init and host side.
+  const ContainerPtr guest_ = std::make_shared<Container>();
   int busy_ = 0;  // creates and deletes under way: Shutdown waits for them
   bool stopping_ = false;
   std::optional<std::string> death_;  // why; set once

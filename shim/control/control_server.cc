@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 #include <map>
 #include <mutex>
 #include <utility>
@@ -64,12 +65,17 @@ class ControlServer::Impl {
  private:
   using Key = std::pair<std::string, std::string>;  // container, exec
 
+  struct Exec {
+    std::string container;  // as the sandbox names it: empty for the guest itself
+    bool terminal = false;
+  };
+
   void Register();
   template <typename Req, typename Resp>
   void Pooled(const char* method, Result<Resp> (Impl::*function)(const Req&));
 
   Result<pb::HelloResponse> Hello(const pb::HelloRequest& request);
-  Result<pb::ExecResponse> Exec(const pb::ExecRequest& request);
+  Result<pb::ExecResponse> AddExec(const pb::ExecRequest& request);
   Result<pb::WaitExecResponse> WaitExec(const pb::ExecRef& request);
   Result<pb::Empty> ResizeExec(const pb::ResizeExecRequest& request);
   Result<pb::Empty> SignalExec(const pb::SignalExecRequest& request);
@@ -78,10 +84,11 @@ class ControlServer::Impl {
   Result<pb::MetricsResponse> Metrics(const pb::Empty& request);
   Result<pb::TimelineResponse> Timeline(const pb::Empty& request);
   ttrpc::RawStream::Receiver Attach(ttrpc::RawStream stream);
-  std::shared_ptr<ExecStream> OpenStream(const std::string& message,
+  std::shared_ptr<ExecStream> OpenStream(const pb::StreamData& first,
                                          const ttrpc::RawStream& stream);
+  void Abandon(const Key& key);
 
-  Result<std::string> CheckOurs(const std::string& container_id, const std::string& exec_id);
+  Result<Exec> CheckOurs(const std::string& container_id, const std::string& exec_id);
   Result<std::string> ReadSpec(const std::string& container_id) const;
 
   const std::string path_;
@@ -92,9 +99,8 @@ class ControlServer::Impl {
   std::unique_ptr<ttrpc::Server> server_;  // used and destroyed on the loop's thread
 
   std::mutex mu_;
-  uint64_t next_exec_ = 1;  // guarded by mu_
-  std::map<Key, std::string>
-      execs_;  // guarded by mu_; the container as the sandbox names it: empty for the guest itself
+  uint64_t next_exec_ = 1;                        // guarded by mu_
+  std::map<Key, Exec> execs_;                     // guarded by mu_
   std::map<Key, runtime::ProcessIo> unattached_;  // guarded by mu_
 };
 
@@ -140,7 +146,7 @@ void ControlServer::Impl::Pooled(const char* method, Result<Resp> (Impl::*functi
 
 void ControlServer::Impl::Register() {
   Pooled("Hello", &Impl::Hello);
-  Pooled("Exec", &Impl::Exec);
+  Pooled("Exec", &Impl::AddExec);
   Pooled("WaitExec", &Impl::WaitExec);
   Pooled("ResizeExec", &Impl::ResizeExec);
   Pooled("SignalExec", &Impl::SignalExec);
@@ -186,7 +192,7 @@ Result<std::string> ControlServer::Impl::ReadSpec(const std::string& container_i
   return Fail(Code::kNotFound, "container " + container_id + " not found");
 }
 
-Result<pb::ExecResponse> ControlServer::Impl::Exec(const pb::ExecRequest& request) {
+Result<pb::ExecResponse> ControlServer::Impl::AddExec(const pb::ExecRequest& request) {
   const std::string container = request.guest() ? std::string() : request.container_id();
   std::string spec;
   if (!request.guest()) {
@@ -211,7 +217,7 @@ Result<pb::ExecResponse> ControlServer::Impl::Exec(const pb::ExecRequest& reques
     return tl::unexpected(std::move(started).error());
   }
   const std::lock_guard lock(mu_);
-  execs_[key] = container;
+  execs_[key] = Exec{container, request.terminal()};
   unattached_[key] = std::move(streams);
   pb::ExecResponse response;
   response.set_exec_id(key.second);
@@ -219,8 +225,8 @@ Result<pb::ExecResponse> ControlServer::Impl::Exec(const pb::ExecRequest& reques
 }
 
 // Only what came by this socket can be waited for, signalled and deleted here: containerd's execs are containerd's.
-Result<std::string> ControlServer::Impl::CheckOurs(const std::string& container_id,
-                                                   const std::string& exec_id) {
+Result<ControlServer::Impl::Exec> ControlServer::Impl::CheckOurs(const std::string& container_id,
+                                                                 const std::string& exec_id) {
   const std::lock_guard lock(mu_);
   const auto found = execs_.find({container_id, exec_id});
   if (found == execs_.end()) {
@@ -230,14 +236,14 @@ Result<std::string> ControlServer::Impl::CheckOurs(const std::string& container_
 }
 
 Result<pb::WaitExecResponse> ControlServer::Impl::WaitExec(const pb::ExecRef& request) {
-  WV_TRY(const std::string container, CheckOurs(request.container_id(), request.exec_id()));
-  WV_TRY(const runtime::ExitInfo exit, sandbox_.Wait(container, request.exec_id()));
+  WV_TRY(const Exec exec, CheckOurs(request.container_id(), request.exec_id()));
+  WV_TRY(const runtime::ExitInfo exit, sandbox_.Wait(exec.container, request.exec_id()));
   {
     const std::lock_guard lock(mu_);
     execs_.erase({request.container_id(), request.exec_id()});
     unattached_.erase({request.container_id(), request.exec_id()});
   }
-  if (auto deleted = sandbox_.DeleteProcess(container, request.exec_id()); !deleted) {
+  if (auto deleted = sandbox_.DeleteProcess(exec.container, request.exec_id()); !deleted) {
     WV_DEBUG("control: {}", deleted.error().message());
   }
   pb::WaitExecResponse response;
@@ -246,16 +252,16 @@ Result<pb::WaitExecResponse> ControlServer::Impl::WaitExec(const pb::ExecRef& re
 }
 
 Result<pb::Empty> ControlServer::Impl::ResizeExec(const pb::ResizeExecRequest& request) {
-  WV_TRY(const std::string container, CheckOurs(request.container_id(), request.exec_id()));
-  WV_TRY_VOID(
-      sandbox_.ResizeTerminal(container, request.exec_id(), request.rows(), request.columns()));
+  WV_TRY(const Exec exec, CheckOurs(request.container_id(), request.exec_id()));
+  WV_TRY_VOID(sandbox_.ResizeTerminal(exec.container, request.exec_id(), request.rows(),
+                                      request.columns()));
   return pb::Empty();
 }
 
 Result<pb::Empty> ControlServer::Impl::SignalExec(const pb::SignalExecRequest& request) {
-  WV_TRY(const std::string container, CheckOurs(request.container_id(), request.exec_id()));
-  WV_TRY_VOID(
-      sandbox_.Signal(container, request.exec_id(), static_cast<int>(request.signal()), false));
+  WV_TRY(const Exec exec, CheckOurs(request.container_id(), request.exec_id()));
+  WV_TRY_VOID(sandbox_.Signal(exec.container, request.exec_id(), static_cast<int>(request.signal()),
+                              false));
   return pb::Empty();
 }
 
@@ -303,13 +309,8 @@ Result<pb::TimelineResponse> ControlServer::Impl::Timeline(const pb::Empty& /*re
   return response;
 }
 
-std::shared_ptr<ExecStream> ControlServer::Impl::OpenStream(const std::string& message,
+std::shared_ptr<ExecStream> ControlServer::Impl::OpenStream(const pb::StreamData& first,
                                                             const ttrpc::RawStream& stream) {
-  pb::StreamData first;
-  if (!first.ParseFromString(message)) {
-    stream.Fail(Error(Code::kInvalidArgument, "malformed message"));
-    return nullptr;
-  }
   runtime::ProcessIo io;
   {
     const std::lock_guard lock(mu_);
@@ -327,30 +328,55 @@ std::shared_ptr<ExecStream> ControlServer::Impl::OpenStream(const std::string& m
   return exec;
 }
 
+// Its client is gone without having seen the end: a terminal that is hung up, to the process; nobody will ask for its exit status.
+void ControlServer::Impl::Abandon(const Key& key) {
+  pool_->Run([this, key] {
+    const auto exec = CheckOurs(key.first, key.second);
+    if (exec && exec->terminal) {
+      (void)sandbox_.Signal(exec->container, key.second, SIGHUP, false);
+    }
+    pb::ExecRef ref;
+    ref.set_container_id(key.first);
+    ref.set_exec_id(key.second);
+    (void)WaitExec(ref);
+  });
+}
+
 ttrpc::RawStream::Receiver ControlServer::Impl::Attach(ttrpc::RawStream stream) {
-  auto exec = std::make_shared<std::shared_ptr<ExecStream>>();
-  return
-      [this, stream = std::move(stream), exec](const std::optional<std::string>& message) mutable {
-        if (!message) {
-          if (*exec != nullptr && !stream.alive()) {
-            (*exec)->Detach();
-          } else if (*exec != nullptr) {
-            // Half-closed: the end of the input; the output goes on.
-            pb::StreamData end;
-            end.set_eof(true);
-            (*exec)->OnMessage(end);
-          }
-          return;
-        }
-        if (*exec == nullptr) {
-          *exec = OpenStream(*message, stream);
-          return;
-        }
-        pb::StreamData data;
-        if (data.ParseFromString(*message)) {
-          (*exec)->OnMessage(data);
-        }
-      };
+  struct Attached {
+    std::shared_ptr<ExecStream> exec;
+    Key key;
+  };
+
+  return [this, stream = std::move(stream),
+          to = std::make_shared<Attached>()](const std::optional<std::string>& message) {
+    if (!message) {
+      if (to->exec == nullptr) {
+        return;
+      }
+      if (stream.alive()) {
+        // Half-closed: the end of the input; the output goes on.
+        pb::StreamData end;
+        end.set_eof(true);
+        to->exec->OnMessage(end);
+        return;
+      }
+      if (!to->exec->finished()) {
+        Abandon(to->key);
+      }
+      to->exec->Detach();
+      return;
+    }
+    pb::StreamData data;
+    if (!data.ParseFromString(*message)) {
+      stream.Fail(Error(Code::kInvalidArgument, "malformed message"));
+    } else if (to->exec != nullptr) {
+      to->exec->OnMessage(data);
+    } else {
+      to->key = {data.container_id(), data.exec_id()};
+      to->exec = OpenStream(data, stream);
+    }
+  };
 }
 
 ControlServer::ControlServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

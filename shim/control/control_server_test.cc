@@ -166,6 +166,49 @@ TEST_F(ControlServerTest, SignalReachesTheExecAndOnlyOurs) {
   EXPECT_FALSE(Call<cp::Empty>("SignalExec", request));
 }
 
+TEST_F(ControlServerTest, ExecInTheGuestItselfNeedsNoContainer) {
+  cp::ExecRequest request;
+  request.set_guest(true);
+  for (const char* const word : {"/bin/sh", "-c", "echo $HOME; exit 7"}) {
+    request.add_args(word);
+  }
+  const std::string exec = Must(Call<cp::ExecResponse>("Exec", request)).exec_id();
+  cp::StreamData first;
+  first.set_exec_id(exec);
+  auto stream = Must(client_->OpenRawStream(kService, "Stream", "", true, {}));
+  ASSERT_TRUE(stream.Send(first.SerializeAsString()));
+  std::string out;
+  while (const auto payload = Must(stream.Read(std::chrono::seconds(10)))) {
+    cp::StreamData message;
+    ASSERT_TRUE(message.ParseFromString(*payload));
+    out += message.data();
+  }
+  EXPECT_EQ(out, "/\n");
+  cp::ExecRef ref;
+  ref.set_exec_id(exec);
+  EXPECT_EQ(Must(Call<cp::WaitExecResponse>("WaitExec", ref)).exit_status(), 7U);
+}
+
+TEST_F(ControlServerTest, ClientThatIsGoneHangsTheTerminalUpAndLeavesNoProcess) {
+  cp::ExecRequest request;
+  request.set_container_id("c");
+  request.set_terminal(true);
+  for (const char* const word : {"/bin/sh", "-c", "echo up; exec sleep 60"}) {
+    request.add_args(word);
+  }
+  const std::string exec = Must(Call<cp::ExecResponse>("Exec", request)).exec_id();
+  {
+    auto stream = Attach(exec, true);
+    ASSERT_TRUE(Must(stream.Read(std::chrono::seconds(10))).has_value());
+    client_.reset();
+  }
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (sandbox_.State("c", exec) && std::chrono::steady_clock::now() < end) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  EXPECT_FALSE(sandbox_.State("c", exec));
+}
+
 TEST_F(ControlServerTest, AttachToNothingIsRefused) {
   auto stream = Attach("nope", false);
   EXPECT_FALSE(stream.Read(std::chrono::seconds(10)));

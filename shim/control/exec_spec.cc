@@ -65,7 +65,7 @@ Result<std::string> MakeExecSpec(const std::string& config_json,
   if (request.args().empty()) {
     return Fail(Code::kInvalidArgument, "no command was given");
   }
-  json process = {{"user", {{"uid", 0}, {"gid", 0}}}, {"env", {kPath}}, {"cwd", "/"}};
+  json process = {{"user", {{"uid", 0}, {"gid", 0}}}, {"env", {kPath, "HOME=/"}}, {"cwd", "/"}};
   if (!config_json.empty()) {
     const json spec = json::parse(config_json, nullptr, false);
     if (!spec.is_object() || !spec.contains("process") || !spec["process"].is_object()) {

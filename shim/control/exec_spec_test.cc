@@ -50,8 +50,13 @@ TEST(ExecSpecTest, UserDirectoryAndTerminalAreTaken) {
 }
 
 TEST(ExecSpecTest, GuestHasAPlainRootProcess) {
-  const json process = json::parse(*MakeExecSpec("", Request()));
+  auto request = Request();
+  request.add_env("HOME=/tmp");
+  const json process = json::parse(*MakeExecSpec("", request));
+  EXPECT_EQ(process["args"], json({"id"}));
   EXPECT_EQ(process["user"]["uid"], 0);
+  EXPECT_EQ(process["env"].size(), 2U);
+  EXPECT_EQ(process["env"][1], "HOME=/tmp");
   EXPECT_EQ(process["cwd"], "/");
 }
 

@@ -79,6 +79,7 @@ void ExecStream::EndOutput(Output& output) {
   (void)stream_.Send(message.SerializeAsString());
   if (!outputs_[0].fd.valid() && !outputs_[1].fd.valid()) {
     stream_.Finish();
+    finished_ = true;
     detached_ = true;
     CloseInput();
   }

@@ -32,6 +32,9 @@ class ExecStream : public std::enable_shared_from_this<ExecStream> {
   // The client is gone: the process sees the end of its input; its output is dropped from now on.
   void Detach();
 
+  // All output has been sent: a client that goes now has had everything.
+  bool finished() const { return finished_; }
+
  private:
   struct Output {
     uint32_t number;
@@ -48,6 +51,7 @@ class ExecStream : public std::enable_shared_from_this<ExecStream> {
   EventLoop& loop_;
   const bool acknowledged_;
   bool detached_ = false;
+  bool finished_ = false;
   ttrpc::RawStream stream_;
   std::array<Output, 2> outputs_;
   UniqueFd input_;
