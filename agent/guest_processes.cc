@@ -81,13 +81,14 @@ Error BecomeProgram(const std::vector<std::string>& args) {
   }
   argv.push_back(nullptr);
   (void)execvp(argv[0], argv.data());
+  const int error = errno;
   const std::string program = "\"" + args[kFixedArguments] + "\"";
-  if (errno == ENOENT) {
+  if (error == ENOENT) {
     const bool searched = args[kFixedArguments].find('/') == std::string::npos;
     return {Code::kNotFound,
             "executable file " + program + " not found in the guest" + (searched ? "'s PATH" : "")};
   }
-  return SysError("run " + program + " in the guest").value();
+  return SysErrorFrom(error, "run " + program + " in the guest").value();
 }
 
 }  // namespace
