@@ -21,6 +21,8 @@ done
 
 export WYVERN_CACHE=${WYVERN_CACHE:-${HOME:-/root}/.cache/wyvern}
 export CCACHE_DIR=${CCACHE_DIR:-$WYVERN_CACHE/ccache}
+# Objects are found again from another clone of the same sources.
+export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1
 logs=$PWD/build/quickstart-logs
 mkdir -p "$logs" "$CCACHE_DIR"
 begin=$SECONDS
