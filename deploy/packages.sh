@@ -1,5 +1,5 @@
 #!/bin/bash
-# deploy/packages.sh GROUP… — installs the Debian packages of the named groups (build, guest, lab, test) if any is missing.
+# deploy/packages.sh GROUP… — installs the Debian packages of the named groups (bench, build, guest, lab, test) if any is missing.
 # The one list of what a fresh Debian 12 needs; ARCHITECTURE.md gives each library its reason.
 set -euo pipefail
 
@@ -10,6 +10,7 @@ build=(g++ cmake ninja-build ccache pkg-config git
   libssl-dev zlib1g-dev libzstd-dev liblz4-dev liblzma-dev libbz2-dev libacl1-dev nettle-dev)
 guest=(linux-source-6.12 gcc make bc bison flex libelf-dev libssl-dev dwarves xz-utils kmod cpio rsync python3
   erofs-utils busybox-static ccache)
+bench=(libbenchmark-dev libgtest-dev libgmock-dev python3 binutils)
 lab=(mmdebstrap e2fsprogs cpio kmod tar python3 busybox-static erofs-utils zstd xz-utils)
 tests=(qemu-system-x86 qemu-system-common clang-16 clang-tidy-16 clang-format-16 libclang-rt-16-dev libgtest-dev libgmock-dev libbenchmark-dev
   crun busybox-static python3 acpica-tools iproute2 procps strace e2fsprogs)
@@ -17,11 +18,12 @@ tests=(qemu-system-x86 qemu-system-common clang-16 clang-tidy-16 clang-format-16
 wanted=()
 for group in "$@"; do
   case "$group" in
+    bench) wanted+=("${bench[@]}") ;;
     build) wanted+=("${build[@]}") ;;
     guest) wanted+=("${guest[@]}") ;;
     lab) wanted+=("${lab[@]}") ;;
     test) wanted+=("${tests[@]}") ;;
-    *) echo "packages.sh: unknown group '$group' (build, guest, lab, test)" >&2; exit 2 ;;
+    *) echo "packages.sh: unknown group '$group' (bench, build, guest, lab, test)" >&2; exit 2 ;;
   esac
 done
 

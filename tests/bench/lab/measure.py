@@ -1,0 +1,351 @@
+#!/usr/bin/env python3
+"""measure.py [PART…] — the measurements that need a machine with KVM; run in the lab by tests/bench/run.sh.
+
+Writes what was measured to /out/lab.json; progress and profiles go to stdout. Parts: boot ctr memory stdio io vsock.
+"""
+
+import json
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from counters import Counting, tids  # noqa: E402
+import guests  # noqa: E402
+from guests import Run, ours, peer, qemu  # noqa: E402
+
+RUNS = 5
+WYVERN = "io.containerd.wyvern.v2"
+RUNC = "io.containerd.runc.v2"
+BUSYBOX = "docker.io/library/busybox:latest"
+results = {}
+
+
+def say(text):
+    print(text, flush=True)
+
+
+def keep(name, **values):
+    results[name] = values
+    say(f"{name}: {json.dumps(values)}")
+    pathlib.Path("/out").mkdir(exist_ok=True)
+    pathlib.Path("/out/lab.json").write_text(json.dumps(results, indent=1))
+
+
+def pairs(first, second, runs=RUNS):
+    """Both in turn, after one of each that is not counted."""
+    first(), second()
+    a, b = [], []
+    for _ in range(runs):
+        a.append(first())
+        b.append(second())
+    return a, b
+
+
+def counted(argv, servers=()):
+    """One guest, and its counts just before it is ended."""
+    with Counting() as counting, Run(argv) as run:
+        threads = set()
+        for proc in pathlib.Path("/proc").iterdir():
+            if proc.name.isdigit() and _name(proc) in servers:
+                threads |= tids(int(proc.name))
+        counts = counting.take(tids(run.pid), threads)
+    return run, counts
+
+
+def _name(proc):
+    try:
+        return (proc / "comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+# VMM exec → agent answers
+
+def boot():
+    image = guests.GUEST / "image.erofs"
+    pmem = ours("--image", image, "--cmdline", f"{guests.ROOT} root=/dev/pmem0 rootflags=dax=always", "--agent")
+    disk = ours("--disk", image, "--cmdline", f"{guests.ROOT} root=/dev/vda", "--agent")
+
+    def other(firmware):
+        return peer(qemu(f"{guests.ROOT} root=/dev/vda", *guests.disk_of_qemu(image, read_only=True),
+                         firmware=firmware), "--agent")
+
+    def agent_ms(argv):
+        with Run(argv) as run:
+            phases.append(run.values)
+            return run.values["agent_ms"]
+
+    phases = []
+    firmwares = {name: agent_ms(other(name)) for name in ("qboot.rom", "")}
+    best = min(firmwares, key=firmwares.get)
+    say(f"QEMU's firmware: {firmwares}; peer uses {best or 'its default'}")
+    a, b = pairs(lambda: agent_ms(pmem), lambda: agent_ms(other(best)))
+    own = [p for p in phases if "answered_ms" in p][1:]
+    keep("boot", ours=a, peer=b,
+         phases={name: statistics.median(p[name] for p in own) for name in own[0] if name.endswith("_ms")},
+         peer_phases={name: statistics.median(p[name] for p in phases if "answered_ms" not in p)
+                      for name in phases[0] if name.endswith("_ms")})
+    for name, argv in (("wyvern", pmem), ("wyvern-disk", disk), ("qemu", other(best))):
+        try:
+            _, counts = counted(argv)
+            keep(f"boot-counts-{name}", **counts)
+        except RuntimeError as error:
+            say(f"boot-counts-{name}: {error}")
+
+
+# `ctr run --rm … true`
+
+def ctr_run(runtime, *command, name=[0], flags=()):
+    name[0] += 1
+    start = time.monotonic()
+    done = subprocess.run(["ctr", "run", "--rm", "--runtime", runtime, *flags, BUSYBOX, f"bench-{name[0]}", *command],
+                          stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    took = (time.monotonic() - start) * 1000
+    if done.returncode != 0:
+        raise RuntimeError(f"ctr run with {runtime}: {done.returncode}: {done.stderr}")
+    return took, done.stderr
+
+
+EVENT = re.compile(r"^\S+ (\d+):(\d+):([0-9.]+) \S+ \S+ \S+ (/\S+)", re.M)
+
+
+def event_phases(runtime):
+    """Milliseconds between containerd's events of one run, named by the event that ends each."""
+    with tempfile.TemporaryFile("w+") as log:
+        watcher = subprocess.Popen(["ctr", "events"], stdout=log)
+        time.sleep(0.5)
+        start = time.time()
+        ctr_run(runtime, "true")
+        end = time.time()
+        time.sleep(0.2)
+        watcher.kill()
+        watcher.wait()
+        log.seek(0)
+        last, phases = start % 86400, {}
+        for hours, minutes, seconds, topic in EVENT.findall(log.read()):
+            at = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+            if topic.startswith(("/tasks/", "/containers/create", "/snapshot/prepare")):
+                phases[topic] = phases.get(topic, 0) + (at - last) * 1000
+                last = at
+    phases["ctr ends"] = (end % 86400 - last) * 1000
+    return phases
+
+
+def ctr():
+    a, b = pairs(lambda: ctr_run(WYVERN, "true")[0], lambda: ctr_run(RUNC, "true")[0])
+    timelines = []
+    for _ in range(RUNS):
+        with tempfile.NamedTemporaryFile() as file:
+            subprocess.run(["wyvern", "run", "--timeline", file.name, "/opt/images/busybox", "--", "true"], check=True,
+                           stdin=subprocess.DEVNULL)
+            timelines.append({p["name"]: (p["end_ns"] - p["start_ns"]) / 1e6 for p in json.load(file)})
+    events = [{name: statistics.median(phases.get(name, 0) for phases in side) for name in side[0]}
+              for side in zip(*((event_phases(WYVERN), event_phases(RUNC)) for _ in range(RUNS)))]
+    keep("ctr", ours=a, peer=b, events=events[0], peer_events=events[1],
+         phases={name: statistics.median(t.get(name, 0) for t in timelines) for name in timelines[0]})
+
+
+# Memory of the host's processes
+
+GUEST_MEMORY = re.compile(r"/memfd:.*(ram|guest)", re.I)
+
+
+def memory_of(pid):
+    """KiB of one process: without guest memory, and guest memory by itself."""
+    sums = {"pss": 0, "private": 0, "anonymous": 0, "guest_pss": 0, "image_pss": 0}
+    where = ""
+    for line in pathlib.Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        if re.match(r"^[0-9a-f]+-[0-9a-f]+ ", line):
+            where = line.split(None, 5)[5] if len(line.split(None, 5)) > 5 else ""
+            guest = bool(GUEST_MEMORY.search(where))
+            image = where.endswith("image.erofs")
+            continue
+        name, _, value = line.partition(":")
+        if name == "Pss":
+            sums["guest_pss" if guest else "image_pss" if image else "pss"] += int(value.split()[0])
+        elif name in ("Private_Clean", "Private_Dirty") and not guest and not image:
+            sums["private"] += int(value.split()[0])
+        elif name == "Anonymous" and not guest:
+            sums["anonymous"] += int(value.split()[0])
+    return sums
+
+
+PROCESSES = {"shim": "containerd-shim-wyvern-v2", "vmm": "wyvern-vmm", "fs": "wyvern-fs", "anchor": "wyvern-anchor"}
+
+
+def memory():
+    started = 0
+    for count in (1, 10):
+        while started < count:
+            started += 1
+            subprocess.run(["ctr", "run", "-d", "--runtime", WYVERN, BUSYBOX, f"idle-{started}", "sleep", "100000"],
+                           check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        time.sleep(3)
+        found = {role: [] for role in PROCESSES}
+        for proc in pathlib.Path("/proc").iterdir():
+            if not proc.name.isdigit():
+                continue
+            try:
+                exe = (proc / "exe").readlink().name
+            except OSError:
+                continue
+            for role, name in PROCESSES.items():
+                if exe == name:
+                    found[role].append(memory_of(proc.name))
+        say(f"processes at {count}: { {role: len(f) for role, f in found.items()} }")
+        table = {role: {key: statistics.median(f[key] for f in each) for key in each[0]}
+                 for role, each in found.items() if each}
+        table["sandbox_pss"] = sum(f["pss"] + f["image_pss"] for each in found.values() for f in each) / count
+        keep(f"memory-{count}", **table)
+    if vmm := subprocess.run(["pgrep", "-o", "-x", "wyvern-vmm"], stdout=subprocess.PIPE, text=True).stdout.strip():
+        profile("VMM memory", f"/proc/{vmm}/smaps")
+    if shim := subprocess.run(["pgrep", "-o", "containerd-shim"], stdout=subprocess.PIPE, text=True).stdout.strip():
+        profile("shim memory", f"/proc/{shim}/smaps")
+    for i in range(1, started + 1):
+        subprocess.run(["ctr", "task", "kill", "-s", "9", f"idle-{i}"], check=False, stderr=subprocess.DEVNULL)
+        subprocess.run(["ctr", "task", "delete", "-f", f"idle-{i}"], check=False, stdout=subprocess.DEVNULL,
+                       stderr=subprocess.DEVNULL)
+        subprocess.run(["ctr", "container", "delete", f"idle-{i}"], check=False)
+    with Run(ours("--initrd", initrd(), "--image", guests.GUEST / "image.erofs",
+                  "--cmdline", f"{guests.INITRD} bench=agent-rss:1", "--agent", "--done")) as run:
+        pass
+    keep("agent", rss_kib=run.operations()["agent-rss"][0])
+
+
+def profile(title, smaps):
+    """The largest mappings of a process."""
+    sizes, where = {}, ""
+    for line in pathlib.Path(smaps).read_text().splitlines():
+        if re.match(r"^[0-9a-f]+-[0-9a-f]+ ", line):
+            parts = line.split(None, 5)
+            where = f"{parts[1]} {parts[5] if len(parts) > 5 else 'anonymous'}"
+        elif line.startswith("Pss:"):
+            sizes[where] = sizes.get(where, 0) + int(line.split()[1])
+    say(f"{title}, PSS in KiB: {dict(sorted(sizes.items(), key=lambda s: -s[1])[:12])}")
+
+
+# MB/s of a container's stdout
+
+def stdio():
+    def rate(runtime, mib=128):
+        _, err = ctr_run(runtime, "dd", "if=/dev/zero", "bs=64k", f"count={mib * 16}")
+        match = re.search(r"copied, ([0-9.]+) seconds", err)
+        return mib / float(match[1])
+    a, b = pairs(lambda: rate(WYVERN), lambda: rate(RUNC))
+    keep("stdio", ours=a, peer=b)
+
+
+# Operations of a running guest: counts by the difference of two runs with different numbers of operations
+
+_initrd = None
+
+
+def initrd():
+    global _initrd
+    if _initrd is None:
+        _initrd = "/tmp/bench-initrd"
+        guests.make_initrd(_initrd)
+    return _initrd
+
+
+LOW, HIGH = 500, 2500
+COUNTED = ("exits", "to_vmm", "vmm_calls", "server_calls", "wakeups")
+
+
+def per_operation(make, operation, servers):
+    """(exits, exits to the VMM, VMM's calls, server's calls) per operation, and ns per operation of the larger run."""
+    runs = {}
+    for n in (LOW, HIGH):
+        run, counts = counted(make(f"{operation}:{n}"), servers)
+        runs[n] = (counts, run.operations()[operation][1])
+    difference = {key: (runs[HIGH][0][key] - runs[LOW][0][key]) / (HIGH - LOW)
+                  for key in COUNTED}
+    names = set(runs[HIGH][0]["calls"]) | set(runs[LOW][0]["calls"])
+    calls = {name: round((runs[HIGH][0]["calls"].get(name, 0) - runs[LOW][0]["calls"].get(name, 0)) / (HIGH - LOW), 2)
+             for name in names}
+    return {**difference, "us": runs[HIGH][1] / HIGH / 1000, "calls": {n: c for n, c in calls.items() if abs(c) >= 0.05}}
+
+
+def io():
+    directory = pathlib.Path("/var/tmp/bench-share")
+    directory.mkdir(exist_ok=True)
+    (directory / "data").write_bytes(b"x" * (16 << 20))
+    disk = pathlib.Path("/var/tmp/bench-disk")
+    disk.write_bytes(b"y" * (16 << 20))
+    for path in (directory / "data", disk):
+        subprocess.run(["cat", path], stdout=subprocess.DEVNULL, check=True)
+
+    def line(operation, where=None):
+        return f"{guests.INITRD} bench={operation}" + (f" bench_dir={where}" if where else "")
+
+    keep("blk-read",
+         ours=per_operation(lambda op: ours("--initrd", initrd(), "--disk", disk, "--cmdline", line(op), "--done"),
+                            "blk-read", ()),
+         peer=per_operation(lambda op: peer(qemu(line(op), *guests.disk_of_qemu(disk), initrd=initrd()), "--done"),
+                            "blk-read", ()))
+    for operation in ("fs-read", "fs-lookup"):
+        own = per_operation(
+            lambda op: ours("--initrd", initrd(), "--fs", guests.LIBEXEC / "wyvern-fs", "--export", directory,
+                            "--cmdline", line(op, "x"), "--done"), operation, ("wyvern-fs",))
+
+        def with_virtiofsd(op):
+            return peer(qemu(line(op, "."), "-chardev", f"socket,id=fs,path={socket}", "-device",
+                             "vhost-user-fs-pci,chardev=fs,tag=wyvern", initrd=initrd(), shared=True), "--done")
+        runs = {}
+        for n in (LOW, HIGH):
+            with guests.virtiofsd(directory) as (socket, _):
+                run, counts = counted(with_virtiofsd(f"{operation}:{n}"), ("virtiofsd",))
+            runs[n] = (counts, run.operations()[operation][1])
+        other = {key: (runs[HIGH][0][key] - runs[LOW][0][key]) / (HIGH - LOW)
+                 for key in COUNTED}
+        keep(operation, ours=own, peer={**other, "us": runs[HIGH][1] / HIGH / 1000})
+
+
+def vsock():
+    def command(make, kind, count):
+        return make("--stream", f"{kind}:{count}")
+
+    def own(*flags):
+        return ours("--initrd", initrd(), "--cmdline", f"{guests.INITRD} bench=vsock:1", *flags)
+
+    def other(*flags):
+        return peer(qemu(f"{guests.INITRD} bench=vsock:1", initrd=initrd()), *flags)
+    for kind, low, high in (("ping", 500, 2500), ("pull", 8, 40), ("push", 8, 40)):
+        sides = {}
+        for side, make in (("ours", own), ("peer", other)):
+            counts, ns = {}, []
+            for n in (low, high):
+                run, counts[n] = counted(command(make, kind, n))
+            for _ in range(3):
+                with Run(command(make, kind, high)) as run:
+                    ns.append(run.streams[kind]["ns"] / high)
+            sides[side] = {key: (counts[high][key] - counts[low][key]) / (high - low)
+                           for key in COUNTED}
+            sides[side]["us"] = [n / 1000 for n in ns]
+        keep(f"vsock-{kind}", **sides)
+
+
+PARTS = {"boot": boot, "ctr": ctr, "memory": memory, "stdio": stdio, "io": io, "vsock": vsock}
+
+
+def main():
+    subprocess.run(["modprobe", "vhost_vsock"], check=False)
+    failed = []
+    for part in sys.argv[1:] or PARTS:
+        began = time.monotonic()
+        try:
+            PARTS[part]()
+        except Exception:  # pylint: disable=broad-exception-caught
+            failed.append(part)
+            say(f"part {part} failed:\n{traceback.format_exc()}")
+        say(f"part {part}: {time.monotonic() - began:.0f} s")
+    sys.exit(1 if failed else 0)
+
+
+main()

@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""report.py NATIVE.json LAB.json — the table: what, figure, peer in the same run, ratio, target, met. Missing files are left out."""
+
+import json
+import pathlib
+import statistics
+import sys
+
+MIB = 1024
+rows = []
+
+
+def number(value):
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def figure(values, unit):
+    """Median, and the spread where there is more than one value."""
+    values = values if isinstance(values, list) else [values]
+    text = f"{number(statistics.median(values))} {unit}".strip()
+    return text if len(values) == 1 else f"{text} ({number(min(values))}–{number(max(values))})"
+
+
+def median(values):
+    return statistics.median(values) if isinstance(values, list) else values
+
+
+def row(what, ours, unit, peer=None, peer_name="", at_most=None, at_least=None, ratio_at_most=None, ratio_at_least=None):
+    ratio = median(ours) / median(peer) if peer is not None and median(peer) else None
+    target, met = "–", "–"
+    for limit, value, sign, good in ((at_most, median(ours), "≤", lambda v, l: v <= l),
+                                     (at_least, median(ours), "≥", lambda v, l: v >= l),
+                                     (ratio_at_most, ratio, "≤", lambda v, l: v <= l),
+                                     (ratio_at_least, ratio, "≥", lambda v, l: v >= l)):
+        if limit is not None and value is not None:
+            is_ratio = limit in (ratio_at_most, ratio_at_least) and value is ratio
+            target = f"{sign} {limit} × {peer_name}" if is_ratio else f"{sign} {limit} {unit}"
+            met = "yes" if good(value, limit) else "**no**"
+    rows.append((what, figure(ours, unit), figure(peer, unit) + f" {peer_name}" if peer is not None else "–",
+                 f"{ratio:.2f}" if ratio is not None else "–", target, met))
+
+
+def native(data):
+    answers = data["first_answer"]
+    row("VMM exec → first API answer, jailed", [a["answered_ms"] for a in answers], "ms", at_most=5)
+    row("— of it exec (`--version`)", data["exec_ms"], "ms")
+    row("— until it serves donations", [a["serving_ms"] for a in answers], "ms")
+    row("wyvern-vmm, stripped", data["vmm_bytes"] / (1 << 20), "MiB")
+    row("wyvern-vmm after start: anonymous", [a["anonymous_kib"] / MIB for a in answers], "MiB")
+    row("wyvern-vmm after start: private", [a["private_kib"] / MIB for a in answers], "MiB", at_most=4)
+    for name, ns in data["benchmarks"].items():
+        row(name, ns, "ns", data.get("rust", {}).get(name), "rust-vmm", ratio_at_most=1.0)
+
+
+def counts(what, unit, ours, peer, peer_name):
+    total = [side["vmm_calls"] + side.get("server_calls", 0) for side in (ours, peer)]
+    row(f"{what}: exits per {unit}", ours["exits"], "", peer["exits"], peer_name, ratio_at_most=1.0)
+    row(f"{what}: system calls per {unit}", total[0], "", total[1], peer_name, ratio_at_most=1.0)
+    row(f"{what}: time", ours["us"], "µs", peer["us"], peer_name)
+
+
+def lab(data):
+    if boot := data.get("boot"):
+        row("VMM exec → agent answers", boot["ours"], "ms", boot["peer"], "QEMU microvm", ratio_at_most=1.2)
+        for name, ms in boot["phases"].items():
+            row(f"— {name}", ms, "ms", boot["peer_phases"].get(name), "QEMU microvm")
+    if (ours := data.get("boot-counts-wyvern")) and (peer := data.get("boot-counts-qemu")):
+        row("boot: VM exits", ours["exits"], "", peer["exits"], "QEMU microvm")
+        row("boot: exits to the VMM", ours["to_vmm"], "", peer["to_vmm"], "QEMU microvm")
+        row("boot: the VMM's system calls", ours["vmm_calls"], "", peer["vmm_calls"], "QEMU microvm")
+    if ctr := data.get("ctr"):
+        row("`ctr run --rm … true`, cold", ctr["ours"], "ms", ctr["peer"], "runc", ratio_at_most=1.5)
+        for name, ms in ctr["events"].items():
+            row(f"— until {name}", ms, "ms", ctr["peer_events"].get(name), "runc")
+        for name, ms in ctr["phases"].items():
+            row(f"— of `wyvern run`: {name}", ms, "ms")
+    for n in (1, 10):
+        if memory := data.get(f"memory-{n}"):
+            vmm = memory["vmm"]
+            row(f"wyvern-vmm at N={n}: private", vmm["private"] / MIB, "MiB", at_most=4 if n == 1 else None)
+            row(f"wyvern-vmm at N={n}: PSS", vmm["pss"] / MIB, "MiB", at_most=6 if n == 10 else None)
+            for role in ("shim", "fs", "anchor"):
+                row(f"— {role} at N={n}: PSS", memory[role]["pss"] / MIB, "MiB")
+            row(f"all host processes of a sandbox at N={n}: PSS", memory["sandbox_pss"] / MIB, "MiB",
+                at_most=25 if n == 10 else None)
+            row(f"— guest memory touched at N={n}", (vmm["guest_pss"] + memory["fs"]["guest_pss"]) / MIB, "MiB")
+    if agent := data.get("agent"):
+        row("agent RSS in the guest", agent["rss_kib"] / MIB, "MiB", at_most=4)
+    if stdio := data.get("stdio"):
+        row("stdio, container → containerd", stdio["ours"], "MB/s", stdio["peer"], "runc", ratio_at_least=0.5)
+    for name, what, unit, peer_name in (
+            ("blk-read", "blk, 4 KiB read", "read", "QEMU"), ("fs-read", "fs, 4 KiB read", "read", "QEMU + virtiofsd"),
+            ("fs-lookup", "fs, lookup", "lookup", "QEMU + virtiofsd"), ("vsock-ping", "vsock, round trip", "round trip",
+                                                                       "QEMU + vhost"),
+            ("vsock-pull", "vsock, guest → host", "MiB", "QEMU + vhost"),
+            ("vsock-push", "vsock, host → guest", "MiB", "QEMU + vhost")):
+        if both := data.get(name):
+            counts(what, unit, both["ours"], both["peer"], peer_name)
+
+
+def main():
+    for path, add in zip(sys.argv[1:], (native, lab)):
+        if pathlib.Path(path).exists():
+            add(json.loads(pathlib.Path(path).read_text()))
+    print("| what | figure | peer, same run | ratio | target | met |\n|---|---|---|---|---|---|")
+    for cells in rows:
+        print("| " + " | ".join(cells) + " |")
+
+
+main()

@@ -1,0 +1,47 @@
+// bench/vmm_process.h — one wyvern-vmm, asked for by its API only: what the runtime does, with the devices that a measurement needs.
+// Threads: one.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "api/donation.h"
+#include "base/fd.h"
+#include "base/subprocess.h"
+#include "proto/vmm.grpc.pb.h"
+
+namespace wyvern::bench {
+
+// CLOCK_MONOTONIC
+int64_t NowNs();
+
+class VmmProcess {
+ public:
+  // The process exists; nothing of it was waited for.
+  static Result<VmmProcess> Spawn(const std::string& binary);
+  VmmProcess(VmmProcess&&) = default;
+  VmmProcess& operator=(VmmProcess&&) = delete;
+  ~VmmProcess();  // kills it
+
+  const Subprocess& process() const { return *process_; }
+
+  // Answered by the thread that main() ends in: gRPC has started.
+  Result<std::string> Donate(api::DonationKind kind, FdRef fd);
+  Result<std::map<std::string, uint64_t>> Metrics();
+  Result<> Create(const vmm::v1::CreateRequest& request);
+  Result<> Attach(const vmm::v1::AttachDeviceRequest& request);
+  Result<> Boot();
+  Result<UniqueFd> ConnectVsock(uint32_t port);
+
+ private:
+  VmmProcess() = default;
+
+  std::unique_ptr<Subprocess> process_;
+  std::unique_ptr<api::DonationClient> donation_;
+  std::unique_ptr<vmm::v1::Vmm::Stub> stub_;
+  uint64_t next_name_ = 0;
+};
+
+}  // namespace wyvern::bench
