@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "cli/exec_options.h"
 #include "cli/run_spec.h"
 
 namespace wyvern::cli {
@@ -28,16 +29,7 @@ struct SandboxRef {
 Result<int> Ps(bool json);
 Result<int> Logs(const SandboxRef& sandbox);
 
-struct ExecOptions {
-  SandboxRef sandbox;
-  bool guest = false;
-  bool tty = false;
-  std::vector<std::string> env;
-  std::string cwd;
-  std::string user;
-  std::vector<std::string> command;
-};
-
+// The command's exit code, as Run.
 Result<int> Exec(const ExecOptions& options);
 
 struct ConfigOptions {

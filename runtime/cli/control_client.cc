@@ -45,18 +45,21 @@ Result<FoundContainer> FindContainer(const std::string& state_dir, const std::st
   int matches = 0;
   for (LivingSandbox& sandbox : sandboxes) {
     std::string match;
+    bool matched = false;
     bool exact = false;
     for (const auto& container : sandbox.hello.containers()) {
       if (container.id() == id || (!exact && container.id().starts_with(id))) {
         match = container.id();
+        matched = true;
         exact = container.id() == id;
       }
     }
-    if (match.empty() && sandbox.hello.sandbox_id().starts_with(id) &&
-        sandbox.hello.containers_size() > 0) {
-      match = sandbox.hello.containers(0).id();
+    if (!matched && sandbox.hello.sandbox_id().starts_with(id)) {
+      match = sandbox.hello.containers_size() > 0 ? sandbox.hello.containers(0).id() : "";
+      matched = true;
+      exact = sandbox.hello.sandbox_id() == id;
     }
-    if (match.empty()) {
+    if (!matched) {
       continue;
     }
     found = {std::move(sandbox), match};

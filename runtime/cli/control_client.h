@@ -23,11 +23,11 @@ Result<std::vector<LivingSandbox>> ListSandboxes(const std::string& state_dir);
 
 struct FoundContainer {
   LivingSandbox sandbox;
-  std::string container_id;
+  std::string container_id;  // empty: the sandbox has none
 };
 
-// The container whose id is, or uniquely begins with, `id` (or the first container of the sandbox of that id). NOT_FOUND, or
-// INVALID_ARGUMENT when several match.
+// The container whose id is, or uniquely begins with, `id` (or the first container of the sandbox of that id, if it has any).
+// NOT_FOUND, or INVALID_ARGUMENT when several match.
 Result<FoundContainer> FindContainer(const std::string& state_dir, const std::string& id);
 
 }  // namespace wyvern::cli

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "cli/commands.h"
 #include "cli/guest_verbs.h"
+#include "cli/usage.h"
 
 namespace {
 
@@ -20,6 +21,7 @@ void AddCheck(CLI::App& app, std::function<Result<int>()>& action) {
   auto options = std::make_shared<cli::CheckOptions>();
   verb->add_flag("--json", options->json, "machine-readable");
   verb->add_flag("--kvm-only", options->kvm_only, "only whether KVM works, in one line");
+  verb->footer("Examples:\n  wyvern check\n  wyvern check --json");
   verb->callback([options, &action] { action = [options] { return cli::Check(*options); }; });
 }
 
@@ -53,30 +55,41 @@ void AddRun(CLI::App& app, std::function<Result<int>()>& action) {
 
 void AddExec(CLI::App& app, std::function<Result<int>()>& action) {
   auto* verb = app.add_subcommand(
-      "exec", "Runs a command in a living container, or beside the agent with --guest");
+      "exec", "Runs a command in a living container, or in its guest outside of every container");
   auto options = std::make_shared<cli::ExecOptions>();
-  verb->add_option("id", options->sandbox.id, "sandbox or container, as `wyvern ps` prints it")
-      ->required();
-  verb->add_option("command", options->command, "command and its arguments, after \"--\"")
-      ->required();
-  verb->add_flag("--guest", options->guest, "in the guest itself, outside of every container");
-  verb->add_flag("-t,--tty", options->tty, "give it a terminal");
-  verb->add_option("-e,--env", options->env, "K=V; may be repeated");
+  verb->add_option("id", options->id, "sandbox or container, as `wyvern ps` prints it")->required();
+  verb->add_option("command", options->command,
+                   "command and its arguments, after \"--\"; with --guest a shell by default");
+  verb->add_flag("--guest", options->guest,
+                 "in the guest itself, as its root; see guest.debug_exec in wyvern.yaml");
+  verb->add_flag("-t,--tty", options->tty, "give it a terminal, and pass our standard input");
+  verb->add_flag("-i,--interactive", options->interactive, "pass our standard input");
+  verb->add_option("-e,--env", options->env, "K=V, or K to pass our own; may be repeated");
   verb->add_option("-w,--cwd", options->cwd, "working directory");
-  verb->add_option("-u,--user", options->user, "UID[:GID]");
-  verb->footer("Examples:\n  wyvern exec web -- ps\n  wyvern exec -t --guest web -- sh");
-  verb->callback([options, &action] { action = [options] { return cli::Exec(*options); }; });
+  verb->add_option("-u,--user", options->user, "UID or UID:GID");
+  verb->footer(
+      "Examples:\n  wyvern exec web -- ps\n  wyvern exec -t web -- sh\n"
+      "  wyvern exec -i web -- tar x < files.tar\n  wyvern exec --guest web\n"
+      "  wyvern exec --guest web -- dmesg");
+  verb->callback([options, &action] {
+    if (options->command.empty() && !options->guest) {
+      throw CLI::RequiredError("command");
+    }
+    action = [options] { return cli::Exec(*options); };
+  });
 }
 
 void AddInspection(CLI::App& app, std::function<Result<int>()>& action) {
   auto* ps = app.add_subcommand("ps", "Lists living sandboxes and their containers");
   auto json = std::make_shared<bool>(false);
   ps->add_flag("--json", *json, "machine-readable");
+  ps->footer("Examples:\n  wyvern ps\n  wyvern ps --json");
   ps->callback([json, &action] { action = [json] { return cli::Ps(*json); }; });
 
   auto* logs = app.add_subcommand("logs", "Prints the last 64 KiB of a guest's console");
   auto sandbox = std::make_shared<cli::SandboxRef>();
   logs->add_option("id", sandbox->id, "sandbox, as `wyvern ps` prints it")->required();
+  logs->footer("Example:\n  wyvern logs web");
   logs->callback([sandbox, &action] { action = [sandbox] { return cli::Logs(*sandbox); }; });
 
   auto* config =
@@ -91,6 +104,7 @@ void AddInspection(CLI::App& app, std::function<Result<int>()>& action) {
       [options, &action] { action = [options] { return cli::ShowConfig(*options); }; });
 
   auto* version = app.add_subcommand("version", "Prints the version");
+  version->footer("Example:\n  wyvern version");
   version->callback([&action] { action = [] { return cli::Version(); }; });
 }
 
@@ -109,8 +123,11 @@ int main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    const int code = app.exit(error);
-    return code == 0 ? 0 : kUsage;
+    if (error.get_exit_code() == 0) {
+      return app.exit(error);  // help
+    }
+    fprintf(stderr, "%s\n", cli::UsageMessage(app, error).c_str());
+    return kUsage;
   }
   const auto code = action();
   if (!code) {
