@@ -1,11 +1,17 @@
-"""ctr task exec, kill, pause, resume, delete, metrics, ps."""
+"""ctr task exec, kill, pause, resume, delete, metrics, ps; wyvern exec, in containers and in the guest itself."""
 
 import concurrent.futures
+import hashlib
+import os
+import signal
+import subprocess
 import time
 
 import pytest
 
 from harness.ctr import BUSYBOX, RUNTIME, WYVERN, Container, Events, call, ctr, feed, wait_until
+from test_tty import Terminal
+from test_wyvern_cli import Running, wyvern
 
 
 @pytest.fixture
@@ -187,3 +193,178 @@ def test_ps_lists_something(container):
 def test_root_of_the_pid_is_not_the_hosts(container):
     """nerdctl cp goes through /proc/<pid>/root."""
     assert not call(["ls", f"/proc/{container.pid()}/root/opt/wyvern"]).stdout
+
+
+def exec_argv(container, *command, flags=()):
+    return ["wyvern", "exec", *flags, container.name, *(["--", *command] if command else [])]
+
+
+def guest(container, *command, flags=(), **kwargs) -> subprocess.CompletedProcess:
+    return call(exec_argv(container, *command, flags=["--guest", *flags]), **kwargs)
+
+
+class Waiting:
+    """A `wyvern exec` that has printed "up"."""
+
+    def __init__(self, argv):
+        self.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def __enter__(self):
+        assert self.process.stdout.readline() == b"up\n", self.process.stderr.read()
+        return self.process
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+        self.process.stderr.close()
+
+
+@pytest.mark.wyvern_only
+def test_guest_exec_is_outside_of_every_container(container):
+    assert guest(container, "cat", "/proc/1/comm").stdout == b"wyvern-agent\n"
+    assert b"sleep 100000" in guest(container, "ps").stdout
+    # What it makes is not the container's, and the other way round.
+    assert guest(container, "touch", "/tmp/of-the-guest").returncode == 0
+    assert container.exec("ls", "/tmp/of-the-guest").returncode != 0
+
+
+@pytest.mark.wyvern_only
+def test_guest_exec_streams_and_exit_codes(container):
+    done = guest(container, "sh", "-c", "echo out; echo err >&2; exit 7")
+    assert (done.returncode, done.stdout, done.stderr) == (7, b"out\n", b"err\n")
+    assert guest(container, "sh", "-c", "kill -TERM $$").returncode == 143
+    assert container.status() == "RUNNING"
+
+
+@pytest.mark.wyvern_only
+def test_guest_exec_in_directory_as_user(container):
+    done = guest(container, "sh", "-c", "pwd; id -u; id -g; echo $A",
+                 flags=["--cwd", "/tmp", "--user", "1234:100", "--env", "A=b c"])
+    assert done.stdout.splitlines() == [b"/tmp", b"1234", b"100", b"b c"], done.stderr
+
+
+@pytest.mark.wyvern_only
+def test_guest_exec_without_a_command_reads_a_script(container):
+    done = guest(container, stdin=b"cat /proc/1/comm\nexit 5\n")
+    assert (done.returncode, done.stdout) == (5, b"wyvern-agent\n"), done.stderr
+
+
+@pytest.mark.wyvern_only
+def test_guest_exec_of_a_missing_program(container):
+    done = guest(container, "no-such-program")
+    assert done.returncode == 125 and b'"no-such-program" not found in the guest' in done.stderr
+    done = guest(container, "true", flags=["--cwd", "/no/such/directory"])
+    assert done.returncode == 125 and b"/no/such/directory" in done.stderr
+    assert guest(container, "true").returncode == 0
+
+
+@pytest.mark.wyvern_only
+def test_guest_exec_on_a_terminal(container):
+    with Terminal(exec_argv(container, flags=["--guest"]), rows=30, columns=100) as terminal:
+        terminal.send(b"stty size; tty </dev/tty\n")
+        terminal.expect(b"30 100")
+        terminal.expect(b"/dev/pts/")
+        terminal.resize(40, 132)
+        terminal.send(b"until stty size | grep 40.132; do sleep 0.1; done\n")
+        terminal.expect(b"40 132")
+        terminal.send(b"sleep 4321\n")
+        assert wait_until(lambda: b"sleep 4321" in guest(container, "ps").stdout, 30)
+        terminal.send(b"\x03")
+        assert wait_until(lambda: b"sleep 4321" not in guest(container, "ps").stdout, 30)
+        terminal.send(b"exit 7\n")
+        assert terminal.wait() == 7
+
+
+@pytest.mark.wyvern_only
+def test_guest_exec_ends_with_the_sandbox():
+    with Container() as container:
+        with Waiting(exec_argv(container, "sh", "-c", "echo up; sleep 1000", flags=["--guest"])) as process:
+            container.remove()
+            assert process.wait(timeout=30) not in (0, None)
+
+
+@pytest.mark.wyvern_only
+def test_guest_exec_can_be_switched_off(scratch):
+    config = scratch / "off.yaml"
+    config.write_text("guest:\n  debug_exec: false\n")
+    with Running(flags=["--config", config]) as it:
+        done = guest(it, "true")
+        assert done.returncode == 125 and b"guest.debug_exec" in done.stderr and b"off.yaml:2" in done.stderr
+        assert call(exec_argv(it, "true")).returncode == 0
+
+
+@pytest.mark.wyvern_only
+@pytest.mark.parametrize("flags", [[], ["--guest"]], ids=["container", "guest"])
+def test_wyvern_exec_forwards_signals(container, flags):
+    script = "trap 'echo got; exit 9' TERM; trap 'echo usr; exit 8' USR1; echo up; while :; do sleep 0.1; done"
+    for number, code, said in ((signal.SIGTERM, 9, b"got\n"), (signal.SIGUSR1, 8, b"usr\n")):
+        with Waiting(exec_argv(container, "sh", "-c", script, flags=flags)) as process:
+            process.send_signal(number)
+            assert process.wait(timeout=30) == code
+            assert process.stdout.read() == said
+    with Waiting(exec_argv(container, "sh", "-c", "echo up; exec sleep 1000", flags=flags)) as process:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 130
+
+
+@pytest.mark.wyvern_only
+@pytest.mark.parametrize("flags", [["-t"], ["-t", "--guest"]], ids=["container", "guest"])
+def test_wyvern_exec_forwards_the_terminals_size(container, flags):
+    script = "stty size; trap 'stty size; exit 5' WINCH; echo up; while :; do sleep 0.1; done"
+    with Terminal(exec_argv(container, "sh", "-c", script, flags=flags), rows=33, columns=111) as terminal:
+        assert b"33 111" in terminal.expect(b"up")
+        terminal.resize(20, 70)
+        terminal.expect(b"20 70")
+        assert terminal.wait() == 5
+
+
+@pytest.mark.wyvern_only
+@pytest.mark.parametrize("flags", [[], ["--guest"]], ids=["container", "guest"])
+def test_wyvern_exec_whose_client_is_gone_hangs_up(container, flags):
+    with Terminal(exec_argv(container, "sh", "-c", "echo up; exec sleep 4321", flags=["-t", *flags])) as terminal:
+        terminal.expect(b"up")
+        terminal.process.kill()
+        terminal.process.wait()
+    assert wait_until(lambda: b"sleep 4321" not in guest(container, "ps").stdout, 30)
+
+
+@pytest.mark.wyvern_only
+def test_wyvern_exec_passes_much_input_unchanged(container):
+    data = os.urandom(16 << 20)
+    done = call(exec_argv(container, "sh", "-c", "sleep 1; sha256sum", flags=["-i"]), stdin=data)
+    assert done.stdout.split()[0].decode() == hashlib.sha256(data).hexdigest(), done.stderr
+    # Without -i there is none.
+    assert call(exec_argv(container, "wc", "-c"), stdin=b"x" * 1000).stdout.strip() == b"0"
+
+
+@pytest.mark.wyvern_only
+def test_wyvern_exec_waits_for_a_slow_reader(container):
+    argv = " ".join(exec_argv(container, "head", "-c", str(64 << 20), "/dev/zero"))
+    done = call(["bash", "-o", "pipefail", "-c", f"{argv} | (sleep 3; wc -c)"])
+    assert (done.returncode, done.stdout.strip()) == (0, str(64 << 20).encode()), done.stderr
+
+
+@pytest.mark.wyvern_only
+def test_wyvern_exec_ends_when_nobody_reads(container):
+    argv = " ".join(exec_argv(container, "yes"))
+    done = call(["bash", "-c", f"{argv} | head -n 1; echo ${{PIPESTATUS[0]}}"], timeout=60)
+    assert done.stdout.split() == [b"y", b"141"], done.stderr
+
+
+@pytest.mark.wyvern_only
+@pytest.mark.parametrize("verb", ["check", "run", "ps", "exec", "logs", "config", "version"])
+def test_wrong_usage_is_one_line_and_exit_code_2(verb):
+    done = wyvern(verb, "--no-such-option")
+    assert done.returncode == 2 and not done.stdout
+    lines = done.stderr.decode().splitlines()
+    assert len(lines) == 1 and "--no-such-option" in lines[0] and f"wyvern {verb} --help" in lines[0], lines
+    assert b"Example" in wyvern(verb, "--help").stdout
+
+
+@pytest.mark.wyvern_only
+def test_wrong_usage_of_the_command_itself():
+    for argv, said in (([], b"command is required"), (["nosuch"], b"unknown command"), (["exec", "web"], b"command is required"),
+                       (["exec"], b"id is required"), (["exec", "web", "ls", "-l"], b'after "--"')):
+        done = wyvern(*argv)
+        assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
