@@ -64,7 +64,9 @@ Error BecomeProgram(const std::vector<std::string>& args) {
       if (ioctl(STDIN_FILENO, TIOCSCTTY, 0) != 0) {
         return SysError("take the terminal");
       }
-      (void)fchown(STDIN_FILENO, uid, static_cast<gid_t>(-1));
+      if (fchown(STDIN_FILENO, uid, static_cast<gid_t>(-1)) != 0) {
+        return SysError("own the terminal");
+      }
     }
     WV_TRY_VOID(BecomeUser(uid, gid));
     if (chdir(args[3].c_str()) != 0) {
