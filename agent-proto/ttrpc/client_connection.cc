@@ -15,7 +15,6 @@
 namespace wyvern::ttrpc {
 namespace {
 
-constexpr size_t kReadSize = 64U << 10;
 // Error texts come from a peer that may be hostile, and end up in logs and messages.
 constexpr size_t kMaxErrorText = 64U << 10;
 

@@ -18,6 +18,8 @@ namespace wyvern::ttrpc {
 
 inline constexpr size_t kHeaderSize = 10;
 inline constexpr size_t kMaxData = 4U << 20;
+// What a connection reads at once.
+inline constexpr size_t kReadSize = 64U << 10;
 
 enum class FrameType : uint8_t { kRequest = 1, kResponse = 2, kData = 3 };
 

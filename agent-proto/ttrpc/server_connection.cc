@@ -13,7 +13,6 @@
 namespace wyvern::ttrpc {
 namespace {
 
-constexpr size_t kReadSize = 64U << 10;
 // Reads before other connections get their turn.
 constexpr int kReadsPerEvent = 16;
 // A client's deadline beyond this is none; also keeps the clock's arithmetic from overflowing.

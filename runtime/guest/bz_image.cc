@@ -14,7 +14,7 @@ namespace {
 
 // Offsets in the file, by the names of boot.rst.
 constexpr size_t kSetupSects = 0x1f1;
-constexpr size_t kMagic = 0x202;
+constexpr size_t kMagicOffset = 0x202;
 constexpr size_t kVersion = 0x206;
 constexpr size_t kKernelVersion = 0x20e;
 constexpr size_t kPayloadOffset = 0x248;
@@ -55,7 +55,7 @@ std::string Release(std::string_view file) {
 }  // namespace
 
 bool IsBzImage(std::string_view file) {
-  return file.size() >= kHeaderEnd && file.substr(kMagic).starts_with("HdrS");
+  return file.size() >= kHeaderEnd && file.substr(kMagicOffset).starts_with("HdrS");
 }
 
 Result<BzImage> ParseBzImage(std::string_view file) {

@@ -14,7 +14,7 @@ using testing::MakeBzImage;
 using testing::MakeKernel;
 using testing::Put;
 
-std::string ErrorOf(const std::string& file) {
+std::string BzErrorOf(const std::string& file) {
   const auto image = ParseBzImage(file);
   if (!image) {
     return image.error().message();
@@ -30,51 +30,51 @@ std::string Good() {
 }
 
 TEST(BzImageTest, OtherFilesAreNone) {
-  EXPECT_THAT(ErrorOf(""), HasSubstr("not a boot image"));
-  EXPECT_THAT(ErrorOf(std::string(0x24f, '\0')), HasSubstr("not a boot image"));
-  EXPECT_THAT(ErrorOf(std::string(10000, 'x')), HasSubstr("not a boot image"));
+  EXPECT_THAT(BzErrorOf(""), HasSubstr("not a boot image"));
+  EXPECT_THAT(BzErrorOf(std::string(0x24f, '\0')), HasSubstr("not a boot image"));
+  EXPECT_THAT(BzErrorOf(std::string(10000, 'x')), HasSubstr("not a boot image"));
 }
 
 TEST(BzImageTest, EveryTruncationIsAnError) {
   const std::string good = Good();
-  EXPECT_EQ(ErrorOf(good), "(no error)");
+  EXPECT_EQ(BzErrorOf(good), "(no error)");
   for (size_t size = 0; size < good.size() - 5; size += 7) {
-    EXPECT_NE(ErrorOf(good.substr(0, size)), "(no error)") << size;
+    EXPECT_NE(BzErrorOf(good.substr(0, size)), "(no error)") << size;
   }
 }
 
 TEST(BzImageTest, FieldsBeyondTheFileAreErrors) {
   std::string file = Good();
   Put(file, 0x248, Le32(0xffffffff));
-  EXPECT_THAT(ErrorOf(file), HasSubstr("its payload at"));
+  EXPECT_THAT(BzErrorOf(file), HasSubstr("its payload at"));
   file = Good();
   Put(file, 0x24c, Le32(0xffffffff));
-  EXPECT_THAT(ErrorOf(file), HasSubstr("its payload at"));
+  EXPECT_THAT(BzErrorOf(file), HasSubstr("its payload at"));
   Put(file, 0x24c, Le32(4));
-  EXPECT_THAT(ErrorOf(file), HasSubstr("no payload"));
+  EXPECT_THAT(BzErrorOf(file), HasSubstr("no payload"));
   file = Good();
   Put(file, 0x206, Le16(0x207));
-  EXPECT_THAT(ErrorOf(file), HasSubstr("boot protocol 2.07"));
+  EXPECT_THAT(BzErrorOf(file), HasSubstr("boot protocol 2.07"));
   file = Good();
   Put(file, 0x248, Le32(0));
-  EXPECT_THAT(ErrorOf(file), HasSubstr("none of the formats"));
+  EXPECT_THAT(BzErrorOf(file), HasSubstr("none of the formats"));
 }
 
 TEST(BzImageTest, WhatUnpacksToMoreThanItSaysIsCutOff) {
   const std::string bomb = Compress(std::string(8U << 20U, '\0'), ARCHIVE_FILTER_XZ);
-  EXPECT_THAT(ErrorOf(MakeBzImage(bomb, 4096, true)), HasSubstr("more than 4096 bytes"));
-  EXPECT_THAT(ErrorOf(MakeBzImage(bomb, 0xffffffff, true)), HasSubstr("more than the"));
+  EXPECT_THAT(BzErrorOf(MakeBzImage(bomb, 4096, true)), HasSubstr("more than 4096 bytes"));
+  EXPECT_THAT(BzErrorOf(MakeBzImage(bomb, 0xffffffff, true)), HasSubstr("more than the"));
 }
 
 TEST(BzImageTest, WhatUnpacksToLessIsDamaged) {
   const std::string payload = Compress("abc", ARCHIVE_FILTER_XZ);
-  EXPECT_THAT(ErrorOf(MakeBzImage(payload, 4, true)), HasSubstr("3 bytes instead of 4"));
+  EXPECT_THAT(BzErrorOf(MakeBzImage(payload, 4, true)), HasSubstr("3 bytes instead of 4"));
 }
 
 TEST(BzImageTest, DamagedPayloadIsAnError) {
   std::string file = Good();
   file[file.size() - 60] ^= 1;
-  EXPECT_THAT(ErrorOf(file), HasSubstr("damaged"));
+  EXPECT_THAT(BzErrorOf(file), HasSubstr("damaged"));
 }
 
 TEST(BzImageTest, ReleaseThatIsNoTextIsNotThere) {

@@ -17,7 +17,7 @@ namespace {
 constexpr uint32_t kXenPhys32Entry = 18;  // XEN_ELFNOTE_PHYS32_ENTRY
 constexpr std::string_view kXen("Xen\0", 4);
 constexpr std::string_view kBanner = "Linux version ";
-constexpr size_t kMaxRelease = 64;  // __NEW_UTS_LEN
+constexpr size_t kMaxBannerRelease = 64;  // __NEW_UTS_LEN
 
 bool Fits(uint64_t offset, uint64_t length, uint64_t size) {
   return length <= size && offset <= size - length;
@@ -142,7 +142,7 @@ Result<> CheckKernelElf(std::string_view file) {
 std::string KernelRelease(std::string_view file) {
   for (size_t at = file.find(kBanner); at != std::string_view::npos;
        at = file.find(kBanner, at + 1)) {
-    const std::string_view rest = file.substr(at + kBanner.size(), kMaxRelease + 1);
+    const std::string_view rest = file.substr(at + kBanner.size(), kMaxBannerRelease + 1);
     const size_t end = rest.find(' ');
     if (end != std::string_view::npos && rest[0] >= '0' && rest[0] <= '9') {
       return std::string(rest.substr(0, end));

@@ -14,40 +14,40 @@ using testing::MakeKernel;
 using testing::MakeModule;
 using testing::Put;
 
-std::string ErrorOf(const std::string& file) {
+std::string ElfErrorOf(const std::string& file) {
   const auto checked = CheckKernelElf(file);
   return checked ? "(no error)" : checked.error().message();
 }
 
 TEST(KernelElfTest, OtherFilesAreNamed) {
-  EXPECT_THAT(ErrorOf(""), HasSubstr("not a kernel"));
-  EXPECT_THAT(ErrorOf("\x7f"
-                      "ELF"),
+  EXPECT_THAT(ElfErrorOf(""), HasSubstr("not a kernel"));
+  EXPECT_THAT(ElfErrorOf("\x7f"
+                         "ELF"),
               HasSubstr("not a kernel"));
   std::string arm = MakeKernel("1");
   Put(arm, offsetof(Elf64_Ehdr, e_machine), uint16_t{EM_AARCH64});
-  EXPECT_THAT(ErrorOf(arm), HasSubstr("64-bit x86"));
+  EXPECT_THAT(ElfErrorOf(arm), HasSubstr("64-bit x86"));
 }
 
 TEST(KernelElfTest, NoPvhEntryHasARemedy) {
-  EXPECT_THAT(ErrorOf(MakeKernel("1", 17)), HasSubstr("CONFIG_PVH=y"));
+  EXPECT_THAT(ElfErrorOf(MakeKernel("1", 17)), HasSubstr("CONFIG_PVH=y"));
 }
 
 TEST(KernelElfTest, DamagedHeadersAreErrors) {
   const std::string good = MakeKernel("1");
-  EXPECT_EQ(ErrorOf(good), "(no error)");
+  EXPECT_EQ(ElfErrorOf(good), "(no error)");
   for (size_t size = 0; size < sizeof(Elf64_Ehdr) + sizeof(Elf64_Phdr) + 20; ++size) {
-    EXPECT_NE(ErrorOf(good.substr(0, size)), "(no error)") << size;
+    EXPECT_NE(ElfErrorOf(good.substr(0, size)), "(no error)") << size;
   }
   std::string file = good;
   Put(file, offsetof(Elf64_Ehdr, e_phoff), ~uint64_t{0});
-  EXPECT_NE(ErrorOf(file), "(no error)");
+  EXPECT_NE(ElfErrorOf(file), "(no error)");
   file = good;
   Put(file, sizeof(Elf64_Ehdr) + offsetof(Elf64_Phdr, p_filesz), ~uint64_t{0});
-  EXPECT_THAT(ErrorOf(file), HasSubstr("cut short"));
+  EXPECT_THAT(ElfErrorOf(file), HasSubstr("cut short"));
   file = good;
   Put(file, sizeof(Elf64_Ehdr) + sizeof(Elf64_Phdr), uint32_t{0xffffffff});  // n_namesz
-  EXPECT_NE(ErrorOf(file), "(no error)");
+  EXPECT_NE(ElfErrorOf(file), "(no error)");
 }
 
 TEST(KernelElfTest, ReleaseIsTheBanners) {

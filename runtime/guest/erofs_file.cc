@@ -17,7 +17,7 @@ namespace wyvern::guest {
 namespace {
 
 constexpr uint64_t kSuperBlock = 1024;
-constexpr uint32_t kMagic = 0xe0f5e1e2;  // EROFS_SUPER_MAGIC_V1
+constexpr uint32_t kErofsMagic = 0xe0f5e1e2;  // EROFS_SUPER_MAGIC_V1
 constexpr uint64_t kInodeSlot = 32;
 constexpr uint64_t kMaxDirectory = 1U << 20U;
 constexpr uint16_t kPlain = 0;   // EROFS_INODE_FLAT_PLAIN
@@ -67,7 +67,7 @@ struct Inode {
   uint64_t tail = 0;  // offset of what is inline
 };
 
-tl::unexpected<Error> Damaged(const char* what) {
+tl::unexpected<Error> DamagedImage(const char* what) {
   return Fail(Code::kDataLoss, fmt::format("the EROFS image is damaged: {}", what));
 }
 
@@ -76,11 +76,11 @@ class Image {
   static Result<Image> Open(FdRef file) {
     Image image(file);
     WV_TRY_VOID(image.Read(kSuperBlock, std::as_writable_bytes(std::span(&image.super_, 1))));
-    if (image.super_.magic != kMagic) {
+    if (image.super_.magic != kErofsMagic) {
       return Fail(Code::kDataLoss, "not an EROFS image");
     }
     if (image.super_.block_bits < 9 || image.super_.block_bits > 16) {
-      return Damaged("its block size");
+      return DamagedImage("its block size");
     }
     return image;
   }
@@ -104,7 +104,7 @@ class Image {
 
 Result<> Image::Read(uint64_t offset, std::span<std::byte> out) const {
   if (offset > uint64_t{std::numeric_limits<int64_t>::max()} - out.size()) {
-    return Damaged("an offset beyond everything");
+    return DamagedImage("an offset beyond everything");
   }
   while (!out.empty()) {
     const ssize_t got = pread(file_.get(), out.data(), out.size(), static_cast<off_t>(offset));
@@ -115,7 +115,7 @@ Result<> Image::Read(uint64_t offset, std::span<std::byte> out) const {
       return SysError("read the EROFS image");
     }
     if (got == 0) {
-      return Damaged("it ends early");
+      return DamagedImage("it ends early");
     }
     out = out.subspan(static_cast<size_t>(got));
     offset += static_cast<uint64_t>(got);
@@ -125,7 +125,7 @@ Result<> Image::Read(uint64_t offset, std::span<std::byte> out) const {
 
 Result<Inode> Image::ReadInode(uint64_t nid) const {
   if (nid > std::numeric_limits<uint32_t>::max()) {
-    return Damaged("an inode number beyond everything");
+    return DamagedImage("an inode number beyond everything");
   }
   const uint64_t at = super_.meta_block.value() * block_size() + nid * kInodeSlot;
   RawInode raw{};
@@ -147,7 +147,7 @@ Result<Inode> Image::ReadInode(uint64_t nid) const {
 
 Result<std::string> Image::ReadData(const Inode& inode, uint64_t limit) const {
   if (inode.size > limit) {
-    return Damaged("a file larger than it can be");
+    return DamagedImage("a file larger than it can be");
   }
   std::string data(inode.size, '\0');
   const std::span<std::byte> out = std::as_writable_bytes(std::span(data));
@@ -165,7 +165,7 @@ Result<uint64_t> FindInBlock(std::string_view block, std::string_view name) {
     DirectoryEntry next{};
     const uint64_t at = i * sizeof(entry);
     if (at + sizeof(entry) > block.size()) {
-      return Damaged("a directory is cut short");
+      return DamagedImage("a directory is cut short");
     }
     std::memcpy(&entry, block.data() + at, sizeof(entry));
     if (i == 0) {
@@ -177,7 +177,7 @@ Result<uint64_t> FindInBlock(std::string_view block, std::string_view name) {
       end = std::min<uint64_t>(next.name_offset, block.size());
     }
     if (entry.name_offset > end) {
-      return Damaged("a directory's names are out of order");
+      return DamagedImage("a directory's names are out of order");
     }
     std::string_view found = block.substr(entry.name_offset, end - entry.name_offset);
     found = found.substr(0, found.find('\0'));  // the last one is padded

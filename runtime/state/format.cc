@@ -9,8 +9,6 @@ namespace {
 
 using oci::Json;
 
-constexpr size_t kMaxStateBytes = 4U << 20U;
-
 Json ToJson(const ProcessRecord& process) {
   return {{"role", process.role}, {"pid", process.pid}, {"start_time", process.start_time}};
 }

@@ -44,6 +44,9 @@ struct SandboxRecord {
   std::map<std::string, ContainerRecord> containers;
 };
 
+// A larger file is damaged.
+inline constexpr size_t kMaxStateBytes = 4U << 20U;
+
 Result<SandboxRecord> ParseState(std::string_view text);
 std::string FormatState(const SandboxRecord& record);
 

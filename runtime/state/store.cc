@@ -10,8 +10,6 @@
 namespace wyvern::runtime {
 namespace {
 
-constexpr size_t kMaxStateBytes = 4U << 20U;
-
 std::string FileOf(const std::string& directory) {
   return directory + "/state.json";
 }

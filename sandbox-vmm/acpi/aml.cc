@@ -28,13 +28,6 @@ void Append(Bytes* out, const Bytes& bytes) {
   out->insert(out->end(), bytes.begin(), bytes.end());
 }
 
-template <typename T>
-void AppendLe(Bytes* out, T value) {
-  for (unsigned i = 0; i < sizeof(T); ++i) {
-    out->push_back(static_cast<uint8_t>(static_cast<uint64_t>(value) >> (8U * i)));
-  }
-}
-
 // §20.2.4: the length counts its own bytes.
 Bytes WithPackageLength(const Bytes& body) {
   const size_t size = body.size();

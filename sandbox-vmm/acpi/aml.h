@@ -15,6 +15,13 @@ using Bytes = std::vector<uint8_t>;
 
 Bytes Concat(std::initializer_list<Bytes> parts);
 
+template <typename T>
+void AppendLe(Bytes* out, T value) {
+  for (unsigned i = 0; i < sizeof(T); ++i) {
+    out->push_back(static_cast<uint8_t>(static_cast<uint64_t>(value) >> (8U * i)));
+  }
+}
+
 // --- Data objects ---
 // The shortest encoding of a number.
 Bytes Integer(uint64_t value);

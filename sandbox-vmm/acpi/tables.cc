@@ -93,13 +93,6 @@ void AppendStruct(Bytes* out, const T& value) {
   std::memcpy(out->data() + at, &value, sizeof(value));
 }
 
-template <typename T>
-void AppendLe(Bytes* out, T value) {
-  for (unsigned i = 0; i < sizeof(T); ++i) {
-    out->push_back(static_cast<uint8_t>(static_cast<uint64_t>(value) >> (8U * i)));
-  }
-}
-
 uint8_t ChecksumOf(const uint8_t* bytes, size_t size) {
   const unsigned sum = std::accumulate(bytes, bytes + size, 0U);
   return static_cast<uint8_t>(0U - sum);

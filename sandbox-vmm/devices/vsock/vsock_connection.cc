@@ -11,12 +11,6 @@
 
 namespace wyvern::devices {
 
-namespace {
-
-constexpr uint32_t kHeaderSize = sizeof(VsockHeader);
-
-}  // namespace
-
 VsockConnection::VsockConnection(EventLoop& loop, Ports ports, UniqueFd socket,
                                  uint32_t buffer_size, Connected connected)
     : loop_(loop),
@@ -87,7 +81,8 @@ bool VsockConnection::OnPacket(const VsockHeader& header, const virtio::Chain& c
 
 bool VsockConnection::OnData(uint32_t length, const virtio::Chain& chain,
                              std::vector<iovec>* scratch) {
-  if ((peer_shutdown_ & kShutdownSend) != 0 || length > chain.readable_length() - kHeaderSize ||
+  if ((peer_shutdown_ & kShutdownSend) != 0 ||
+      length > chain.readable_length() - kVsockHeaderSize ||
       length > buffer_size_ - (received_ - forwarded_)) {
     return false;  // after its end, longer than its packet, or more than the credit we gave
   }
@@ -109,7 +104,7 @@ bool VsockConnection::OnData(uint32_t length, const virtio::Chain& chain,
   if (written == length) {
     return true;
   }
-  return chain.Read(kHeaderSize + written, pending_.Extend(length - written)).has_value();
+  return chain.Read(kVsockHeaderSize + written, pending_.Extend(length - written)).has_value();
 }
 
 // Straight from guest memory into the socket, as much as it takes now.
@@ -117,7 +112,7 @@ bool VsockConnection::WriteDirectly(uint32_t length, const virtio::Chain& chain,
                                     std::vector<iovec>* scratch, uint32_t* written) {
   while (*written < length) {
     scratch->clear();
-    if (!chain.ReadableIovecs(kHeaderSize + *written, length - *written, scratch)) {
+    if (!chain.ReadableIovecs(kVsockHeaderSize + *written, length - *written, scratch)) {
       return false;
     }
     msghdr message{};
@@ -287,9 +282,10 @@ VsockHeader VsockConnection::Header(VsockOp op, uint64_t guest_cid) {
 
 // Straight from the socket into guest memory, behind where the header goes.
 uint32_t VsockConnection::ReceiveInto(virtio::Chain& chain, std::vector<iovec>* scratch) {
-  const uint32_t room = std::min({chain.writable_length() - kHeaderSize, Credit(), kMaxPayload});
+  const uint32_t room =
+      std::min({chain.writable_length() - kVsockHeaderSize, Credit(), kMaxPayload});
   scratch->clear();
-  if (room == 0 || !chain.WritableIovecs(kHeaderSize, room, scratch)) {
+  if (room == 0 || !chain.WritableIovecs(kVsockHeaderSize, room, scratch)) {
     return 0;
   }
   msghdr message{};
@@ -336,7 +332,7 @@ VsockOp VsockConnection::NextOp(virtio::Chain& chain, std::vector<iovec>* scratc
 
 uint32_t VsockConnection::FillPacket(virtio::Chain& chain, uint64_t guest_cid,
                                      std::vector<iovec>* scratch) {
-  WV_CHECK(chain.writable_length() >= kHeaderSize);
+  WV_CHECK(chain.writable_length() >= kVsockHeaderSize);
   uint32_t payload = 0;
   const VsockOp op = NextOp(chain, scratch, &payload);
   if (op == VsockOp::kInvalid) {
@@ -348,7 +344,7 @@ uint32_t VsockConnection::FillPacket(virtio::Chain& chain, uint64_t guest_cid,
   if (!chain.Write(0, std::as_bytes(std::span(&header, 1)))) {
     return 0;  // memory that cannot be written: the driver's loss
   }
-  return kHeaderSize + payload;
+  return kVsockHeaderSize + payload;
 }
 
 }  // namespace wyvern::devices

@@ -11,7 +11,7 @@ namespace {
 
 using testing::VsockGuest;
 
-bool HostAtEnd(FdRef fd) {
+bool HostEnded(FdRef fd) {
   std::byte byte;
   auto got = ReadSome(fd, std::span(&byte, 1));
   return !got || *got == 0;
@@ -32,7 +32,7 @@ class VsockHostileTest : public ::testing::Test {
   void ExpectReset(VsockGuest::Stream& stream) {
     const auto reset = guest_.Expect(VsockOp::kReset);
     EXPECT_EQ(reset.header.src_port, stream.request.src_port);
-    EXPECT_TRUE(HostAtEnd(stream.host));
+    EXPECT_TRUE(HostEnded(stream.host));
     EXPECT_GE(guest_.rig().counter("bad_packets"), 1U);
     EXPECT_EQ(guest_.rig().counter("connections"), 0U);
     EXPECT_EQ(guest_.rig().core().status(), 15);
@@ -227,7 +227,7 @@ TEST_F(VsockHostileTest, ReceiveBufferTooSmallForAHeaderComesBackEmpty) {
 TEST_F(VsockHostileTest, HeaderOnlyReceiveBuffersMoveNoDataButEndNothing) {
   auto stream = guest_.Connect(1);
   guest_.rig().core().WriteStatus(0);
-  EXPECT_TRUE(HostAtEnd(stream.host));
+  EXPECT_TRUE(HostEnded(stream.host));
   guest_.Start(0);
   guest_.rig().queue(0).Build().Writable(44).Submit();
   guest_.rig().Kick(0);

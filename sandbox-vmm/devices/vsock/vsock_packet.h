@@ -41,6 +41,7 @@ struct VsockHeader {
   VsockOp operation() const { return static_cast<VsockOp>(op.value()); }
 };
 
-static_assert(sizeof(VsockHeader) == 44);
+inline constexpr uint32_t kVsockHeaderSize = sizeof(VsockHeader);
+static_assert(kVsockHeaderSize == 44);
 
 }  // namespace wyvern::devices

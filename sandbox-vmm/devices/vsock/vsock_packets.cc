@@ -5,7 +5,6 @@ namespace wyvern::devices {
 
 namespace {
 
-constexpr uint32_t kHeaderSize = sizeof(VsockHeader);
 // Packets to the guest in one turn of the loop.
 constexpr uint32_t kSendBudget = 128;
 
@@ -121,7 +120,7 @@ void VsockDevice::SendPackets() {
       queue->Signal();  // the driver's next buffer brings us back
       return;
     }
-    if (chain->writable_length() < kHeaderSize) {
+    if (chain->writable_length() < kVsockHeaderSize) {
       Count(counters_.bad_packets);
       queue->queue().Push(std::move(*chain), 0);
       continue;
@@ -133,7 +132,7 @@ void VsockDevice::SendPackets() {
       return;
     }
     Count(counters_.packets_to_guest);
-    Count(counters_.bytes_to_guest, written - kHeaderSize);
+    Count(counters_.bytes_to_guest, written - kVsockHeaderSize);
     queue->queue().Push(std::move(*chain), written);
   }
   queue->Signal();
@@ -143,7 +142,7 @@ void VsockDevice::SendPackets() {
 uint32_t VsockDevice::FillStrayReset(virtio::Chain& chain) {
   const VsockHeader answer = stray_resets_.front();
   stray_resets_.pop_front();
-  return chain.Write(0, std::as_bytes(std::span(&answer, 1))) ? kHeaderSize : 0;
+  return chain.Write(0, std::as_bytes(std::span(&answer, 1))) ? kVsockHeaderSize : 0;
 }
 
 // The next packet of the streams in turn; 0 when none of them had one after all.
