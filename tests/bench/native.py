@@ -43,7 +43,8 @@ def benchmarks(build, name):
     """{benchmark: ns of one item (or one iteration)}"""
     out = subprocess.run([build / BENCHMARKS[name] / name, "--benchmark_format=json", "--benchmark_min_time=0.1"], check=True,
                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    return {f"{name}/{run['name']}": 1e9 / run["items_per_second"] if "items_per_second" in run else run["real_time"]
+    return {f"{name}/{run['name'].split('/manual_time')[0].split('/real_time')[0]}":
+            run.get("median_ns") or (1e9 / run["items_per_second"] if "items_per_second" in run else run["real_time"])
             for run in json.loads(out.stdout)["benchmarks"]}
 
 

@@ -32,7 +32,8 @@ def qemu_program():
             "-L", str(root / "usr/share/seabios")]
 
 
-def qemu(cmdline, *devices, firmware="qboot.rom", initrd=None, shared=False):
+def qemu(cmdline, *devices, initrd=None, shared=False):
+    """Its firmware is qboot: the default with ACPI, SeaBIOS, takes longer."""
     memory = ["-m", str(MEMORY_MIB)]
     machine = "microvm,accel=kvm,pcie=on,acpi=on,pic=off,pit=off,rtc=off,x-option-roms=off,usb=off"
     if shared:
@@ -40,7 +41,7 @@ def qemu(cmdline, *devices, firmware="qboot.rom", initrd=None, shared=False):
         machine += ",memory-backend=ram"
     return [*qemu_program(), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-M", machine, "-cpu", "host", "-smp", "1", *memory,
-            *(["-bios", firmware] if firmware else []), "-kernel", str(GUEST / "vmlinux"),
+            "-bios", "qboot.rom", "-kernel", str(GUEST / "vmlinux"),
             *(["-initrd", str(initrd)] if initrd else []), "-append", cmdline,
             "-serial", "stdio", "-device", "virtio-rng-pci",
             "-device", f"vhost-vsock-pci,guest-cid={CID}", *devices]

@@ -7,6 +7,7 @@ Writes what was measured to /out/lab.json; progress and profiles go to stdout. P
 import json
 import pathlib
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -47,6 +48,11 @@ def pairs(first, second, runs=RUNS):
     return a, b
 
 
+def medians(runs):
+    """[{name: value}] → {name: median}"""
+    return {name: statistics.median(run.get(name, 0) for run in runs) for name in runs[0]}
+
+
 def counted(argv, servers=()):
     """One guest, and its counts just before it is ended."""
     with Counting() as counting, Run(argv) as run:
@@ -70,11 +76,9 @@ def _name(proc):
 def boot():
     image = guests.GUEST / "image.erofs"
     pmem = ours("--image", image, "--cmdline", f"{guests.ROOT} root=/dev/pmem0 rootflags=dax=always", "--agent")
-    disk = ours("--disk", image, "--cmdline", f"{guests.ROOT} root=/dev/vda", "--agent")
-
-    def other(firmware):
-        return peer(qemu(f"{guests.ROOT} root=/dev/vda", *guests.disk_of_qemu(image, read_only=True),
-                         firmware=firmware), "--agent")
+    copy = shutil.copy(image, "/var/tmp/bench-image")  # where it is is read-only
+    disk = ours("--disk", copy, "--cmdline", f"{guests.ROOT} root=/dev/vda", "--agent")
+    other = peer(qemu(f"{guests.ROOT} root=/dev/vda", *guests.disk_of_qemu(image, read_only=True)), "--agent")
 
     def agent_ms(argv):
         with Run(argv) as run:
@@ -82,16 +86,11 @@ def boot():
             return run.values["agent_ms"]
 
     phases = []
-    firmwares = {name: agent_ms(other(name)) for name in ("qboot.rom", "")}
-    best = min(firmwares, key=firmwares.get)
-    say(f"QEMU's firmware: {firmwares}; peer uses {best or 'its default'}")
-    a, b = pairs(lambda: agent_ms(pmem), lambda: agent_ms(other(best)))
-    own = [p for p in phases if "answered_ms" in p][1:]
-    keep("boot", ours=a, peer=b,
-         phases={name: statistics.median(p[name] for p in own) for name in own[0] if name.endswith("_ms")},
-         peer_phases={name: statistics.median(p[name] for p in phases if "answered_ms" not in p)
-                      for name in phases[0] if name.endswith("_ms")})
-    for name, argv in (("wyvern", pmem), ("wyvern-disk", disk), ("qemu", other(best))):
+    a, b = pairs(lambda: agent_ms(pmem), lambda: agent_ms(other))
+    own, others = ([{name: ms for name, ms in p.items() if name.endswith("_ms")} for p in phases
+                    if ("answered_ms" in p) == is_own][1:] for is_own in (True, False))
+    keep("boot", ours=a, peer=b, phases=medians(own), peer_phases=medians(others))
+    for name, argv in (("wyvern", pmem), ("wyvern-disk", disk), ("qemu", other)):
         try:
             _, counts = counted(argv)
             keep(f"boot-counts-{name}", **counts)
@@ -145,10 +144,8 @@ def ctr():
             subprocess.run(["wyvern", "run", "--timeline", file.name, "/opt/images/busybox", "--", "true"], check=True,
                            stdin=subprocess.DEVNULL)
             timelines.append({p["name"]: (p["end_ns"] - p["start_ns"]) / 1e6 for p in json.load(file)})
-    events = [{name: statistics.median(phases.get(name, 0) for phases in side) for name in side[0]}
-              for side in zip(*((event_phases(WYVERN), event_phases(RUNC)) for _ in range(RUNS)))]
-    keep("ctr", ours=a, peer=b, events=events[0], peer_events=events[1],
-         phases={name: statistics.median(t.get(name, 0) for t in timelines) for name in timelines[0]})
+    own, others = zip(*((event_phases(WYVERN), event_phases(RUNC)) for _ in range(RUNS)))
+    keep("ctr", ours=a, peer=b, events=medians(own), peer_events=medians(others), phases=medians(timelines))
 
 
 # Memory of the host's processes
@@ -157,22 +154,22 @@ GUEST_MEMORY = re.compile(r"/memfd:.*(ram|guest)", re.I)
 
 
 def memory_of(pid):
-    """KiB of one process: without guest memory, and guest memory by itself."""
-    sums = {"pss": 0, "private": 0, "anonymous": 0, "guest_pss": 0, "image_pss": 0}
-    where = ""
+    """KiB of one process. private: what ends with it; program: clean pages of files, which every sandbox and the page cache
+    share; guest and image memory by themselves."""
+    sums = {"pss": 0, "private": 0, "private_program": 0, "guest_pss": 0, "image_pss": 0}
+    guest = image = False
     for line in pathlib.Path(f"/proc/{pid}/smaps").read_text().splitlines():
         if re.match(r"^[0-9a-f]+-[0-9a-f]+ ", line):
             where = line.split(None, 5)[5] if len(line.split(None, 5)) > 5 else ""
-            guest = bool(GUEST_MEMORY.search(where))
-            image = where.endswith("image.erofs")
+            guest, image = bool(GUEST_MEMORY.search(where)), where.endswith("image.erofs")
             continue
         name, _, value = line.partition(":")
         if name == "Pss":
             sums["guest_pss" if guest else "image_pss" if image else "pss"] += int(value.split()[0])
-        elif name in ("Private_Clean", "Private_Dirty") and not guest and not image:
+        elif name == "Private_Dirty" and not guest and not image:
             sums["private"] += int(value.split()[0])
-        elif name == "Anonymous" and not guest:
-            sums["anonymous"] += int(value.split()[0])
+        elif name == "Private_Clean" and not guest and not image:
+            sums["private_program"] += int(value.split()[0])
     return sums
 
 
@@ -199,8 +196,7 @@ def memory():
                 if exe == name:
                     found[role].append(memory_of(proc.name))
         say(f"processes at {count}: { {role: len(f) for role, f in found.items()} }")
-        table = {role: {key: statistics.median(f[key] for f in each) for key in each[0]}
-                 for role, each in found.items() if each}
+        table = {role: medians(each) for role, each in found.items() if each}
         table["sandbox_pss"] = sum(f["pss"] + f["image_pss"] for each in found.values() for f in each) / count
         keep(f"memory-{count}", **table)
     if vmm := subprocess.run(["pgrep", "-o", "-x", "wyvern-vmm"], stdout=subprocess.PIPE, text=True).stdout.strip():

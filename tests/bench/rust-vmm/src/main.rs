@@ -8,25 +8,25 @@ use virtio_queue::mock::MockSplitQueue;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
 
-const ROUNDS: u32 = 2000;
+const ROUNDS: usize = 4000;
 
-/// ns of one of `items` of `timed`, on a queue made by `setup` for each round.
+/// The median of many rounds of `timed`, in ns of one of its `items`, each on a queue made by `setup`.
 fn measure<S, T>(items: u32, mut setup: S, mut timed: T) -> f64
 where
     S: FnMut() -> Queue,
     T: FnMut(&mut Queue),
 {
-    let mut total = Duration::ZERO;
-    for round in 0..ROUNDS * 2 {
-        let mut queue = setup();
-        queue.set_event_idx(true);
-        let start = Instant::now();
-        timed(black_box(&mut queue));
-        if round >= ROUNDS {
-            total += start.elapsed();
-        }
-    }
-    total.as_nanos() as f64 / f64::from(ROUNDS) / f64::from(items)
+    let mut rounds: Vec<Duration> = (0..ROUNDS)
+        .map(|_| {
+            let mut queue = setup();
+            queue.set_event_idx(true);
+            let start = Instant::now();
+            timed(black_box(&mut queue));
+            start.elapsed()
+        })
+        .collect();
+    rounds.sort();
+    rounds[ROUNDS / 2].as_nanos() as f64 / f64::from(items)
 }
 
 fn main() {
