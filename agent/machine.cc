@@ -14,6 +14,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
+#include <filesystem>
 #include <vector>
 
 #include "base/fd.h"
@@ -99,6 +100,16 @@ Result<> SetSysctl(const std::string& assignment) {
     std::replace(name.begin(), name.end(), '.', '/');
   }
   return WriteFile("/proc/sys/" + name, assignment.substr(equals + 1));
+}
+
+void MountExports(const std::string& share) {
+  std::error_code error;
+  for (std::filesystem::directory_iterator it(share, error), end; !error && it != end;
+       it.increment(error)) {
+    // To open a directory is what makes the kernel mount.
+    const UniqueFd opened(
+        open(it->path().c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  }
 }
 
 bool DetachMount(const std::string& path) {

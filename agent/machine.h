@@ -18,6 +18,11 @@ Result<> SetHostname(const std::string& name);
 Result<> MountShare(const std::string& tag, const std::string& target);
 // "net.ipv4.ip_forward=1"
 Result<> SetSysctl(const std::string& assignment);
+// Has the exports below the share mounted in our own mount namespace. Each is a file system of its own to the guest (FUSE submounts, so
+// that st_dev tells them apart), which the kernel mounts on first use. Used first inside a container's namespace, it would end with
+// the container's last process, maybe with reads ahead of that process in flight: Linux 6.1 then stops with "Busy inodes after unmount
+// of virtiofs". DetachMount ends them. What fails is mounted on first use, as before.
+void MountExports(const std::string& share);
 // Detaches a sub-mount of the share. False: it is none.
 bool DetachMount(const std::string& path);
 

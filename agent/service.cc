@@ -279,6 +279,9 @@ void Service::CreateContainer(const v1::CreateContainerRequest& request,
     responder.Fail(Error(Code::kAlreadyExists, "container " + id + " exists"));
     return;
   }
+  if (options_.owns_machine) {
+    MountExports(options_.root_dir + "/share");
+  }
   auto container = std::make_shared<Container>(*environment_, id);
   containers_.emplace(id, container);
   container->Create(request, [this, id, responder = std::move(responder)](Result<pid_t> pid) {

@@ -26,11 +26,12 @@ constexpr int kGrpcFd = 3;
 constexpr int kDonationFd = 4;
 constexpr int kEndTimeoutMs = 1000;
 
-// What the guest is told; what the VMM adds itself (console, panic) comes before it. lastbus=0: ACPI names the one host bridge, and the
-// search for others on x86 is 448 port accesses; elsewhere the kernel does not know the option.
+// What the guest is told; what the VMM adds itself (console, panic) comes before it. oops=panic: an imported kernel would limp on.
+// lastbus=0: ACPI names the one host bridge, and the search for others on x86 is 448 port accesses; elsewhere the kernel does not
+// know the option.
 std::string CommandLine(const MachineOptions& options) {
   std::string line =
-      "console=ttyS0 quiet panic=1 pci=lastbus=0 root=/dev/pmem0 rootfstype=erofs "
+      "console=ttyS0 quiet panic=1 oops=panic pci=lastbus=0 root=/dev/pmem0 rootfstype=erofs "
       "rootflags=dax=always ro init=/sbin/wyvern-agent";
   return options.extra_cmdline.empty() ? line : line + " " + options.extra_cmdline;
 }
