@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "cli/commands.h"
 #include "cli/guest_verbs.h"
+#include "cli/keeper.h"
 #include "cli/usage.h"
 
 namespace {
@@ -108,6 +109,19 @@ void AddInspection(CLI::App& app, std::function<Result<int>()>& action) {
   version->callback([&action] { action = [] { return cli::Version(); }; });
 }
 
+// Not for people: `wyvern run` starts it (cli/keeper.h).
+void AddKeepRun(CLI::App& app, std::function<Result<int>()>& action) {
+  auto* verb = app.add_subcommand("keep-run", "");
+  verb->group("");
+  auto run = std::make_shared<cli::KeptRun>();
+  verb->add_option("state", run->places.state_dir)->required();
+  verb->add_option("cgroup", run->places.cgroup_root)->required();
+  verb->add_option("namespace", run->ns)->required();
+  verb->add_option("name", run->name)->required();
+  verb->add_option("scratch", run->scratch)->required();
+  verb->callback([run, &action] { action = [run] { return cli::KeepRun(*run); }; });
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -119,6 +133,7 @@ int main(int argc, char** argv) {
   AddRun(app, action);
   AddExec(app, action);
   AddInspection(app, action);
+  AddKeepRun(app, action);
   cli::AddGuest(app, action);
   try {
     app.parse(argc, argv);

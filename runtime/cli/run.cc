@@ -17,6 +17,7 @@
 #include "base/worker_thread.h"
 #include "cli/commands.h"
 #include "cli/image.h"
+#include "cli/keeper.h"
 #include "cli/pump.h"
 #include "cli/terminal.h"
 #include "cli/version.h"
@@ -100,6 +101,8 @@ class Scratch {
       std::filesystem::remove_all(path_, ignored);
     }
   }
+
+  const std::string& path() const { return path_; }
 
   std::string bundle() const { return path_ + "/bundle"; }
 
@@ -287,6 +290,10 @@ Result<int> Run(const RunOptions& options) {
 
   const std::string name = options.name.empty() ? RandomName() : options.name;
   WV_TRY(const Scratch scratch, Scratch::Create(name));
+  WV_TRY(const Keeper keeper, Keeper::Start({.places = {config->state_dir, config->cgroup_root},
+                                             .ns = kNamespace,
+                                             .name = name,
+                                             .scratch = scratch.path()}));
   WV_TRY_VOID(WriteFile(scratch.bundle() + "/config.json", spec));
   const std::string control_path =
       runtime::StateDirectory(config->state_dir, kNamespace, name) + "/control.sock";

@@ -1,0 +1,60 @@
+#include "cli/keeper.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <csignal>
+#include <filesystem>
+
+#include "base/log.h"
+#include "sandbox/sandbox.h"
+
+namespace wyvern::cli {
+
+Result<Keeper> Keeper::Start(const KeptRun& run) {
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) {
+    return SysError("pipe2");
+  }
+  const UniqueFd theirs(ends[0]);
+  UniqueFd ours(ends[1]);
+  SpawnOptions options;
+  options.argv = {"/proc/self/exe", "keep-run", run.places.state_dir, run.places.cgroup_root,
+                  run.ns,           run.name,   run.scratch};
+  options.fds = {{STDIN_FILENO, theirs}, {STDERR_FILENO, FdRef(STDERR_FILENO)}};
+  // Not of the terminal's session: Ctrl-C is for the container.
+  options.new_session = true;
+  WV_TRY_CONTEXT(Subprocess process, Subprocess::Spawn(options), "start the run's keeper");
+  return Keeper(std::move(process), std::move(ours));
+}
+
+Keeper::~Keeper() {
+  if (!line_.valid()) {
+    return;
+  }
+  const char done = 0;
+  if (write(line_.get(), &done, 1) != 1) {
+    WV_WARN("the run's keeper is gone");
+  }
+  line_.Reset();
+  (void)process_->Wait();
+}
+
+Result<int> KeepRun(const KeptRun& run) {
+  char byte = 0;
+  ssize_t count = 0;
+  do {
+    count = read(STDIN_FILENO, &byte, 1);
+  } while (count < 0 && errno == EINTR);
+  if (count == 1) {
+    return 0;
+  }
+  WV_WARN("run {} was killed; removing what it left", run.name);
+  WV_TRY_VOID(runtime::CleanUpIn(run.places, run.ns, run.name, run.scratch + "/bundle"));
+  std::error_code ignored;
+  std::filesystem::remove_all(run.scratch, ignored);
+  return 0;
+}
+
+}  // namespace wyvern::cli

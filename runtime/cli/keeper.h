@@ -1,0 +1,41 @@
+// cli/keeper.h — a small process beside `wyvern run` that undoes what the run made when it is killed. (A container of containerd needs none:
+// containerd calls `delete`.)
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "base/error.h"
+#include "base/fd.h"
+#include "base/subprocess.h"
+#include "sandbox/cleanup.h"
+
+namespace wyvern::cli {
+
+struct KeptRun {
+  runtime::Places places;
+  std::string ns, name;
+  std::string scratch;  // the run's own directory, its bundle at <scratch>/bundle; removed
+};
+
+class Keeper {
+ public:
+  // Before the first side effect. The process is this program with the verb "keep-run".
+  static Result<Keeper> Start(const KeptRun& run);
+
+  Keeper(Keeper&&) = default;
+  Keeper& operator=(Keeper&&) = delete;
+  ~Keeper();  // everything was undone: the process ends
+
+ private:
+  Keeper(Subprocess process, UniqueFd line)
+      : process_(std::move(process)), line_(std::move(line)) {}
+
+  std::optional<Subprocess> process_;
+  UniqueFd line_;
+};
+
+// The other side: waits until fd 0 ends, then undoes unless a byte came before. Never returns an error that matters: it logs.
+Result<int> KeepRun(const KeptRun& run);
+
+}  // namespace wyvern::cli
