@@ -51,7 +51,8 @@ Result<std::unique_ptr<Frontend>> Frontend::Create(UniqueFd socket, FrontendOpti
 }
 
 Result<std::unique_ptr<Frontend>> Frontend::CreateFs(UniqueFd socket, const std::string& tag,
-                                                     uint16_t request_queues, uint16_t queue_size) {
+                                                     uint16_t request_queues, uint16_t queue_size,
+                                                     std::function<void()> on_thread_start) {
   constexpr size_t kTagSize = 36;  // VIRTIO §5.11.4
   if (tag.empty() || tag.size() > kTagSize || request_queues == 0) {
     return Fail(Code::kInvalidArgument,
@@ -60,6 +61,7 @@ Result<std::unique_ptr<Frontend>> Frontend::CreateFs(UniqueFd socket, const std:
   FrontendOptions options;
   options.device_id = virtio::kDeviceFs;
   options.name = "fs";
+  options.on_thread_start = std::move(on_thread_start);
   options.features = virtio::kRingFeatures;
   options.queue_sizes.assign(size_t{request_queues} + 1, queue_size);
   options.config.resize(kTagSize + sizeof(Le32));
@@ -295,6 +297,9 @@ void Frontend::Reset() {
 }
 
 void Frontend::Watch(const EventFd& stop) {
+  if (options_.on_thread_start) {
+    options_.on_thread_start();
+  }
   epoll_event end{};
   end.events = EPOLLIN;
   end.data.u64 = kWatchStop;

@@ -34,6 +34,7 @@ struct FrontendOptions {
   // Regions that the guest may only read (pmem) have read-only descriptors, which only back-ends
   // like ours can map.
   bool share_read_only_memory = true;
+  std::function<void()> on_thread_start;  // first thing its thread does: confines it
 };
 
 class Frontend final : public virtio::VirtioDevice {
@@ -42,7 +43,8 @@ class Frontend final : public virtio::VirtioDevice {
   static Result<std::unique_ptr<Frontend>> Create(UniqueFd socket, FrontendOptions options);
   // A virtio-fs device: queue 0 is hiprio.
   static Result<std::unique_ptr<Frontend>> CreateFs(UniqueFd socket, const std::string& tag,
-                                                    uint16_t request_queues, uint16_t queue_size);
+                                                    uint16_t request_queues, uint16_t queue_size,
+                                                    std::function<void()> on_thread_start = {});
   ~Frontend() override;
   Frontend(const Frontend&) = delete;
   Frontend& operator=(const Frontend&) = delete;

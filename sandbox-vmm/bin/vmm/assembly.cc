@@ -162,7 +162,8 @@ Result<std::unique_ptr<virtio::VirtioDevice>> Assembly::Make(const std::string& 
                                                              api::VhostUserFsSpec spec) {
   WV_TRY(auto device, vhost_user::Frontend::CreateFs(std::move(spec.socket), spec.tag,
                                                      static_cast<uint16_t>(spec.request_queues),
-                                                     static_cast<uint16_t>(spec.queue_size)));
+                                                     static_cast<uint16_t>(spec.queue_size),
+                                                     [] { Confine(jail::ThreadKind::kDevice); }));
   device->set_lost_callback([this, id](const std::string& why) {
     Publish({api::EventKind::kBackendLost, "the back-end of " + id + " is gone: " + why});
   });
