@@ -113,6 +113,7 @@ def test_cpus_and_memory():
 
 
 def test_environment_volume_cwd_user(scratch):
+    scratch.chmod(0o755)  # the user in the container is not root
     (scratch / "f").write_text("hello")
     done = run_wyvern("sh", "-c", "echo $A; cat /data/f; echo; pwd; id -u",
                       flags=["--env", "A=b c", "--volume", f"{scratch}:/data:ro", "--cwd", "/tmp", "--user", "1234"])
