@@ -45,6 +45,7 @@ Result<> WaitForAgent(const Connector& connector, const std::function<bool()>& g
                       int64_t start_ns) {
   runtime::AgentOptions options;
   options.give_up = give_up;
+  options.boot_timeout = std::chrono::minutes(3);
   WV_TRY(const auto agent, runtime::AgentClient::Connect(connector, std::move(options)));
   const int64_t answered = NowNs();
   std::string points;
