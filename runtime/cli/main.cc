@@ -16,6 +16,12 @@ namespace cli = wyvern::cli;
 constexpr int kOurFailure = 125;
 constexpr int kUsage = 2;
 
+// One value each time it is given; CLI11 would take what follows, too: the image, the container.
+void AddRepeated(CLI::App& verb, const char* name, std::vector<std::string>& values,
+                 const char* help) {
+  verb.add_option(name, values, help)->allow_extra_args(false);
+}
+
 void AddCheck(CLI::App& app, std::function<Result<int>()>& action) {
   auto* verb = app.add_subcommand(
       "check", "Can this host run sandboxes? Each line says what to do about what is missing");
@@ -34,8 +40,8 @@ void AddRun(CLI::App& app, std::function<Result<int>()>& action) {
   verb->add_option("command", options->command, "command and its arguments, after \"--\"");
   verb->add_option("--cpus", options->cpus, "vCPUs")->check(CLI::Range(1, 8));
   verb->add_option("--memory", options->memory, "guest memory, such as 512MiB");
-  verb->add_option("-v,--volume", options->volumes, "HOST:GUEST[:ro]; may be repeated");
-  verb->add_option("-e,--env", options->env, "K=V, or K to pass our own; may be repeated");
+  AddRepeated(*verb, "-v,--volume", options->volumes, "HOST:GUEST[:ro]; may be repeated");
+  AddRepeated(*verb, "-e,--env", options->env, "K=V, or K to pass our own; may be repeated");
   verb->add_option("--guest", options->guest, "imported guest, see `wyvern guest list`");
   verb->add_option("--name", options->name, "name of the sandbox; random by default");
   verb->add_option("-u,--user", options->user, "UID, UID:GID, NAME or NAME:GROUP of the image");
@@ -65,7 +71,7 @@ void AddExec(CLI::App& app, std::function<Result<int>()>& action) {
                  "in the guest itself, as its root; see guest.debug_exec in wyvern.yaml");
   verb->add_flag("-t,--tty", options->tty, "give it a terminal, and pass our standard input");
   verb->add_flag("-i,--interactive", options->interactive, "pass our standard input");
-  verb->add_option("-e,--env", options->env, "K=V, or K to pass our own; may be repeated");
+  AddRepeated(*verb, "-e,--env", options->env, "K=V, or K to pass our own; may be repeated");
   verb->add_option("-w,--cwd", options->cwd, "working directory");
   verb->add_option("-u,--user", options->user, "UID or UID:GID");
   verb->footer(
