@@ -11,7 +11,7 @@ import pytest
 
 from harness.ctr import BUSYBOX, RUNTIME, WYVERN, Container, Events, call, ctr, feed, wait_until
 from test_tty import Terminal
-from test_wyvern_cli import Running, wyvern
+from test_wyvern_cli import LAYOUT, Running, wyvern
 
 
 @pytest.fixture
@@ -262,9 +262,10 @@ def test_guest_exec_of_a_missing_program(container):
 @pytest.mark.wyvern_only
 def test_guest_exec_on_a_terminal(container):
     with Terminal(exec_argv(container, flags=["--guest"]), rows=30, columns=100) as terminal:
-        terminal.send(b"stty size; tty </dev/tty\n")
+        terminal.send(b"stty size; tty; echo con''trolled >/dev/tty\n")
         terminal.expect(b"30 100")
         terminal.expect(b"/dev/pts/")
+        terminal.expect(b"controlled")
         terminal.resize(40, 132)
         terminal.send(b"until stty size | grep 40.132; do sleep 0.1; done\n")
         terminal.expect(b"40 132")
@@ -288,7 +289,7 @@ def test_guest_exec_ends_with_the_sandbox():
 def test_guest_exec_can_be_switched_off(scratch):
     config = scratch / "off.yaml"
     config.write_text("guest:\n  debug_exec: false\n")
-    with Running(flags=["--config", config]) as it:
+    with Running("sh", "-c", "trap 'exit 0' TERM; echo up; while :; do sleep 0.1; done", flags=["--config", config]) as it:
         done = guest(it, "true")
         assert done.returncode == 125 and b"guest.debug_exec" in done.stderr and b"off.yaml:2" in done.stderr
         assert call(exec_argv(it, "true")).returncode == 0
@@ -350,6 +351,12 @@ def test_wyvern_exec_ends_when_nobody_reads(container):
     argv = " ".join(exec_argv(container, "yes"))
     done = call(["bash", "-c", f"{argv} | head -n 1; echo ${{PIPESTATUS[0]}}"], timeout=60)
     assert done.stdout.split() == [b"y", b"141"], done.stderr
+
+
+@pytest.mark.wyvern_only
+def test_repeated_options_of_wyvern_run_take_one_value_each(scratch):
+    done = wyvern("run", "-e", "A=1", "-e", "B=2", "-v", f"{scratch}:/data", LAYOUT, "--", "sh", "-c", "echo $A $B; ls -d /data")
+    assert (done.returncode, done.stdout) == (0, b"1 2\n/data\n"), done.stderr
 
 
 @pytest.mark.wyvern_only
