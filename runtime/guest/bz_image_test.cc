@@ -121,9 +121,19 @@ TEST(UnpackTest, OneLayerOnly) {
 }
 
 TEST(UnpackTest, LimitIsExact) {
-  const std::string packed = Compress(std::string(5000, 'a'), ARCHIVE_FILTER_ZSTD);
-  EXPECT_TRUE(Unpack(packed, Compression::kZstd, 5000));
-  EXPECT_EQ(Unpack(packed, Compression::kZstd, 4999).error().code(), Code::kResourceExhausted);
+  const std::string data(5000, 'a');
+  for (const auto& [filter, compression] : {std::pair(ARCHIVE_FILTER_ZSTD, Compression::kZstd),
+                                            std::pair(ARCHIVE_FILTER_XZ, Compression::kXz)}) {
+    const std::string packed = Compress(data, filter);
+    EXPECT_EQ(*Unpack(packed, compression, 5000), data);
+    EXPECT_EQ(Unpack(packed, compression, 4999).error().code(), Code::kResourceExhausted);
+  }
+}
+
+TEST(UnpackTest, DictionaryOf4GiBIsRefused) {
+  std::string packed = Compress("abc", ARCHIVE_FILTER_LZMA);
+  Put(packed, 1, Le32(0xfffffffe));
+  EXPECT_EQ(Unpack(packed, Compression::kLzma, 100).error().code(), Code::kResourceExhausted);
 }
 
 }  // namespace

@@ -17,7 +17,8 @@ enum class Compression : uint8_t { kGzip, kXz, kZstd, kLz4, kLzma, kBzip2 };
 // By the first bytes; nullopt: none of these.
 std::optional<Compression> DetectCompression(std::string_view data);
 
-// DATA_LOSS: damaged or cut short. RESOURCE_EXHAUSTED: more than `limit` bytes would come out.
+// DATA_LOSS: damaged or cut short. RESOURCE_EXHAUSTED: more than `limit` bytes would come out, or it asks for a dictionary that no
+// kernel has.
 Result<std::string> Unpack(std::string_view data, Compression compression, uint64_t limit);
 
 }  // namespace wyvern::guest
