@@ -280,8 +280,10 @@ Result<UserIds> ResolveUser(const Image& image, const std::string& user) {
   const std::string passwd = ReadInImage(image, "/etc/passwd").value_or("");
   const std::vector<std::string> line = FindLine(passwd, parts[0]);
   if (line.size() >= 4) {
-    ParseNumber(line[2], &ids.uid);
-    ParseNumber(line[3], &ids.gid);
+    if (!ParseNumber(line[2], &ids.uid) || !ParseNumber(line[3], &ids.gid)) {
+      return Fail(Code::kInvalidArgument,
+                  "the image's /etc/passwd has no numbers for the user \"" + parts[0] + "\"");
+    }
   } else if (!ParseNumber(parts[0], &ids.uid)) {
     return Fail(Code::kNotFound, "the image's /etc/passwd has no user \"" + parts[0] + "\"");
   }

@@ -180,7 +180,8 @@ TEST_F(ImageTest, LayerCannotWriteOutsideOfItsDirectory) {
 
 TEST_F(ImageTest, UsersComeFromTheImage) {
   fs::create_directories(root_ + "/fs/etc");
-  std::ofstream(root_ + "/fs/etc/passwd") << "root:x:0:0::/:/bin/sh\nweb:x:33:44::/:/bin/sh\n";
+  std::ofstream(root_ + "/fs/etc/passwd") << "root:x:0:0::/:/bin/sh\nweb:x:33:44::/:/bin/sh\n"
+                                          << "odd:x:n:44::/:/bin/sh\n";
   std::ofstream(root_ + "/fs/etc/group") << "adm:x:4:\n";
   const Image image = *OpenImage(root_ + "/fs", root_ + "/store");
   EXPECT_TRUE(image.is_directory);
@@ -189,6 +190,7 @@ TEST_F(ImageTest, UsersComeFromTheImage) {
   EXPECT_EQ(ResolveUser(image, "1000:7")->uid, 1000U);
   EXPECT_EQ(ResolveUser(image, "nobody-here").error().code(), Code::kNotFound);
   EXPECT_EQ(ResolveUser(image, "1:2:3").error().code(), Code::kInvalidArgument);
+  EXPECT_EQ(ResolveUser(image, "odd").error().code(), Code::kInvalidArgument);
 }
 
 }  // namespace

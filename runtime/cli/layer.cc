@@ -21,10 +21,10 @@ namespace {
 
 constexpr std::string_view kWhiteout = ".wh.";
 constexpr std::string_view kOpaque = ".wh..wh..opq";
+// Without ARCHIVE_EXTRACT_FFLAGS: a file that an image makes immutable could not be removed.
 constexpr int kExtractFlags = ARCHIVE_EXTRACT_TIME | ARCHIVE_EXTRACT_PERM | ARCHIVE_EXTRACT_OWNER |
-                              ARCHIVE_EXTRACT_XATTR | ARCHIVE_EXTRACT_ACL | ARCHIVE_EXTRACT_FFLAGS |
-                              ARCHIVE_EXTRACT_UNLINK | ARCHIVE_EXTRACT_SECURE_SYMLINKS |
-                              ARCHIVE_EXTRACT_SECURE_NODOTDOT |
+                              ARCHIVE_EXTRACT_XATTR | ARCHIVE_EXTRACT_ACL | ARCHIVE_EXTRACT_UNLINK |
+                              ARCHIVE_EXTRACT_SECURE_SYMLINKS | ARCHIVE_EXTRACT_SECURE_NODOTDOT |
                               ARCHIVE_EXTRACT_SECURE_NOABSOLUTEPATHS;
 
 struct ReadDeleter {
@@ -45,7 +45,11 @@ tl::unexpected<Error> ArchiveError(archive* from, const std::string& what) {
 
 Result<Reader> OpenArchive(FdRef file) {
   Reader reader(archive_read_new());
-  archive_read_support_filter_all(reader.get());
+  // Not all that libarchive knows: for some it runs programs of the host.
+  archive_read_support_filter_gzip(reader.get());
+  archive_read_support_filter_zstd(reader.get());
+  archive_read_support_filter_xz(reader.get());
+  archive_read_support_filter_bzip2(reader.get());
   archive_read_support_format_tar(reader.get());
   if (archive_read_open_fd(reader.get(), file.get(), 256U << 10U) != ARCHIVE_OK) {
     return ArchiveError(reader.get(), "not a tar archive");

@@ -1,0 +1,36 @@
+// --user against an image's passwd and group of any content.
+// Input:   user, zero byte, /etc/passwd, zero byte, /etc/group.
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "base/check.h"
+#include "base/fd.h"
+#include "cli/image.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  using namespace wyvern;
+  static const std::string root = [] {
+    std::string pattern = "/tmp/wyvern-user-fuzz-XXXXXX";
+    WV_CHECK(mkdtemp(pattern.data()) != nullptr && mkdir((pattern + "/etc").c_str(), 0755) == 0);
+    return pattern;
+  }();
+  std::string rest(reinterpret_cast<const char*>(data), size);
+  const auto take = [&rest] {
+    const size_t end = std::min(rest.find('\0'), rest.size());
+    std::string part = rest.substr(0, end);
+    rest.erase(0, end + 1);
+    return part;
+  };
+  const std::string user = take();
+  WV_CHECK(WriteFile(root + "/etc/passwd", take()).has_value());
+  WV_CHECK(WriteFile(root + "/etc/group", rest).has_value());
+  cli::Image image;
+  image.layers = {root};
+  (void)cli::ResolveUser(image, user);
+  return 0;
+}
