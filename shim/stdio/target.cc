@@ -36,7 +36,8 @@ std::optional<std::string> Unescape(std::string_view text, bool query) {
     }
     const auto high = HexDigit(text[i + 1]);
     const auto low = HexDigit(text[i + 2]);
-    if (!high || !low) {
+    // A zero byte would end a path or a program's argument early.
+    if (!high || !low || (*high == 0 && *low == 0)) {
       return std::nullopt;
     }
     out.push_back(static_cast<char>(*high << 4U | *low));
@@ -107,7 +108,7 @@ Result<Target> ParseTarget(const std::string& uri) {
   rest = rest.substr(0, rest.find('#'));
   const size_t question = rest.find('?');
   const auto path = Unescape(rest.substr(0, question), false);
-  if (!path || path->empty() || path->front() != '/' || path->find('\0') != std::string::npos) {
+  if (!path || path->empty() || path->front() != '/') {
     return invalid("an absolute path must follow the scheme");
   }
   target.path = *path;

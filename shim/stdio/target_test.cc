@@ -29,9 +29,10 @@ TEST(TargetTest, LoggerGetsItsQueryAsArgumentsInOrder) {
 }
 
 TEST(TargetTest, WrongOnesAreRefusedByName) {
-  for (const char* const uri : {"binary://", "binary://nerdctl?x=1", "file://",
-                                "file://relative/path", "ttrpc+unix:///sock?streaming_id=x",
-                                "http://x/y", "file:///a%zz", "binary:///x?a=%4", "file:///%00"}) {
+  for (const char* const uri :
+       {"binary://", "binary://nerdctl?x=1", "file://", "file://relative/path",
+        "ttrpc+unix:///sock?streaming_id=x", "http://x/y", "file:///a%zz", "binary:///x?a=%4",
+        "binary:///x?a=%00", "file:///%00"}) {
     const auto target = ParseTarget(uri);
     ASSERT_FALSE(target) << uri;
     EXPECT_EQ(target.error().code(), Code::kInvalidArgument);

@@ -1,0 +1,24 @@
+// An exec by the control socket, over any config.json: a process that the translation for the guest takes or refuses.
+// Input:   config.json, a zero byte, the request's bytes.
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "control/exec_spec.h"
+#include "oci/spec.h"
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const std::string text(reinterpret_cast<const char*>(data), size);
+  const size_t split = std::min(text.find('\0'), text.size());
+  wyvern::control::v1::ExecRequest request;
+  if (!request.ParseFromString(text.substr(std::min(split + 1, text.size())))) {
+    return 0;
+  }
+  if (const auto process = wyvern::shim::MakeExecSpec(text.substr(0, split), request); process) {
+    std::vector<std::string> notes;
+    (void)wyvern::oci::TranslateProcess(*process, request.terminal(), &notes);
+  }
+  return 0;
+}
