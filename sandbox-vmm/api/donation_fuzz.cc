@@ -1,4 +1,4 @@
-// Packets of any shape on the donation socket: answered, and no descriptor stays behind.
+// Packets of any shape on the donation socket: answered, and no descriptor stays behind. The same bytes as the answer to a donation.
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -25,5 +25,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   WV_CHECK(*api::ServeOneDonation(pair.second, store));
   std::array<std::byte, 4 + api::kMaxDonationText> answer{};
   WV_CHECK(ReceiveMessage(pair.first, answer, 0)->size >= 4);
+
+  SocketPair donor = *MakeSocketPair(SOCK_SEQPACKET);
+  WV_CHECK(SendMessage(donor.second, std::as_bytes(std::span(data + 1, size - 1)), {}).has_value());
+  api::DonationClient client(std::move(donor.first));
+  (void)client.Donate(api::DonationKind::kImage, "image", null);
   return 0;
 }
