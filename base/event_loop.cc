@@ -157,11 +157,12 @@ Result<> EventLoop::RunOnce(std::chrono::milliseconds timeout) {
   }
   for (int i = 0; i < count; ++i) {
     const epoll_event& event = events[static_cast<size_t>(i)];
-    if (event.data.u64 == kWakeToken) {
+    const uint64_t token = event.data.u64;  // a copy: the structure is packed on x86
+    if (token == kWakeToken) {
       wake_.Drain();
       continue;
     }
-    const auto found = sources_.find(event.data.u64);
+    const auto found = sources_.find(token);
     if (found == sources_.end()) {
       continue;  // removed by an earlier callback of this batch
     }
