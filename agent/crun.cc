@@ -12,7 +12,7 @@ namespace {
 
 constexpr size_t kMaxErrorText = 16U << 10;
 
-std::vector<std::string> Environment() {
+std::vector<std::string> CrunEnvironment() {
   std::vector<std::string> env = {
       "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"};
   // Set only where tests run crun on a machine that needs it.
@@ -114,7 +114,7 @@ void Crun::Run(std::vector<std::string> args, const Fds& fds, Done done) {
   const std::string verb = args.front();
   spawn.argv.insert(spawn.argv.end(), std::make_move_iterator(args.begin()),
                     std::make_move_iterator(args.end()));
-  spawn.env = Environment();
+  spawn.env = CrunEnvironment();
   spawn.fds = fds;
   auto child = Subprocess::Spawn(spawn);
   if (!child) {

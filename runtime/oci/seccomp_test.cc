@@ -67,9 +67,11 @@ int SocketUnder(Json section, unsigned long family) {
   return WIFEXITED(status) && WEXITSTATUS(status) != 255 ? WEXITSTATUS(status) : -1;
 }
 
-// A profile that denies all but what the child needs, and socket as `rule` says.
+// A profile that denies all but what the child (and a sanitizer in it) needs, and socket as `rule` says.
 Json AllowList(const Json& rule) {
-  Json base = {{"names", {"exit_group", "write", "close", "fstat", "futex", "rt_sigreturn"}},
+  Json base = {{"names",
+                {"exit_group", "write", "close", "fstat", "futex", "rt_sigreturn", "mmap", "munmap",
+                 "gettid", "sched_yield"}},
                {"action", "SCMP_ACT_ALLOW"}};
   return {
       {"seccomp", {{"defaultAction", "SCMP_ACT_ERRNO"}, {"syscalls", Json::array({base, rule})}}}};

@@ -91,8 +91,9 @@ Result<> InstallFilter() {
   WV_TRY_VOID(Add(context, SCMP_ACT_ALLOW, SCMP_SYS(mmap), not_executable));
   WV_TRY_VOID(Add(context, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), not_executable));
   // The name of a thread, in the report of a violation; names of mappings (newer allocators).
-  for (const uint64_t option : {PR_GET_NAME, PR_SET_NAME, PR_SET_VMA}) {
-    const scmp_arg_cmp only[] = {{.arg = 0, .op = SCMP_CMP_EQ, .datum_a = option, .datum_b = 0}};
+  for (const int option : {PR_GET_NAME, PR_SET_NAME, PR_SET_VMA}) {
+    const scmp_arg_cmp only[] = {
+        {.arg = 0, .op = SCMP_CMP_EQ, .datum_a = static_cast<uint64_t>(option), .datum_b = 0}};
     WV_TRY_VOID(Add(context, SCMP_ACT_ALLOW, SCMP_SYS(prctl), only));
   }
   const int error = seccomp_load(context.get());
