@@ -13,6 +13,12 @@
 #     FUZZ          foo_fuzz.cc files: one libFuzzer executable each, corpus in corpus/foo/
 define_property(TARGET PROPERTY WYVERN_LAYER BRIEF_DOCS "layer" FULL_DOCS "layer")
 
+# What the suites build: no more than they run.
+add_custom_target(unit_tests)
+if(WYVERN_FUZZ)
+  add_custom_target(fuzzers)
+endif()
+
 function(add_component name)
   cmake_parse_arguments(C "EXCEPTIONS;TESTING" "LAYER"
     "DEPS;LIBS;PUBLIC_LIBS;HEADERS;SOURCES;ARCH_SOURCES;TESTS;TEST_DEPS;TEST_LIBS;FUZZ" ${ARGN})
@@ -59,6 +65,7 @@ function(add_component name)
       foreach(dep ${C_TEST_DEPS})
         target_link_libraries(${stem} PRIVATE wyvern_${dep})
       endforeach()
+      add_dependencies(fuzzers ${stem})
       string(REGEX REPLACE "_fuzz$" "" corpus ${stem})
       set_property(GLOBAL APPEND_STRING PROPERTY WYVERN_FUZZERS
         "$<TARGET_FILE:${stem}> ${CMAKE_CURRENT_SOURCE_DIR}/corpus/${corpus}\n")
@@ -80,6 +87,9 @@ function(wyvern_add_test name)
     target_link_libraries(${name} PRIVATE wyvern_${dep})
   endforeach()
   target_link_libraries(${name} PRIVATE ${T_LIBS} GTest::gmock GTest::gtest_main)
+  if(T_LABEL STREQUAL unit)
+    add_dependencies(unit_tests ${name})
+  endif()
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES LABELS ${T_LABEL} TIMEOUT 120)
 endfunction()
