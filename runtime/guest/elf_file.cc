@@ -51,14 +51,17 @@ bool HasPvhNote(std::string_view notes, uint64_t alignment) {
     return (length + alignment - 1) / alignment * alignment;
   };
   uint64_t at = 0;
-  while (const auto header = ReadAt<Elf64_Nhdr>(notes, at)) {
+  for (;;) {
+    const auto header = ReadAt<Elf64_Nhdr>(notes, at);
+    if (!header) {
+      return false;
+    }
     const uint64_t name_at = at + sizeof(Elf64_Nhdr);
     if (header->n_type == kXenPhys32Entry && Range(notes, name_at, header->n_namesz) == kXen) {
       return true;
     }
     at = name_at + padded(header->n_namesz) + padded(header->n_descsz);
   }
-  return false;
 }
 
 std::string_view FindSection(std::string_view file, const Elf64_Ehdr& header,
