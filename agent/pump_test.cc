@@ -37,6 +37,14 @@ class PumpTest : public testing::Test {
     host = std::move(pair.second);
   }
 
+  // A pump lives until its direction has ended.
+  void TearDown() override {
+    host.Reset();
+    pipe.write.Reset();
+    pipe.read.Reset();
+    Spin();
+  }
+
   void Spin(std::chrono::milliseconds time = 20ms) {
     const auto end = std::chrono::steady_clock::now() + time;
     while (std::chrono::steady_clock::now() < end) {
