@@ -66,6 +66,7 @@ class Session {
   bool Send(uint32_t number, std::span<const std::byte> data, bool eof);
   Result<> TakeOutput(const pb::StreamData& message);
   void Signal(int number);
+  void Resize();
 
   ttrpc::Client& client_;
   const pb::ExecRef ref_;
@@ -175,6 +176,17 @@ void Session::Signal(int number) {
   }
 }
 
+void Session::Resize() {
+  const TerminalSize size = GetTerminalSize(FdRef(STDIN_FILENO));
+  pb::ResizeExecRequest request;
+  request.set_container_id(ref_.container_id());
+  request.set_exec_id(ref_.exec_id());
+  request.set_rows(size.rows);
+  request.set_columns(size.columns);
+  (void)client_.Call<pb::ResizeExecRequest, pb::Empty>(kControlService, "ResizeExec", request,
+                                                       {.timeout = kCallTimeout});
+}
+
 void Session::ForwardSignals(const SignalFd& signals, bool tty, const EventFd& stop) {
   for (;;) {
     std::array<pollfd, 2> polled = {
@@ -186,18 +198,11 @@ void Session::ForwardSignals(const SignalFd& signals, bool tty, const EventFd& s
     if (polled[0].revents != 0) {
       return;
     }
-    while (const std::optional<int> number = signals.Next()) {
+    for (auto number = signals.Next(); number.has_value(); number = signals.Next()) {
       if (*number != SIGWINCH) {
         Signal(*number);
       } else if (tty) {
-        const TerminalSize size = GetTerminalSize(FdRef(STDIN_FILENO));
-        pb::ResizeExecRequest request;
-        request.set_container_id(ref_.container_id());
-        request.set_exec_id(ref_.exec_id());
-        request.set_rows(size.rows);
-        request.set_columns(size.columns);
-        (void)client_.Call<pb::ResizeExecRequest, pb::Empty>(kControlService, "ResizeExec", request,
-                                                             {.timeout = kCallTimeout});
+        Resize();
       }
     }
   }

@@ -139,6 +139,7 @@ std::vector<SandboxImpl::ContainerPtr> SandboxImpl::Settle() {
   std::vector<ContainerPtr> left;
   std::unique_lock lock(mu_);
   changed_.wait(lock, [this] { return busy_ == 0; });
+  left.reserve(containers_.size());
   for (const auto& [id, container] : containers_) {
     left.push_back(container);
   }
