@@ -189,12 +189,8 @@ Result<> GuestProcesses::AwaitLaunch(const std::shared_ptr<Process>& process, Un
     if (size > 0 && launch->failure.size() < kMaxFailure) {
       return;
     }
-    // Removing the registration may end this function's captures.
-    const auto keep = launch;
-    const auto launched = process;
-    const PidDone answer = done;
-    loop.Remove(keep->token);
-    Launched(*launched, keep->failure, answer);
+    loop.Remove(launch->token);  // which leaves us alive until we return
+    Launched(*process, launch->failure, done);
   }));
   return {};
 }

@@ -17,8 +17,6 @@ namespace {
 // Fewer turns of the loop per MiB; pages are only taken when it fills.
 constexpr int kPipeSize = 256 << 10;
 
-const char* const kNames[] = {"stdin", "stdout", "stderr"};
-
 // Ours does not block, the process's must.
 Result<PipePair> MakeStdioPipe(bool we_read) {
   WV_TRY(PipePair pair, MakePipe());

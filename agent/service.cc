@@ -127,7 +127,7 @@ void Service::RegisterProcessCalls(ttrpc::Server& server) {
   server.RegisterUnary<v1::ProcessRef, v1::StartProcessResponse>(
       kService, "StartProcess",
       [this](const v1::ProcessRef& request, const CallContext&,
-             Responder<v1::StartProcessResponse> responder) {
+             const Responder<v1::StartProcessResponse>& responder) {
         auto table = FindProcesses(request.id());
         if (!table) {
           responder.Fail(std::move(table).error());
