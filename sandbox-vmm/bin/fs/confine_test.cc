@@ -2,7 +2,6 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sched.h>
 #include <sys/mount.h>
@@ -14,7 +13,6 @@
 #include <unistd.h>
 
 #include <csignal>
-#include <fstream>
 #include <functional>
 #include <string>
 
@@ -33,17 +31,6 @@ int InChild(const std::function<int()>& body) {
   int status = 0;
   EXPECT_EQ(::waitpid(pid, &status, 0), pid);
   return status;
-}
-
-std::string StatusLine(const char* name) {
-  std::ifstream file("/proc/self/status");
-  std::string line;
-  while (std::getline(file, line)) {
-    if (line.starts_with(name)) {
-      return line;
-    }
-  }
-  return {};
 }
 
 class ConfineTest : public ::testing::Test {
@@ -71,7 +58,8 @@ TEST_F(ConfineTest, RootIsEmptyAndNothingElseIsReachable) {
     if (!Opens(std::to_string(root.get()).c_str())) {
       return 2;
     }
-    for (const char* path : {"/etc", "/proc", "../status", "../../1", "../root", "..//../etc"}) {
+    for (const char* path :
+         {"/etc", "/proc", "../status", "../../self", "../../sys", "../root", "..//../etc"}) {
       if (Opens(path)) {
         return 3;
       }
@@ -127,6 +115,10 @@ TEST_F(ConfineTest, SharedTreeIsTheRootAndHasNoWayOut) {
 
 class FilterTest : public ConfineTest {
  protected:
+#ifdef WV_SANITIZED
+  void SetUp() override { GTEST_SKIP() << "a sanitizer's run time makes calls of its own"; }
+#endif
+
   // How the process ends that makes this call under the filter.
   static int Forbidden(const std::function<void()>& call) {
     return InChild([&] {
