@@ -16,11 +16,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-template <typename T>
-Code CodeOf(const Result<T>& result) {
-  return result ? Code::kOk : result.error().code();
-}
-
 class GuestTest : public testing::Test {
  protected:
   void SetUp() override {

@@ -41,11 +41,6 @@ class LifecycleTest : public testing::Test {
   std::unique_ptr<AgentProcess> agent;
 };
 
-template <typename T>
-Code CodeOf(const Result<T>& result) {
-  return result ? Code::kOk : result.error().code();
-}
-
 TEST_F(LifecycleTest, HelloTellsVersionsAndRefusesOtherProtocols) {
   v1::HelloRequest request;
   request.set_protocol(2);

@@ -23,6 +23,11 @@ using namespace std::chrono_literals;
 // Why integration tests cannot run here; empty: they can. Enters the mount namespace of the tests the first time.
 const std::string& WhyNotHere();
 
+template <typename T>
+Code CodeOf(const Result<T>& result) {
+  return result ? Code::kOk : result.error().code();
+}
+
 struct Stdio {
   v1::Stdio proto;
   UniqueFd in;

@@ -20,7 +20,7 @@ namespace {
 
 namespace pb = control::v1;
 
-constexpr std::chrono::milliseconds kCallTimeout(30000);
+constexpr std::chrono::milliseconds kExecTimeout(30000);
 constexpr size_t kInputChunk = 32U << 10U;
 
 pb::ExecRequest MakeRequest(const ExecOptions& options, const std::string& container) {
@@ -170,7 +170,7 @@ void Session::Signal(int number) {
   request.set_exec_id(ref_.exec_id());
   request.set_signal(static_cast<uint32_t>(number));
   const auto sent = client_.Call<pb::SignalExecRequest, pb::Empty>(
-      kControlService, "SignalExec", request, {.timeout = kCallTimeout});
+      kControlService, "SignalExec", request, {.timeout = kExecTimeout});
   if (!sent && sent.error().code() != Code::kNotFound) {  // else it has ended
     WV_WARN("signal {}: {}", number, sent.error().message());
   }
@@ -184,7 +184,7 @@ void Session::Resize() {
   request.set_rows(size.rows);
   request.set_columns(size.columns);
   (void)client_.Call<pb::ResizeExecRequest, pb::Empty>(kControlService, "ResizeExec", request,
-                                                       {.timeout = kCallTimeout});
+                                                       {.timeout = kExecTimeout});
 }
 
 void Session::ForwardSignals(const SignalFd& signals, bool tty, const EventFd& stop) {
@@ -232,7 +232,7 @@ Result<int> Exec(const ExecOptions& asked) {
   ttrpc::Client& client = *found.sandbox.client;
   WV_TRY(const auto exec,
          (client.Call<pb::ExecRequest, pb::ExecResponse>(
-             kControlService, "Exec", MakeRequest(options, container), {.timeout = kCallTimeout})));
+             kControlService, "Exec", MakeRequest(options, container), {.timeout = kExecTimeout})));
   pb::ExecRef ref;
   ref.set_container_id(container);
   ref.set_exec_id(exec.exec_id());

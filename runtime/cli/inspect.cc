@@ -13,7 +13,7 @@ namespace wyvern::cli {
 
 namespace {
 
-constexpr std::chrono::milliseconds kCallTimeout(5000);
+constexpr std::chrono::milliseconds kQueryTimeout(5000);
 
 Result<std::string> StateDirectory() {
   WV_TRY(const auto config, runtime::LoadConfig({}));
@@ -56,7 +56,7 @@ Result<int> Logs(const SandboxRef& sandbox) {
   WV_TRY(const FoundContainer found, FindContainer(directory, sandbox.id));
   WV_TRY(const auto log,
          (found.sandbox.client->Call<control::v1::Empty, control::v1::ConsoleLogResponse>(
-             kControlService, "ConsoleLog", {}, {.timeout = kCallTimeout})));
+             kControlService, "ConsoleLog", {}, {.timeout = kQueryTimeout})));
   if (log.dropped() > 0) {
     fmt::print(stderr, "({} earlier bytes are gone)\n", log.dropped());
   }
@@ -80,7 +80,7 @@ Result<int> ShowConfig(const ConfigOptions& options) {
   WV_TRY(const FoundContainer found, FindContainer(directory, options.id));
   WV_TRY(const auto config,
          (found.sandbox.client->Call<control::v1::Empty, control::v1::EffectiveConfigResponse>(
-             kControlService, "EffectiveConfig", {}, {.timeout = kCallTimeout})));
+             kControlService, "EffectiveConfig", {}, {.timeout = kQueryTimeout})));
   fmt::print("{}", config.yaml());
   return 0;
 }
