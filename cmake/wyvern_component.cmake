@@ -15,6 +15,7 @@ define_property(TARGET PROPERTY WYVERN_LAYER BRIEF_DOCS "layer" FULL_DOCS "layer
 
 # What the suites build: no more than they run.
 add_custom_target(unit_tests)
+add_custom_target(root_tests)
 if(WYVERN_FUZZ)
   add_custom_target(fuzzers)
 endif()
@@ -73,7 +74,8 @@ function(add_component name)
   endif()
 endfunction()
 
-# wyvern_add_test(name SOURCES … DEPS components… LIBS …): a gtest executable with ctest label unit.
+# wyvern_add_test(name SOURCES … DEPS components… LIBS … [LABEL root]): a gtest executable with ctest label unit; root: needs root, crun and
+# more of the machine, and skips with the reason where that is not there.
 function(wyvern_add_test name)
   cmake_parse_arguments(T "" "LABEL" "SOURCES;DEPS;LIBS" ${ARGN})
   if(NOT WYVERN_TESTS)
@@ -87,9 +89,7 @@ function(wyvern_add_test name)
     target_link_libraries(${name} PRIVATE wyvern_${dep})
   endforeach()
   target_link_libraries(${name} PRIVATE ${T_LIBS} GTest::gmock GTest::gtest_main)
-  if(T_LABEL STREQUAL unit)
-    add_dependencies(unit_tests ${name})
-  endif()
+  add_dependencies(${T_LABEL}_tests ${name})
   add_test(NAME ${name} COMMAND ${name})
   set_tests_properties(${name} PROPERTIES LABELS ${T_LABEL} TIMEOUT 120)
 endfunction()
