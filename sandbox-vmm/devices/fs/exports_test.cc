@@ -103,6 +103,39 @@ TEST_F(ExportsTest, PoliciesAreTheExportsOwn) {
   EXPECT_EQ(client_->Call(FUSE_LINK, rw, Body().Put(link).Name("f")).error, EXDEV);
 }
 
+TEST_F(ExportsTest, NothingOfAnUncachedFileIsBelieved) {
+  Mount("rw");
+  ASSERT_TRUE(server_->Attach("rw", {.cache = milliseconds(0)}));
+  const fuse_entry_out root = client_->LookupEntry(FUSE_ROOT_ID, "rw");
+  client_->Mkdir(root.nodeid, "dir");
+  const fuse_entry_out directory = client_->LookupEntry(root.nodeid, "dir");
+  EXPECT_EQ(directory.entry_valid + directory.entry_valid_nsec, 0U);
+  // For the permission check that follows the lookup; a tick of the guest's clock.
+  EXPECT_EQ(directory.attr_valid, 0U);
+  EXPECT_EQ(directory.attr_valid_nsec, 1'000'000U);
+  const fuse_entry_out file = client_->LookupEntry(root.nodeid, "file");
+  EXPECT_EQ(file.entry_valid + file.entry_valid_nsec + file.attr_valid + file.attr_valid_nsec, 0U);
+}
+
+// A close without FLUSH leaves what was written by mmap in the guest for a while.
+TEST_F(ExportsTest, OnlyACloseThatTheHostMayWaitForIsFlushed) {
+  const auto open_flags = [&](uint64_t node, uint32_t flags) {
+    fuse_open_in in{};
+    in.flags = flags;
+    return client_->Call(FUSE_OPEN, node, Body().Put(in)).As<fuse_open_out>().open_flags;
+  };
+  Mount("volume");
+  Mount("root");
+  ASSERT_TRUE(server_->Attach("volume", {.cache = milliseconds(0)}));
+  ASSERT_TRUE(server_->Attach("root", {.cache = milliseconds(1000)}));
+  const uint64_t volume = client_->Lookup(client_->Lookup(FUSE_ROOT_ID, "volume"), "file");
+  EXPECT_EQ(open_flags(volume, O_RDWR) & FOPEN_NOFLUSH, 0U);
+  EXPECT_EQ(open_flags(volume, O_WRONLY) & FOPEN_NOFLUSH, 0U);
+  EXPECT_NE(open_flags(volume, O_RDONLY) & FOPEN_NOFLUSH, 0U);
+  const uint64_t root = client_->Lookup(client_->Lookup(FUSE_ROOT_ID, "root"), "file");
+  EXPECT_NE(open_flags(root, O_RDWR) & FOPEN_NOFLUSH, 0U);
+}
+
 TEST_F(ExportsTest, SubmountsAreMarkedInsideAnExportToo) {
   Mount("one");
   ASSERT_EQ(::mkdir(Host("one/sub").c_str(), 0755), 0);

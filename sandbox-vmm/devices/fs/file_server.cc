@@ -24,6 +24,24 @@ bool IsExportName(std::string_view name) {
          name.find('/') == std::string_view::npos && name.find('\0') == std::string_view::npos;
 }
 
+// How long the guest may believe a share's names and attributes, as FUSE has it.
+struct Validity {
+  explicit Validity(std::chrono::milliseconds time)
+      : seconds(static_cast<uint64_t>(time.count() / 1000)),
+        nanoseconds(static_cast<uint32_t>(time.count() % 1000) * 1'000'000) {}
+
+  uint64_t seconds;
+  uint32_t nanoseconds;
+};
+
+// Where nothing is cached, a directory's attributes hold for one tick of the guest's clock, or each
+// step of a path would be two requests: its name, and its attributes for the permission.
+Validity AttributesOf(const Inode& inode) {
+  constexpr std::chrono::milliseconds kOneTick(1);
+  const auto cache = inode.share->policy.cache;
+  return Validity(inode.IsDirectory() ? std::max(cache, kOneTick) : cache);
+}
+
 }  // namespace
 
 fuse_attr ToFuseAttr(const struct statx& stat) {
@@ -131,15 +149,16 @@ FsResult<FileServer::Entry> FileServer::FindExport(const InodeRef& root, const c
 
 fuse_entry_out FileServer::ToEntryOut(const Entry& entry) const {
   fuse_entry_out out{};
-  const auto cache = entry.inode->share->policy.cache;
-  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(cache);
-  out.nodeid = entry.inode->node;
-  out.attr_valid = static_cast<uint64_t>(seconds.count());
-  out.attr_valid_nsec = static_cast<uint32_t>(std::chrono::nanoseconds(cache - seconds).count());
+  const Validity attributes = AttributesOf(*entry.inode);
   // The name of an export may be detached and attached again: asked for each time. Inside, the
   // policy says how long.
-  out.entry_valid = entry.is_export ? 0 : out.attr_valid;
-  out.entry_valid_nsec = entry.is_export ? 0 : out.attr_valid_nsec;
+  const Validity name(entry.is_export ? std::chrono::milliseconds(0)
+                                      : entry.inode->share->policy.cache);
+  out.nodeid = entry.inode->node;
+  out.attr_valid = attributes.seconds;
+  out.attr_valid_nsec = attributes.nanoseconds;
+  out.entry_valid = name.seconds;
+  out.entry_valid_nsec = name.nanoseconds;
   out.attr = ToFuseAttr(entry.stat);
   if (entry.submount && submounts_.load(std::memory_order_relaxed)) {
     out.attr.flags |= FUSE_ATTR_SUBMOUNT;
@@ -157,11 +176,10 @@ FsResult<size_t> FileServer::ReplyEntry(FuseCall& call, const Entry& entry) {
 
 FsResult<size_t> FileServer::ReplyAttr(FuseCall& call, const InodeRef& inode, FdRef fd) {
   FS_TRY(const struct statx stat, StatAt(fd, ""));
-  const auto cache = inode->share->policy.cache;
-  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(cache);
+  const Validity attributes = AttributesOf(*inode);
   fuse_attr_out out{};
-  out.attr_valid = static_cast<uint64_t>(seconds.count());
-  out.attr_valid_nsec = static_cast<uint32_t>(std::chrono::nanoseconds(cache - seconds).count());
+  out.attr_valid = attributes.seconds;
+  out.attr_valid_nsec = attributes.nanoseconds;
   out.attr = ToFuseAttr(stat);
   return call.Reply(out);
 }

@@ -120,8 +120,8 @@ class FileServer {
   FsResult<size_t> TmpFile(FuseCall& call);
   FsResult<size_t> Release(FuseCall& call);
   FsResult<size_t> Flush(FuseCall& call);
-  FsResult<size_t> OpenReply(FuseCall& call, const Entry* entry, UniqueFd fd,
-                             const InodeRef& inode);
+  FsResult<size_t> OpenReply(FuseCall& call, const Entry* entry, UniqueFd fd, const InodeRef& inode,
+                             uint32_t flags);
   FsResult<UniqueFd> OpenRegular(const InodeRef& inode, uint32_t flags, bool kill_privileges);
 
   // ops_io.cc
