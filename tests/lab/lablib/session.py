@@ -167,6 +167,7 @@ def run(boot: Boot, request: Request) -> int:
     """Boots a machine, runs the command, returns its exit code or EXIT_TIMEOUT."""
     saved = None
     with Machine(boot, request.console) as machine:
+        machine.spread_processors()
         session = Session(machine, request, boot.saved is not None)
         if request.tty:
             if not os.isatty(0):
