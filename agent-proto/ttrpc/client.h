@@ -49,6 +49,8 @@ class RawClientStream {
   ~RawClientStream();
   RawClientStream(RawClientStream&&) noexcept;
   RawClientStream& operator=(RawClientStream&&) noexcept;
+  RawClientStream(const RawClientStream&) = delete;
+  RawClientStream& operator=(const RawClientStream&) = delete;
 
   // The next message; nullopt at the end of the stream. Blocks up to `timeout` (0: for ever): then
   // DEADLINE_EXCEEDED, and the stream goes on. One reading thread at a time.

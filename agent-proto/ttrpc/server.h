@@ -59,8 +59,9 @@ class Server {
   // `service` is the full name: "containerd.task.v2.Task". A request that does not parse is
   // answered INVALID_ARGUMENT. Preconditions: the pair is not registered yet.
   template <typename Req, typename Resp>
-  void RegisterUnary(std::string service, std::string method, UnaryHandler<Req, Resp> handler) {
-    RegisterRawUnary(std::move(service), std::move(method),
+  void RegisterUnary(const std::string& service, const std::string& method,
+                     UnaryHandler<Req, Resp> handler) {
+    RegisterRawUnary(service, method,
                      [handler = std::move(handler)](std::string payload, const CallContext& context,
                                                     RawResponder responder) {
                        Req request;
@@ -74,9 +75,9 @@ class Server {
 
   // One request, a stream of answers.
   template <typename Req, typename Out>
-  void RegisterServerStream(std::string service, std::string method,
+  void RegisterServerStream(const std::string& service, const std::string& method,
                             StreamHandler<Req, Out> handler) {
-    RegisterRawStream(std::move(service), std::move(method),
+    RegisterRawStream(service, method,
                       [handler = std::move(handler)](std::string payload,
                                                      const CallContext& context, RawStream stream) {
                         Req request;

@@ -50,27 +50,31 @@ class TestServer {
     server_ = Must(Server::Create(*loop_, std::move(options)));
     server_->RegisterUnary<Message, Message>(
         "test.Echo", "Echo",
-        [this](Message request, const CallContext& context, Responder<Message> answer) {
+        [this](const Message& request, const CallContext& context,
+               const Responder<Message>& answer) {
           last_context = context;
           answer.Ok(request);
         });
     server_->RegisterUnary<Message, Message>(
-        "test.Echo", "Fail", [](Message, const CallContext&, Responder<Message> answer) {
+        "test.Echo", "Fail",
+        [](const Message&, const CallContext&, const Responder<Message>& answer) {
           answer.Fail(Error(Code::kNotFound, "no such thing"));
         });
     server_->RegisterUnary<Message, Message>(
-        "test.Echo", "Never", [this](Message, const CallContext&, Responder<Message> answer) {
+        "test.Echo", "Never",
+        [this](const Message&, const CallContext&, Responder<Message> answer) {
           kept.push_back(std::move(answer));
         });
     server_->RegisterUnary<Message, Message>(
-        "test.Echo", "Drop", [](Message, const CallContext&, Responder<Message>) {});
+        "test.Echo", "Drop", [](const Message&, const CallContext&, const Responder<Message>&) {});
     server_->RegisterUnary<Message, Message>(
-        "test.Echo", "Big", [](Message request, const CallContext&, Responder<Message> answer) {
+        "test.Echo", "Big",
+        [](const Message& request, const CallContext&, const Responder<Message>& answer) {
           answer.Ok(MakeMessage(std::string(std::stoul(request.value()), 'x')));
         });
     server_->RegisterServerStream<Message, Message>(
         "test.Echo", "Count",
-        [](Message request, const CallContext&, ServerStream<Message> stream) {
+        [](const Message& request, const CallContext&, const ServerStream<Message>& stream) {
           for (unsigned long i = 0; i < std::stoul(request.value()); ++i) {
             (void)stream.Send(MakeMessage(std::to_string(i)));
           }
@@ -78,15 +82,16 @@ class TestServer {
             stream.Fail(Error(Code::kAborted, "enough"));
           }
         });
-    server_->RegisterRawBidi("test.Echo", "Reverse", [](const CallContext&, RawStream stream) {
-      return [stream](std::optional<std::string> message) {
-        if (message) {
-          (void)stream.Send(std::string(message->rbegin(), message->rend()));
-        } else {
-          stream.Finish();
-        }
-      };
-    });
+    server_->RegisterRawBidi(
+        "test.Echo", "Reverse", [](const CallContext&, const RawStream& stream) {
+          return [stream](std::optional<std::string> message) {
+            if (message) {
+              (void)stream.Send(std::string(message->rbegin(), message->rend()));
+            } else {
+              stream.Finish();
+            }
+          };
+        });
     thread_ = std::thread([this] { (void)loop_->Run(); });
   }
 
