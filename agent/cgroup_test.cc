@@ -21,7 +21,7 @@ class CgroupTest : public testing::Test {
     directory = mkdtemp(name.data());
   }
 
-  ~CgroupTest() override { fs::remove_all(directory); }
+  void TearDown() override { fs::remove_all(directory); }
 
   void Put(const std::string& file, const std::string& text) const {
     std::ofstream(directory + "/" + file) << text;

@@ -150,17 +150,17 @@ TEST_F(GuestTest, ControlCInterruptsTheForeground) {
 TEST_F(GuestTest, WhatCannotRunSaysWhyAndHasEnded) {
   const struct {
     std::vector<std::string> args;
-    Code code;
     const char* text;
+    Code code;
     int status;
   } cases[] = {
       {{"missing"},
-       Code::kNotFound,
        "executable file \"missing\" not found in the guest's PATH",
+       Code::kNotFound,
        127},
-      {{"/bin/missing"}, Code::kNotFound, "\"/bin/missing\" not found in the guest", 127},
-      {{"/etc/passwd"}, Code::kPermissionDenied, "run \"/etc/passwd\" in the guest", 126},
-      {{"/etc"}, Code::kPermissionDenied, "\"/etc\"", 126},
+      {{"/bin/missing"}, "\"/bin/missing\" not found in the guest", Code::kNotFound, 127},
+      {{"/etc/passwd"}, "run \"/etc/passwd\" in the guest", Code::kPermissionDenied, 126},
+      {{"/etc"}, "\"/etc\"", Code::kPermissionDenied, 126},
   };
 
   for (const auto& wanted : cases) {

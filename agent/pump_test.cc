@@ -183,7 +183,7 @@ class HubTest : public PumpTest {
     hub = Must(StdioHub::Create(*loop, Must(ListenUnix(path, 0600)), nullptr));
   }
 
-  ~HubTest() override { (void)unlink(path.c_str()); }
+  void TearDown() override { (void)unlink(path.c_str()); }
 
   std::string path;
   std::unique_ptr<StdioHub> hub;

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "base/check.h"
 #include "base/fd.h"
 #include "base/subprocess.h"
 #include "proto/agent.pb.h"
@@ -80,7 +81,10 @@ class AgentProcess {
 
   ttrpc::Client& client() { return *client_; }
 
-  pid_t pid() const { return agent_->pid(); }
+  pid_t pid() const {
+    WV_CHECK(agent_.has_value());
+    return agent_->pid();
+  }
 
   size_t OpenFds() const;
 
