@@ -198,9 +198,9 @@ void Session::ForwardSignals(const SignalFd& signals, bool tty, const EventFd& s
     if (polled[0].revents != 0) {
       return;
     }
-    for (auto number = signals.Next(); number.has_value(); number = signals.Next()) {
-      if (*number != SIGWINCH) {
-        Signal(*number);
+    while (const int number = signals.Next().value_or(0)) {  // no signal is number 0
+      if (number != SIGWINCH) {
+        Signal(number);
       } else if (tty) {
         Resize();
       }

@@ -25,6 +25,8 @@ class Keeper {
 
   Keeper(Keeper&&) = default;
   Keeper& operator=(Keeper&&) = delete;
+  Keeper(const Keeper&) = delete;
+  Keeper& operator=(const Keeper&) = delete;
   ~Keeper();  // everything was undone: the process ends
 
  private:

@@ -94,6 +94,8 @@ class Scratch {
   Scratch(Scratch&& other) noexcept : path_(std::exchange(other.path_, "")) {}
 
   Scratch& operator=(Scratch&&) = delete;
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
 
   ~Scratch() {
     if (!path_.empty()) {

@@ -25,6 +25,8 @@ class RawTerminal {
   static Result<RawTerminal> Enter(FdRef fd);
   RawTerminal(RawTerminal&& other) noexcept;
   RawTerminal& operator=(RawTerminal&&) = delete;
+  RawTerminal(const RawTerminal&) = delete;
+  RawTerminal& operator=(const RawTerminal&) = delete;
   ~RawTerminal();
 
  private:
