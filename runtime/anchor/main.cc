@@ -97,8 +97,8 @@ bool Wanted(const char* letters, char letter) {
 }  // namespace
 
 // `stack`: argc, then argv, as the kernel leaves them.
-extern "C" [[noreturn]] void AnchorStart(const long* stack) {
-  const char* letters = stack[0] > 1 ? reinterpret_cast<const char*>(stack[2]) : nullptr;
+extern "C" [[noreturn]] void AnchorStart(const char* const* stack) {
+  const char* letters = Address(stack[0]) > 1 ? stack[2] : nullptr;
   RawCall(SYS_setsid);
   if (Wanted(letters, 'c')) {
     JoinCgroup();
