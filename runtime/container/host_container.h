@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/check.h"
 #include "cgroup/cgroup.h"
 #include "config/config.h"
 #include "container/anchor_process.h"
@@ -51,7 +52,10 @@ class HostContainer {
 
   const std::vector<std::string>& export_names() const { return exports_; }
 
-  const AnchorProcess& anchor() const { return *anchor_; }
+  const AnchorProcess& anchor() const {
+    WV_CHECK(anchor_.has_value());  // of what Prepare returned
+    return *anchor_;
+  }
 
   // Ends the anchor (if it has not), detaches exports, unmounts, removes the cgroup and the record. Goes on after a failure and returns the
   // first one. `machine_alive` false: the exports are gone with the file server. Idempotent.
