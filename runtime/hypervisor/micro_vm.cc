@@ -51,6 +51,9 @@ class MicroVm final : public Machine {
 
   ~MicroVm() override { End(); }
 
+  MicroVm(const MicroVm&) = delete;
+  MicroVm& operator=(const MicroVm&) = delete;
+
   Result<> Start(const SpawnHook& spawned) override;
   Result<> Boot(EventCallback events) override;
   Result<UniqueFd> ConnectVsock(uint32_t port) override;

@@ -326,7 +326,7 @@ TEST_F(LifecycleTest, DeathOfTheMachineEndsEverythingOnce) {
   EXPECT_THAT(died.get_future().get(), HasSubstr("file server died"));
   EXPECT_EQ(CodeOf(sandbox_->Signal("c", "", SIGKILL, false)), Code::kNotFound);
   EXPECT_EQ(CodeOf(sandbox_->UpdateContainer("c", "{}")), Code::kUnavailable);
-  EXPECT_EQ(sandbox_->State("c", "")->exit->status, 137U);
+  EXPECT_EQ(sandbox_->State("c", "")->exit.value_or(ExitInfo{}).status, 137U);
   EXPECT_EQ(sandbox_->DeleteProcess("c", "")->status, 137U);
 }
 
@@ -339,6 +339,7 @@ TEST_F(LifecycleTest, SecondSandboxOfThatIdIsRefused) {
 TEST_F(LifecycleTest, ManyContainersAtOnce) {
   Boot({});
   std::vector<std::future<uint32_t>> runs;
+  runs.reserve(8);
   for (int i = 0; i < 8; ++i) {
     runs.push_back(std::async(std::launch::async, [this, i] {
       BundleOptions options;

@@ -66,6 +66,8 @@ class SandboxImpl final : public Sandbox {
  public:
   SandboxImpl(SandboxOptions options, Backend backend);
   ~SandboxImpl() override;
+  SandboxImpl(const SandboxImpl&) = delete;
+  SandboxImpl& operator=(const SandboxImpl&) = delete;
 
   // start.cc
   Result<> Start();

@@ -58,7 +58,12 @@ std::string Prepare() {
 // Processes held by a socket: they end when we do.
 class TwoProcesses : public Machine {
  public:
+  TwoProcesses() = default;
+
   ~TwoProcesses() override { TwoProcesses::End(); }
+
+  TwoProcesses(const TwoProcesses&) = delete;
+  TwoProcesses& operator=(const TwoProcesses&) = delete;
 
   Result<> Boot(EventCallback events) override {
     events_ = std::move(events);
@@ -124,7 +129,12 @@ class TwoProcesses : public Machine {
 
 class NativeMachine final : public TwoProcesses {
  public:
+  NativeMachine() = default;
+
   ~NativeMachine() override { End(); }
+
+  NativeMachine(const NativeMachine&) = delete;
+  NativeMachine& operator=(const NativeMachine&) = delete;
 
   Result<> Start(const SpawnHook& spawned) override {
     WV_TRY_VOID(SpawnFs(spawned));
@@ -190,7 +200,12 @@ class NativeMachine final : public TwoProcesses {
 
 class HollowMachine final : public TwoProcesses {
  public:
+  HollowMachine() = default;
+
   ~HollowMachine() override { End(); }
+
+  HollowMachine(const HollowMachine&) = delete;
+  HollowMachine& operator=(const HollowMachine&) = delete;
 
   Result<> Start(const SpawnHook& spawned) override {
     WV_TRY_VOID(SpawnFs(spawned));
