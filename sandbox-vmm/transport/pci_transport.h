@@ -33,6 +33,8 @@ class PciTransport final : public pci::Function {
       std::unique_ptr<virtio::VirtioDevice> device, std::shared_ptr<const mem::GuestMemory> memory,
       irq::MsiRouter& router, irq::DoorbellRegistry& doorbells);
   ~PciTransport() override;
+  PciTransport(const PciTransport&) = delete;
+  PciTransport& operator=(const PciTransport&) = delete;
 
   // For pause, memory hot-plug and metrics.
   TransportCore& core() { return *core_; }

@@ -82,6 +82,8 @@ class Chain {
  public:
   Chain(Chain&& other) noexcept;
   Chain& operator=(Chain&& other) noexcept;
+  Chain(const Chain&) = delete;
+  Chain& operator=(const Chain&) = delete;
   ~Chain();
 
   uint16_t head() const { return storage_->head; }
