@@ -214,6 +214,7 @@ bool BlkDevice::Submit(uint32_t tag) {
   Slot& slot = slots_[tag];
   IoRequest io{.kind = IoKind::kFlush, .offset = 0, .parts = {}, .tag = tag};
   if (slot.request.type != BlkType::kFlush) {
+    WV_CHECK(slot.chain.has_value());  // a tag in use
     const bool reading = slot.request.type == BlkType::kIn;
     const uint32_t rest = slot.request.length - slot.done;
     slot.parts.clear();
@@ -245,7 +246,6 @@ void BlkDevice::OnDone(uint32_t tag, int32_t result) {
   Slot& slot = slots_[tag];
   BlkStatus status = BlkStatus::kOk;
   if (result == -EINTR || result == -EAGAIN) {
-    result = 0;
     if (Submit(tag)) {
       return;
     }
@@ -266,6 +266,7 @@ void BlkDevice::OnDone(uint32_t tag, int32_t result) {
       status = BlkStatus::kIoError;
     }
   }
+  WV_CHECK(slot.chain.has_value());  // an engine answers each tag once
   virtio::Chain chain = *std::move(slot.chain);
   slot.chain.reset();
   free_slots_.push_back(tag);
