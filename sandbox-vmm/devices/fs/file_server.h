@@ -81,7 +81,7 @@ class FileServer {
   using Operation = FsResult<size_t> (FileServer::*)(FuseCall&);
   static Operation Lookup(uint32_t opcode);
 
-  FileServer(FileServerOptions options);
+  explicit FileServer(FileServerOptions options);
 
   // fuse_session.cc
   FsResult<size_t> Dispatch(FuseCall& call);

@@ -37,6 +37,9 @@ struct Share {
     }
   }
 
+  Share(const Share&) = delete;
+  Share& operator=(const Share&) = delete;
+
   std::string directory;
   std::unique_ptr<FileServer> server;
 };
