@@ -75,7 +75,7 @@ class VmmServerTest : public testing::Test {
     donate_ = std::make_unique<DonationClient>(std::move(donation_pair.first));
   }
 
-  ~VmmServerTest() override {
+  void TearDown() override {
     donate_.reset();
     server_.join();
   }

@@ -21,7 +21,7 @@ class FunctionTest : public ::testing::Test {
     function_->Attach(bus_, std::span(&window, 1));
   }
 
-  ~FunctionTest() override { function_->Detach(); }
+  void TearDown() override { function_->Detach(); }
 
   void Write32(uint16_t offset, uint32_t value) {
     const Le32 wire(value);

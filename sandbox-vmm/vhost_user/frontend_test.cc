@@ -55,6 +55,9 @@ class LocalBackend {
     thread_.join();
   }
 
+  LocalBackend(const LocalBackend&) = delete;
+  LocalBackend& operator=(const LocalBackend&) = delete;
+
   UniqueFd socket;
 
  private:
