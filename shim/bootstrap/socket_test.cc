@@ -45,7 +45,7 @@ class BindTest : public ::testing::Test {
     dir_ = mkdtemp(pattern.data());
   }
 
-  ~BindTest() override { std::filesystem::remove_all(dir_); }
+  void TearDown() override { std::filesystem::remove_all(dir_); }
 
   std::string dir_;
 };

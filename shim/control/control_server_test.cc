@@ -45,7 +45,7 @@ class ControlServerTest : public ::testing::Test {
     client_ = Must(ttrpc::Client::Create(Must(ConnectUnix(dir_ / "control.sock"))));
   }
 
-  ~ControlServerTest() override {
+  void TearDown() override {
     client_.reset();
     server_->Close();
     (void)sandbox_.Shutdown();

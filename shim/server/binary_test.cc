@@ -30,7 +30,7 @@ class BinaryTest : public ::testing::Test {
  protected:
   BinaryTest() : events_(dir_ / "events.sock") { Bundle("t1", "{}"); }
 
-  ~BinaryTest() override {
+  void TearDown() override {
     for (const std::string& path : sockets_) {
       if (const pid_t pid = ListenerPid(path); pid > 0 && pid != getpid()) {
         kill(pid, SIGKILL);

@@ -42,7 +42,7 @@ class PumpTest : public ::testing::Test {
     return done_;
   }
 
-  ~PumpTest() override {
+  void TearDown() override {
     loop_->Call([this] {
       if (pump_ != nullptr) {
         pump_->Stop();

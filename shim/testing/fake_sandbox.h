@@ -22,6 +22,8 @@ class FakeSandbox final : public runtime::Sandbox {
 
   explicit FakeSandbox(runtime::SandboxOptions options, Hook before = nullptr);
   ~FakeSandbox() override;
+  FakeSandbox(const FakeSandbox&) = delete;
+  FakeSandbox& operator=(const FakeSandbox&) = delete;
 
   // Everything is killed; the death callback runs.
   void Die(const std::string& reason);

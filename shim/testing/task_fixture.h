@@ -24,6 +24,8 @@ class FifoReader {
  public:
   explicit FifoReader(std::string path);
   ~FifoReader();
+  FifoReader(const FifoReader&) = delete;
+  FifoReader& operator=(const FifoReader&) = delete;
   // Everything, once the writers are gone.
   std::string Text();
 
@@ -37,6 +39,8 @@ class TaskFixture : public ::testing::Test {
  protected:
   TaskFixture();
   ~TaskFixture() override;
+  TaskFixture(const TaskFixture&) = delete;
+  TaskFixture& operator=(const TaskFixture&) = delete;
 
   template <typename Resp, typename Req>
   Result<Resp> Call(const char* method, const Req& request,
