@@ -23,6 +23,8 @@ class VmmProcess {
   static Result<VmmProcess> Spawn(const std::string& binary);
   VmmProcess(VmmProcess&&) = default;
   VmmProcess& operator=(VmmProcess&&) = delete;
+  VmmProcess(const VmmProcess&) = delete;
+  VmmProcess& operator=(const VmmProcess&) = delete;
   ~VmmProcess();  // kills it
 
   const Subprocess& process() const { return *process_; }
