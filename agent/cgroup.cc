@@ -69,6 +69,7 @@ void CollectProcesses(const std::string& directory, int depth, std::vector<pid_t
   if (!dir || depth >= kMaxDepth) {
     return;
   }
+  // NOLINTNEXTLINE(concurrency-mt-unsafe): the stream is ours alone
   while (const dirent* entry = readdir(dir.get())) {
     if (entry->d_type == DT_DIR && entry->d_name[0] != '.') {
       CollectProcesses(directory + "/" + entry->d_name, depth + 1, pids);
