@@ -11,6 +11,7 @@
 
 #include "api/console_ring.h"
 #include "api/host_probe.h"
+#include "base/check.h"
 #include "base/endian.h"
 #include "base/log.h"
 #include "base/unix_socket.h"
@@ -178,6 +179,7 @@ Result<> MicroVm::Boot(EventCallback events) {
 }
 
 void MicroVm::Watch(const EventFd& stop) {
+  WV_CHECK(vmm_.has_value());  // Boot comes after Start
   pollfd waits[] = {{stop.fd().get(), POLLIN, 0},
                     {vmm_->pid_fd().fd().get(), POLLIN, 0},
                     {fs_->process().pid_fd().fd().get(), POLLIN, 0}};
