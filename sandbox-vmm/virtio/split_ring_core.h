@@ -24,6 +24,8 @@ extern "C" {
 #define WV_DESC_SIZE 16U
 #define WV_RING_SIZE_MAX 32768U
 
+/* NOLINTBEGIN(readability-identifier-naming): a C interface, with the names of C. */
+
 /* One descriptor as fetched from guest memory, in host byte order. */
 struct wv_desc {
   uint64_t addr;
@@ -122,6 +124,8 @@ bool wv_walk_begin(struct wv_walk* walk, uint16_t head, uint16_t size, bool indi
  * Terminates: at most `limit` buffers and one
  * table switch happen before done or a fault. */
 enum wv_walk_action wv_walk_step(struct wv_walk* walk, const struct wv_desc* desc);
+
+/* NOLINTEND(readability-identifier-naming) */
 
 #ifdef __cplusplus
 }
