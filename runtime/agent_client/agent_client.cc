@@ -4,6 +4,7 @@
 #include <sys/random.h>
 
 #include <algorithm>
+#include <optional>
 #include <thread>
 
 #include "base/log.h"
@@ -16,7 +17,7 @@ using std::chrono::steady_clock;
 
 namespace {
 
-const std::string kService = "wyvern.agent.v1.Agent";
+constexpr char kService[] = "wyvern.agent.v1.Agent";
 constexpr uint32_t kProtocol = 1;
 constexpr size_t kEntropyBytes = 64;
 constexpr milliseconds kFirstRetry{2};
@@ -162,12 +163,16 @@ void AgentClient::WatchEvents() {
     return;
   }
   while (true) {
-    auto event = stream->Read();
-    if (!event.has_value() || !event->has_value()) {
+    const auto answer = stream->Read();
+    if (!answer.has_value()) {
       return;  // the connection ended
     }
-    if ((*event)->has_oom() && rep_->options.on_oom) {
-      rep_->options.on_oom((*event)->container_id());
+    const std::optional<agent_pb::Event>& event = *answer;
+    if (!event.has_value()) {
+      return;
+    }
+    if (event->has_oom() && rep_->options.on_oom) {
+      rep_->options.on_oom(event->container_id());
     }
   }
 }
