@@ -85,7 +85,7 @@ std::string Quote(std::string_view text) {
 }
 
 Key Count(std::string_view name, std::string_view fallback, std::string_view doc, uint32_t low,
-          uint32_t high, Ref<uint32_t> ref) {
+          uint32_t high, const Ref<uint32_t>& ref) {
   return {
       name,
       fallback,
@@ -104,7 +104,7 @@ Key Count(std::string_view name, std::string_view fallback, std::string_view doc
 }
 
 Key Size(std::string_view name, std::string_view fallback, std::string_view doc, uint64_t low,
-         uint64_t granule, Ref<uint64_t> ref) {
+         uint64_t granule, const Ref<uint64_t>& ref) {
   return {name,
           fallback,
           doc,
@@ -124,7 +124,7 @@ Key Size(std::string_view name, std::string_view fallback, std::string_view doc,
 }
 
 Key Duration(std::string_view name, std::string_view fallback, std::string_view doc,
-             Ref<std::chrono::milliseconds> ref) {
+             const Ref<std::chrono::milliseconds>& ref) {
   return {name,
           fallback,
           doc,
@@ -138,7 +138,7 @@ Key Duration(std::string_view name, std::string_view fallback, std::string_view 
 }
 
 Key Text(std::string_view name, std::string_view fallback, std::string_view doc,
-         Ref<std::string> ref) {
+         const Ref<std::string>& ref) {
   return {name,
           fallback,
           doc,
@@ -156,7 +156,7 @@ Key Text(std::string_view name, std::string_view fallback, std::string_view doc,
 }
 
 Key Path(std::string_view name, std::string_view fallback, std::string_view doc,
-         Ref<std::string> ref, bool system_only = false) {
+         const Ref<std::string>& ref, bool system_only = false) {
   Key key = Text(name, fallback, doc, ref);
   key.system_only = system_only;
   key.set = [set = key.set, optional = fallback.empty()](Config& config,
@@ -170,7 +170,7 @@ Key Path(std::string_view name, std::string_view fallback, std::string_view doc,
 }
 
 Key Level(std::string_view name, std::string_view fallback, std::string_view doc,
-          Ref<std::string> ref) {
+          const Ref<std::string>& ref) {
   Key key = Text(name, fallback, doc, ref);
   key.set = [set = key.set](Config& config, const RawValue& raw) -> Result<> {
     static constexpr std::array<std::string_view, 4> kLevels = {"debug", "info", "warn", "error"};
@@ -183,7 +183,8 @@ Key Level(std::string_view name, std::string_view fallback, std::string_view doc
   return key;
 }
 
-Key Flag(std::string_view name, std::string_view fallback, std::string_view doc, Ref<bool> ref) {
+Key Flag(std::string_view name, std::string_view fallback, std::string_view doc,
+         const Ref<bool>& ref) {
   return {name,
           fallback,
           doc,
@@ -201,7 +202,7 @@ Key Flag(std::string_view name, std::string_view fallback, std::string_view doc,
 }
 
 Key KeyList(std::string_view name, std::string_view fallback, std::string_view doc,
-            Ref<std::vector<std::string>> ref) {
+            const Ref<std::vector<std::string>>& ref) {
   return {name,
           fallback,
           doc,
