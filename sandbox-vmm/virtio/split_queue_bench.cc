@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 #include <vector>
 
 #include "base/check.h"
@@ -111,7 +112,9 @@ void BM_Push128(benchmark::State& state) {
       ring.driver.Build().WritableAt(buffer, 32).Submit();
     }
     for (int i = 0; i < 128; ++i) {
-      chains.push_back(std::move(**ring.queue->Pop()));
+      std::optional<Chain> chain = *ring.queue->Pop();
+      WV_CHECK(chain.has_value());
+      chains.push_back(*std::move(chain));
     }
     rounds.Time([&] {
       for (Chain& chain : chains) {
