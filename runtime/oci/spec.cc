@@ -10,6 +10,7 @@
 
 namespace wyvern::oci {
 
+// NOLINTNEXTLINE(bugprone-exception-escape): the JSON library makes a null in a noexcept constructor.
 struct Spec::Rep {
   Json document;
   Facts facts;
