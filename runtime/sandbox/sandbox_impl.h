@@ -174,7 +174,7 @@ class SandboxImpl final : public Sandbox {
   const SandboxOptions options_;
   const Backend backend_;
   const Config& config_;
-  std::optional<oci::Spec> spec_;
+  oci::Facts facts_;  // of the bundle that the sandbox was started with
   TimelineRecorder timeline_;
   std::unique_ptr<StateStore> state_;
   std::optional<Cgroup> cgroup_;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "base/check.h"
 #include "base/log.h"
 #include "guest/store.h"
 #include "sandbox/cleanup.h"
@@ -96,7 +97,8 @@ Result<> SandboxImpl::Start() {
 Result<> SandboxImpl::ReadBundle() {
   const std::string path = options_.bundle + "/config.json";
   WV_TRY_CONTEXT(const std::string text, ReadFile(path, oci::kMaxConfigBytes), "bundle");
-  WV_TRY_CONTEXT(spec_, oci::Spec::Parse(text), options_.bundle);
+  WV_TRY_CONTEXT(const oci::Spec spec, oci::Spec::Parse(text), options_.bundle);
+  facts_ = spec.facts();
   return {};
 }
 
@@ -118,7 +120,7 @@ Result<> SandboxImpl::OpenState() {
 }
 
 Result<> SandboxImpl::MakeCgroup() {
-  WV_TRY(const CgroupPlace place, ParseCgroupsPath(spec_->facts().cgroups_path, options_.id));
+  WV_TRY(const CgroupPlace place, ParseCgroupsPath(facts_.cgroups_path, options_.id));
   const std::string leaf = SandboxLeaf(place, options_.id);
   WV_TRY_VOID(Cgroup::CheckUnused(config_.cgroup_root, leaf));
   WV_TRY_VOID(state_->Update("sandbox-cgroup", [&](SandboxRecord& r) {
@@ -130,9 +132,9 @@ Result<> SandboxImpl::MakeCgroup() {
 }
 
 Result<> SandboxImpl::OpenNetwork() {
-  const std::string& path = spec_->facts().network_namespace_path;
+  const std::string& path = facts_.network_namespace_path;
   if (path.empty()) {
-    if (!spec_->facts().network_namespace) {
+    if (!facts_.network_namespace) {
       WV_WARN("sandbox {}: the host's network was asked for; containers get loopback only",
               options_.id);
     }
@@ -149,18 +151,17 @@ Result<> SandboxImpl::OpenNetwork() {
 
 // As the configuration says, but enough for what the container is allowed to use.
 void SandboxImpl::SizeMachine(MachineOptions& machine) const {
-  const oci::Facts& facts = spec_->facts();
   machine.vcpus = config_.sandbox.vcpus;
   machine.memory_bytes = config_.sandbox.memory;
-  if (facts.cpu_quota > 0 && facts.cpu_period > 0) {
+  if (facts_.cpu_quota > 0 && facts_.cpu_period > 0) {
     const int64_t wanted =
-        facts.cpu_quota / facts.cpu_period + (facts.cpu_quota % facts.cpu_period != 0 ? 1 : 0);
+        facts_.cpu_quota / facts_.cpu_period + (facts_.cpu_quota % facts_.cpu_period != 0 ? 1 : 0);
     const auto host = static_cast<int64_t>(std::max<long>(sysconf(_SC_NPROCESSORS_ONLN), 1));
     machine.vcpus = std::max(machine.vcpus,
                              static_cast<uint32_t>(std::min({wanted, host, int64_t{kMaxVcpus}})));
   }
-  if (facts.memory_limit > 0) {
-    const uint64_t limit = std::min(static_cast<uint64_t>(facts.memory_limit), HostMemory());
+  if (facts_.memory_limit > 0) {
+    const uint64_t limit = std::min(static_cast<uint64_t>(facts_.memory_limit), HostMemory());
     const uint64_t wanted =
         (limit + kGuestOverhead + kMemoryGranule - 1) / kMemoryGranule * kMemoryGranule;
     machine.memory_bytes = std::max(
@@ -169,6 +170,8 @@ void SandboxImpl::SizeMachine(MachineOptions& machine) const {
 }
 
 Result<> SandboxImpl::StartMachine() {
+  WV_CHECK(cgroup_.has_value());  // MakeCgroup came before
+  const Cgroup& cgroup = *cgroup_;
   MachineOptions machine;
   machine.id = options_.id;
   machine.vmm_binary = config_.paths.vmm;
@@ -185,18 +188,18 @@ Result<> SandboxImpl::StartMachine() {
   machine.call_timeout = config_.timeouts.boot;
   SizeMachine(machine);
   WV_TRY_CONTEXT(const bool limited,
-                 cgroup_->LimitMemory(machine.memory_bytes + config_.overhead.memory),
+                 cgroup.LimitMemory(machine.memory_bytes + config_.overhead.memory),
                  "limiting the sandbox's memory");
   if (!limited) {
     WV_DEBUG("sandbox {}: no memory controller in {}: no limit on the host", options_.id,
-             cgroup_->directory());
+             cgroup.directory());
   }
   const int64_t start = timeline_.Now();
   machine_ = backend_.make_machine(std::move(machine));
   WV_TRY_VOID(state_->Update("spawn", [](SandboxRecord&) {}));
-  auto spawned = [this](const MachineProcess& process) -> Result<> {
+  auto spawned = [this, &cgroup](const MachineProcess& process) -> Result<> {
     WV_TRY(const ProcessRecord record, RecordProcess(process.role, process.pid));
-    WV_TRY_VOID(cgroup_->Add(process.pid));
+    WV_TRY_VOID(cgroup.Add(process.pid));
     return state_->Update("spawned-" + process.role,
                           [&](SandboxRecord& r) { r.processes.push_back(record); });
   };
@@ -250,8 +253,7 @@ Result<> SandboxImpl::ConnectAgent() {
   agent_ = std::move(*connected);
   const int64_t hello = timeline_.Now();
   timeline_.AddGuest(agent_->hello(), start, hello);
-  WV_TRY_VOID(
-      agent_->CreateSandbox(spec_->facts().hostname, "wyvern", spec_->facts().sandbox_sysctls));
+  WV_TRY_VOID(agent_->CreateSandbox(facts_.hostname, "wyvern", facts_.sandbox_sysctls));
   timeline_.Add("sandbox", hello);
   return {};
 }
