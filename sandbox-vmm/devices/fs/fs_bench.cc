@@ -14,8 +14,6 @@
 namespace wyvern::fs {
 namespace {
 
-using testing::Body;
-
 struct Share {
   Share() {
     std::string pattern = ::access("/dev/shm", W_OK) == 0 ? "/dev/shm/wyvern-fs-bench-XXXXXX"

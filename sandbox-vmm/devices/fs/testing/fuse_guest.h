@@ -28,7 +28,7 @@ class FuseGuest {
   }
 
   // The reply's payload; "<no answer>" if there is none in time.
-  std::string Call(uint32_t opcode, uint64_t node, std::string body, uint32_t room,
+  std::string Call(uint32_t opcode, uint64_t node, const std::string& body, uint32_t room,
                    int* error = nullptr) {
     fuse_in_header header{};
     header.len = static_cast<uint32_t>(sizeof(header) + body.size());
@@ -36,7 +36,7 @@ class FuseGuest {
     header.nodeid = node;
     header.unique = ++unique_;
     const std::string head(reinterpret_cast<const char*>(&header), sizeof(header));
-    uint64_t seen = interrupt_->queue_signals(1);
+    const uint64_t seen = interrupt_->queue_signals(1);
     const uint16_t at = requests_.Build()
                             .Readable(head + body)
                             .Writable(sizeof(fuse_out_header))
@@ -44,14 +44,9 @@ class FuseGuest {
                             .Indirect()
                             .Submit();
     kicks_[1].Signal();
-    // A back-end may signal without a reason: QEMU's does when it gets the eventfd.
-    std::optional<virtio::testing::Used> used;
-    while (!used) {
-      if (!interrupt_->WaitQueue(1, seen)) {
-        return "<no answer>";
-      }
-      seen = interrupt_->queue_signals(1);
-      used = requests_.TakeUsed();
+    const std::optional<virtio::testing::Used> used = AwaitUsed(seen);
+    if (!used) {
+      return "<no answer>";
     }
     if (used->head != at) {
       return "<another answer>";
@@ -92,6 +87,17 @@ class FuseGuest {
   virtio::testing::GuestRam& ram() { return ram_; }
 
  private:
+  // A back-end may signal without a reason: QEMU's does when it gets the eventfd.
+  std::optional<virtio::testing::Used> AwaitUsed(uint64_t seen) {
+    while (interrupt_->WaitQueue(1, seen)) {
+      seen = interrupt_->queue_signals(1);
+      if (auto used = requests_.TakeUsed()) {
+        return used;
+      }
+    }
+    return std::nullopt;
+  }
+
   Result<> StartOne(virtio::VirtioDevice& device, uint16_t index,
                     virtio::testing::FakeDriver& driver, std::optional<virtio::QueueState> resume) {
     virtio::QueueResources resources;
