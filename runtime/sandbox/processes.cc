@@ -3,6 +3,7 @@
 
 #include <csignal>
 
+#include "base/check.h"
 #include "base/log.h"
 #include "container/hooks.h"
 #include "sandbox/sandbox_impl.h"
@@ -119,8 +120,10 @@ Result<> SandboxImpl::StartProcess(const std::string& id, const std::string& exe
 Result<ExitInfo> SandboxImpl::Wait(const std::string& id, const std::string& exec_id) {
   WV_TRY(const ProcessPtr process, FindProcess(id, exec_id));
   std::unique_lock lock(mu_);
-  changed_.wait(lock, [&] { return process->exit.has_value(); });
-  return *process->exit;
+  const std::optional<ExitInfo>& exit = process->exit;
+  changed_.wait(lock, [&exit] { return exit.has_value(); });
+  WV_CHECK(exit.has_value());
+  return *exit;
 }
 
 Result<> SandboxImpl::Signal(const std::string& id, const std::string& exec_id, int signal,
