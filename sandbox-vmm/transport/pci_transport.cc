@@ -154,6 +154,7 @@ void PciTransport::Ring(uint64_t notify_offset) {
 }
 
 void PciTransport::SetDoorbellLocked(uint16_t queue, bool on) {
+  WV_CHECK(bell_base_.has_value());  // bells are assigned, and taken back, where the BAR is mapped
   const irq::Doorbell doorbell{
       .address = mem::Gpa{*bell_base_ + uint64_t{kNotifyMultiplier} * queue},
       .length = 0,
