@@ -25,7 +25,11 @@ class Backend::CallInterrupt final : public virtio::Interrupt {
 
   FdRef QueueCallFd(uint16_t index) override {
     const std::lock_guard lock(mu_);
-    return index < calls_.size() && calls_[index] ? calls_[index]->fd() : FdRef(-1);
+    if (index >= calls_.size()) {
+      return FdRef(-1);
+    }
+    const std::optional<EventFd>& call = calls_[index];
+    return call ? call->fd() : FdRef(-1);
   }
 
   void SignalErrors() {
@@ -46,8 +50,11 @@ class Backend::CallInterrupt final : public virtio::Interrupt {
 
  private:
   static void Signal(const std::vector<std::optional<EventFd>>& fds, size_t index) {
-    if (index < fds.size() && fds[index]) {
-      fds[index]->Signal();
+    if (index >= fds.size()) {
+      return;
+    }
+    if (const std::optional<EventFd>& fd = fds[index]; fd.has_value()) {
+      fd->Signal();
     }
   }
 
@@ -228,7 +235,7 @@ Result<> Backend::SetMemTable(const Message& message, std::vector<UniqueFd>& fds
 template <typename Change>
 Result<> Backend::ChangeMemory(Change change) {
   std::vector<uint16_t> running;
-  for (uint16_t i = 0; i < rings_.size(); ++i) {
+  for (uint16_t i = 0; i < ring_count(); ++i) {
     if (core_.running(i)) {
       running.push_back(i);
       Stop(i);
@@ -376,7 +383,7 @@ void Backend::Stop(uint16_t index) {
 }
 
 void Backend::StopAll() {
-  for (uint16_t i = 0; i < rings_.size(); ++i) {
+  for (uint16_t i = 0; i < ring_count(); ++i) {
     Stop(i);
     rings_[i].started = false;
     rings_[i].kick.Reset();

@@ -70,6 +70,9 @@ class Backend {
   Result<> SetVringEnable(const VringState& state);
   Result<> GetConfig(const Message& message, std::vector<std::byte>* reply);
   Result<> SetConfig(const Message& message);
+
+  uint16_t ring_count() const { return static_cast<uint16_t>(rings_.size()); }
+
   Result<Ring*> FindRing(uint64_t index);
   Result<> StartIfReady(uint16_t index);
   void Stop(uint16_t index);
