@@ -141,7 +141,7 @@ int main(int argc, char** argv) {
   wyvern::SetLogComponent("fs");
   signal(SIGPIPE, SIG_IGN);
   // Few arenas: the process has a handful of threads and should be small.
-  mallopt(M_ARENA_MAX, 2);
+  mallopt(M_ARENA_MAX, 2);  // NOLINT(concurrency-mt-unsafe): before there are threads
   if (arguments.listen_fd == 0) {
     syscall(SYS_close_range, kControlFd + 1, ~0U, 0);
   }
