@@ -79,7 +79,7 @@ void BlockingPool::State::Loop(const Thread& thread) {
   }
 }
 
-BlockingPool::BlockingPool(std::string name, std::chrono::milliseconds idle)
+BlockingPool::BlockingPool(const std::string& name, std::chrono::milliseconds idle)
     : state_(std::make_unique<State>()) {
   state_->name = name.substr(0, 15);
   state_->idle_limit = idle;

@@ -18,7 +18,7 @@ namespace wyvern::ttrpc {
 class BlockingPool {
  public:
   // Threads are called `name` (at most 15 bytes) and end after `idle` without work.
-  explicit BlockingPool(std::string name,
+  explicit BlockingPool(const std::string& name,
                         std::chrono::milliseconds idle = std::chrono::seconds(10));
   ~BlockingPool();
   BlockingPool(const BlockingPool&) = delete;

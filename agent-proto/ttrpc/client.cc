@@ -50,8 +50,8 @@ Result<std::optional<std::string>> RawClientStream::Read(std::chrono::millisecon
     state_->messages.pop_front();
     return std::optional<std::string>(std::move(message));
   }
-  if (state_->error) {
-    return Fail(state_->error->code(), state_->error->message());
+  if (const std::optional<Error>& error = state_->error; error.has_value()) {
+    return Fail(error->code(), error->message());
   }
   return std::optional<std::string>();
 }
@@ -100,8 +100,10 @@ Result<std::string> Client::RawCall(const std::string& service, const std::strin
     waiter->done.notify_all();
   });
   std::unique_lock lock(waiter->mu);
-  waiter->done.wait(lock, [&] { return waiter->result.has_value(); });
-  return *std::move(waiter->result);
+  std::optional<Result<std::string>>& result = waiter->result;
+  waiter->done.wait(lock, [&result] { return result.has_value(); });
+  WV_CHECK(result.has_value());
+  return *std::move(result);
 }
 
 void Client::RawCallAsync(const std::string& service, const std::string& method,

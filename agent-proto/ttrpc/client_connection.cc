@@ -78,7 +78,7 @@ ClientConnection::ClientConnection(UniqueFd fd, EventFd wake, ClientOptions opti
                .on_oversize =
                    [this](const FrameHeader& header) {
                      if (auto pending = Take(header.stream_id)) {
-                       Finish(*std::move(pending),
+                       Finish(*pending,
                               Fail(Code::kResourceExhausted, "the ttrpc answer is too long"));
                      }
                    }}) {}
@@ -251,7 +251,7 @@ void ClientConnection::ExpireCalls() {
       id = deadlines_.begin()->second;
     }
     if (auto pending = Take(id)) {
-      Finish(*std::move(pending), Fail(Code::kDeadlineExceeded, "no answer within the deadline"));
+      Finish(*pending, Fail(Code::kDeadlineExceeded, "no answer within the deadline"));
     }
   }
 }
@@ -270,7 +270,7 @@ std::optional<ClientConnection::Pending> ClientConnection::Take(uint32_t id) {
   return pending;
 }
 
-void ClientConnection::Finish(Pending pending, Result<std::string> result) {
+void ClientConnection::Finish(const Pending& pending, Result<std::string> result) {
   if (pending.done) {
     pending.done(std::move(result));
   } else if (!result) {
@@ -287,7 +287,7 @@ void ClientConnection::Finish(Pending pending, Result<std::string> result) {
 void ClientConnection::OnFrame(const FrameHeader& header, const std::string& data) {
   if (header.type == static_cast<uint8_t>(FrameType::kResponse)) {
     if (auto pending = Take(header.stream_id)) {
-      Finish(*std::move(pending), ParseResponse(data));
+      Finish(*pending, ParseResponse(data));
     }
     return;
   }
@@ -331,9 +331,10 @@ void ClientConnection::EndAll() {
     deadlines_.clear();
   }
   (void)shutdown(fd_.get(), SHUT_RDWR);
-  for (auto& [id, call] : pending) {
-    Finish(std::move(call), tl::unexpected(Gone()));
+  for (const auto& [id, call] : pending) {
+    Finish(call, tl::unexpected(Gone()));
   }
+  pending.clear();  // what the calls held goes before the owner is told
   if (!by_us && options_.on_close) {
     options_.on_close();
   }

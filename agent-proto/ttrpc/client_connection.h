@@ -51,6 +51,7 @@ class ClientConnection final : public std::enable_shared_from_this<ClientConnect
   };
 
   ClientConnection(UniqueFd fd, EventFd wake, ClientOptions options);
+  ~ClientConnection() = default;
   ClientConnection(const ClientConnection&) = delete;
   ClientConnection& operator=(const ClientConnection&) = delete;
 
@@ -79,7 +80,7 @@ class ClientConnection final : public std::enable_shared_from_this<ClientConnect
   void OnStreamFrame(const FrameHeader& header, const std::string& data,
                      const std::shared_ptr<RawClientStream::State>& stream);
   std::optional<Pending> Take(uint32_t id);
-  static void Finish(Pending pending, Result<std::string> result);
+  static void Finish(const Pending& pending, Result<std::string> result);
   Result<> EnqueueLocked(std::string frame);
   void EndAll();
 
