@@ -65,8 +65,10 @@ void OpenConsole() {
   if (fcntl(STDERR_FILENO, F_GETFD) >= 0) {
     return;
   }
+  // NOLINTBEGIN(android-cloexec-open): they become the standard streams, ours and our children's.
   const int null = open("/dev/null", O_RDWR);  // becomes 0: nobody reads here
   const int console = open("/dev/console", O_WRONLY | O_NOCTTY);
+  // NOLINTEND(android-cloexec-open)
   const int log = console >= 0 ? console : null;
   for (int fd = 0; fd <= STDERR_FILENO; ++fd) {
     if (fcntl(fd, F_GETFD) < 0) {

@@ -16,6 +16,7 @@ std::vector<std::string> CrunEnvironment() {
   std::vector<std::string> env = {
       "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"};
   // Set only where tests run crun on a machine that needs it.
+  // NOLINTNEXTLINE(concurrency-mt-unsafe): the agent has one thread.
   if (const char* preload = getenv("WYVERN_TEST_CRUN_PRELOAD"); preload != nullptr) {
     env.push_back(std::string("LD_PRELOAD=") + preload);
   }

@@ -57,6 +57,7 @@ void OomWatch::OnInotify() {
   while (ReadSome(inotify_, buffer).value_or(0) > 0) {
   }
   std::vector<std::string> ids;
+  ids.reserve(watched_.size());
   for (const auto& [id, watched] : watched_) {
     ids.push_back(id);
   }
