@@ -38,7 +38,7 @@ Keeper::~Keeper() {
     WV_WARN("the run's keeper is gone");
   }
   line_.Reset();
-  (void)process_->Wait();
+  (void)process_.Wait();
 }
 
 Result<int> KeepRun(const KeptRun& run) {

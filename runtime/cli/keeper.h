@@ -2,7 +2,6 @@
 // containerd calls `delete`.)
 #pragma once
 
-#include <optional>
 #include <string>
 
 #include "base/error.h"
@@ -33,7 +32,7 @@ class Keeper {
   Keeper(Subprocess process, UniqueFd line)
       : process_(std::move(process)), line_(std::move(line)) {}
 
-  std::optional<Subprocess> process_;
+  Subprocess process_;
   UniqueFd line_;
 };
 
