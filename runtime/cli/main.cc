@@ -130,6 +130,7 @@ void AddKeepRun(CLI::App& app, std::function<Result<int>()>& action) {
 
 }  // namespace
 
+// NOLINTNEXTLINE(bugprone-exception-escape): CLI11 throws more only for options declared wrong: our bug, and it ends us.
 int main(int argc, char** argv) {
   wyvern::SetLogComponent("wyvern");
   CLI::App app{"Wyvern: containers in microVMs", "wyvern"};
