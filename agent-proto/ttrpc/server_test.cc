@@ -13,7 +13,7 @@ namespace wyvern::ttrpc {
 namespace {
 
 // The tests cut connections under writers: that is an error to look at, not the end of the program.
-[[maybe_unused]] const auto kIgnoreBrokenPipes = signal(SIGPIPE, SIG_IGN);
+[[maybe_unused]] const auto ignore_broken_pipes = signal(SIGPIPE, SIG_IGN);
 
 TEST(ServerTest, GoldenUnaryTranscript) {
   TestServer server;
@@ -205,6 +205,7 @@ TEST(ServerTest, ThousandConnectionsAndTheOneTooMany) {
     EXPECT_TRUE(server.server().Listen(std::move(listener), PeerIsRootOrSelf).has_value());
   });
   std::vector<UniqueFd> clients;
+  clients.reserve(1000);
   for (int i = 0; i < 1000; ++i) {
     clients.push_back(Must(ConnectUnix(path)));
   }
