@@ -126,7 +126,7 @@ Json Architectures(std::string_view arch) {
 
 // A profile made for several machines names foreign ones; libseccomp cannot mix byte orders and each costs filter length.
 Json NativeArchitectures(const Json* wanted, std::string_view arch) {
-  const Json native = Architectures(arch);
+  Json native = Architectures(arch);
   if (wanted == nullptr) {
     return native;
   }
