@@ -4,6 +4,7 @@
 #include <csignal>
 #include <thread>
 
+#include "base/check.h"
 #include "base/log.h"
 #include "container/hooks.h"
 #include "sandbox/sandbox_impl.h"
@@ -28,6 +29,7 @@ ProcessIo ToIo(StdioStreams streams) {
 
 std::vector<MountEntry> ToEntries(const std::vector<Mount>& mounts) {
   std::vector<MountEntry> out;
+  out.reserve(mounts.size());
   for (const Mount& mount : mounts) {
     out.push_back({mount.type, mount.source, mount.target, mount.options});
   }
@@ -243,7 +245,9 @@ Result<ExitInfo> SandboxImpl::DeleteExec(const ContainerPtr& container, const st
   SetExited(exec, 128 + SIGKILL);  // one that was never started: for whoever waits
   const std::lock_guard lock(mu_);
   container->processes.erase(exec_id);
-  return *exec->exit;
+  const std::optional<ExitInfo>& exit = exec->exit;
+  WV_CHECK(exit.has_value());
+  return *exit;
 }
 
 Result<ExitInfo> SandboxImpl::DeleteInit(const ContainerPtr& container, const ProcessPtr& init) {
