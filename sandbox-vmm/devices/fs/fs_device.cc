@@ -67,7 +67,8 @@ Result<std::unique_ptr<FsDevice>> FsDevice::Create(FileServer& server, FsDeviceO
   if (!device->epoll_.valid()) {
     return SysError("epoll_create1");
   }
-  for (uint16_t i = 0; i < device->traits_.queue_sizes.size(); ++i) {
+  const auto queues = static_cast<uint16_t>(device->traits_.queue_sizes.size());
+  for (uint16_t i = 0; i < queues; ++i) {
     WV_TRY(EventFd more, EventFd::Create());
     auto slot = std::make_unique<Slot>(std::move(more));
     WV_TRY_VOID(device->Watch(slot->more.fd(), MoreToken(i)));
@@ -85,8 +86,8 @@ Result<std::unique_ptr<FsDevice>> FsDevice::Create(FileServer& server, FsDeviceO
 }
 
 FsDevice::~FsDevice() {
-  for (uint16_t i = 0; i < slots_.size(); ++i) {
-    StopQueue(i);
+  for (size_t i = 0; i < slots_.size(); ++i) {
+    StopQueue(static_cast<uint16_t>(i));
   }
   for (const auto& thread : threads_) {
     thread->RequestStop();
@@ -178,14 +179,14 @@ void FsDevice::Work(const EventFd& stop) {
   const int added = ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, stop.fd().get(), &end);
   started_.count_down();
   if (added != 0) {
-    WV_ERROR("fs: a thread of the pool cannot wait: {}", std::strerror(errno));
+    WV_ERROR("fs: a thread of the pool cannot wait: {}", strerrordesc_np(errno));
     return;
   }
   for (;;) {
     epoll_event event{};
     const int ready = ::epoll_wait(epoll_.get(), &event, 1, -1);
     if (ready < 0 && errno != EINTR) {
-      WV_ERROR("fs: {}", std::strerror(errno));
+      WV_ERROR("fs: {}", strerrordesc_np(errno));
       return;
     }
     if (ready <= 0) {
@@ -218,12 +219,12 @@ std::optional<virtio::Chain> FsDevice::Take(Slot& slot, uint16_t index) {
     // The driver may notify at any time: while this thread is busy, another one takes the next
     // request.
     const bool more = slot.queue->EnableNotification();
-    if (chain->has_value()) {
+    if (std::optional<virtio::Chain>& next = *chain; next.has_value()) {
       ++slot.in_flight;
       if (more && options_.threads > 1 && !slot.more_pending.exchange(true)) {
         slot.more.Signal();
       }
-      return std::move(**chain);
+      return std::move(next);
     }
     if (!more) {
       return std::nullopt;
@@ -234,7 +235,11 @@ std::optional<virtio::Chain> FsDevice::Take(Slot& slot, uint16_t index) {
 void FsDevice::Serve(uint16_t index, Buffers* buffers) {
   Slot& slot = *slots_[index];
   std::unique_lock lock(slot.mu);
-  while (auto chain = Take(slot, index)) {
+  for (;;) {
+    std::optional<virtio::Chain> chain = Take(slot, index);
+    if (!chain.has_value()) {
+      break;
+    }
     lock.unlock();
     const uint32_t written = Answer(*chain, buffers);
     lock.lock();

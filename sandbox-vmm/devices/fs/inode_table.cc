@@ -86,7 +86,7 @@ FsResult<InodeRef> InodeTable::Remember(const Found& found, UniqueFd fd) {
       inode = std::make_shared<Inode>(next_node_++, found.key, found.file_type, found.share);
       inode->lookups_ = 1;
       if (found.keep_resident) {
-        inode->fd_ = Hold(std::move(fd));
+        inode->fd_ = Hold(std::exchange(fd, UniqueFd()));
       }
       nodes_[inode->node] = inode;
       keys_[found.key] = inode;
