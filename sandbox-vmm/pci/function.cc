@@ -89,7 +89,8 @@ void Function::WriteConfig(uint16_t offset, std::span<const std::byte> in) {
   {
     const std::lock_guard lock(mu_);
     config_.Write(offset, in);
-    if (Overlaps(offset, in.size(), kCommand, 2) || Overlaps(offset, in.size(), kBar0, 4 * kBars)) {
+    if (Overlaps(offset, in.size(), kCommand, 2) ||
+        Overlaps(offset, in.size(), kBar0, size_t{4} * kBars)) {
       UpdateBars();
     }
     if (msix_capability_ != 0 &&

@@ -158,7 +158,8 @@ void Msix::Publish(size_t first, size_t count) {
   std::vector<irq::MsiUpdate> updates;
   for (size_t i = first; i < first + count; ++i) {
     const bool masked = EffectiveMask(entries_[i]);
-    if (!routes_[i]) {
+    auto& known = routes_[i];
+    if (!known.has_value()) {
       if (masked) {
         continue;
       }
@@ -168,9 +169,9 @@ void Msix::Publish(size_t first, size_t count) {
         WV_WARN_LIMITED("pci: no interrupt route for vector {}: {}", i, route.error().message());
         continue;
       }
-      routes_[i] = *route;
+      known = *route;
     }
-    updates.push_back({.route = *routes_[i], .message = entries_[i].message, .masked = masked});
+    updates.push_back({.route = *known, .message = entries_[i].message, .masked = masked});
   }
   if (updates.empty()) {
     return;
