@@ -255,8 +255,9 @@ Result<FdRef> Frontend::CallFd(uint16_t index, const virtio::QueueResources& res
     return SysError("epoll_ctl(ADD) of a call");
   }
   queues_[index].interrupt = resources.interrupt;
+  const FdRef call = relay.fd();
   queues_[index].relay.emplace(std::move(relay));
-  return queues_[index].relay->fd();
+  return call;
 }
 
 std::optional<virtio::QueueState> Frontend::StopQueue(uint16_t index) {
@@ -304,14 +305,14 @@ void Frontend::Watch(const EventFd& stop) {
   end.events = EPOLLIN;
   end.data.u64 = kWatchStop;
   if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, stop.fd().get(), &end) != 0) {
-    WV_ERROR("{}: epoll_ctl: {}", options_.name, std::strerror(errno));
+    WV_ERROR("{}: epoll_ctl: {}", options_.name, strerrordesc_np(errno));
     return;
   }
   for (;;) {
     epoll_event event{};
     const int ready = ::epoll_wait(epoll_.get(), &event, 1, -1);
     if (ready < 0 && errno != EINTR) {
-      WV_ERROR("{}: epoll_wait: {}", options_.name, std::strerror(errno));
+      WV_ERROR("{}: epoll_wait: {}", options_.name, strerrordesc_np(errno));
       return;
     }
     if (ready <= 0) {
