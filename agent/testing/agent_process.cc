@@ -51,6 +51,7 @@ std::string Prepare() {
     return "no cgroup v2";
   }
   if (prctl(PR_CAPBSET_READ, CAP_SYS_RESOURCE) == 0) {
+    // NOLINTNEXTLINE(concurrency-mt-unsafe): before there are threads.
     setenv("WYVERN_TEST_CRUN_PRELOAD", WYVERN_MEMLOCK_PRELOAD, 1);
   }
   return {};
@@ -130,10 +131,13 @@ AgentProcess::AgentProcess() {
   dir_ = mkdtemp(name.data());
   MakeRootfs(dir_ + "/rootfs");
   SpawnOptions spawn;
+  // NOLINTBEGIN(concurrency-mt-unsafe): nobody changes the environment once there are threads.
   // Elsewhere than where it was built, the tests are told where the agent is.
   const char* elsewhere = getenv("WYVERN_TEST_AGENT");
   spawn.argv = {elsewhere != nullptr ? elsewhere : WYVERN_AGENT_BINARY, "--test-unix", dir_};
-  if (const char* preload = getenv("WYVERN_TEST_CRUN_PRELOAD"); preload != nullptr) {
+  const char* preload = getenv("WYVERN_TEST_CRUN_PRELOAD");
+  // NOLINTEND(concurrency-mt-unsafe)
+  if (preload != nullptr) {
     spawn.env = {std::string("WYVERN_TEST_CRUN_PRELOAD=") + preload};
   }
   spawn.fds = {{2, FdRef(2)}};
@@ -156,6 +160,7 @@ AgentProcess::AgentProcess() {
 
 AgentProcess::~AgentProcess() {
   (void)Call<v1::Empty>("Shutdown", v1::Empty(), 10s);
+  WV_CHECK(agent_.has_value());
   const auto status = agent_->Wait();
   EXPECT_TRUE(status && status->AsShell() == 0) << "the agent did not end well";
   std::error_code ignored;
