@@ -12,7 +12,7 @@ using testing::MakeErofs;
 using testing::Put;
 
 constexpr char kPath[] = "sbin/wyvern-agent";
-constexpr size_t kFileInode = 44 * 32;
+constexpr size_t kFileInode = size_t{44} * 32;
 
 Result<std::string> Read(const std::string& image, std::string_view path = kPath,
                          uint64_t limit = 1 << 20U) {

@@ -74,7 +74,7 @@ inline std::string MakeKernel(const std::string& release, uint32_t note_type = 1
 // The offsets are those of boot.rst. `tail`: the size that follows the payload.
 inline std::string MakeBzImage(const std::string& payload, uint32_t unpacked, bool tail,
                                const std::string& release = "6.1.0-test") {
-  std::string file(5 * 512, '\0');
+  std::string file(size_t{5} * 512, '\0');
   file[0x1f1] = 4;
   file.replace(0x202, 4, "HdrS");
   Put(file, 0x206, Le16(0x20f));
@@ -136,12 +136,13 @@ inline std::string MakeErofs(const std::string& file) {
   };
   compact(40, 0040755, directory(1, {".", "..", "bin", "sbin"}, {40, 40, 42, 42}), 1);
   compact(42, 0040755, directory(2, {".", "..", "wyvern-agent"}, {42, 40, 44}), 2);
-  Put(image, 44 * 32, Le16(1 | 2U << 1U));
-  Put(image, 44 * 32 + 4, Le16(0100755));
-  Put(image, 44 * 32 + 8, Le64(file.size()));
-  Put(image, 44 * 32 + 16, Le32(3));
+  constexpr size_t kInode = size_t{44} * 32;
+  Put(image, kInode, Le16(1 | 2U << 1U));
+  Put(image, kInode + 4, Le16(0100755));
+  Put(image, kInode + 8, Le64(file.size()));
+  Put(image, kInode + 16, Le32(3));
   const std::string tail = file.substr(file.size() / kBlock * kBlock);
-  image.replace(44 * 32 + 64, tail.size(), tail);
+  image.replace(kInode + 64, tail.size(), tail);
   return image + file.substr(0, file.size() - tail.size());
 }
 
