@@ -14,13 +14,14 @@
 namespace wyvern::oci {
 namespace {
 
-const std::map<std::string, scmp_compare> kOps = {{"SCMP_CMP_NE", SCMP_CMP_NE},
-                                                  {"SCMP_CMP_LT", SCMP_CMP_LT},
-                                                  {"SCMP_CMP_LE", SCMP_CMP_LE},
-                                                  {"SCMP_CMP_EQ", SCMP_CMP_EQ},
-                                                  {"SCMP_CMP_GE", SCMP_CMP_GE},
-                                                  {"SCMP_CMP_GT", SCMP_CMP_GT},
-                                                  {"SCMP_CMP_MASKED_EQ", SCMP_CMP_MASKED_EQ}};
+const std::map<std::string, scmp_compare> comparisons = {
+    {"SCMP_CMP_NE", SCMP_CMP_NE},
+    {"SCMP_CMP_LT", SCMP_CMP_LT},
+    {"SCMP_CMP_LE", SCMP_CMP_LE},
+    {"SCMP_CMP_EQ", SCMP_CMP_EQ},
+    {"SCMP_CMP_GE", SCMP_CMP_GE},
+    {"SCMP_CMP_GT", SCMP_CMP_GT},
+    {"SCMP_CMP_MASKED_EQ", SCMP_CMP_MASKED_EQ}};
 
 uint32_t Action(const std::string& name, uint32_t error) {
   return name == "SCMP_ACT_ALLOW" ? SCMP_ACT_ALLOW : SCMP_ACT_ERRNO(error);
@@ -30,8 +31,8 @@ bool AddRule(scmp_filter_ctx context, const Json& rule, uint32_t default_action)
   std::vector<scmp_arg_cmp> args;
   if (rule.contains("args")) {
     for (const Json& a : rule["args"]) {
-      args.push_back({a["index"].get<unsigned>(), kOps.at(a["op"]), a["value"].get<uint64_t>(),
-                      a.value("valueTwo", uint64_t{0})});
+      args.push_back({a["index"].get<unsigned>(), comparisons.at(a["op"]),
+                      a["value"].get<uint64_t>(), a.value("valueTwo", uint64_t{0})});
     }
   }
   const uint32_t action = Action(rule["action"], rule.value("errnoRet", uint32_t{EPERM}));
