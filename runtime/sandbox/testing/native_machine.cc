@@ -18,6 +18,7 @@
 #include <mutex>
 #include <optional>
 
+#include "base/check.h"
 #include "base/subprocess.h"
 #include "base/unix_socket.h"
 #include "base/worker_thread.h"
@@ -111,6 +112,7 @@ class TwoProcesses : public Machine {
 
  private:
   void Watch(const EventFd& stop) {
+    WV_CHECK(vmm_.has_value() && fs_.has_value());
     pollfd waits[] = {{stop.fd().get(), POLLIN, 0},
                       {vmm_->pid_fd().fd().get(), POLLIN, 0},
                       {fs_->pid_fd().fd().get(), POLLIN, 0}};
@@ -210,6 +212,7 @@ class HollowMachine final : public TwoProcesses {
   Result<> Start(const SpawnHook& spawned) override {
     WV_TRY_VOID(SpawnFs(spawned));
     vmm_ = std::move(fs_);
+    WV_CHECK(vmm_.has_value());
     WV_TRY_VOID(spawned({"vmm", vmm_->pid()}));
     return SpawnFs(spawned);
   }
@@ -230,11 +233,11 @@ const std::string& WhyNoNativeMachines() {
   return why;
 }
 
-std::unique_ptr<Machine> MakeNativeMachine(MachineOptions) {
+std::unique_ptr<Machine> MakeNativeMachine(const MachineOptions& /*options*/) {
   return std::make_unique<NativeMachine>();
 }
 
-std::unique_ptr<Machine> MakeHollowMachine(MachineOptions) {
+std::unique_ptr<Machine> MakeHollowMachine(const MachineOptions& /*options*/) {
   return std::make_unique<HollowMachine>();
 }
 

@@ -13,9 +13,9 @@ namespace wyvern::runtime {
 const std::string& WhyNoNativeMachines();
 
 // The agent binary is WYVERN_AGENT_BINARY.
-std::unique_ptr<Machine> MakeNativeMachine(MachineOptions options);
+std::unique_ptr<Machine> MakeNativeMachine(const MachineOptions& options);
 
 // A machine that boots nothing: two processes that end with us. For what happens around it.
-std::unique_ptr<Machine> MakeHollowMachine(MachineOptions options);
+std::unique_ptr<Machine> MakeHollowMachine(const MachineOptions& options);
 
 }  // namespace wyvern::runtime

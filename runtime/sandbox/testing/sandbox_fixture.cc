@@ -72,7 +72,7 @@ void SandboxFixture::TearDown() {
 }
 
 std::string SandboxFixture::MakeBundle(const std::string& id, const BundleOptions& options) {
-  const std::string bundle = dir_ + "/bundle-" + id;
+  std::string bundle = dir_ + "/bundle-" + id;
   fs::create_directories(bundle + "/rootfs");
   const std::string cgroup = options.cgroups_path.empty()
                                  ? fmt::format("/wyvern-host-{}/{}", getpid(), id)
