@@ -10,9 +10,11 @@ namespace {
 class ExecOptionsTest : public testing::Test {
  protected:
   void SetUp() override {
+    // NOLINTBEGIN(concurrency-mt-unsafe): there are no other threads.
     setenv("TERM", "vt100", 1);
     setenv("WV_OURS", "a b", 1);
     unsetenv("WV_NOT_SET");
+    // NOLINTEND(concurrency-mt-unsafe)
   }
 };
 

@@ -39,13 +39,13 @@ class PrivateMountsTest : public testing::Test {
   }
 
   std::string MakeDir(const std::string& name) const {
-    const std::string path = dir_ + "/" + name;
+    std::string path = dir_ + "/" + name;
     EXPECT_EQ(mkdir(path.c_str(), 0755), 0) << path;
     return path;
   }
 
   std::string MakeFile(const std::string& name, const std::string& text) const {
-    const std::string path = dir_ + "/" + name;
+    std::string path = dir_ + "/" + name;
     EXPECT_TRUE(WriteFile(path, text).has_value()) << path;
     return path;
   }
