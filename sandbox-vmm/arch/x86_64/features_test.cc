@@ -6,6 +6,8 @@
 
 #include <gtest/gtest.h>
 
+#include "base/check.h"
+
 namespace wyvern::arch {
 namespace {
 
@@ -55,6 +57,14 @@ std::optional<kvm_cpuid_entry2> Find(const std::vector<kvm_cpuid_entry2>& entrie
   return std::nullopt;
 }
 
+// One that must be there.
+kvm_cpuid_entry2 Get(const std::vector<kvm_cpuid_entry2>& entries, uint32_t function,
+                     uint32_t index = 0) {
+  const auto entry = Find(entries, function, index);
+  WV_CHECK(entry.has_value());
+  return *entry;
+}
+
 std::vector<kvm_cpuid_entry2> Guest(uint32_t apic_id, uint32_t vcpus) {
   return GuestCpuid(GenerousHost(),
                     CpuIdentity{.apic_id = apic_id, .vcpus = vcpus, .tsc_deadline = true});
@@ -62,25 +72,24 @@ std::vector<kvm_cpuid_entry2> Guest(uint32_t apic_id, uint32_t vcpus) {
 
 TEST(FeaturesTest, NestedVirtualizationIsHidden) {
   const auto cpuid = Guest(0, 1);
-  EXPECT_EQ(Find(cpuid, 1)->ecx & (1U << 5U), 0U);           // VMX
-  EXPECT_EQ(Find(cpuid, 0x80000001)->ecx & (1U << 2U), 0U);  // SVM
-  EXPECT_EQ(Find(cpuid, 0x8000000a)->edx, 0U);
+  EXPECT_EQ(Get(cpuid, 1).ecx & (1U << 5U), 0U);           // VMX
+  EXPECT_EQ(Get(cpuid, 0x80000001).ecx & (1U << 2U), 0U);  // SVM
+  EXPECT_EQ(Get(cpuid, 0x8000000a).edx, 0U);
 }
 
 TEST(FeaturesTest, HostOnlyFeaturesAreHidden) {
   const auto cpuid = Guest(0, 1);
   for (const uint32_t function : {0xaU, 0x12U, 0x14U, 0x8000001fU}) {
-    const auto leaf = Find(cpuid, function);
-    ASSERT_TRUE(leaf.has_value());
-    EXPECT_EQ(leaf->eax | leaf->ebx | leaf->ecx | leaf->edx, 0U) << std::hex << function;
+    const auto leaf = Get(cpuid, function);
+    EXPECT_EQ(leaf.eax | leaf.ebx | leaf.ecx | leaf.edx, 0U) << std::hex << function;
   }
-  EXPECT_EQ(Find(cpuid, 1)->ecx & (1U << 3U), 0U);   // MONITOR
-  EXPECT_EQ(Find(cpuid, 1)->ecx & (1U << 15U), 0U);  // PDCM
-  EXPECT_EQ(Find(cpuid, 7)->ebx & (1U << 2U | 1U << 25U), 0U);
+  EXPECT_EQ(Get(cpuid, 1).ecx & (1U << 3U), 0U);   // MONITOR
+  EXPECT_EQ(Get(cpuid, 1).ecx & (1U << 15U), 0U);  // PDCM
+  EXPECT_EQ(Get(cpuid, 7).ebx & (1U << 2U | 1U << 25U), 0U);
 }
 
 TEST(FeaturesTest, ParavirtualFeaturesAreAListOfOurs) {
-  const uint32_t features = Find(Guest(0, 1), 0x40000001)->eax;
+  const uint32_t features = Get(Guest(0, 1), 0x40000001).eax;
   for (const unsigned on :
        {KVM_FEATURE_CLOCKSOURCE2, KVM_FEATURE_PV_EOI, KVM_FEATURE_NOP_IO_DELAY}) {
     EXPECT_NE(features & (1U << on), 0U) << on;
@@ -93,43 +102,43 @@ TEST(FeaturesTest, ParavirtualFeaturesAreAListOfOurs) {
 
 TEST(FeaturesTest, GuestKnowsThatItIsOneAndHasItsTimers) {
   const auto cpuid = Guest(0, 1);
-  EXPECT_NE(Find(cpuid, 1)->ecx & (1U << 31U), 0U);  // hypervisor
-  EXPECT_NE(Find(cpuid, 1)->ecx & (1U << 21U), 0U);  // x2APIC
-  EXPECT_NE(Find(cpuid, 1)->ecx & (1U << 24U), 0U);  // TSC deadline
-  EXPECT_EQ(Find(cpuid, 6)->eax, 1U << 2U);          // ARAT and nothing else
+  EXPECT_NE(Get(cpuid, 1).ecx & (1U << 31U), 0U);  // hypervisor
+  EXPECT_NE(Get(cpuid, 1).ecx & (1U << 21U), 0U);  // x2APIC
+  EXPECT_NE(Get(cpuid, 1).ecx & (1U << 24U), 0U);  // TSC deadline
+  EXPECT_EQ(Get(cpuid, 6).eax, 1U << 2U);          // ARAT and nothing else
   const auto without = GuestCpuid(GenerousHost(), CpuIdentity{.tsc_deadline = false});
-  EXPECT_EQ(Find(without, 1)->ecx & (1U << 24U), 0U);
+  EXPECT_EQ(Get(without, 1).ecx & (1U << 24U), 0U);
 }
 
 TEST(FeaturesTest, EachVcpuHasItsOwnApicId) {
   for (uint32_t id = 0; id < 8; ++id) {
     const auto cpuid = Guest(id, 8);
-    EXPECT_EQ(Find(cpuid, 1)->ebx >> 24U, id);
-    EXPECT_EQ(Find(cpuid, 0xb, 0)->edx, id);
-    EXPECT_EQ(Find(cpuid, 0xb, 1)->edx, id);
-    EXPECT_EQ(Find(cpuid, 0x1f, 1)->edx, id);
-    EXPECT_EQ(Find(cpuid, 0x8000001e)->eax, id);
+    EXPECT_EQ(Get(cpuid, 1).ebx >> 24U, id);
+    EXPECT_EQ(Get(cpuid, 0xb, 0).edx, id);
+    EXPECT_EQ(Get(cpuid, 0xb, 1).edx, id);
+    EXPECT_EQ(Get(cpuid, 0x1f, 1).edx, id);
+    EXPECT_EQ(Get(cpuid, 0x8000001e).eax, id);
   }
 }
 
 TEST(FeaturesTest, TopologyIsOneThreadPerCore) {
   const auto cpuid = Guest(2, 6);
-  EXPECT_EQ(Find(cpuid, 1)->ebx >> 16U & 0xffU, 6U);
-  EXPECT_NE(Find(cpuid, 1)->edx & (1U << 28U), 0U);  // HTT
-  const auto threads = Find(cpuid, 0xb, 0);
-  EXPECT_EQ(threads->eax, 0U);
-  EXPECT_EQ(threads->ebx, 1U);
-  EXPECT_EQ(threads->ecx, 0x100U);
-  const auto cores = Find(cpuid, 0xb, 1);
-  EXPECT_EQ(cores->eax, 3U);
-  EXPECT_EQ(cores->ebx, 6U);
-  EXPECT_EQ(cores->ecx, 0x201U);
-  EXPECT_EQ(Find(cpuid, 0xb, 2)->ebx, 0U);
-  EXPECT_EQ(Find(cpuid, 0x80000008)->ecx & 0xf0ffU, 0x3005U);
-  EXPECT_EQ(Find(cpuid, 4, 0)->eax >> 14U & 0xfffU, 0U);  // L1 is not shared
-  EXPECT_EQ(Find(cpuid, 4, 3)->eax >> 14U & 0xfffU, 7U);  // L3 is
-  EXPECT_EQ(Find(cpuid, 0x8000001d, 3)->eax >> 14U & 0xfffU, 7U);
-  EXPECT_EQ(Find(Guest(0, 1), 1)->edx & (1U << 28U), 0U);
+  EXPECT_EQ(Get(cpuid, 1).ebx >> 16U & 0xffU, 6U);
+  EXPECT_NE(Get(cpuid, 1).edx & (1U << 28U), 0U);  // HTT
+  const auto threads = Get(cpuid, 0xb, 0);
+  EXPECT_EQ(threads.eax, 0U);
+  EXPECT_EQ(threads.ebx, 1U);
+  EXPECT_EQ(threads.ecx, 0x100U);
+  const auto cores = Get(cpuid, 0xb, 1);
+  EXPECT_EQ(cores.eax, 3U);
+  EXPECT_EQ(cores.ebx, 6U);
+  EXPECT_EQ(cores.ecx, 0x201U);
+  EXPECT_EQ(Get(cpuid, 0xb, 2).ebx, 0U);
+  EXPECT_EQ(Get(cpuid, 0x80000008).ecx & 0xf0ffU, 0x3005U);
+  EXPECT_EQ(Get(cpuid, 4, 0).eax >> 14U & 0xfffU, 0U);  // L1 is not shared
+  EXPECT_EQ(Get(cpuid, 4, 3).eax >> 14U & 0xfffU, 7U);  // L3 is
+  EXPECT_EQ(Get(cpuid, 0x8000001d, 3).eax >> 14U & 0xfffU, 7U);
+  EXPECT_EQ(Get(Guest(0, 1), 1).edx & (1U << 28U), 0U);
 }
 
 TEST(FeaturesTest, NoLeafIsInventedThatTheHostDoesNotReach) {
