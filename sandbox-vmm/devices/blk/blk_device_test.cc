@@ -37,7 +37,7 @@ TEST_P(BlkDeviceTest, WhatWasWrittenIsRead) {
   rig_.device().Start();
   const std::string data(8192, 'w');
   EXPECT_EQ(rig_.Write(8, data), BlkStatus::kOk);
-  EXPECT_EQ(rig_.OnDisk(8 * 512, 8192), data);
+  EXPECT_EQ(rig_.OnDisk(uint64_t{8} * 512, 8192), data);
   EXPECT_EQ(rig_.Read(8, 8192), data);
   EXPECT_EQ(rig_.Read(7, 512), std::string(512, '\0'));
 }
@@ -100,7 +100,7 @@ TEST_P(BlkDeviceTest, RequestInManyPiecesAndIndirectWorks) {
   rig_.device().Kick(0);
   rig_.device().WaitUsed(0);
   EXPECT_EQ(driver.Written(head, 1)[0], 0);
-  EXPECT_EQ(rig_.OnDisk(100 * 512, data.size()), data);
+  EXPECT_EQ(rig_.OnDisk(uint64_t{100} * 512, data.size()), data);
 }
 
 TEST_P(BlkDeviceTest, HeaderAndStatusMayShareBuffersWithData) {
@@ -142,7 +142,9 @@ TEST_P(BlkDeviceTest, PauseDrainsAndResumeGoesOn) {
   rig_.Submit(BlkType::kOut, 0, std::string(512, '1'), 0);
   rig_.device().Kick(0);
   const auto state = rig_.device().core().Pause();
-  EXPECT_EQ(state.rings[0]->next_available, state.rings[0]->next_used);
+  const auto& ring = state.rings[0];
+  WV_CHECK(ring.has_value());
+  EXPECT_EQ(ring->next_available, ring->next_used);
   rig_.Submit(BlkType::kOut, 1, std::string(512, '2'), 0);
   ASSERT_TRUE(rig_.device().core().Resume());
   rig_.device().WaitUsed(0);

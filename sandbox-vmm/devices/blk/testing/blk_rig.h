@@ -5,7 +5,7 @@
 #include <unistd.h>
 
 #include <cstring>
-#include <optional>
+#include <memory>
 #include <string>
 
 #include "base/check.h"
@@ -38,7 +38,7 @@ class BlkRig {
                                      .serial = "disk-7",
                                      .ring = std::move(ring)});
     WV_CHECK(device.has_value());
-    rig_.emplace(*std::move(device));
+    rig_ = std::make_unique<DeviceRig>(*std::move(device));
   }
 
   DeviceRig& device() { return *rig_; }
@@ -96,7 +96,7 @@ class BlkRig {
 
  private:
   UniqueFd disk_;
-  std::optional<DeviceRig> rig_;
+  std::unique_ptr<DeviceRig> rig_;
 };
 
 }  // namespace wyvern::devices::testing
