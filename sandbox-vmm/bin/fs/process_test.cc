@@ -9,6 +9,7 @@
 #include <fstream>
 #include <thread>
 
+#include "base/check.h"
 #include "base/subprocess.h"
 #include "base/unix_socket.h"
 #include "fs/testing/fuse_guest.h"
@@ -98,6 +99,7 @@ TEST_F(ProcessTest, ServesAndEndsWithItsFrontEnd) {
     EXPECT_EQ(guest.ReadFile("hello"), "hello from the host");
     EXPECT_EQ(Say("stats").substr(0, 3), "ok ");
   }
+  WV_CHECK(process_.has_value());
   const auto status = process_->Wait();
   ASSERT_TRUE(status.has_value());
   EXPECT_EQ(status->AsShell(), 0);
