@@ -157,6 +157,7 @@ TEST(BusTest, ReadersAlwaysFindAMovingDeviceAtOneOfItsPlaces) {
   std::atomic<bool> stop{false};
   std::atomic<int> misses{0};
   std::vector<std::thread> readers;
+  readers.reserve(2);
   for (int i = 0; i < 2; ++i) {
     readers.emplace_back([&] {
       std::byte out{};
