@@ -182,6 +182,7 @@ TEST_F(ExportsTest, DetachMakesStaleWhatTheGuestHolds) {
   EXPECT_EQ(server_->Detach("one", milliseconds(0)).error().code(), Code::kNotFound);
 }
 
+// NOLINTBEGIN(concurrency-mt-unsafe): no other thread of the test runs commands.
 TEST_F(ExportsTest, DetachFreesTheDevice) {
   const std::string image = base_ + "/image";
   {
@@ -207,6 +208,8 @@ TEST_F(ExportsTest, DetachFreesTheDevice) {
   // through no loop.
   EXPECT_EQ(std::system(("losetup -j " + image + " | grep -q . && exit 1; exit 0").c_str()), 0);
 }
+
+// NOLINTEND(concurrency-mt-unsafe)
 
 }  // namespace
 }  // namespace wyvern::fs

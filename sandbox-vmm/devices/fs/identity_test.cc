@@ -13,7 +13,6 @@ namespace wyvern::fs {
 namespace {
 
 using testing::Body;
-using testing::Reply;
 
 class IdentityTest : public testing::FsTest {
  protected:
