@@ -23,7 +23,7 @@ std::string HostRead(FdRef fd, size_t size) {
 }
 
 bool HostAtEnd(FdRef fd) {
-  std::byte byte;
+  std::byte byte{};
   auto got = ReadSome(fd, std::span(&byte, 1));
   return got && *got == 0;
 }
@@ -212,7 +212,11 @@ TEST_F(VsockDeviceTest, SlowHostHoldsTheGuestBackByCredit) {
     data.length = static_cast<uint32_t>(piece.size());
     guest_.Send(data, piece);
     sent += static_cast<uint32_t>(piece.size());
-    while (auto update = guest_.Next(std::chrono::milliseconds(1))) {
+    for (;;) {
+      const auto update = guest_.Next(std::chrono::milliseconds(1));
+      if (!update.has_value()) {
+        break;
+      }
       forwarded = update->header.forwarded;
     }
   }

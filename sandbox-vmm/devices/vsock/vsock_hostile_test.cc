@@ -12,7 +12,7 @@ namespace {
 using testing::VsockGuest;
 
 bool HostEnded(FdRef fd) {
-  std::byte byte;
+  std::byte byte{};
   auto got = ReadSome(fd, std::span(&byte, 1));
   return !got || *got == 0;
 }

@@ -7,7 +7,7 @@
 
 namespace wyvern::devices::testing {
 
-VsockGuest::VsockGuest(VsockOptions options) {
+VsockGuest::VsockGuest(const VsockOptions& options) {
   auto device = VsockDevice::Create(options);
   WV_CHECK(device.has_value());
   device_ = device->get();

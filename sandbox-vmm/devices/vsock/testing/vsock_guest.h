@@ -22,7 +22,7 @@ class VsockGuest {
     std::string data;
   };
 
-  explicit VsockGuest(VsockOptions options = {
+  explicit VsockGuest(const VsockOptions& options = {
                           .worker = {.name = "vsock", .on_thread_start = nullptr}});
 
   // Starts the driver with `buffers` receive buffers.
