@@ -1,8 +1,10 @@
 // What every device must do, whatever it is: each test runs over each device.
 #include <gtest/gtest.h>
 
+#include <optional>
 #include <thread>
 
+#include "base/check.h"
 #include "blk/blk_device.h"
 #include "pmem/pmem_device.h"
 #include "rng/rng_device.h"
@@ -74,7 +76,8 @@ TEST_P(DeviceLifecycleTest, StopQueueIsIdempotent) {
 
 TEST_P(DeviceLifecycleTest, QueuesStopWithoutEverHavingStarted) {
   auto device = Make();
-  for (uint16_t i = 0; i < device->traits().queue_sizes.size(); ++i) {
+  const auto queues = static_cast<uint16_t>(device->traits().queue_sizes.size());
+  for (uint16_t i = 0; i < queues; ++i) {
     EXPECT_FALSE(device->StopQueue(i));
   }
   device->Reset();
@@ -87,9 +90,11 @@ TEST_P(DeviceLifecycleTest, PausedQueuesResumeWhereTheyWere) {
   ASSERT_TRUE(rig.core().Resume());
   const transport::TransportState after = rig.core().Pause();
   for (size_t i = 0; i < before.rings.size(); ++i) {
-    ASSERT_TRUE(before.rings[i] && after.rings[i]);
-    EXPECT_EQ(before.rings[i]->next_available, after.rings[i]->next_available);
-    EXPECT_EQ(before.rings[i]->next_used, after.rings[i]->next_used);
+    const std::optional<virtio::QueueState>& was = before.rings[i];
+    const std::optional<virtio::QueueState>& is = after.rings[i];
+    WV_CHECK(was.has_value() && is.has_value());
+    EXPECT_EQ(was->next_available, is->next_available);
+    EXPECT_EQ(was->next_used, is->next_used);
   }
   ASSERT_TRUE(rig.core().Resume());
 }
@@ -99,7 +104,8 @@ TEST_P(DeviceLifecycleTest, RingsOutsideMemoryAreAnErrorAtTheStart) {
   auto kick = EventFd::Create();
   ASSERT_TRUE(kick);
   GuestRam ram;
-  for (uint16_t i = 0; i < device->traits().queue_sizes.size(); ++i) {
+  const auto queues = static_cast<uint16_t>(device->traits().queue_sizes.size());
+  for (uint16_t i = 0; i < queues; ++i) {
     virtio::QueueResources resources{
         .memory = ram.memory(),
         .config = {.size = 16,
