@@ -76,7 +76,7 @@ class ProcessStdioTest : public ::testing::Test {
   }
 
   std::string Fifo(const std::string& name) {
-    const std::string path = dir_ / name;
+    std::string path = dir_ / name;
     EXPECT_EQ(mkfifo(path.c_str(), 0700), 0);
     return path;
   }
@@ -100,7 +100,7 @@ class ProcessStdioTest : public ::testing::Test {
   void Open() { stdio_ = Must(ProcessStdio::Open(loop_->loop(), spec_)); }
 
   std::string Script(const std::string& text) {
-    const std::string path = dir_ / "logger.sh";
+    std::string path = dir_ / "logger.sh";
     EXPECT_TRUE(WriteFile(path, "#!/bin/sh\n" + text + "\n"));
     EXPECT_EQ(chmod(path.c_str(), 0755), 0);
     return path;
