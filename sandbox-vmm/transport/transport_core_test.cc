@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <memory>
+#include <optional>
+
+#include "base/check.h"
 #include "virtio/testing/fake_device.h"
 #include "virtio/testing/fake_driver.h"
 #include "virtio/testing/fake_interrupt.h"
@@ -26,9 +30,9 @@ class TransportCoreTest : public ::testing::Test {
     device_ = device.get();
     auto kick = EventFd::Create();
     EXPECT_TRUE(kick);
-    kick_.emplace(*std::move(kick));
-    core_.emplace(std::move(device), ram_.memory(), interrupt_,
-                  [this](uint16_t) { return kick_->fd(); });
+    kick_ = std::make_unique<EventFd>(*std::move(kick));
+    core_ = std::make_unique<TransportCore>(std::move(device), ram_.memory(), interrupt_,
+                                            [this](uint16_t) { return kick_->fd(); });
   }
 
   void Negotiate(uint64_t features = virtio::kVersion1) {
@@ -54,9 +58,9 @@ class TransportCoreTest : public ::testing::Test {
   GuestRam ram_;
   FakeDriver driver_{ram_, 16};
   std::shared_ptr<FakeInterrupt> interrupt_ = std::make_shared<FakeInterrupt>();
-  std::optional<EventFd> kick_;
+  std::unique_ptr<EventFd> kick_;
   FakeDevice* device_ = nullptr;
-  std::optional<TransportCore> core_;
+  std::unique_ptr<TransportCore> core_;
 };
 
 TEST_F(TransportCoreTest, DriverOkStartsTheEnabledQueuesOnly) {
@@ -210,10 +214,12 @@ TEST_F(TransportCoreTest, PauseKeepsRingsAndResumeContinues) {
   core_->WriteStatus(kOk);
   driver_.Build().Readable("x").Submit();
   auto& queue = *device_->running[0].queue;
-  queue.Push(std::move(**queue.Pop()), 0);
+  std::optional<virtio::Chain> chain = *queue.Pop();
+  WV_CHECK(chain.has_value());
+  queue.Push(*std::move(chain), 0);
   const TransportState state = core_->Pause();
   ASSERT_EQ(state.rings.size(), 2U);
-  EXPECT_EQ(state.rings[0]->next_available, 1);
+  EXPECT_EQ(state.rings[0].value_or(virtio::QueueState{}).next_available, 1);
   EXPECT_FALSE(state.rings[1]);
   EXPECT_EQ(state.status, kOk);
   EXPECT_FALSE(core_->running(0));
@@ -240,7 +246,7 @@ TEST_F(TransportCoreTest, VhostUserDrivesQueuesWithoutStatus) {
   EXPECT_EQ(core_->StartQueue(0, std::nullopt).error().code(), Code::kFailedPrecondition);
   EXPECT_EQ(core_->ConfigureQueue(0, driver_.config()).error().code(), Code::kFailedPrecondition);
   EXPECT_EQ(core_->SetFeatures(0).error().code(), Code::kInvalidArgument);
-  EXPECT_EQ(core_->StopQueue(0)->next_available, 5);
+  EXPECT_EQ(core_->StopQueue(0).value_or(virtio::QueueState{}).next_available, 5);
   EXPECT_FALSE(core_->StopQueue(0));
   EXPECT_EQ(core_->SetFeatures(uint64_t{1} << 50U).error().code(), Code::kInvalidArgument);
   EXPECT_EQ(core_->ConfigureQueue(9, driver_.config()).error().code(), Code::kInvalidArgument);

@@ -80,15 +80,16 @@ class BackendTest : public ::testing::Test {
     return Connection::Clock::now() + milliseconds(500);
   }
 
-  Wire<> SendBytes(Request request, std::span<const std::byte> payload, std::vector<FdRef> fds = {},
-                   uint32_t flags = 0) {
+  Wire<> SendBytes(Request request, std::span<const std::byte> payload,
+                   const std::vector<FdRef>& fds = {}, uint32_t flags = 0) {
     EXPECT_TRUE(peer_->Send(request, flags, payload, fds, Soon()).has_value());
     return backend_->Serve();
   }
 
   template <typename T>
-  Wire<> Send(Request request, const T& value, std::vector<FdRef> fds = {}, uint32_t flags = 0) {
-    return SendBytes(request, std::as_bytes(std::span(&value, 1)), std::move(fds), flags);
+  Wire<> Send(Request request, const T& value, const std::vector<FdRef>& fds = {},
+              uint32_t flags = 0) {
+    return SendBytes(request, std::as_bytes(std::span(&value, 1)), fds, flags);
   }
 
   // A request with REPLY_ACK; true if it was carried out.
@@ -139,7 +140,7 @@ class BackendTest : public ::testing::Test {
   void PrepareRing(uint32_t index) {
     ASSERT_TRUE(Done(Request::kSetVringNum, VringState{index, 256}));
     ASSERT_TRUE(Done(Request::kSetVringBase, VringState{index, 0}));
-    const uint64_t at = kUser + index * 0x10000;
+    const uint64_t at = kUser + uint64_t{index} * 0x10000;
     ASSERT_TRUE(
         Done(Request::kSetVringAddr, VringAddress{index, 0, at, at + 0x2000, at + 0x1000, 0}));
   }
@@ -199,7 +200,7 @@ TEST_F(BackendTest, GetVringBaseStopsAndMayBeRepeated) {
   EXPECT_EQ(Base(1), 0U);
   // With a new kick it goes on there.
   EXPECT_TRUE(Kick(0));
-  EXPECT_EQ(state_->resumed->next_available, 42U);
+  EXPECT_EQ(state_->resumed.value_or(virtio::QueueState{}).next_available, 42U);
 }
 
 TEST_F(BackendTest, NewMemoryTableStopsRingsForTheChange) {
@@ -213,8 +214,8 @@ TEST_F(BackendTest, NewMemoryTableStopsRingsForTheChange) {
   ASSERT_TRUE(SetMemory({{kGuest, kSize, kUser, 0}, {kGuest * 16, kSize, kUser + kSize, 0}}));
   EXPECT_TRUE(state_->running[0]);
   EXPECT_NE(state_->resources[0].memory, before);
-  EXPECT_EQ(state_->resumed->next_available, 9U);
-  EXPECT_EQ(state_->resumed->next_used, 3U);
+  EXPECT_EQ(state_->resumed.value_or(virtio::QueueState{}).next_available, 9U);
+  EXPECT_EQ(state_->resumed.value_or(virtio::QueueState{}).next_used, 3U);
 }
 
 TEST_F(BackendTest, BadMemoryTablesLeaveTheOldOne) {
