@@ -79,10 +79,12 @@ TEST(FilterTest, CallOnNoListIsReportedWithThreadNumberAndArguments) {
 }
 
 TEST(FilterTest, NoMemoryBecomesExecutable) {
-  EXPECT_EQ(
-      Under({ThreadKind::kControl},
-            [] { mmap(nullptr, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0); }),
-      kViolationExit);
+  EXPECT_EQ(Under({ThreadKind::kControl},
+                  [] {
+                    (void)mmap(nullptr, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS,
+                               -1, 0);
+                  }),
+            kViolationExit);
   EXPECT_EQ(Under({ThreadKind::kControl},
                   [] { mprotect(reinterpret_cast<void*>(4096), 4096, PROT_WRITE | PROT_EXEC); }),
             kViolationExit);
@@ -111,9 +113,12 @@ TEST(FilterTest, IoUringCannotBeSetUpAfterwards) {
 }
 
 TEST(FilterTest, FilesAreNotFoundInsteadOfOpened) {
-  EXPECT_EQ(Under({ThreadKind::kControl},
-                  [] { _exit(open("/etc/passwd", O_RDONLY) == -1 && errno == ENOENT ? 0 : 1); }),
-            0);
+  EXPECT_EQ(
+      Under({ThreadKind::kControl},
+            [] {
+              _exit(open("/etc/passwd", O_RDONLY | O_CLOEXEC) == -1 && errno == ENOENT ? 0 : 1);
+            }),
+      0);
 }
 
 TEST(FilterTest, SignalsToOtherProcessesAreRefused) {

@@ -44,8 +44,8 @@ TEST_F(IsolateTest, RootIsEmptyAndReadOnly) {
   EXPECT_EQ(Isolated([] {
               DIR* root = opendir("/");
               int entries = 0;
-              while (readdir(root) !=
-                     nullptr) {  // NOLINT(concurrency-mt-unsafe): a child with one thread
+              // NOLINTNEXTLINE(concurrency-mt-unsafe): a child with one thread
+              while (readdir(root) != nullptr) {
                 ++entries;
               }
               return entries;  // . and ..

@@ -25,8 +25,9 @@ RegionSpec Anonymous(uint64_t start, uint64_t size, bool read_only = false) {
   return spec;
 }
 
-std::shared_ptr<const GuestMemory> Make(std::vector<std::pair<uint64_t, uint64_t>> ranges) {
+std::shared_ptr<const GuestMemory> Make(const std::vector<std::pair<uint64_t, uint64_t>>& ranges) {
   std::vector<RegionSpec> specs;
+  specs.reserve(ranges.size());
   for (auto [start, size] : ranges) {
     specs.push_back(Anonymous(start, size));
   }

@@ -28,10 +28,11 @@ class MsixTest : public ::testing::Test {
   }
 
   void Program(uint16_t vector, uint64_t address, uint32_t data, bool masked) {
-    Write32(vector * 16U, static_cast<uint32_t>(address));
-    Write32(vector * 16U + 4, static_cast<uint32_t>(address >> 32U));
-    Write32(vector * 16U + 8, data);
-    Write32(vector * 16U + 12, masked ? 1 : 0);
+    const uint64_t entry = uint64_t{vector} * 16;
+    Write32(entry, static_cast<uint32_t>(address));
+    Write32(entry + 4, static_cast<uint32_t>(address >> 32U));
+    Write32(entry + 8, data);
+    Write32(entry + 12, masked ? 1 : 0);
   }
 
   uint64_t Pending() {

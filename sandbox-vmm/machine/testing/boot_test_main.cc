@@ -167,6 +167,7 @@ Result<int> Run(const Options& options) {
 }  // namespace
 }  // namespace wyvern::machine
 
+// NOLINTNEXTLINE(bugprone-exception-escape): fmt throws when stdout is gone, which may end a test program
 int main(int argc, char** argv) {
   if (argc == 2 && std::string_view(argv[1]) == "--probe") {
     const wyvern::kvm::KvmProbe probe = wyvern::kvm::ProbeKvm();
