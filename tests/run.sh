@@ -45,13 +45,16 @@ if ! ./deploy/packages.sh build test >"$WYVERN_LOGS/packages.log" 2>&1; then
 fi
 echo "== packages: $((SECONDS - start)) s"
 
+# Warm: the suite has passed here with these sources. Other sources may have everything to compile.
+sources=$(git rev-parse HEAD 2>/dev/null; git diff HEAD 2>/dev/null | sha256sum)
+
 # Each suite writes lines "PASS name", "FAIL name: why", "SKIP name: why" to $WYVERN_RESULTS; it fails as a whole when it exits non-zero
 # without saying what failed, or when it takes longer than its minutes.
 for suite in ${suites//,/ }; do
   export WYVERN_RESULTS=$WYVERN_LOGS/$suite.results
   : >"$WYVERN_RESULTS"
   stamp=$WYVERN_CACHE/warm/$suite
-  column=2; [ -e "$stamp" ] && column=3
+  column=2; [ "$(cat "$stamp" 2>/dev/null)" = "$sources" ] && column=3
   minutes=$(awk -F'\t' -v s="$suite" -v c=$column '$1 == s { print $c }' tests/suites.tsv)
   [ "$long" = 1 ] && minutes=600
   echo "== $suite ($([ $column = 3 ] && echo warm || echo cold), at most $minutes min)"
@@ -70,7 +73,7 @@ for suite in ${suites//,/ }; do
     tail -40 "$WYVERN_LOGS/$suite.log" | sed 's/^/   | /'
     grep '^FAIL ' "$WYVERN_RESULTS" | head -40 | sed 's/^/   /'
   else
-    mkdir -p "$WYVERN_CACHE/warm"; touch "$stamp"
+    mkdir -p "$WYVERN_CACHE/warm"; echo "$sources" >"$stamp"
   fi
   grep '^SKIP ' "$WYVERN_RESULTS" | sed 's/^/   /'
   echo "   $suite: $(grep -c '^PASS ' "$WYVERN_RESULTS") passed, $(grep -c '^FAIL ' "$WYVERN_RESULTS") failed," \

@@ -51,27 +51,40 @@ for name, data in model.items():
 print("churn ok", len(model))
 """
 
+# 16 at once: a tree is unpacked, read and removed by programs that do not wait for each file, either.
 TREE = r"""
-import os, sys
+import os, shutil, sys
 base, count = sys.argv[1], int(sys.argv[2])
-for i in range(count):
-    d = "%s/%02x/%02x" % (base, i % 64, i // 64 % 64)
-    if i < 4096: os.makedirs(d, exist_ok=True)
-    with open("%s/%d" % (d, i), "w") as f: f.write(str(i))
-seen = 0
-for d, _, files in os.walk(base):
-    for name in files:
-        if i % 10 == 0 or seen % 10 == 0:
-            with open(os.path.join(d, name)) as f:
-                if f.read() != name: sys.exit("contents of " + name)
-        seen += 1
-if seen != count: sys.exit("found %d of %d" % (seen, count))
-print("tree ok", seen, flush=True)
+def at_once(work):
+    workers = []
+    for w in range(16):
+        workers.append(os.fork())
+        if workers[-1] == 0:
+            for top in range(w, 64, 16): work(top)
+            os._exit(0)
+    if any(os.waitpid(w, 0)[1] for w in workers): sys.exit("a worker failed")
+def path(i): return "%s/%02x/%02x/%d" % (base, i % 64, i // 64 % 64, i)
+def make(top):
+    for i in range(top, count, 64):
+        if i < 4096: os.makedirs(os.path.dirname(path(i)))
+        with open(path(i), "w") as f: f.write(str(i))
+def check(top):
+    seen = 0
+    for d, _, files in os.walk("%s/%02x" % (base, top)):
+        for name in files:
+            seen += 1
+            if seen % 10 == 0:
+                with open(os.path.join(d, name)) as f:
+                    if f.read() != name: os._exit(1)
+    if seen != len(range(top, count, 64)): os._exit(2)
+os.makedirs(base)
+at_once(make)
+at_once(check)
+print("tree ok", count, flush=True)
 if len(sys.argv) > 3:
     sys.stdin.read()
-import shutil
-shutil.rmtree(base)
-if os.path.exists(base): sys.exit("the tree is still there")
+at_once(lambda top: shutil.rmtree("%s/%02x" % (base, top)))
+os.rmdir(base)
 """
 
 
@@ -119,30 +132,27 @@ def test_fio_verify(scratch, where, long):
 
 @pytest.mark.slow
 @pytest.mark.limit(1800)
-@pytest.mark.parametrize("where", ["root", "volume"])
-def test_large_tree(scratch, where, long):
+def test_large_tree_in_the_root(long):
     count = 200000 if long else 50000
-    base = "/data/tree" if where == "volume" else "/var/tree"
-    assert check_output(DEBIAN, "python3", "-c", TREE, base, str(count), flags=volume(scratch),
-                        timeout=1700).startswith(f"tree ok {count}")
+    assert check_output(DEBIAN, "python3", "-c", TREE, "/var/tree", str(count), timeout=1700) == f"tree ok {count}"
 
 
 @pytest.mark.wyvern_only
+@pytest.mark.slow
 @pytest.mark.limit(1800)
-def test_file_server_stays_within_its_bound(scratch, long):
-    """A tree far larger than the file server's limit of open files."""
+def test_large_tree_in_a_volume_and_the_file_server_stays_within_its_bound(scratch, long):
+    """More files than the file server keeps open."""
     import subprocess
 
     from harness.ctr import run_argv
     watch = Watch()
-    count = 50000 if long else 10000
+    count = 200000 if long else 15000
     with subprocess.Popen(run_argv(DEBIAN, "python3", "-c", TREE, "/data/tree", str(count), "wait",
                                    flags=["--rm", *volume(scratch)]),
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == f"tree ok {count}\n".encode()
         server = watch.pid(PARTS["fs"])
-        limit = int(next(line for line in open(f"/proc/{server}/limits") if "open files" in line).split()[3])
-        assert fds(server) < limit
+        assert fds(server) < 10000  # 8192 inodes at most, and what it opens for itself
         process.stdin.close()
         assert process.wait(timeout=600) == 0
     assert not (scratch / "tree").exists()
@@ -170,7 +180,6 @@ def test_what_the_host_changes_is_seen_in_a_volume(scratch):
 @pytest.mark.skipif(RUNTIME != WYVERN, reason="shows what a VM adds; runc shares the host's kernel")
 def test_what_the_guest_offers():
     """Things that people run inside need the guest kernel to have them."""
-    script = "cat /proc/filesystems; ls -d /sys/fs/cgroup/cgroup.controllers"
-    output = check_output(DEBIAN, "sh", "-c", script)
-    for name in ("overlay", "ext4", "tmpfs", "fuse", "squashfs"):
+    output = check_output(DEBIAN, "cat", "/proc/filesystems")
+    for name in ("overlay", "ext4", "tmpfs", "fuse", "squashfs", "cgroup2", "bpf"):
         assert re.search(rf"\b{name}$", output, re.M), name
