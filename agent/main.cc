@@ -63,8 +63,9 @@ Result<> RunAsInit() {
   options.timeline.push_back({"agent-start", BoottimeNs()});
   // Before anything else: no process of a container can have taken a port, and the host may connect as early as it likes.
   Listeners listeners;
-  WV_TRY(listeners.api, ListenVsock(kApiPort));
+  // Who reaches the API reaches the streams.
   WV_TRY(listeners.stdio, ListenVsock(kStdioPort));
+  WV_TRY(listeners.api, ListenVsock(kApiPort));
   listeners.filter = ttrpc::PeerIsVsockHost;
   WV_TRY_VOID(SetUpMachine());
   WV_TRY_VOID(MakeRuntimeDirs(options.root_dir));
@@ -82,8 +83,8 @@ Result<> RunTest(const std::string& dir, const std::string& crun_binary) {
   options.timeline.push_back({"agent-start", BoottimeNs()});
   WV_TRY_VOID(MakeRuntimeDirs(dir));
   Listeners listeners;
-  WV_TRY(listeners.api, ListenUnix(dir + "/api.sock", 0600));
   WV_TRY(listeners.stdio, ListenUnix(dir + "/stdio.sock", 0600));
+  WV_TRY(listeners.api, ListenUnix(dir + "/api.sock", 0600));
   listeners.filter = ttrpc::PeerIsRootOrSelf;
   CrunOptions crun;
   crun.binary = crun_binary;
