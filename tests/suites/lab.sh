@@ -17,7 +17,7 @@ plan() {
 1.7 test_kill9.py
 1.7 test_wyvern_cli.py test_guest_import.py
 1.7 test_exec.py test_task_api.py
-1.7 test_tty.py test_bad_input.py test_rootfs.py
+1.7 test_tty.py test_bad_input.py test_rootfs.py test_confinement.py
 1.6 test_ctr_run.py test_kill9.py -k kernel_is_the_guests+or+exit_code+or+apart+or+last_line+or+stdin_small+or+kill_9[vmm]+or+survives
 PLAN
 }
