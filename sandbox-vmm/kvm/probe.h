@@ -33,7 +33,7 @@ constexpr std::chrono::milliseconds kProbeDeadline{2000};
 // Real virtualization: 1 to 3, in a nested emulated machine too. Interpreted: hundreds.
 constexpr int64_t kInterpretedRatio = 25;
 
-// Opens `path`.
+// Opens `path`. Takes up to twice the deadline: only two slow answers are believed.
 KvmProbe ProbeKvm(const std::string& path = "/dev/kvm",
                   std::chrono::milliseconds deadline = kProbeDeadline);
 // The same with an open /dev/kvm.

@@ -63,10 +63,10 @@ def at_once(work):
             for top in range(w, 64, 16): work(top)
             os._exit(0)
     if any(os.waitpid(w, 0)[1] for w in workers): sys.exit("a worker failed")
-def path(i): return "%s/%02x/%02x/%d" % (base, i % 64, i // 64 % 64, i)
+def path(i): return "%s/%02x/%02x/%d" % (base, i % 64, i // 64 % 8, i)
 def make(top):
     for i in range(top, count, 64):
-        if i < 4096: os.makedirs(os.path.dirname(path(i)))
+        if i < 512: os.makedirs(os.path.dirname(path(i)))
         with open(path(i), "w") as f: f.write(str(i))
 def check(top):
     seen = 0

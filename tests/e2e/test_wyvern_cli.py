@@ -5,7 +5,6 @@ import os
 import pathlib
 import signal
 import subprocess
-import time
 
 import pytest
 
@@ -39,17 +38,13 @@ class Running:
         return self
 
     def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.process.terminate()
-            time.sleep(0.5)
-            wyvern("exec", self.name, "--", "kill", "-9", "-1", timeout=20)
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
+        # Its keeper undoes everything (test_kill_9_of_the_command_takes_everything_with_it).
+        self.process.kill()
         self.process.wait()
         self.process.stdout.close()
         self.process.stderr.close()
+        places = [pathlib.Path("/var/lib/wyvern/run", self.name), pathlib.Path("/sys/fs/cgroup/wyvern", self.name)]
+        assert wait_until(lambda: self.name.encode() not in wyvern("ps").stdout and not any(p.exists() for p in places), 30)
 
 
 def test_check_says_that_kvm_works():
