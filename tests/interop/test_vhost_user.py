@@ -20,7 +20,7 @@ from lablib import machine, root  # noqa: E402
 
 ARCH = machine.ARCHES["x86_64"]
 BUILD = TREE / "build/release"
-UNIT_TEST = TREE / "build/dev/bin/vhost_user_fs_test"
+UNIT_TEST = TREE / "build/unit/sandbox-vmm/bin/fs/vhost_user_fs_test"
 
 # /init of QEMU's guest: what a front-end's kernel does with a share, and its answers on the console.
 INIT = """#!/bin/busybox sh

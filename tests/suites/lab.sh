@@ -47,6 +47,6 @@ export -f machine
 export out
 plan | tr '\n' '\0' | xargs -0 -P2 -I{} bash -c 'machine "$1"' machine {}
 
-cmake --preset dev && ninja -C build/dev vhost_user_fs_test || exit 1
+cmake --preset unit && ninja -C build/unit vhost_user_fs_test || exit 1
 WYVERN_TEST_KERNEL=$kernel /usr/bin/python3 -m pytest -q -p no:cacheprovider --junitxml="$out/interop.xml" tests/interop
 python3 tests/tools/junit_results.py interop "$out/interop.xml" >>"$WYVERN_RESULTS"
