@@ -42,6 +42,11 @@ Keeper::~Keeper() {
 }
 
 Result<int> KeepRun(const KeptRun& run) {
+  // What ends a run often means its keeper, too: the terminal hangs up, its group is interrupted, who
+  // reads its standard error has gone. It ends when the run has.
+  for (const int number : {SIGPIPE, SIGHUP, SIGINT, SIGQUIT, SIGTERM}) {
+    (void)::signal(number, SIG_IGN);
+  }
   char byte = 0;
   ssize_t count = 0;
   do {
