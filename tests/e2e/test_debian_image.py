@@ -133,7 +133,7 @@ def test_fio_verify(scratch, where, long):
 @pytest.mark.slow
 @pytest.mark.limit(1800)
 def test_large_tree_in_the_root(long):
-    count = 50000 if long else 8000  # more than that is likely to meet the emulator's faults (tests/lab/README.md)
+    count = 50000 if long else 8000  # more may not end well in the lab (tests/lab/README.md)
     assert check_output(DEBIAN, "python3", "-c", TREE, "/var/tree", str(count), timeout=1700) == f"tree ok {count}\n"
 
 
