@@ -15,6 +15,16 @@ struct ExportPolicy {
   bool read_only = false;
 };
 
+// How long the guest may believe a name or attributes, as FUSE's replies have it.
+struct Validity {
+  explicit Validity(std::chrono::milliseconds time)
+      : seconds(static_cast<uint64_t>(time.count() / 1000)),
+        nanoseconds(static_cast<uint32_t>(time.count() % 1000) * 1'000'000) {}
+
+  uint64_t seconds;
+  uint32_t nanoseconds;
+};
+
 struct Export {
   Export(std::string export_name, ExportPolicy export_policy)
       : name(std::move(export_name)), policy(export_policy) {}

@@ -24,16 +24,6 @@ bool IsExportName(std::string_view name) {
          name.find('/') == std::string_view::npos && name.find('\0') == std::string_view::npos;
 }
 
-// How long the guest may believe a share's names and attributes, as FUSE has it.
-struct Validity {
-  explicit Validity(std::chrono::milliseconds time)
-      : seconds(static_cast<uint64_t>(time.count() / 1000)),
-        nanoseconds(static_cast<uint32_t>(time.count() % 1000) * 1'000'000) {}
-
-  uint64_t seconds;
-  uint32_t nanoseconds;
-};
-
 // Where nothing is cached, a directory's attributes hold for one tick of the guest's clock, or each
 // step of a path would be two requests: its name, and its attributes for the permission.
 Validity AttributesOf(const Inode& inode) {

@@ -27,9 +27,9 @@ FsResult<size_t> FileServer::LookUpName(FuseCall& call) {
   if (entry.error().value == ENOENT && cache.count() > 0) {
     // Node 0: the guest may believe for so long that the name does not exist.
     fuse_entry_out out{};
-    const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(cache);
-    out.entry_valid = static_cast<uint64_t>(seconds.count());
-    out.entry_valid_nsec = static_cast<uint32_t>(std::chrono::nanoseconds(cache - seconds).count());
+    const Validity absent(cache);
+    out.entry_valid = absent.seconds;
+    out.entry_valid_nsec = absent.nanoseconds;
     return call.Reply(out);
   }
   return tl::unexpected(entry.error());
