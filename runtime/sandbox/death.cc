@@ -1,6 +1,7 @@
 // How a sandbox ends: by itself or by Shutdown.
 #include <sys/epoll.h>
 
+#include <algorithm>
 #include <csignal>
 
 #include "base/log.h"
@@ -105,6 +106,7 @@ void SandboxImpl::Die(const std::string& reason) {
     death_told_ = callback != nullptr;
   }
   WV_ERROR("sandbox {} died: {}", options_.id, reason);
+  LogConsole();
   for (const ProcessPtr& process : processes) {
     SetExited(process, 128 + SIGKILL);
   }
@@ -112,6 +114,16 @@ void SandboxImpl::Die(const std::string& reason) {
   pool_->Run([this] { machine_->End(); });
   if (callback) {
     pool_->Run([callback, reason] { callback(reason); });
+  }
+}
+
+// What a kernel said last is the only account of its end; the ring ends with the sandbox.
+void SandboxImpl::LogConsole() {
+  constexpr size_t kShown = 2000;
+  const std::string console = ConsoleLog();
+  if (!console.empty()) {
+    WV_ERROR("sandbox {}: the guest's console ends with: {}", options_.id,
+             std::string_view(console).substr(console.size() - std::min(console.size(), kShown)));
   }
 }
 

@@ -92,6 +92,7 @@ class SandboxImpl final : public Sandbox {
   size_t ContainerCount() override;
   std::string KernelRelease() override;
   std::string ConsoleLog() override;
+  void LogConsole();  // its end, as an error
   std::vector<TimelinePoint> Timeline() override;
   std::string EffectiveConfig() override;
   void OnDeath(std::function<void(std::string reason)> callback) override;

@@ -63,12 +63,8 @@ Result<std::unique_ptr<Sandbox>> StartSandbox(SandboxOptions options, Backend ba
   auto started = sandbox->Start();
   if (!started.has_value()) {
     Error error = std::move(started).error();
-    const std::string console = sandbox->ConsoleLog();
+    sandbox->LogConsole();
     static_cast<void>(sandbox->Shutdown());
-    if (!console.empty()) {
-      WV_ERROR("{}: the guest's console ends with: {}", what,
-               console.substr(console.size() - std::min<size_t>(console.size(), 2000)));
-    }
     return tl::unexpected(std::move(error).WithContext(what));
   }
   return sandbox;
