@@ -139,14 +139,15 @@ Result<> MicroVm::CheckKvm() {
 }
 
 Result<> MicroVm::Configure() {
-  WV_TRY_CONTEXT(const UniqueFd kernel, Open(options_.kernel, O_RDONLY),
-                 "guest kernel (sandbox.kernel)");
+  WV_TRY_CONTEXT(
+      const UniqueFd kernel, Open(options_.kernel, O_RDONLY),
+      "guest kernel (build it with deploy/guest/build-kernel.sh, or set sandbox.kernel)");
   UniqueFd initrd;
   if (!options_.initrd.empty()) {
     WV_TRY_CONTEXT(initrd, Open(options_.initrd, O_RDONLY), "initial RAM disk (sandbox.initrd)");
   }
   WV_TRY_CONTEXT(const UniqueFd image, Open(options_.image, O_RDONLY),
-                 "guest image (sandbox.image)");
+                 "guest image (build it with deploy/guest/build-image.sh, or set sandbox.image)");
   WV_TRY_VOID(CheckImage(image, options_.image));
   CreateVm vm;
   vm.vcpus = options_.vcpus;
