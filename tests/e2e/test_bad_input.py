@@ -73,7 +73,7 @@ def test_no_cgroup_v2():
 @pytest.mark.parametrize("key", ["kernel", "image"])
 def test_missing_guest_file(configure, key):
     configure(f"sandbox:\n  {key}: /no/such/file\n")
-    assert_clear(call(wyvern_run()), "/no/such/file")
+    assert_clear(call(wyvern_run()), "/no/such/file", f"sandbox.{key}", f"build-{key}.sh")
 
 
 @pytest.mark.wyvern_only
@@ -100,22 +100,70 @@ def test_damaged_guest_image(configure, scratch):
     assert_clear(call(wyvern_run()), "image")
 
 
+def begin_of_program(image: bytearray, text: bytes) -> int:
+    """Of the one in the image that contains text; files begin at a block."""
+    begins = [at for at in range(0, len(image), 4096) if image[at:at + 4] == b"\x7fELF"] + [len(image)]
+    found = [begin for begin, end in zip(begins, begins[1:]) if text in image[begin:end]]
+    assert len(found) == 1, found
+    return found[0]
+
+
+@pytest.mark.wyvern_only
+@pytest.mark.parametrize("where", ["first block", "a program's data"])
+def test_damage_further_in_the_guest_image(configure, scratch, where):
+    """What only the guest can find: a wrong checksum (its root cannot be mounted), or crun as zeros from its second block on."""
+    image = bytearray((GUEST / "image.erofs").read_bytes())
+    if where == "first block":
+        image[3072:4096] = os.urandom(1024)
+        words = ("panic",)
+    else:
+        begin = begin_of_program(image, b"libcrun")
+        image[begin + 4096:begin + (256 << 10)] = bytes((256 << 10) - 4096)
+        words = ("crun",)
+    (scratch / "image.erofs").write_bytes(image)
+    configure(f"sandbox:\n  image: {scratch}/image.erofs\n")
+    done = call(wyvern_run(), timeout=60)
+    text = done.stderr.decode(errors="replace")
+    # More than one line: the guest's console is shown, too.
+    assert done.returncode == 125 and all(word in text for word in words), (done.returncode, text)
+
+
+@pytest.fixture
+def no_kvm():
+    """What the shim finds; it starts in containerd's mount namespace, so the device itself goes for a while."""
+    os.rename("/dev/kvm", "/dev/kvm.away")
+    yield
+    os.rename("/dev/kvm.away", "/dev/kvm")
+
+
+@pytest.mark.wyvern_only
+def test_no_kvm_through_containerd(no_kvm):
+    del no_kvm
+    assert_clear(run(BUSYBOX, "true"), "/dev/kvm", "wyvern check", code=1)
+
+
+@pytest.mark.wyvern_only
+def test_missing_kernel_through_containerd(configure):
+    configure("sandbox:\n  kernel: /no/such/file\n")
+    assert_clear(run(BUSYBOX, "true"), "/no/such/file", "sandbox.kernel", "build-kernel.sh", code=1)
+
+
 @pytest.mark.wyvern_only
 def test_unknown_key(configure):
     path = configure("sandbox:\n  vcpu: 2\n")
-    assert_clear(call(wyvern_run()), str(path), "2", "vcpu")
+    assert_clear(call(wyvern_run()), f"{path}:2: sandbox.vcpu: unknown key")
 
 
 @pytest.mark.wyvern_only
 def test_wrong_type(configure):
     path = configure("sandbox:\n  vcpus: many\n")
-    assert_clear(call(wyvern_run()), str(path), "vcpus")
+    assert_clear(call(wyvern_run()), f"{path}:2: sandbox.vcpus: 'many' is not a whole number")
 
 
 @pytest.mark.wyvern_only
 def test_configuration_that_is_no_yaml(configure):
     path = configure("sandbox: [\n")
-    assert_clear(call(wyvern_run()), str(path))
+    assert_clear(call(wyvern_run()), f"{path}:2: not yaml")
 
 
 @pytest.mark.wyvern_only
