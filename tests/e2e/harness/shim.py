@@ -1,5 +1,6 @@
 """Starts a shim the way containerd 1.7 does, and calls its task service."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -11,6 +12,7 @@ from harness.ctr import RUNTIME, ctr, unique
 
 SOCKET = "/run/containerd/containerd.sock"
 SERVICE = "containerd.task.v2.Task"
+BUNDLES = pathlib.Path("/run/containerd/io.containerd.runtime.v2.task/default")
 
 
 def default_spec(root: pathlib.Path, args: list) -> dict:
@@ -25,6 +27,14 @@ def default_spec(root: pathlib.Path, args: list) -> dict:
 def binary() -> str:
     """containerd-shim-<name>-<version> of the runtime under test."""
     return "containerd-shim-" + "-".join(RUNTIME.split(".")[-2:])
+
+
+def wait_for(name: str, timeout: float):
+    """Waits for a container of containerd, but asks its shim, not containerd: (code, message, exit status)."""
+    address = (BUNDLES / name / "address").read_text().strip().removeprefix("unix://")
+    with contextlib.closing(ttrpc.Client(address, timeout)) as client:
+        code, message, reply = client.call(SERVICE, "Wait", {1: name})
+    return code, message, reply.get(1, 0)
 
 
 class Shim:

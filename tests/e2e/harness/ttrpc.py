@@ -59,6 +59,7 @@ def decode(data: bytes) -> dict:
 
 class Client:
     def __init__(self, path: str, timeout=60):
+        self.timeout = timeout
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(timeout)
         self.socket.connect(path)
@@ -66,7 +67,7 @@ class Client:
 
     def call(self, service: str, method: str, fields: dict):
         """(code, message, reply): code 0 is success, as in google.rpc.Code."""
-        request = encode({1: service, 2: method, 3: encode(fields), 4: int(60e9)})
+        request = encode({1: service, 2: method, 3: encode(fields), 4: int(self.timeout * 1e9)})
         self.socket.sendall(struct.pack(">IIBB", len(request), self.stream, 1, 0) + request)
         self.stream += 2
         length, _, kind, _ = struct.unpack(">IIBB", self._exactly(10))
