@@ -230,6 +230,15 @@ def test_guest_exec_is_outside_of_every_container(container):
 
 
 @pytest.mark.wyvern_only
+def test_agent_is_small(container):
+    """Resident at most 4 MiB, its program included."""
+    assert container.exec("true").returncode == 0
+    status = guest(container, "cat", "/proc/1/status").stdout.decode()
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert int(fields["VmRSS"].removesuffix(" kB")) <= 4096, status
+
+
+@pytest.mark.wyvern_only
 def test_guest_exec_streams_and_exit_codes(container):
     done = guest(container, "sh", "-c", "echo out; echo err >&2; exit 7")
     assert (done.returncode, done.stdout, done.stderr) == (7, b"out\n", b"err\n")

@@ -107,6 +107,12 @@ def test_cpus_and_memory():
     assert count == b"2" and 400 << 10 < int(kib) <= 512 << 10
 
 
+def test_eight_cpus():
+    """The most that a sandbox can have, also on a host with fewer."""
+    done = run_wyvern("sh", "-c", "nproc; grep -c ^processor /proc/cpuinfo", flags=["--cpus", "8"], timeout=200)
+    assert done.stdout.split() == [b"8", b"8"], done.stderr.decode()
+
+
 def test_environment_volume_cwd_user(scratch):
     scratch.chmod(0o755)  # the user in the container is not root
     (scratch / "f").write_text("hello")
