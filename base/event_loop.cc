@@ -1,6 +1,5 @@
 #include "base/event_loop.h"
 
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -22,10 +21,6 @@ struct EventLoop::Source {
 namespace {
 
 constexpr uint64_t kWakeToken = 0;
-
-uint64_t CurrentThread() {
-  return static_cast<uint64_t>(syscall(SYS_gettid));
-}
 
 }  // namespace
 
@@ -113,7 +108,7 @@ void EventLoop::Stop() {
 }
 
 bool EventLoop::OnLoopThread() const {
-  return thread_.load() == CurrentThread();
+  return thread_.load() == std::this_thread::get_id();
 }
 
 int EventLoop::TimeoutUntilNextTimer(std::chrono::milliseconds limit) const {
@@ -148,7 +143,7 @@ void EventLoop::RunPosted() {
 }
 
 Result<> EventLoop::RunOnce(std::chrono::milliseconds timeout) {
-  thread_.store(CurrentThread());
+  thread_.store(std::this_thread::get_id());
   std::array<epoll_event, 64> events{};
   const int count = epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()),
                                TimeoutUntilNextTimer(timeout));

@@ -16,6 +16,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <thread>
 #include <vector>
 
 #include "base/event_fd.h"
@@ -72,7 +73,7 @@ class EventLoop {
   std::mutex mu_;
   std::vector<Task> posted_;  // guarded by mu_
   std::atomic<bool> stop_{false};
-  std::atomic<uint64_t> thread_{0};
+  std::atomic<std::thread::id> thread_;
 };
 
 }  // namespace wyvern
