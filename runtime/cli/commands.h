@@ -28,6 +28,7 @@ struct SandboxRef {
 
 Result<int> Ps(bool json);
 Result<int> Logs(const SandboxRef& sandbox);
+Result<int> Timeline(const SandboxRef& sandbox);  // JSON, as `run --timeline` writes it
 
 // The command's exit code, as Run.
 Result<int> Exec(const ExecOptions& options);

@@ -64,6 +64,21 @@ Result<int> Logs(const SandboxRef& sandbox) {
   return 0;
 }
 
+Result<int> Timeline(const SandboxRef& sandbox) {
+  WV_TRY(const std::string directory, StateDirectory());
+  WV_TRY(const FoundContainer found, FindContainer(directory, sandbox.id));
+  WV_TRY(const auto timeline,
+         (found.sandbox.client->Call<control::v1::Empty, control::v1::TimelineResponse>(
+             kControlService, "Timeline", {}, {.timeout = kQueryTimeout})));
+  nlohmann::json points = nlohmann::json::array();
+  for (const auto& point : timeline.points()) {
+    points.push_back(
+        {{"name", point.name()}, {"start_ns", point.start_ns()}, {"end_ns", point.end_ns()}});
+  }
+  fmt::print("{}\n", points.dump(1));
+  return 0;
+}
+
 Result<int> ShowConfig(const ConfigOptions& options) {
   if (!options.effective) {
     fmt::print("{}", runtime::DefaultYaml());

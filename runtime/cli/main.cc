@@ -99,6 +99,13 @@ void AddInspection(CLI::App& app, std::function<Result<int>()>& action) {
   logs->footer("Example:\n  wyvern logs web");
   logs->callback([sandbox, &action] { action = [sandbox] { return cli::Logs(*sandbox); }; });
 
+  auto* timeline = app.add_subcommand(
+      "timeline", "Prints how long each step of a sandbox's start took, as JSON");
+  timeline->add_option("id", sandbox->id, "sandbox, as `wyvern ps` prints it")->required();
+  timeline->footer("Example:\n  wyvern timeline web");
+  timeline->callback(
+      [sandbox, &action] { action = [sandbox] { return cli::Timeline(*sandbox); }; });
+
   auto* config =
       app.add_subcommand("config", "Prints the default configuration, or the one in effect");
   auto options = std::make_shared<cli::ConfigOptions>();

@@ -46,6 +46,8 @@ struct SandboxOptions {
   std::string id;
   std::string bundle;  // config.json is read from here
   std::shared_ptr<const Config> config;
+  // When our caller was asked for the sandbox: the timeline begins there, with the span "shim". Unset: it begins with Start.
+  std::optional<std::chrono::steady_clock::time_point> asked_at = {};
 };
 
 struct IoWanted {
@@ -101,7 +103,7 @@ struct ContainerStats {  // cgroup v2, guest figures joined with the anchor's cg
   uint64_t pids_current = 0, pids_limit = 0;
 };
 
-struct TimelinePoint {  // host CLOCK_MONOTONIC, ns since Sandbox::Start began
+struct TimelinePoint {  // host CLOCK_MONOTONIC, ns since `asked_at`, or since Sandbox::Start began
   std::string
       name;  // "vmm-exec", "vmm-ready", "kernel", "agent", "container-create", "crun-start", …
   int64_t start_ns = 0;

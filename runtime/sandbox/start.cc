@@ -71,7 +71,10 @@ Result<std::unique_ptr<Sandbox>> StartSandbox(SandboxOptions options, Backend ba
 }
 
 SandboxImpl::SandboxImpl(SandboxOptions options, Backend backend)
-    : options_(std::move(options)), backend_(std::move(backend)), config_(*options_.config) {}
+    : options_(std::move(options)),
+      backend_(std::move(backend)),
+      config_(*options_.config),
+      timeline_(options_.asked_at) {}
 
 Result<> SandboxImpl::Start() {
   WV_TRY_VOID(oci::CheckId(options_.id));

@@ -1,9 +1,11 @@
-// sandbox/timeline.h — named spans of a start, in ns since it began. Threads: any.
+// sandbox/timeline.h — named spans of a start, in ns since it was asked for. Threads: any.
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,10 +16,19 @@ namespace wyvern::runtime {
 
 class TimelineRecorder {
  public:
-  TimelineRecorder() : zero_(Monotonic()) {}
+  using Clock = std::chrono::steady_clock;
 
-  // ns since construction
-  int64_t Now() const { return Monotonic() - zero_; }
+  // Zero is when the sandbox was asked for, or now.
+  explicit TimelineRecorder(std::optional<Clock::time_point> asked_at = {})
+      : zero_(asked_at.value_or(Clock::now())) {
+    if (asked_at.has_value()) {
+      Add("shim", 0);
+    }
+  }
+
+  int64_t Now() const {
+    return std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - zero_).count();
+  }
 
   // From `start_ns` until now.
   void Add(std::string name, int64_t start_ns) { Add(std::move(name), start_ns, Now()); }
@@ -56,13 +67,7 @@ class TimelineRecorder {
  private:
   static constexpr size_t kMaxPoints = 64;
 
-  static int64_t Monotonic() {
-    return std::chrono::duration_cast<std::chrono::nanoseconds>(
-               std::chrono::steady_clock::now().time_since_epoch())
-        .count();
-  }
-
-  const int64_t zero_;
+  const Clock::time_point zero_;
   mutable std::mutex mu_;
   std::vector<TimelinePoint> points_;
 };

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "bootstrap/bundle.h"
+#include "bootstrap/start.h"
 #include "config/config.h"
 #include "sandbox/sandbox.h"
 #include "server/serve.h"
@@ -22,6 +23,7 @@ Result<std::unique_ptr<wyvern::runtime::Sandbox>> StartSandbox(
   options.ns = request.ns;
   options.id = request.id;
   options.bundle = request.bundle;
+  options.asked_at = wyvern::shim::AskedAt();
   WV_TRY_CONTEXT(options.config, wyvern::runtime::LoadConfig(sources), "configuration");
   return wyvern::runtime::Sandbox::Start(std::move(options));
 }

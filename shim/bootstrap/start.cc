@@ -6,7 +6,9 @@
 #include <unistd.h>
 
 #include <array>
+#include <charconv>
 #include <chrono>
+#include <cstdlib>
 
 #include "base/cleanup.h"
 #include "base/fd.h"
@@ -23,6 +25,7 @@ namespace {
 constexpr char kReady = '+';
 constexpr std::chrono::milliseconds kReadyPatience{5000};
 constexpr size_t kMaxFailureText = 4096;
+constexpr char kAskedAtEnv[] = "WYVERN_SHIM_ASKED_AT";  // steady_clock's ticks
 
 void SetEnv(std::vector<std::string>& env, const std::string& key, const std::string& value) {
   std::erase_if(env, [&](const std::string& entry) { return entry.starts_with(key + "="); });
@@ -79,6 +82,7 @@ Result<> SpawnServer(const Args& args, const StartEnvironment& environment, cons
   if (!input.ttrpc_address.empty()) {
     SetEnv(spawn.env, "TTRPC_ADDRESS", input.ttrpc_address);
   }
+  SetEnv(spawn.env, kAskedAtEnv, std::to_string(environment.asked_at.time_since_epoch().count()));
   spawn.fds = {{2, log}, {kServeListenerFd, listener}, {kServeReadyFd, ready.write}};
   spawn.cwd = environment.bundle;
   spawn.new_session = true;
@@ -116,6 +120,22 @@ Result<std::string> RunStart(const Args& args, const StartEnvironment& environme
   }
   undo.Cancel();
   return EncodeStartAnswer(input.dialect, address);
+}
+
+std::optional<std::chrono::steady_clock::time_point> AskedAt() {
+  using Clock = std::chrono::steady_clock;
+  const char* text = getenv(kAskedAtEnv);
+  Clock::rep ticks = 0;
+  if (text == nullptr) {
+    return {};
+  }
+  const std::string_view digits(text);
+  const auto [end, error] = std::from_chars(digits.begin(), digits.end(), ticks);
+  const Clock::time_point at{Clock::duration(ticks)};
+  if (error != std::errc() || end != digits.end() || at > Clock::now()) {
+    return {};
+  }
+  return at;
 }
 
 void ReportReady(const std::string& failure) {

@@ -4,6 +4,8 @@
 // Errors:  everything made so far is undone; the message goes to stderr, which containerd shows to the user.
 #pragma once
 
+#include <chrono>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,10 +23,14 @@ struct StartEnvironment {
   std::string self;              // the program to run as server
   std::vector<std::string> env;  // ours, "K=V"
   std::string socket_dir;        // when stdin names none
+  std::chrono::steady_clock::time_point asked_at = std::chrono::steady_clock::now();
 };
 
 // What to print.
 Result<std::string> RunStart(const Args& args, const StartEnvironment& environment);
+
+// The server's: when containerd ran the `start` that made us; none without it.
+std::optional<std::chrono::steady_clock::time_point> AskedAt();
 
 // The server's side of the ready pipe: an empty text means ready, anything else is why it is not.
 void ReportReady(const std::string& failure);

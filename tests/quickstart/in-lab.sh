@@ -16,7 +16,8 @@ forwarded=$?
   echo "host (lab) kernel:     $(uname -r)"
   echo "exit code asked for 7: $forwarded"
 } >"$OUT/summary.txt"
-wyvern run --timeline "$OUT/timeline.json" /opt/images/busybox -- true
+ctr run -d --runtime io.containerd.wyvern.v2 "$image" "$id-start" sleep 60 && wyvern timeline "$id-start" >"$OUT/timeline.json"
 code=$?
+ctr task rm -f "$id-start" && ctr container rm "$id-start"
 cat "$OUT/summary.txt"
 [ $code = 0 ] && [ $forwarded = 7 ]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """timeline.py FILE.json [--svg FILE.svg] — the start of a sandbox as text (and as a picture).
 
-FILE.json is what `wyvern run --timeline` writes: a list of {"name", "start_ns", "end_ns"}, ns since the start began.
+FILE.json is what `wyvern timeline` prints: a list of {"name", "start_ns", "end_ns"}, ns since the start began.
 """
 import argparse
 import json
