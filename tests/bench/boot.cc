@@ -121,7 +121,8 @@ Result<UniqueFd> Guest::BackEnd() {
   WV_TRY(auto spawned, runtime::FileServerProcess::Spawn(machine));
   fs_ = std::move(spawned.first);
   WV_TRY(const UniqueFd tree, runtime::CloneTree(options_.export_directory, {.recursive = true}));
-  WV_TRY_VOID(fs_->Attach("x", tree, {}));
+  // As the root of a container; the peer is told the same.
+  WV_TRY_VOID(fs_->Attach("x", tree, {.cache = std::chrono::seconds(1)}));
   return std::move(spawned.second);
 }
 

@@ -122,7 +122,7 @@ def virtiofsd(directory):
     """Debian's file server on a socket; one connection."""
     with tempfile.TemporaryDirectory() as tmp:
         path = f"{tmp}/fs.sock"
-        process = subprocess.Popen([VIRTIOFSD, "--socket-path", path, "--shared-dir", str(directory), "--cache", "never",
+        process = subprocess.Popen([VIRTIOFSD, "--socket-path", path, "--shared-dir", str(directory), "--cache", "auto",
                                     "--sandbox", "chroot", "--thread-pool-size", "1", "--log-level", "error"])
         try:
             while not os.path.exists(path):

@@ -230,9 +230,9 @@ def profile(title, smaps):
 
 def stdio():
     def rate(runtime, mib=128):
-        _, err = ctr_run(runtime, "dd", "if=/dev/zero", "bs=64k", f"count={mib * 16}")
-        match = re.search(r"copied, ([0-9.]+) seconds", err)
-        return mib / float(match[1])
+        _, err = ctr_run(runtime, "time", "dd", "if=/dev/zero", "bs=64k", f"count={mib * 16}")
+        match = re.search(r"^real\s+(\d+)m ([0-9.]+)s", err, re.M)
+        return mib / (int(match[1]) * 60 + float(match[2]))
     a, b = pairs(lambda: rate(WYVERN), lambda: rate(RUNC))
     keep("stdio", ours=a, peer=b)
 
