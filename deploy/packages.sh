@@ -1,15 +1,16 @@
 #!/bin/bash
-# deploy/packages.sh GROUP… — installs the Debian packages of the named groups (bench, build, guest, lab, test) if any is missing.
+# deploy/packages.sh GROUP… — installs the Debian packages of the named groups (bench, build, guest, host, lab, test) if any is missing.
 # The one list of what a fresh Debian 12 needs; ARCHITECTURE.md gives each library its reason.
 set -euo pipefail
 
 build=(g++ cmake ninja-build ccache pkg-config git
   libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc
-  libexpected-dev libspdlog-dev libfmt-dev libcli11-dev nlohmann-json3-dev libyaml-cpp-dev
-  libseccomp-dev liburing-dev libcap-ng-dev libarchive-dev libdbus-1-dev
+  libexpected-dev libfmt-dev libcli11-dev nlohmann-json3-dev libyaml-cpp-dev
+  libseccomp-dev liburing-dev libarchive-dev
   libssl-dev zlib1g-dev libzstd-dev liblz4-dev liblzma-dev libbz2-dev libacl1-dev nettle-dev)
 guest=(linux-source-6.12 gcc make bc bison flex libelf-dev libssl-dev dwarves xz-utils kmod cpio rsync python3
   erofs-utils busybox-static ccache)
+host=(containerd runc)
 bench=(libbenchmark-dev libgtest-dev libgmock-dev python3 binutils)
 lab=(mmdebstrap e2fsprogs cpio kmod tar python3 busybox-static erofs-utils zstd xz-utils)
 tests=(qemu-system-x86 qemu-system-common clang-16 clang-tidy-16 clang-format-16 libclang-rt-16-dev libgtest-dev libgmock-dev libbenchmark-dev
@@ -21,9 +22,10 @@ for group in "$@"; do
     bench) wanted+=("${bench[@]}") ;;
     build) wanted+=("${build[@]}") ;;
     guest) wanted+=("${guest[@]}") ;;
+    host) wanted+=("${host[@]}") ;;
     lab) wanted+=("${lab[@]}") ;;
     test) wanted+=("${tests[@]}") ;;
-    *) echo "packages.sh: unknown group '$group' (bench, build, guest, lab, test)" >&2; exit 2 ;;
+    *) echo "packages.sh: unknown group '$group' (bench, build, guest, host, lab, test)" >&2; exit 2 ;;
   esac
 done
 

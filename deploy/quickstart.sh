@@ -61,28 +61,35 @@ guest() {
   deploy/guest/build-image.sh --agent build/release/bin/wyvern-agent
 }
 
+install_here() {
+  ./deploy/packages.sh host
+  ./deploy/install.sh
+  tests/lab/lab images --oci
+  ctr version >/dev/null 2>&1 || systemctl start containerd
+}
+
+out=$logs/out
+rm -rf "$out"
+mkdir -p "$out"
 step "packages" ./deploy/packages.sh build guest lab
 step "build Wyvern (release, static)" build
 step "guest kernel and image" guest
 
 verdict=$(build/release/bin/wyvern check --kvm-only 2>&1) && usable=yes || usable=no
 if [ $where = auto ]; then
-  if [ $usable = yes ] && command -v containerd >/dev/null; then where=host; else where=lab; fi
+  [ $usable = yes ] && where=host || where=lab
 fi
 echo "      KVM here: $verdict"
 if [ $where = lab ]; then
   echo "      so the container runs in the lab: a machine whose virtualization QEMU emulates, with the real KVM inside"
   step "lab images" tests/lab/lab images
-  out=$logs/out
-  mkdir -p "$out"
   step "container in a microVM, through containerd" tests/lab/lab run --build build/release --share-out "$out" -- \
-    /opt/wyvern/tests/quickstart/in-lab.sh
+    /opt/wyvern/tests/quickstart/container.sh /opt/images/busybox.tar
 else
   echo "      so the container runs on this host"
-  step "install" ./deploy/install.sh
-  out=$logs/out
-  mkdir -p "$out"
-  step "container in a microVM, through containerd" env OUT="$out" tests/quickstart/in-lab.sh
+  step "install, containerd running" install_here
+  step "container in a microVM, through containerd" env OUT="$out" tests/quickstart/container.sh \
+    "$(tests/lab/lab images --oci)/busybox.tar"
 fi
 step "timeline" python3 tests/quickstart/timeline.py "$out/timeline.json" ${timeline:+--svg "$timeline"}
 echo
