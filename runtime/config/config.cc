@@ -8,6 +8,7 @@
 #include "base/check.h"
 #include "base/fd.h"
 #include "config/keys.h"
+#include "config/toml.h"
 #include "config/yaml.h"
 
 namespace wyvern::runtime {
@@ -35,7 +36,7 @@ RawValue ParseFallback(std::string_view text) {
     raw.text = text;
     return raw;
   }
-  raw.is_list = true;
+  raw.type = RawType::kList;
   std::string item;
   for (const char c : text.substr(1)) {
     if (c == ',' || c == ']') {
@@ -50,10 +51,9 @@ RawValue ParseFallback(std::string_view text) {
   return raw;
 }
 
-Result<> ApplyYaml(Config& config, std::string_view text, const std::string& name,
-                   bool from_options) {
-  WV_TRY(const std::vector<YamlEntry> entries, ParseYaml(text, name));
-  for (const YamlEntry& entry : entries) {
+Result<> ApplyEntries(Config& config, const std::vector<ConfigEntry>& entries,
+                      const std::string& name, bool from_options) {
+  for (const ConfigEntry& entry : entries) {
     const Key* key = FindKey(entry.key);
     const std::string place = fmt::format("{}:{}", name, entry.line);
     if (from_options && key->system_only) {
@@ -67,14 +67,15 @@ Result<> ApplyYaml(Config& config, std::string_view text, const std::string& nam
 }
 
 Result<> ApplyFile(Config& config, const std::string& path, bool must_exist, bool from_options) {
-  auto text = ReadFile(path, kMaxYamlBytes);
+  auto text = ReadFile(path, kMaxDocumentBytes);
   if (!text.has_value()) {
     if (text.error().code() == Code::kNotFound && !must_exist) {
       return {};
     }
     return tl::unexpected(std::move(text).error().WithContext("configuration"));
   }
-  return ApplyYaml(config, *text, path, from_options);
+  WV_TRY(const std::vector<ConfigEntry> entries, ParseYaml(*text, path));
+  return ApplyEntries(config, entries, path, from_options);
 }
 
 Result<> ApplyDirectory(Config& config, const std::string& directory) {
@@ -173,7 +174,9 @@ Result<std::shared_ptr<const Config>> LoadConfig(const ConfigSources& sources) {
         ApplyFile(*config, sources.options_path, /*must_exist=*/true, /*from_options=*/true));
   }
   if (!sources.options_body.empty()) {
-    WV_TRY_VOID(ApplyYaml(*config, sources.options_body, "runtime options", /*from_options=*/true));
+    static constexpr char kName[] = "runtime options";
+    WV_TRY(const std::vector<ConfigEntry> entries, ParseToml(sources.options_body, kName));
+    WV_TRY_VOID(ApplyEntries(*config, entries, kName, /*from_options=*/true));
   }
   for (const auto& [name, value] : sources.annotations) {
     WV_TRY_VOID(ApplyAnnotation(*config, name, value));
@@ -198,8 +201,8 @@ std::string DefaultYaml() {
   std::string out =
       "# /etc/wyvern/wyvern.yaml: every key with its default. Files in /etc/wyvern/conf.d/*.yaml "
       "come after it, then the runtime options\n"
-      "# of containerd (ConfigPath), then annotations io.wyvern.<key> that annotations.allow "
-      "lists. Unknown keys are errors.\n";
+      "# of containerd (ConfigPath: a file like this one; or the same keys in its TOML), then "
+      "annotations io.wyvern.<key> that\n# annotations.allow lists. Unknown keys are errors.\n";
   std::vector<std::string> open;
   const Config config = BuiltInConfig();
   for (const Key& key : Keys()) {

@@ -34,6 +34,12 @@ class ConfigTest : public testing::Test {
     return config.has_value() ? "(loaded)" : config.error().message();
   }
 
+  std::string BodyError(std::string_view toml) {
+    sources_.options_body = toml;
+    auto config = LoadConfig(sources_);
+    return config.has_value() ? "(loaded)" : config.error().message();
+  }
+
   std::string dir_;
   ConfigSources sources_;
 };
@@ -133,11 +139,44 @@ TEST_F(ConfigTest, KataAnnotationsAreUnderstood) {
 }
 
 TEST_F(ConfigTest, OptionsCannotMoveTheStateDirectory) {
-  sources_.options_body = "state_dir: /tmp/x\n";
-  auto config = LoadConfig(sources_);
-  ASSERT_FALSE(config.has_value());
-  EXPECT_THAT(config.error().message(),
+  EXPECT_THAT(BodyError("state_dir = '/tmp/x'\n"),
               HasSubstr("runtime options:1: state_dir: can only be set below /etc/wyvern"));
+  EXPECT_THAT(BodyError("[annotations]\nallow = ['sandbox.kernel']\n"),
+              HasSubstr("runtime options:2: annotations.allow: can only be set below"));
+}
+
+TEST_F(ConfigTest, WrongTypesInOptionsNameTheLine) {
+  EXPECT_THAT(BodyError("\n[sandbox]\nvcpus = '2'\n"),
+              HasSubstr("runtime options:3: sandbox.vcpus: must be an integer"));
+  EXPECT_THAT(BodyError("[sandbox]\nvcpus = true\n"), HasSubstr("must be an integer"));
+  EXPECT_THAT(BodyError("[sandbox]\nvcpus = -1\n"), HasSubstr("'-1' is not a whole number"));
+  EXPECT_THAT(BodyError("[sandbox]\nvcpus = 9\n"), HasSubstr("9 is not in 1..8"));
+  EXPECT_THAT(BodyError("[sandbox]\nvcpus = ['1']\n"), HasSubstr("must be one value"));
+  EXPECT_THAT(BodyError("[sandbox]\nmemory = false\n"), HasSubstr("must be a string or an"));
+  EXPECT_THAT(BodyError("[sandbox]\nmemory = -9223372036854775808\n"), HasSubstr("must be like"));
+  EXPECT_THAT(BodyError("[sandbox]\nkernel_cmdline = 5\n"), HasSubstr("must be a string"));
+  EXPECT_THAT(BodyError("[sandbox]\nkernel_cmdline = \"a\\u0000b\"\n"),
+              HasSubstr("without control characters"));
+  EXPECT_THAT(BodyError("[sandbox]\nkernel = 5\n"), HasSubstr("must be an absolute path"));
+  EXPECT_THAT(BodyError("[sandbox]\ninitrd = false\n"), HasSubstr("must be an absolute path"));
+  EXPECT_THAT(BodyError("[guest]\ndebug_exec = 'true'\n"), HasSubstr("must be true or false"));
+  EXPECT_THAT(BodyError("[timeouts]\nboot = 5\n"), HasSubstr("must be like 500ms"));
+  EXPECT_THAT(BodyError("[log]\nlevel = true\n"), HasSubstr("must be debug"));
+}
+
+TEST_F(ConfigTest, OptionsComeAfterFilesAndBeforeAnnotations) {
+  ASSERT_TRUE(WriteFile(sources_.file, "sandbox: {vcpus: 2, memory: 128MiB}\n").has_value());
+  ASSERT_TRUE(WriteFile(dir_ + "/options.yaml", "sandbox: {memory: 192MiB}\n").has_value());
+  sources_.options_path = dir_ + "/options.yaml";
+  sources_.options_body =
+      "TypeUrl = 'x'\n[sandbox]\nvcpus = 3\nmemory = 268435456\n[guest]\ndebug_exec = false\n";
+  sources_.annotations = {{"io.wyvern.vcpus", "4"}};
+  auto config = LoadConfig(sources_);
+  ASSERT_TRUE(config.has_value()) << config.error().message();
+  EXPECT_EQ((*config)->sandbox.vcpus, 4U);
+  EXPECT_EQ((*config)->sandbox.memory, 256U << 20U);
+  EXPECT_FALSE((*config)->guest.debug_exec);
+  EXPECT_THAT(EffectiveYaml(**config), HasSubstr("memory: 256MiB  # runtime options:4"));
 }
 
 TEST_F(ConfigTest, MissingOptionsFileIsError) {

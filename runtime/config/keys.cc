@@ -16,9 +16,16 @@ namespace {
 template <typename T>
 using Ref = std::function<T&(Config&)>;
 
-Result<std::string> Scalar(const RawValue& raw) {
-  if (raw.is_list) {
+// The text of one value that is a word, or a string or integer where these are meant.
+Result<std::string> Scalar(const RawValue& raw, bool string, bool integer) {
+  if (raw.type == RawType::kList) {
     return Fail(Code::kInvalidArgument, "must be one value, not a list");
+  }
+  if (raw.type == RawType::kBoolean || (raw.type == RawType::kString && !string) ||
+      (raw.type == RawType::kInteger && !integer)) {
+    return Fail(Code::kInvalidArgument, !string    ? "must be an integer"
+                                        : !integer ? "must be a string"
+                                                   : "must be a string or an integer");
   }
   return raw.text;
 }
@@ -92,7 +99,7 @@ Key Count(std::string_view name, std::string_view fallback, std::string_view doc
       doc,
       false,
       [=](Config& config, const RawValue& raw) -> Result<> {
-        WV_TRY(const std::string text, Scalar(raw));
+        WV_TRY(const std::string text, Scalar(raw, /*string=*/false, /*integer=*/true));
         WV_TRY(const uint64_t value, ParseNumber(text));
         if (value < low || value > high) {
           return Fail(Code::kInvalidArgument, fmt::format("{} is not in {}..{}", value, low, high));
@@ -110,7 +117,7 @@ Key Size(std::string_view name, std::string_view fallback, std::string_view doc,
           doc,
           false,
           [=](Config& config, const RawValue& raw) -> Result<> {
-            WV_TRY(const std::string text, Scalar(raw));
+            WV_TRY(const std::string text, Scalar(raw, /*string=*/true, /*integer=*/true));
             WV_TRY(const uint64_t value, ParseSize(text));
             if (value < low || value % granule != 0) {
               return Fail(Code::kInvalidArgument,
@@ -130,7 +137,7 @@ Key Duration(std::string_view name, std::string_view fallback, std::string_view 
           doc,
           false,
           [=](Config& config, const RawValue& raw) -> Result<> {
-            WV_TRY(const std::string text, Scalar(raw));
+            WV_TRY(const std::string text, Scalar(raw, /*string=*/true, /*integer=*/true));
             WV_TRY(ref(config), ParseDuration(text));
             return {};
           },
@@ -144,7 +151,7 @@ Key Text(std::string_view name, std::string_view fallback, std::string_view doc,
           doc,
           false,
           [=](Config& config, const RawValue& raw) -> Result<> {
-            WV_TRY(std::string text, Scalar(raw));
+            WV_TRY(std::string text, Scalar(raw, /*string=*/true, /*integer=*/false));
             if (std::ranges::any_of(text,
                                     [](char c) { return static_cast<unsigned char>(c) < 0x20; })) {
               return Fail(Code::kInvalidArgument, "must be one line without control characters");
@@ -161,7 +168,8 @@ Key Path(std::string_view name, std::string_view fallback, std::string_view doc,
   key.system_only = system_only;
   key.set = [set = key.set, optional = fallback.empty()](Config& config,
                                                          const RawValue& raw) -> Result<> {
-    if (!raw.text.starts_with('/') && !(optional && raw.text.empty() && !raw.is_list)) {
+    if (!raw.text.starts_with('/') &&
+        !(optional && raw.text.empty() && raw.type != RawType::kList)) {
       return Fail(Code::kInvalidArgument, "must be an absolute path");
     }
     return set(config, raw);
@@ -190,7 +198,8 @@ Key Flag(std::string_view name, std::string_view fallback, std::string_view doc,
           doc,
           false,
           [=](Config& config, const RawValue& raw) -> Result<> {
-            if (raw.is_list || (raw.text != "true" && raw.text != "false")) {
+            if ((raw.type != RawType::kWord && raw.type != RawType::kBoolean) ||
+                (raw.text != "true" && raw.text != "false")) {
               return Fail(Code::kInvalidArgument, "must be true or false");
             }
             ref(config) = raw.text == "true";
@@ -208,7 +217,7 @@ Key KeyList(std::string_view name, std::string_view fallback, std::string_view d
           doc,
           true,
           [=](Config& config, const RawValue& raw) -> Result<> {
-            if (!raw.is_list) {
+            if (raw.type != RawType::kList) {
               return Fail(Code::kInvalidArgument, "must be a list");
             }
             for (const std::string& item : raw.items) {

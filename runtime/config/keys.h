@@ -11,12 +11,24 @@
 
 namespace wyvern::runtime {
 
-// A value as a file or an annotation gives it.
+// kWord: YAML and annotations, where only the key tells what a value is. The others: TOML, which tells itself, and must agree.
+enum class RawType : uint8_t { kWord, kString, kInteger, kBoolean, kList };
+
+// A value as a document or an annotation gives it.
 struct RawValue {
-  bool is_list = false;
+  RawType type = RawType::kWord;
   std::string text;
-  std::vector<std::string> items;
+  std::vector<std::string> items;  // kList
 };
+
+// A line of a document: one of Keys() with its value.
+struct ConfigEntry {
+  std::string key;
+  RawValue value;
+  int line = 0;  // from 1
+};
+
+inline constexpr size_t kMaxDocumentBytes = 64U << 10U;
 
 struct Key {
   std::string_view name;      // "sandbox.vcpus"

@@ -8,9 +8,9 @@
 namespace wyvern::runtime {
 namespace {
 
-class Reader {
+class YamlReader {
  public:
-  explicit Reader(std::string_view name) : name_(name) {}
+  explicit YamlReader(std::string_view name) : name_(name) {}
 
   // Recursion is bounded by the key table: only sections of it are entered.
   Result<> ReadMap(const YAML::Node& map, const std::string& prefix) {
@@ -25,7 +25,7 @@ class Reader {
     return {};
   }
 
-  std::vector<YamlEntry> Take() { return std::move(entries_); }
+  std::vector<ConfigEntry> Take() { return std::move(entries_); }
 
  private:
   static int LineOf(const YAML::Node& node) { return node.Mark().line + 1; }
@@ -47,12 +47,12 @@ class Reader {
     if (FindKey(key) == nullptr) {
       return At(name, key, "unknown key");
     }
-    if (std::ranges::find(entries_, key, &YamlEntry::key) != entries_.end()) {
+    if (std::ranges::find(entries_, key, &ConfigEntry::key) != entries_.end()) {
       return At(name, key, "given twice");
     }
-    YamlEntry entry{key, {}, LineOf(name)};
+    ConfigEntry entry{key, {}, LineOf(name)};
     if (value.IsSequence()) {
-      entry.value.is_list = true;
+      entry.value.type = RawType::kList;
       for (const YAML::Node& item : value) {
         if (!item.IsScalar()) {
           return At(name, key, "must be a list of words");
@@ -69,25 +69,25 @@ class Reader {
   }
 
   std::string name_;
-  std::vector<YamlEntry> entries_;
+  std::vector<ConfigEntry> entries_;
 };
 
 }  // namespace
 
-Result<std::vector<YamlEntry>> ParseYaml(std::string_view text, std::string_view name) {
-  if (text.size() > kMaxYamlBytes) {
+Result<std::vector<ConfigEntry>> ParseYaml(std::string_view text, std::string_view name) {
+  if (text.size() > kMaxDocumentBytes) {
     return Fail(Code::kInvalidArgument,
-                fmt::format("{}: larger than {} bytes", name, kMaxYamlBytes));
+                fmt::format("{}: larger than {} bytes", name, kMaxDocumentBytes));
   }
   try {
     const YAML::Node root = YAML::Load(std::string(text));
     if (root.IsNull() || !root.IsDefined()) {
-      return std::vector<YamlEntry>();
+      return std::vector<ConfigEntry>();
     }
     if (!root.IsMap()) {
       return Fail(Code::kInvalidArgument, fmt::format("{}:1: must be a map of keys", name));
     }
-    Reader reader(name);
+    YamlReader reader(name);
     WV_TRY_VOID(reader.ReadMap(root, ""));
     return reader.Take();
   } catch (const YAML::Exception& e) {

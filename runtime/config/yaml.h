@@ -1,7 +1,6 @@
 // config/yaml.h — a yaml document as a flat list of keys, each with its line. Internal to config/; yaml-cpp's exceptions end in yaml.cc.
 #pragma once
 
-#include <string>
 #include <string_view>
 #include <vector>
 
@@ -10,15 +9,7 @@
 
 namespace wyvern::runtime {
 
-struct YamlEntry {
-  std::string key;
-  RawValue value;
-  int line = 0;  // from 1
-};
-
-inline constexpr size_t kMaxYamlBytes = 64U << 10U;
-
 // `name` stands in messages: "<name>:<line>: …". Every entry's key is one of Keys(); anything else is an error.
-Result<std::vector<YamlEntry>> ParseYaml(std::string_view text, std::string_view name);
+Result<std::vector<ConfigEntry>> ParseYaml(std::string_view text, std::string_view name);
 
 }  // namespace wyvern::runtime

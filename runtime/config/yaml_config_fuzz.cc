@@ -15,7 +15,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     return 0;
   }
   Config config = BuiltInConfig();
-  for (const YamlEntry& entry : *entries) {
+  for (const ConfigEntry& entry : *entries) {
     WV_CHECK(FindKey(entry.key) != nullptr);
     static_cast<void>(FindKey(entry.key)->set(config, entry.value));
   }
