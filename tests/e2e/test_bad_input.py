@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from harness.ctr import BUSYBOX, RUNTIME, call, ctr, run, run_argv, unique
+from harness.shim import Shim, default_spec
 
 LAYOUT = "/opt/images/busybox"
 CONF_D = pathlib.Path("/etc/wyvern/conf.d")
@@ -231,6 +232,24 @@ def test_unknown_runtime_option_file():
     if RUNTIME != "io.containerd.wyvern.v2":
         pytest.skip("runc reads no such file")
     assert done.returncode != 0 and b"/no/such/file.yaml" in done.stderr
+
+
+@pytest.mark.wyvern_only
+@pytest.mark.parametrize("options, says", [
+    ({3: "\n[sandbox]\nvcpu = 1\n"}, "runtime options:3: sandbox.vcpu: unknown key"),
+    ({3: "[sandbox]\nvcpus = '1'\n"}, "runtime options:2: sandbox.vcpus: must be an integer"),
+    ({3: "SystemdCgroup = true\n"}, "runtime options:1: SystemdCgroup: unknown key"),
+    ({3: "state_dir = '/tmp'\n"}, "runtime options:1: state_dir: can only be set below /etc/wyvern"),
+    ({3: "sandbox:\n  vcpus: 1\n"}, "runtime options:1: not toml"),
+    ({3: b"\xff\0"}, "runtime options:1: not toml"),
+    ({1: "io.containerd.runsc.v1.options"}, "TypeUrl"),
+    ({2: "rootfs/etc/options.yaml"}, "ConfigPath is not an absolute path"),
+], ids=["unknown key", "wrong type", "of runc", "system's", "yaml", "bytes", "of another runtime", "relative path"])
+def test_runtime_options_that_are_wrong(scratch, busybox_root, options, says):
+    """Straight to the shim, as the CRI plugin sends a handler's options; ctr can only send a path."""
+    with Shim(scratch / "bundle", default_spec(busybox_root, ["true"])) as shim:
+        code, message = shim.call("Create", shim.create(options))[:2]
+        assert code == 3 and says in message, message
 
 
 @pytest.mark.wyvern_only

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from harness.ctr import wait_until
+from harness.ctr import call, wait_until
 from harness.shim import Shim, default_spec
 
 NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION = 5, 6, 9
@@ -16,6 +16,15 @@ NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION = 5, 6, 9
 def shim(scratch, busybox_root):
     with Shim(scratch / "bundle", default_spec(busybox_root, ["sleep", "1000"])) as it:
         yield it
+
+
+@pytest.mark.wyvern_only
+def test_runtime_options_as_the_cri_plugin_sends_them(shim):
+    body = "TypeUrl = 'io.containerd.wyvern.v2.options'\n\n[sandbox]\nmemory = '320MiB'\nvcpus = 2\n"
+    code, message, _ = shim.call("Create", shim.create({1: "io.containerd.wyvern.v2.options", 3: body}))
+    assert code == 0, message
+    effective = call(["wyvern", "config", "--effective", shim.name]).stdout.decode()
+    assert "vcpus: 2  # runtime options:5" in effective and "memory: 320MiB  # runtime options:4" in effective
 
 
 def test_life_of_a_task(shim):

@@ -96,6 +96,9 @@ class Shim:
     def call(self, method: str, fields: dict, client=None):
         return (client or self.client).call(SERVICE, method, fields)
 
-    def create(self) -> dict:
-        """CreateTaskRequest without stdio; the root file system is the spec's."""
-        return {1: self.name, 2: str(self.bundle)}
+    def create(self, options=None) -> dict:
+        """CreateTaskRequest without stdio; the root file system is the spec's. `options`: the fields of runtimeoptions.v1.Options."""
+        request = {1: self.name, 2: str(self.bundle)}
+        if options is not None:
+            request[10] = ttrpc.encode({1: "runtimeoptions.v1.Options", 2: ttrpc.encode(options)})
+        return request
