@@ -35,12 +35,24 @@ class Collector {
   Result<> first_;
 };
 
-// Only what is below the container's own bundle: the file may be damaged.
+// Only what is below the container's own bundle, wherever symlinks lead: the file may be damaged.
 void UnmountAll(const ContainerRecord& container, Collector& collector) {
+  if (!container.bundle.starts_with('/')) {
+    return;
+  }
+  constexpr std::string_view kName = "rootfs";
+  auto inside = ResolveParent(fmt::format("{}/{}", container.bundle, kName));
+  if (!inside.has_value()) {
+    if (inside.error().code() != Code::kNotFound) {  // else nothing is mounted below it
+      collector.Keep(tl::unexpected(std::move(inside).error()));
+    }
+    return;
+  }
+  inside->resize(inside->size() - kName.size());
   for (auto it = container.mounts.rbegin(); it != container.mounts.rend(); ++it) {
-    if (!container.bundle.empty() && it->starts_with(container.bundle + "/") &&
-        it->find("/../") == std::string::npos) {
-      collector.Keep(UnmountTree(*it));
+    const auto point = ResolveParent(*it);
+    if (point.has_value() && point->starts_with(*inside)) {
+      collector.Keep(UnmountTree(*point));
     }
   }
 }

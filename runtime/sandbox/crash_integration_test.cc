@@ -11,6 +11,7 @@
 
 #include "sandbox/cleanup.h"
 #include "sandbox/testing/sandbox_fixture.h"
+#include "storage/rootfs.h"
 
 namespace wyvern::runtime {
 namespace {
@@ -100,6 +101,33 @@ TEST_F(CrashTest, CleanUpAfterDeathAtEachStep) {
         CleanUpIn({state_dir_, config_->cgroup_root}, "default", "box", bundle).has_value());
   }
   EXPECT_GE(tried, 10);
+}
+
+// As containerd has them when its state directory is below a symlink, /var/run for one.
+TEST_F(CrashTest, CleanUpOfABundleBelowASymlink) {
+  for (const char* name : {"upper", "work"}) {
+    std::filesystem::create_directory(dir_ + "/" + name);
+  }
+  BundleOptions options;
+  options.args = {"sleep", "1000"};
+  options.cgroups_path = "/wyvern-host-" + std::to_string(getpid()) + "/box";
+  MakeBundle("box", options);
+  std::filesystem::create_symlink(dir_, dir_ + "/link");
+  const std::string bundle = dir_ + "/link/bundle-box";
+  const pid_t child = fork();
+  if (child == 0) {
+    LiveUntil(-1, bundle, dir_ + "/steps");
+  }
+  ASSERT_EQ(waitpid(child, nullptr, 0), child);
+  EXPECT_TRUE((*ReadFile(dir_ + "/steps")).ends_with("end\n"));
+  ASSERT_EQ(MountsBelow(dir_)->size(), 1U);
+  const auto cleaned = CleanUpIn({state_dir_, config_->cgroup_root}, "default", "box", bundle);
+  EXPECT_TRUE(cleaned.has_value()) << cleaned.error().message();
+  for (const auto& entry : std::filesystem::directory_iterator("/run/wyvern/share")) {
+    static_cast<void>(umount2(entry.path().c_str(), MNT_DETACH));
+    std::filesystem::remove(entry.path());
+  }
+  EXPECT_EQ(LeftBehind(), "");
 }
 
 TEST_F(CrashTest, CleanUpOfNothingIsSuccess) {

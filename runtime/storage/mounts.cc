@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
+#include <memory>
 #include <sstream>
 #include <thread>
 
@@ -31,11 +33,47 @@ std::string Unescape(std::string_view text) {
   return out;
 }
 
+// One mount, busy or not. Gone already, or under another one that goes first: the next round will see.
+Result<> UnmountOne(const std::string& point) {
+  if (umount2(point.c_str(), UMOUNT_NOFOLLOW) == 0 ||
+      (errno == EBUSY && umount2(point.c_str(), UMOUNT_NOFOLLOW | MNT_DETACH) == 0) ||
+      errno == EINVAL || errno == ENOENT) {
+    return {};
+  }
+  return SysError("unmount " + point);
+}
+
 }  // namespace
 
+Result<std::string> ResolveParent(const std::string& path) {
+  const size_t end = path.find_last_not_of('/') + 1;  // 0: nothing but slashes
+  const size_t slash = path.substr(0, end).rfind('/');
+  const size_t begin = slash == std::string::npos ? 0 : slash + 1;
+  const std::string name = path.substr(begin, end - begin);
+  if (end == 0 || name == "." || name == "..") {
+    return Fail(Code::kInvalidArgument, "'" + path + "' does not name an entry of a directory");
+  }
+  const std::string parent = begin == 0 ? "." : path.substr(0, begin);
+  const std::unique_ptr<char, decltype(&free)> resolved(realpath(parent.c_str(), nullptr), free);
+  if (resolved == nullptr) {
+    return SysError("resolve " + parent);
+  }
+  const std::string directory = resolved.get();
+  return (directory == "/" ? "" : directory) + "/" + name;
+}
+
 Result<std::vector<std::string>> MountsBelow(const std::string& path) {
-  WV_TRY(const std::string text, ReadFile("/proc/thread-self/mountinfo", kMountInfoLimit));
   std::vector<std::string> out;
+  auto resolved = ResolveParent(path);
+  if (!resolved.has_value()) {
+    const int number = resolved.error().sys_errno();
+    if (number == ENOENT || number == ENOTDIR) {
+      return out;
+    }
+    return tl::unexpected(std::move(resolved).error());
+  }
+  const std::string& top = *resolved;
+  WV_TRY(const std::string text, ReadFile("/proc/thread-self/mountinfo", kMountInfoLimit));
   std::istringstream lines(text);
   for (std::string line; std::getline(lines, line);) {
     std::istringstream words(line);
@@ -44,7 +82,7 @@ Result<std::vector<std::string>> MountsBelow(const std::string& path) {
       words >> word;  // field 5: mount point
     }
     std::string point = Unescape(word);
-    if (point == path || (point.starts_with(path) && point[path.size()] == '/')) {
+    if (point == top || point.starts_with(top + "/")) {
       out.push_back(std::move(point));
     }
   }
@@ -52,9 +90,6 @@ Result<std::vector<std::string>> MountsBelow(const std::string& path) {
 }
 
 Result<> UnmountTree(const std::string& path) {
-  if (path.empty() || path == "/") {
-    return Fail(Code::kInvalidArgument, "refusing to unmount the root");
-  }
   // Mounts may be stacked: each round removes what is there now.
   for (int round = 0; round < 16; ++round) {
     WV_TRY(const std::vector<std::string> points, MountsBelow(path));
@@ -62,14 +97,10 @@ Result<> UnmountTree(const std::string& path) {
       return {};
     }
     for (auto it = points.rbegin(); it != points.rend(); ++it) {
-      if (umount2(it->c_str(), UMOUNT_NOFOLLOW) != 0 && errno == EBUSY &&
-          umount2(it->c_str(), UMOUNT_NOFOLLOW | MNT_DETACH) != 0 && errno != EINVAL &&
-          errno != ENOENT) {
-        return SysError("unmount " + *it);
-      }
+      WV_TRY_VOID(UnmountOne(*it));
     }
   }
-  return Fail(Code::kInternal, "mounts keep appearing below " + path);
+  return Fail(Code::kInternal, "mounts below " + path + " stay or keep appearing");
 }
 
 Result<> OnPrivateThread(const std::function<Result<>()>& body) {

@@ -140,6 +140,8 @@ Result<std::string> PathOf(const UniqueFd& fd) {
 
 Result<> MountRootfs(const std::vector<MountEntry>& mounts, const std::string& root,
                      const std::function<Result<>(const std::string& mount_point)>& before) {
+  // mount(2) would follow a symlink here, unmounting never does.
+  WV_TRY_VOID_CONTEXT(Open(root, O_PATH | O_DIRECTORY | O_NOFOLLOW), "container root");
   Cleanup undo([&] { static_cast<void>(UnmountTree(root)); });
   for (size_t i = 0; i < mounts.size(); ++i) {
     const MountEntry& entry = mounts[i];

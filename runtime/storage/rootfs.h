@@ -38,10 +38,15 @@ ParsedOptions ParseMountOptions(const std::vector<std::string>& options, bool ov
 Result<> MountRootfs(const std::vector<MountEntry>& mounts, const std::string& root,
                      const std::function<Result<>(const std::string& mount_point)>& before);
 
-// Unmounts everything at and below `path`, children first; busy ones lazily. Nothing mounted: success. Never follows a symlink at the end.
+// Absolute, the way there without symlinks, as mountinfo writes mount points; what `path` itself is, even a symlink, stays. NOT_FOUND: no
+// such parent. INVALID_ARGUMENT: "/", or "." or ".." at the end.
+Result<std::string> ResolveParent(const std::string& path);
+
+// Unmounts everything at and below `path`, children first; busy ones lazily. Nothing mounted: success. Symlinks on the way are followed, one
+// at the end never.
 Result<> UnmountTree(const std::string& path);
 
-// Mount points at and below `path` in this mount namespace, in mount order.
+// Mount points at and below `path` in this mount namespace, in mount order, resolved.
 Result<std::vector<std::string>> MountsBelow(const std::string& path);
 
 // Runs `body` on a thread that shares nothing of the file system view (working directory, root, mount namespace) with this process.

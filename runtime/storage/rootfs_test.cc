@@ -134,8 +134,31 @@ TEST_F(RootfsTest, LoopMountedImage) {
   EXPECT_TRUE(UnmountTree(root).has_value());
 }
 
+TEST_F(RootfsTest, UnmountingBelowASymlinkedDirectory) {
+  MakeDir("real");
+  MakeDir("real/root");
+  ASSERT_EQ(symlink("real", (dir_ + "/link").c_str()), 0);
+  const std::string source = MakeDir("source");
+  const std::string root = dir_ + "/link/root";
+  ASSERT_TRUE(MountRootfs({{"bind", source, "", {"rbind", "rw"}}}, root, Nothing).has_value());
+  EXPECT_EQ(*MountsBelow(root), std::vector<std::string>{dir_ + "/real/root"});
+  EXPECT_TRUE(UnmountTree(root).has_value());
+  EXPECT_TRUE(MountsBelow(dir_ + "/real/root")->empty());
+  EXPECT_TRUE(UnmountTree(dir_ + "/absent/root").has_value());
+}
+
+TEST_F(RootfsTest, SymlinkForARootIsRefused) {
+  const std::string source = MakeDir("source");
+  const std::string elsewhere = MakeDir("elsewhere");
+  ASSERT_EQ(symlink("elsewhere", (dir_ + "/root").c_str()), 0);
+  EXPECT_FALSE(MountRootfs({{"bind", source, "", {"bind"}}}, dir_ + "/root", Nothing).has_value());
+  EXPECT_TRUE(MountsBelow(elsewhere)->empty());
+}
+
 TEST_F(RootfsTest, RootItselfIsNeverUnmounted) {
   EXPECT_FALSE(UnmountTree("/").has_value());
+  EXPECT_FALSE(UnmountTree("//").has_value());
+  EXPECT_FALSE(UnmountTree("/tmp/..").has_value());
   EXPECT_FALSE(UnmountTree("").has_value());
 }
 
