@@ -78,6 +78,8 @@ Result<> MountBind(const MountEntry& entry, const std::string& target,
     return SysError("bind mount source " + entry.source);
   }
   WV_TRY_VOID(Mount(entry.source, target, "", MS_BIND | (options.flags & MS_REC), ""));
+  // A bind of a shared mount is its peer: unmounting what is below the one would unmount it below the source, too.
+  WV_TRY_VOID(Mount("none", target, "", MS_PRIVATE | MS_REC, ""));
   const unsigned long extra =
       options.flags & ~static_cast<unsigned long>(MS_BIND | MS_REC | MS_REMOUNT);
   if (extra == 0) {

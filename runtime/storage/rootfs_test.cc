@@ -155,6 +155,19 @@ TEST_F(RootfsTest, SymlinkForARootIsRefused) {
   EXPECT_TRUE(MountsBelow(elsewhere)->empty());
 }
 
+TEST_F(RootfsTest, UnmountingABindLeavesWhatIsMountedInItsSource) {
+  const std::string root = MakeDir("root");
+  const std::string source = MakeDir("source");
+  ASSERT_EQ(mount("tmpfs", source.c_str(), "tmpfs", 0, nullptr), 0);
+  ASSERT_EQ(mount("none", source.c_str(), nullptr, MS_SHARED, nullptr), 0);
+  MakeDir("source/sub");
+  ASSERT_EQ(mount("tmpfs", (source + "/sub").c_str(), "tmpfs", 0, nullptr), 0);
+  ASSERT_TRUE(MountRootfs({{"bind", source, "", {"rbind", "rw"}}}, root, Nothing).has_value());
+  EXPECT_EQ(MountsBelow(root)->size(), 2U);
+  EXPECT_TRUE(UnmountTree(root).has_value());
+  EXPECT_EQ(MountsBelow(source)->size(), 2U);
+}
+
 TEST_F(RootfsTest, RootItselfIsNeverUnmounted) {
   EXPECT_FALSE(UnmountTree("/").has_value());
   EXPECT_FALSE(UnmountTree("//").has_value());
