@@ -5,10 +5,11 @@
 
 #include <cerrno>
 #include <csignal>
-#include <filesystem>
 
 #include "base/log.h"
+#include "oci/spec.h"
 #include "sandbox/sandbox.h"
+#include "storage/remove_tree.h"
 
 namespace wyvern::cli {
 
@@ -42,6 +43,10 @@ Keeper::~Keeper() {
 }
 
 Result<int> KeepRun(const KeptRun& run) {
+  WV_TRY_VOID(oci::CheckId(run.name));
+  if (!run.scratch.starts_with('/') || !run.scratch.ends_with("/" + run.name)) {
+    return Fail(Code::kInvalidArgument, run.scratch + " is not the directory of run " + run.name);
+  }
   // What ends a run often means its keeper, too: the terminal hangs up, its group is interrupted, who
   // reads its standard error has gone. It ends when the run has.
   for (const int number : {SIGPIPE, SIGHUP, SIGINT, SIGQUIT, SIGTERM}) {
@@ -57,8 +62,7 @@ Result<int> KeepRun(const KeptRun& run) {
   }
   WV_WARN("run {} was killed; removing what it left", run.name);
   WV_TRY_VOID(runtime::CleanUpIn(run.places, run.ns, run.name, run.scratch + "/bundle"));
-  std::error_code ignored;
-  std::filesystem::remove_all(run.scratch, ignored);
+  WV_TRY_VOID(runtime::RemoveTree(run.scratch));
   return 0;
 }
 

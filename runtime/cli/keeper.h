@@ -36,7 +36,8 @@ class Keeper {
   UniqueFd line_;
 };
 
-// The other side: waits until fd 0 ends, then undoes unless a byte came before. Never returns an error that matters: it logs.
+// The other side: waits until fd 0 ends, then undoes unless a byte came before. An error leaves the scratch directory: INVALID_ARGUMENT when it
+// is not the run's, FAILED_PRECONDITION while anything is mounted below it.
 Result<int> KeepRun(const KeptRun& run);
 
 }  // namespace wyvern::cli

@@ -7,7 +7,6 @@
 
 #include <fmt/format.h>
 #include <csignal>
-#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <thread>
@@ -19,11 +18,13 @@
 #include "cli/image.h"
 #include "cli/keeper.h"
 #include "cli/pump.h"
+#include "cli/scratch.h"
 #include "cli/terminal.h"
 #include "cli/version.h"
 #include "config/config.h"
 #include "control/control_server.h"
 #include "guest/store.h"
+#include "oci/spec.h"
 #include "sandbox/sandbox.h"
 #include "state/state.h"
 
@@ -32,7 +33,6 @@ namespace wyvern::cli {
 namespace {
 
 constexpr const char* kStore = "/var/lib/wyvern/images";
-constexpr const char* kScratch = "/var/lib/wyvern/run";
 constexpr const char* kNamespace = "wyvern-run";
 
 std::string RandomName() {
@@ -41,15 +41,6 @@ std::string RandomName() {
     number = static_cast<uint32_t>(getpid());
   }
   return fmt::format("run-{:08x}", number);
-}
-
-Result<> MakeDirectory(const std::string& path) {
-  std::error_code error;
-  std::filesystem::create_directories(path, error);
-  if (error) {
-    return SysErrorFrom(error.value(), "create " + path);
-  }
-  return {};
 }
 
 // What the user chose on the command line, as a configuration source.
@@ -73,49 +64,6 @@ Result<std::string> ConfigBody(const RunOptions& options) {
   }
   return body;
 }
-
-// The bundle and the container's scratch space; gone when this is gone.
-class Scratch {
- public:
-  static Result<Scratch> Create(const std::string& name) {
-    Scratch scratch;
-    scratch.path_ = std::string(kScratch) + "/" + name;
-    if (access(scratch.path_.c_str(), F_OK) == 0) {
-      return Fail(
-          Code::kAlreadyExists,
-          "a run named " + name + " exists: choose another --name, or remove " + scratch.path_);
-    }
-    for (const char* part : {"/bundle/rootfs", "/upper", "/work"}) {
-      WV_TRY_VOID(MakeDirectory(scratch.path_ + part));
-    }
-    return scratch;
-  }
-
-  Scratch(Scratch&& other) noexcept : path_(std::exchange(other.path_, "")) {}
-
-  Scratch& operator=(Scratch&&) = delete;
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-
-  ~Scratch() {
-    if (!path_.empty()) {
-      std::error_code ignored;
-      std::filesystem::remove_all(path_, ignored);
-    }
-  }
-
-  const std::string& path() const { return path_; }
-
-  std::string bundle() const { return path_ + "/bundle"; }
-
-  std::string upper() const { return path_ + "/upper"; }
-
-  std::string work() const { return path_ + "/work"; }
-
- private:
-  Scratch() = default;
-  std::string path_;
-};
 
 runtime::Mount RootMount(const Image& image, const Scratch& scratch) {
   if (image.is_directory) {
@@ -274,6 +222,9 @@ runtime::IoWanted WantedIo(const RunOptions& options) {
 }  // namespace
 
 Result<int> Run(const RunOptions& options) {
+  if (!options.name.empty()) {
+    WV_TRY_VOID_CONTEXT(oci::CheckId(options.name), "--name");
+  }
   if (geteuid() != 0) {
     return Fail(Code::kPermissionDenied,
                 "wyvern run needs root: it mounts file systems and opens /dev/kvm");
