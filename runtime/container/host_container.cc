@@ -90,6 +90,7 @@ Result<> HostContainer::Share() {
   const Config::Share& share = environment_.config->share;
   TreeOptions root;
   root.recursive = true;  // mounts[] of the list may have targets below it
+  root.for_guest = true;
   WV_TRY_CONTEXT(const UniqueFd tree, CloneTree(RootPath(), root), "container root");
   WV_TRY_VOID(ShareTree(fmt::format("c{}-root", options_.index), tree, {share.cache_root, false}));
   for (const oci::Export& item : guest_.volumes) {
@@ -97,6 +98,7 @@ Result<> HostContainer::Share() {
     options.recursive = item.recursive;
     options.read_only = item.read_only;
     options.follow_host_mounts = item.follow_host_mounts;
+    options.for_guest = true;
     WV_TRY_CONTEXT(const UniqueFd volume, CloneTree(item.source, options), item.field + ".source");
     WV_TRY_VOID(ShareTree(item.name, volume, {share.cache_volume, item.read_only}));
   }

@@ -62,7 +62,13 @@ Result<UniqueFd> CloneTree(const std::string& source, const TreeOptions& options
   }
   mount_attr attributes = {};
   attributes.propagation = options.follow_host_mounts ? MS_SLAVE : MS_PRIVATE;
-  attributes.attr_set = options.read_only ? MOUNT_ATTR_RDONLY : 0;
+  if (options.read_only) {
+    attributes.attr_set |= MOUNT_ATTR_RDONLY;
+  }
+  if (options.for_guest) {
+    // Not noexec: access(2) for execution, which the file server asks in the guest's name, would be refused.
+    attributes.attr_set |= MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID;
+  }
   if (mount_setattr(tree.get(), "", AT_EMPTY_PATH | AT_RECURSIVE, &attributes,
                     sizeof(attributes)) != 0) {
     return SysError("mount_setattr " + source);

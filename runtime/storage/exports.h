@@ -1,6 +1,6 @@
 // storage/exports.h — trees of the host cloned into the file server's mount namespace, and taken out again.
-// How:     open_tree(OPEN_TREE_CLONE) in our namespace, mount_setattr (propagation, read-only), then a throw-away thread enters the server's
-//          mount namespace and attaches the tree at /<name>. Nothing else of the host is pinned by it.
+// How:     open_tree(OPEN_TREE_CLONE) in our namespace, mount_setattr (propagation, read-only, nodev), then a throw-away thread enters the
+//          server's mount namespace and attaches the tree at /<name>. Nothing else of the host is pinned by it.
 // Errors:  NOT_FOUND names the missing source.
 // Threads: any.
 #pragma once
@@ -14,7 +14,10 @@ namespace wyvern::runtime {
 struct TreeOptions {
   bool recursive = false;
   bool read_only = false;
-  bool follow_host_mounts = false;  // slave propagation: later mounts of the host below it appear
+  // Slave propagation: later mounts of the host below it appear, with the host's own flags.
+  bool follow_host_mounts = false;
+  // nodev and nosuid: what a guest makes in it means nothing on the host. To the guest, whose kernel decides by its own mounts, it is the same.
+  bool for_guest = false;
 };
 
 // A detached clone of the tree at `source` (a directory or a file; symlinks are followed).

@@ -2,7 +2,9 @@
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 
 #include "base/unix_socket.h"
@@ -117,6 +119,36 @@ TEST_F(ExportsTest, ReadOnlyHoldsForSubmountsToo) {
   EXPECT_FALSE(WriteFile(InServer("/ro/a"), "x").has_value());
   EXPECT_FALSE(WriteFile(InServer("/ro/sub/a"), "x").has_value());
   EXPECT_TRUE(WriteFile(source + "/sub/a", "x").has_value());
+}
+
+TEST_F(ExportsTest, DevicesInATreeForTheGuestCannotBeOpened) {
+  const std::string source = MakeDir("source");
+  MakeDir("source/sub");
+  ASSERT_EQ(mount("tmpfs", (source + "/sub").c_str(), "tmpfs", 0, nullptr), 0);
+  MakeFile("source/sub/f", "s");
+  const dev_t null = makedev(1, 3);
+  for (const std::string& path : {source + "/null", source + "/sub/null"}) {
+    if (mknod(path.c_str(), S_IFCHR | 0600, null) != 0 || !Open(path, O_RDONLY).has_value()) {
+      GTEST_SKIP() << "no device nodes here";
+    }
+  }
+  const auto tree = CloneTree(source, {.recursive = true, .for_guest = true});
+  ASSERT_TRUE(tree.has_value()) << tree.error().message();
+  for (const char* name : {"null", "sub/null"}) {
+    const auto opened = OpenAt(*tree, name, O_RDONLY);
+    ASSERT_FALSE(opened.has_value()) << name;
+    EXPECT_EQ(opened.error().sys_errno(), EACCES) << name;
+    EXPECT_TRUE(OpenAt(*tree, name, O_PATH).has_value()) << name;
+  }
+  EXPECT_TRUE(OpenAt(*tree, "sub/f", O_RDWR).has_value());
+  struct statvfs info = {};
+  ASSERT_EQ(fstatvfs(OpenAt(*tree, "sub", O_RDONLY)->get(), &info), 0);
+  EXPECT_EQ(info.f_flag & (ST_NOSUID | ST_NOEXEC | ST_RDONLY), ST_NOSUID);
+  // The host's own mounts, and a tree for others, stay as they are.
+  EXPECT_TRUE(Open(source + "/sub/null", O_RDONLY).has_value());
+  const auto other = CloneTree(source, {.recursive = true});
+  ASSERT_TRUE(other.has_value());
+  EXPECT_TRUE(OpenAt(*other, "sub/null", O_RDONLY).has_value());
 }
 
 TEST_F(ExportsTest, LaterHostMountsAppearOnlyWhenFollowed) {
