@@ -144,12 +144,16 @@ Result<> HostContainer::Release(bool machine_alive) {
       }
     }
   };
-  if (machine_alive) {
-    for (auto it = exports_.rbegin(); it != exports_.rend(); ++it) {
-      keep(environment_.machine->DetachExport(*it));
+  // What cannot be detached, since requests still use it, is for the next try: its device would stay busy.
+  std::vector<std::string> attached;
+  for (auto it = exports_.rbegin(); machine_alive && it != exports_.rend(); ++it) {
+    auto detached = environment_.machine->DetachExport(*it);
+    if (!detached.has_value()) {
+      attached.insert(attached.begin(), *it);
     }
+    keep(std::move(detached));
   }
-  exports_.clear();
+  exports_ = std::move(attached);
   // The anchor's root is a clone of the mount: it ends first, so that the device below is free when we are done.
   if (anchor_.has_value()) {
     anchor_->End();

@@ -58,7 +58,7 @@ class HostContainer {
   }
 
   // Ends the anchor (if it has not), detaches exports, unmounts, removes the cgroup and the record. Goes on after a failure and returns the
-  // first one. `machine_alive` false: the exports are gone with the file server. Idempotent.
+  // first one; what failed is tried again by the next call. `machine_alive` false: the exports are gone with the file server. Idempotent.
   Result<> Release(bool machine_alive);
 
  private:

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 
 #include <csignal>
 #include <filesystem>
@@ -242,6 +243,44 @@ TEST_F(LifecycleTest, VolumesAndRootfsList) {
   EXPECT_TRUE(std::filesystem::exists(dir_ + "/upper/new"));
   EXPECT_FALSE(std::filesystem::exists(dir_ + "/root/new"));
   EXPECT_EQ(MountsBelow(dir_)->size(), 0U);
+}
+
+TEST_F(LifecycleTest, ExportsAreNodevAndTheAnchorsRootIsAsItWas) {
+  Boot({});
+  Sleeper("c");
+  struct statvfs info = {};
+  ASSERT_EQ(statvfs("/run/wyvern/share/c0-root", &info), 0);
+  EXPECT_EQ(info.f_flag & (ST_NODEV | ST_NOSUID), unsigned{ST_NODEV | ST_NOSUID});
+  const std::string anchor = "/proc/" + std::to_string(sandbox_->State("c", "")->pid) + "/root";
+  ASSERT_EQ(statvfs(anchor.c_str(), &info), 0);
+  EXPECT_EQ(info.f_flag & (ST_NODEV | ST_NOSUID | ST_RDONLY), unsigned{ST_RDONLY});
+}
+
+TEST_F(LifecycleTest, DeleteAfterABusyExportDetachesIt) {
+  Boot({});
+  std::filesystem::create_directory(dir_ + "/volume");
+  BundleOptions options;
+  options.mounts = R"(,{"destination":"/tmp","type":"bind","source":")" + dir_ +
+                   R"(/volume","options":["bind"]})";
+  ASSERT_TRUE(sandbox_->CreateContainer(ContainerOf("c", MakeBundle("c", options), false, false))
+                  .has_value());
+  ASSERT_TRUE(sandbox_->StartProcess("c", "").has_value());
+  EXPECT_EQ(sandbox_->Wait("c", "")->status, 0U);
+  const auto set_busy = [this](std::set<std::string> names) {
+    const std::lock_guard lock(exports_->mu);
+    exports_->busy = std::move(names);
+  };
+  set_busy({"c0-root"});
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    EXPECT_EQ(CodeOf(sandbox_->DeleteProcess("c", "")), Code::kUnavailable);
+    const std::lock_guard lock(exports_->mu);
+    ASSERT_EQ(exports_->attached.size(), 1U);
+    EXPECT_EQ(exports_->attached.begin()->first, "c0-root");
+  }
+  set_busy({});
+  EXPECT_TRUE(sandbox_->DeleteProcess("c", "").has_value());
+  const std::lock_guard lock(exports_->mu);
+  EXPECT_TRUE(exports_->attached.empty());
 }
 
 TEST_F(LifecycleTest, AnchorStandsForTheContainer) {

@@ -131,7 +131,7 @@ class TwoProcesses : public Machine {
 
 class NativeMachine final : public TwoProcesses {
  public:
-  NativeMachine() = default;
+  explicit NativeMachine(std::shared_ptr<ExportWatch> watch) : watch_(std::move(watch)) {}
 
   ~NativeMachine() override { End(); }
 
@@ -164,7 +164,7 @@ class NativeMachine final : public TwoProcesses {
     return stream;
   }
 
-  Result<> AttachExport(const std::string& name, FdRef tree, const ExportPolicy&) override {
+  Result<> AttachExport(const std::string& name, FdRef tree, const ExportPolicy& policy) override {
     const std::string path = std::string(kShare) + "/" + name;
     WV_TRY(const struct stat info, Fstat(tree));
     if (S_ISDIR(info.st_mode)) {
@@ -175,28 +175,39 @@ class NativeMachine final : public TwoProcesses {
     if (move_mount(tree.get(), "", AT_FDCWD, path.c_str(), MOVE_MOUNT_F_EMPTY_PATH) != 0) {
       return SysError("move_mount " + path);
     }
+    const std::lock_guard lock(watch_->mu);
+    watch_->attached[name] = policy;
     return {};
   }
 
   Result<> DetachExport(const std::string& name) override {
-    const std::string path = std::string(kShare) + "/" + name;
-    while (umount2(path.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) == 0) {
+    const std::lock_guard lock(watch_->mu);
+    if (watch_->busy.contains(name)) {
+      return Fail(Code::kUnavailable, "requests still use descriptors of " + name);
     }
-    std::error_code error;
-    std::filesystem::remove(path, error);
+    watch_->attached.erase(name);
+    Unmount(std::string(kShare) + "/" + name);
     return {};
   }
 
  private:
+  static void Unmount(const std::string& path) {
+    while (umount2(path.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) == 0) {
+    }
+    std::error_code error;
+    std::filesystem::remove(path, error);
+  }
+
   // What a guest's end does by itself.
   void OnEnd() override {
     for (const auto& entry : std::filesystem::directory_iterator(kShare)) {
-      static_cast<void>(DetachExport(entry.path().filename().string()));
+      Unmount(entry.path().string());
     }
     std::error_code error;
     std::filesystem::remove_all(dir_, error);
   }
 
+  const std::shared_ptr<ExportWatch> watch_;
   std::string dir_;
 };
 
@@ -234,7 +245,11 @@ const std::string& WhyNoNativeMachines() {
 }
 
 std::unique_ptr<Machine> MakeNativeMachine(const MachineOptions& /*options*/) {
-  return std::make_unique<NativeMachine>();
+  return MakeWatchedNativeMachine(std::make_shared<ExportWatch>());
+}
+
+std::unique_ptr<Machine> MakeWatchedNativeMachine(std::shared_ptr<ExportWatch> watch) {
+  return std::make_unique<NativeMachine>(std::move(watch));
 }
 
 std::unique_ptr<Machine> MakeHollowMachine(const MachineOptions& /*options*/) {

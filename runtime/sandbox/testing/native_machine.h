@@ -2,7 +2,10 @@
 // exports are mounted where the guest would see them. Everything above the hypervisor is the product's.
 #pragma once
 
+#include <map>
 #include <memory>
+#include <mutex>
+#include <set>
 #include <string>
 
 #include "hypervisor/machine.h"
@@ -14,6 +17,15 @@ const std::string& WhyNoNativeMachines();
 
 // The agent binary is WYVERN_AGENT_BINARY.
 std::unique_ptr<Machine> MakeNativeMachine(const MachineOptions& options);
+
+// What happens to the exports of a native machine, and what a test wants to go wrong.
+struct ExportWatch {
+  std::mutex mu;
+  std::map<std::string, ExportPolicy> attached;
+  std::set<std::string> busy;  // DetachExport of these fails, as while requests use them
+};
+
+std::unique_ptr<Machine> MakeWatchedNativeMachine(std::shared_ptr<ExportWatch> watch);
 
 // A machine that boots nothing: two processes that end with us. For what happens around it.
 std::unique_ptr<Machine> MakeHollowMachine(const MachineOptions& options);

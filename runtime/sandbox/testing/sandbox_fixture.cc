@@ -80,8 +80,8 @@ std::string SandboxFixture::MakeBundle(const std::string& id, const BundleOption
   const std::string hooks = options.hooks.empty() ? "" : R"("hooks":)" + options.hooks + ",";
   const std::string text =
       R"({"ociVersion":"1.1.0","process":{"user":{"uid":0,"gid":0},"cwd":"/","env":["PATH=/bin"],"args":[)" +
-      Quoted(options.args) + R"(]},"root":{"path":")" + dir_ + R"(/root"},"hostname":"box",)" +
-      hooks +
+      Quoted(options.args) + R"(]},"root":{"path":")" + dir_ + R"(/root","readonly":)" +
+      (options.read_only_root ? "true" : "false") + R"(},"hostname":"box",)" + hooks +
       R"("mounts":[{"destination":"/proc","type":"proc","source":"proc"},)"
       R"({"destination":"/dev","type":"tmpfs","source":"tmpfs","options":["nosuid","mode=755"]},)"
       R"({"destination":"/dev/pts","type":"devpts","source":"devpts","options":["newinstance","ptmxmode=0666","mode=0620"]})" +
@@ -102,7 +102,9 @@ SandboxOptions SandboxFixture::OptionsOf(const std::string& bundle, const std::s
 Result<std::unique_ptr<Sandbox>> SandboxFixture::StartSandboxOf(const std::string& bundle,
                                                                 const std::string& id) {
   Backend backend;
-  backend.make_machine = MakeNativeMachine;
+  backend.make_machine = [watch = exports_](const MachineOptions&) {
+    return MakeWatchedNativeMachine(watch);
+  };
   return StartSandbox(OptionsOf(bundle, id), backend);
 }
 

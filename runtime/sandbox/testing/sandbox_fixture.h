@@ -17,6 +17,7 @@ struct BundleOptions {
   std::string mounts;        // more JSON objects for mounts[], each with a comma in front
   std::string hooks;         // JSON object
   std::string cgroups_path;  // empty: one of the test's own
+  bool read_only_root = false;
 };
 
 class SandboxFixture : public testing::Test {
@@ -50,6 +51,7 @@ class SandboxFixture : public testing::Test {
   std::string dir_;  // tmpfs: root/, bundles
   std::string state_dir_;
   std::shared_ptr<Config> config_;
+  const std::shared_ptr<ExportWatch> exports_ = std::make_shared<ExportWatch>();  // of sandbox_
   std::unique_ptr<Sandbox> sandbox_;
 };
 
