@@ -277,12 +277,16 @@ std::vector<Key> MakeHostKeys() {
           "share.cache.root", "1s",
           "How long the guest may trust names and attributes of a container's root (ms, s, m, h).",
           [](Config& c) -> Ms& { return c.share.cache_root; }),
-      Duration("share.cache.read_only", "1h",
-               "The same for exports that nothing in the guest may write.",
-               [](Config& c) -> Ms& { return c.share.cache_read_only; }),
-      Duration("share.cache.volume", "0s",
-               "The same for volumes: 0s sees every change on the host at once.",
-               [](Config& c) -> Ms& { return c.share.cache_volume; }),
+      Duration(
+          "share.cache.read_only", "1h",
+          "The same for a root that the container may not write (root.readonly, `wyvern run "
+          "--read-only`). What the host changes in it, by hooks\ntoo, may stay unseen for so long. "
+          "Volumes are not meant, read-only ones neither.",
+          [](Config& c) -> Ms& { return c.share.cache_read_only; }),
+      Duration(
+          "share.cache.volume", "0s",
+          "The same for volumes, read-only ones too: 0s sees every change on the host at once.",
+          [](Config& c) -> Ms& { return c.share.cache_volume; }),
       Path("paths.vmm", "/usr/libexec/wyvern/wyvern-vmm", "The virtual machine monitor.",
            [](Config& c) -> std::string& { return c.paths.vmm; }),
       Path("paths.fs", "/usr/libexec/wyvern/wyvern-fs", "The file server.",

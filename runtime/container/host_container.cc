@@ -92,7 +92,9 @@ Result<> HostContainer::Share() {
   root.recursive = true;  // mounts[] of the list may have targets below it
   root.for_guest = true;
   WV_TRY_CONTEXT(const UniqueFd tree, CloneTree(RootPath(), root), "container root");
-  WV_TRY_VOID(ShareTree(fmt::format("c{}-root", options_.index), tree, {share.cache_root, false}));
+  // Also a read-only root is attached for writing: crun makes mount points in it before the container sees it.
+  const auto cache = spec_.facts().root_readonly ? share.cache_read_only : share.cache_root;
+  WV_TRY_VOID(ShareTree(fmt::format("c{}-root", options_.index), tree, {cache, false}));
   for (const oci::Export& item : guest_.volumes) {
     TreeOptions options;
     options.recursive = item.recursive;
@@ -100,6 +102,7 @@ Result<> HostContainer::Share() {
     options.follow_host_mounts = item.follow_host_mounts;
     options.for_guest = true;
     WV_TRY_CONTEXT(const UniqueFd volume, CloneTree(item.source, options), item.field + ".source");
+    // A read-only one, too: the host may change it at any time.
     WV_TRY_VOID(ShareTree(item.name, volume, {share.cache_volume, item.read_only}));
   }
   return {};

@@ -256,6 +256,34 @@ TEST_F(LifecycleTest, ExportsAreNodevAndTheAnchorsRootIsAsItWas) {
   EXPECT_EQ(info.f_flag & (ST_NODEV | ST_NOSUID | ST_RDONLY), unsigned{ST_RDONLY});
 }
 
+TEST_F(LifecycleTest, CachesOfRootsAndVolumes) {
+  config_->share.cache_root = std::chrono::seconds(1);
+  config_->share.cache_read_only = std::chrono::seconds(2);
+  config_->share.cache_volume = std::chrono::seconds(3);
+  Boot({});
+  BundleOptions options;
+  options.args = {"sh", "-c", "! touch /x 2>/dev/null && ! touch /tmp/x 2>/dev/null"};
+  options.read_only_root = true;
+  options.mounts = R"(,{"destination":"/tmp","type":"bind","source":")" + dir_ +
+                   R"(/root/etc","options":["bind","ro"]})";
+  auto io = sandbox_->CreateContainer(ContainerOf("c", MakeBundle("c", options), false, false));
+  ASSERT_TRUE(io.has_value()) << io.error().message();
+  {
+    const std::lock_guard lock(exports_->mu);
+    EXPECT_EQ(exports_->attached.at("c0-root").cache, std::chrono::seconds(2));
+    EXPECT_FALSE(exports_->attached.at("c0-root").read_only);
+    // The container may not write there, the host may at any time.
+    EXPECT_EQ(exports_->attached.at("c0-v0").cache, std::chrono::seconds(3));
+    EXPECT_TRUE(exports_->attached.at("c0-v0").read_only);
+  }
+  ASSERT_TRUE(sandbox_->StartProcess("c", "").has_value());
+  EXPECT_EQ(sandbox_->Wait("c", "")->status, 0U);
+  EXPECT_TRUE(sandbox_->DeleteProcess("c", "").has_value());
+  Sleeper("d");
+  const std::lock_guard lock(exports_->mu);
+  EXPECT_EQ(exports_->attached.at("c1-root").cache, std::chrono::seconds(1));
+}
+
 TEST_F(LifecycleTest, DeleteAfterABusyExportDetachesIt) {
   Boot({});
   std::filesystem::create_directory(dir_ + "/volume");
