@@ -1,7 +1,8 @@
 // fs/control.h — what the runtime tells wyvern-fs on its control socket, one packet per command,
 // one per answer.
 // Wire:    "attach NAME CACHE_MS rw|ro": NAME is mounted at /NAME already, and becomes visible
-//          "detach NAME": answered when no descriptor of the export is open; then unmount it
+//          "detach NAME": answered when no descriptor of the export is open; then unmount it. An
+//          error: some are, repeat it. Not attached: "ok"
 //          "ping": answered once confined; before, the process' mount namespace is the host's
 //          "stats": "ok inodes=N resident=N handles=N requests=N faults=N"
 //          Answers: "ok…" or "error TEXT".

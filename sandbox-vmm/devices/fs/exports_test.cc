@@ -1,14 +1,19 @@
 // Exports that come and go, as mounts under the server's root. Needs root and a mount namespace of
 // its own.
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <sched.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/syscall.h>
 
 #include <linux/loop.h>
+#include <linux/userfaultfd.h>
 
 #include <cerrno>
 #include <chrono>
+#include <thread>
 
 #include "fs/testing/fs_test_base.h"
 
@@ -179,6 +184,85 @@ TEST_F(ExportsTest, DetachMakesStaleWhatTheGuestHolds) {
   client_->Forget(file);
   client_->Forget(one);
   EXPECT_EQ(client_->GetAttr(other).size, 3U);
+  EXPECT_EQ(server_->Detach("one", milliseconds(0)).error().code(), Code::kNotFound);
+}
+
+// Memory in which a write stops until Continue.
+class StoppedPage {
+ public:
+  StoppedPage() : fault_(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK))) {
+    uffdio_api api{};
+    api.api = UFFD_API;
+    page_ = ::mmap(nullptr, kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uffdio_register area{};
+    area.range = {reinterpret_cast<uint64_t>(page_), kSize};
+    area.mode = UFFDIO_REGISTER_MODE_MISSING;
+    works_ = fault_.valid() && page_ != MAP_FAILED &&
+             ::ioctl(fault_.get(), UFFDIO_API, &api) == 0 &&
+             ::ioctl(fault_.get(), UFFDIO_REGISTER, &area) == 0;
+  }
+
+  StoppedPage(const StoppedPage&) = delete;
+  StoppedPage& operator=(const StoppedPage&) = delete;
+
+  ~StoppedPage() { ::munmap(page_, kSize); }
+
+  bool works() const { return works_; }
+
+  iovec part() const { return {page_, kSize}; }
+
+  bool WaitUntilTouched() const {
+    pollfd wait = {fault_.get(), POLLIN, 0};
+    return ::poll(&wait, 1, 10000) == 1;
+  }
+
+  bool Continue() const {
+    uffdio_zeropage zero{};
+    zero.range = {reinterpret_cast<uint64_t>(page_), kSize};
+    return ::ioctl(fault_.get(), UFFDIO_ZEROPAGE, &zero) == 0;
+  }
+
+ private:
+  static constexpr size_t kSize = 4096;
+  UniqueFd fault_;
+  void* page_ = nullptr;
+  bool works_ = false;
+};
+
+TEST_F(ExportsTest, DetachIsRepeatedUntilTheLastRequestEnds) {
+  const StoppedPage page;
+  if (!page.works()) {
+    GTEST_SKIP() << "no userfaultfd here";
+  }
+  Mount("one");
+  ASSERT_TRUE(server_->Attach("one", {}));
+  const uint64_t file = client_->Walk("one/file");
+  fuse_read_in read{};
+  read.fh = client_->Open(file, O_RDONLY);
+  read.size = 3;
+  fuse_in_header header{};
+  header.len = sizeof(header) + sizeof(read);
+  header.opcode = FUSE_READ;
+  header.nodeid = file;
+  std::thread request([&] {
+    fuse_out_header reply{};
+    const iovec in[] = {{&header, sizeof(header)}, {&read, sizeof(read)}};
+    const iovec out[] = {{&reply, sizeof(reply)}, page.part()};
+    Scratch scratch;
+    EXPECT_EQ(server_->Handle(in, out, &scratch), sizeof(reply) + 3);
+  });
+  EXPECT_TRUE(page.WaitUntilTouched());
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    EXPECT_EQ(server_->Detach("one", milliseconds(0)).error().code(), Code::kDeadlineExceeded);
+    client_->Lookup(FUSE_ROOT_ID, "one");
+    EXPECT_EQ(client_->error(), ENOENT);
+    EXPECT_EQ(server_->Attach("one", {}).error().code(), Code::kAlreadyExists);
+    EXPECT_EQ(::umount(Host("one").c_str()), -1);
+  }
+  EXPECT_TRUE(page.Continue());
+  request.join();
+  EXPECT_TRUE(server_->Detach("one", milliseconds(1000)).has_value());
+  EXPECT_EQ(::umount(Host("one").c_str()), 0);
   EXPECT_EQ(server_->Detach("one", milliseconds(0)).error().code(), Code::kNotFound);
 }
 

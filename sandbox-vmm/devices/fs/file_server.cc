@@ -113,7 +113,7 @@ FsResult<FileServer::Entry> FileServer::FindExport(const InodeRef& root, const c
   {
     const std::shared_lock lock(exports_mu_);
     const auto it = exports_.find(std::string_view(name));
-    if (it == exports_.end()) {
+    if (it == exports_.end() || it->second->detached.load()) {
       return FsError(ENOENT);
     }
     found.share = it->second;
@@ -191,6 +191,7 @@ Result<> FileServer::Attach(std::string_view name, ExportPolicy policy) {
 }
 
 Result<> FileServer::Detach(std::string_view name, std::chrono::milliseconds timeout) {
+  const std::lock_guard one_at_a_time(detach_mu_);
   std::shared_ptr<Export> share;
   {
     const std::unique_lock lock(exports_mu_);
@@ -200,27 +201,29 @@ Result<> FileServer::Detach(std::string_view name, std::chrono::milliseconds tim
     }
     share = it->second;
     share->detached.store(true);
-    exports_.erase(it);
   }
-  std::vector<std::weak_ptr<const HeldFd>> paths;
-  std::vector<std::weak_ptr<struct Handle>> files;
+  InUse& in_use = leaving_[share->name];  // of an earlier call, too, that did not see the end
   const auto end = std::chrono::steady_clock::now() + timeout;
   for (;;) {
     // Again in every round: a request under way may have looked up or opened something in between.
-    inodes_.DropExport(share.get(), &paths);
-    handles_.DropExport(share.get(), &files);
-    std::erase_if(paths, [](const auto& path) { return path.expired(); });
-    std::erase_if(files, [](const auto& file) { return file.expired(); });
-    if (paths.empty() && files.empty() && share.use_count() == 1) {
-      return {};
+    inodes_.DropExport(share.get(), &in_use.paths);
+    handles_.DropExport(share.get(), &in_use.files);
+    std::erase_if(in_use.paths, [](const auto& path) { return path.expired(); });
+    std::erase_if(in_use.files, [](const auto& file) { return file.expired(); });
+    if (in_use.paths.empty() && in_use.files.empty() && share.use_count() == 2) {  // exports_, we
+      break;
     }
     if (std::chrono::steady_clock::now() >= end) {
       return Fail(Code::kDeadlineExceeded,
                   fmt::format("requests still use {} descriptors of export {}",
-                              paths.size() + files.size(), name));
+                              in_use.paths.size() + in_use.files.size(), name));
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
+  leaving_.erase(share->name);
+  const std::unique_lock lock(exports_mu_);
+  exports_.erase(share->name);
+  return {};
 }
 
 void FileServer::Clear() {

@@ -18,10 +18,12 @@
 #include <chrono>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <shared_mutex>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/fd.h"
 #include "fs/export.h"
@@ -62,7 +64,8 @@ class FileServer {
   // A name that is not attached does not exist for the guest. ALREADY_EXISTS, INVALID_ARGUMENT.
   Result<> Attach(std::string_view name, ExportPolicy policy);
   // The export's nodes and files become stale at once; returns when no descriptor of it is open.
-  // NOT_FOUND; DEADLINE_EXCEEDED: requests still use some (they are closed when these end).
+  // NOT_FOUND; DEADLINE_EXCEEDED: requests still use some (they are closed when these end; another
+  // call waits for that, and the name cannot be attached before).
   Result<> Detach(std::string_view name, std::chrono::milliseconds timeout);
 
   // The end of a session: forgets every inode but the root, closes every open file.
@@ -168,6 +171,15 @@ class FileServer {
   uint64_t root_mount_ = 0;
   mutable std::shared_mutex exports_mu_;
   std::map<std::string, std::shared_ptr<Export>, std::less<>> exports_;  // guarded by exports_mu_
+  std::mutex detach_mu_;                                                 // before exports_mu_
+
+  // What requests used when their export was detached.
+  struct InUse {
+    std::vector<std::weak_ptr<const HeldFd>> paths;
+    std::vector<std::weak_ptr<struct Handle>> files;
+  };
+
+  std::map<std::string, InUse> leaving_;  // guarded by detach_mu_: detached, but not yet unused
   std::atomic<bool> initialized_{false};
   std::atomic<bool> submounts_{false};
   std::atomic<uint64_t> requests_{0};
