@@ -258,11 +258,16 @@ Result<ExitInfo> SandboxImpl::DeleteInit(const ContainerPtr& container, const Pr
     return tl::unexpected(std::move(error));
   };
   if (CheckAlive().has_value()) {
-    if (auto synced = agent_->SyncFilesystems(config_.timeouts.agent_call); !synced.has_value()) {
-      WV_WARN("container {}: writing back before delete: {}", id, synced.error().message());
-    }
     const bool ended =
         State(id, "").map([](const ProcessState& s) { return s.exit.has_value(); }).value_or(true);
+    bool written_back = false;
+    {
+      const std::lock_guard lock(mu_);
+      written_back = container->written_back;
+    }
+    if (!written_back) {
+      WriteBack(*container, config_.timeouts.agent_call);
+    }
     auto deleted = ended ? agent_->DeleteProcess(id, "") : KillAndDeleteInGuest(id);
     if (!deleted.has_value() && deleted.error().code() != Code::kNotFound &&
         CheckAlive().has_value()) {

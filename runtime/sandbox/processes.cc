@@ -68,14 +68,32 @@ void SandboxImpl::AwaitExit(const ContainerPtr& container, const std::string& ex
                             const ProcessPtr& process) {
   // An error means that the guest is gone (then Die sets 137) or that the process was deleted (then DeleteProcess does).
   agent_->WaitProcess(container->id, exec_id,
-                      [this, process, id = container->id, exec_id](Result<uint32_t> status) {
-                        if (status.has_value()) {
-                          SetExited(process, *status);
-                        } else {
-                          WV_DEBUG("container {}: waiting for '{}': {}", id, exec_id,
+                      [this, process, container, exec_id](Result<uint32_t> status) {
+                        if (!status.has_value()) {
+                          WV_DEBUG("container {}: waiting for '{}': {}", container->id, exec_id,
                                    status.error().message());
+                        } else if (exec_id.empty()) {
+                          pool_->Run([this, container, process, code = *status] {
+                            const bool done = WriteBack(*container, config_.timeouts.shutdown);
+                            {
+                              const std::lock_guard lock(mu_);
+                              container->written_back = done;
+                            }
+                            SetExited(process, code);
+                          });
+                        } else {
+                          SetExited(process, *status);
                         }
                       });
+}
+
+// Who learns of an exit or a pause reads a volume next: pages that were written by mmap are then on the host.
+bool SandboxImpl::WriteBack(const Container& container, std::chrono::milliseconds limit) {
+  const auto synced = agent_->SyncFilesystems(limit);
+  if (!synced.has_value()) {
+    WV_WARN("container {}: writing back: {}", container.id, synced.error().message());
+  }
+  return synced.has_value();
 }
 
 Result<> SandboxImpl::StartProcess(const std::string& id, const std::string& exec_id) {
@@ -200,6 +218,7 @@ Result<> SandboxImpl::PauseContainer(const std::string& id) {
     }
   }
   WV_TRY_VOID(agent_->PauseContainer(id));
+  WriteBack(*container, config_.timeouts.agent_call);
   const std::lock_guard lock(mu_);
   container->paused = true;
   return {};

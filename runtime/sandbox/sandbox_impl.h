@@ -52,6 +52,7 @@ struct Container {
   bool created = false;                                       // CreateContainer is done
   bool paused = false;
   bool deleting = false;
+  bool written_back = false;  // nothing of it runs, and what it wrote is on the host
   pid_t anchor_pid = 0;
   EventLoop::Token anchor_watch = EventLoop::Token::kNone;  // loop thread only
 
@@ -157,6 +158,7 @@ class SandboxImpl final : public Sandbox {
   Result<ContainerPtr> FindContainer(const std::string& id);
   Result<ProcessPtr> FindProcess(const std::string& id, const std::string& exec_id,
                                  ContainerPtr* container = nullptr);
+  bool WriteBack(const Container& container, std::chrono::milliseconds limit);
   void AwaitExit(const ContainerPtr& container, const std::string& exec_id,
                  const ProcessPtr& process);
   void SetExited(const ProcessPtr& process, uint32_t status);  // takes mu_

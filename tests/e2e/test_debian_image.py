@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from harness.ctr import DEBIAN, RUNTIME, WYVERN, call, check_output, run, run_argv
+from harness.ctr import DEBIAN, RUNTIME, WYVERN, Container, call, check_output, ctr, run, run_argv, wait_until
 from harness.sandbox import PARTS, Watch, fds
 
 FILES = r"""
@@ -204,3 +204,27 @@ def test_what_the_guest_offers():
     output = check_output(DEBIAN, "cat", "/proc/filesystems")
     for name in ("overlay", "ext4", "tmpfs", "fuse", "squashfs", "cgroup2", "bpf"):
         assert re.search(rf"\b{name}$", output, re.M), name
+
+
+MAPPED = r"""
+import mmap, time
+with open("/data/file", "r+b") as file:  # closed before the pages are written: a close writes back
+    pages = mmap.mmap(file.fileno(), 8192)
+pages[0:6] = b"paused"
+open("/data/ready", "w").close()
+while not open("/data/go").read(): time.sleep(0.1)
+pages[4096:4102] = b"exited"
+"""
+
+
+def test_what_was_written_by_mmap_is_on_the_host_after_pause_and_exit(volume, scratch):
+    (scratch / "file").write_bytes(bytes(8192))
+    (scratch / "go").write_bytes(b"")
+    with Container(DEBIAN, "python3", "-c", MAPPED, flags=volume) as container:
+        assert wait_until((scratch / "ready").exists, 60)
+        assert ctr("task", "pause", container.name).returncode == 0
+        assert (scratch / "file").read_bytes()[:6] == b"paused"
+        assert ctr("task", "resume", container.name).returncode == 0
+        (scratch / "go").write_bytes(b"1")
+        assert container.wait_status("STOPPED", 60)
+        assert (scratch / "file").read_bytes()[4096:4102] == b"exited"
