@@ -2,6 +2,7 @@
 // Errors:  the codes containerd's clients rely on: NOT_FOUND unknown id, or kill of what has ended; ALREADY_EXISTS duplicates;
 //          FAILED_PRECONDITION for what the state forbids; UNIMPLEMENTED for Checkpoint.
 // Events:  create → start → exit → delete; exec-added → exec-started → exit; one exit per process that ran; the init's exit is the last.
+//          An exec whose container ends inside its Start: Start says FAILED_PRECONDITION, no event but exec-added; who waits is told.
 // Threads: every method from any thread. State, Wait, Connect, CloseIo do not block; the others block in the sandbox and run on the pool.
 // Death:   when the sandbox dies every process gets its exit (137); Kill then says NOT_FOUND and Delete succeeds.
 #pragma once
@@ -42,6 +43,8 @@ struct TaskServiceOptions {
   // The process may end now; called once.
   std::function<void()> on_shutdown;
   std::chrono::milliseconds drain_patience{10000};
+  // Execs have so long to end after their container's init; then they count as killed.
+  std::chrono::milliseconds exec_exit_patience{5000};
 };
 
 struct ContainerSummary {

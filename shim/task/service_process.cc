@@ -14,7 +14,6 @@ using runtime::ProcessStatus;
 
 namespace {
 
-constexpr std::chrono::milliseconds kExecExitPatience{5000};
 // A client that reads gets all output before it hears of the exit; one that does not read delays the news by the first, never more.
 constexpr std::chrono::milliseconds kFlushStall{100};
 constexpr std::chrono::milliseconds kFlushLimit{2000};
@@ -56,6 +55,9 @@ Result<> TaskService::StartExecIo(const Found& found) {
   WV_TRY(std::shared_ptr<ProcessStdio> stdio, ProcessStdio::Open(loop_, process.spec));
   stdio->AwaitClient();
   const std::lock_guard lock(mu_);
+  if (found.container->init_gone) {
+    return Fail(Code::kFailedPrecondition, "the container ended before the exec was started");
+  }
   stdio->Attach(std::exchange(process.pending_io, {}));
   if (process.stdin_closed) {
     stdio->CloseStdin();
@@ -104,6 +106,9 @@ Result<task_pb::StartResponse> TaskService::Start(const task_pb::StartRequest& r
   lock.lock();
   process.starting = false;
   changed_.notify_all();
+  if (!process.is_init() && process.exit) {  // AwaitExecs gave it up
+    return Fail(Code::kFailedPrecondition, "the container ended while the exec was being started");
+  }
   if (!started) {
     if (!process.is_init()) {
       // It never ran: there is no event, but who waits for it is told.
@@ -174,13 +179,16 @@ void TaskService::AwaitExecs(const ContainerPtr& container) {
   {
     std::unique_lock lock(mu_);
     container->init_gone = true;
-    const auto active = [](const auto& entry) { return entry.second->active(); };
-    changed_.wait_for(lock, kExecExitPatience, [&] {
+    // One whose streams are not open yet (a logger may take its time) is not in the sandbox, and from now on never will be: StartExecIo.
+    const auto active = [](const auto& entry) {
+      return entry.second->active() && entry.second->stdio != nullptr;
+    };
+    changed_.wait_for(lock, options_.exec_exit_patience, [&] {
       return std::none_of(container->execs.begin(), container->execs.end(), active);
     });
-    for (const auto& [exec_id, exec] : container->execs) {
-      if (exec->active()) {
-        stuck.push_back(exec);
+    for (const auto& entry : container->execs) {
+      if (active(entry)) {
+        stuck.push_back(entry.second);
       }
     }
   }
@@ -201,13 +209,15 @@ void TaskService::RecordExit(const ContainerPtr& container, const ProcessPtr& pr
     process->exit = exit;
     process->status = ProcessStatus::kStopped;
     process->stdio->ProcessExited();
-    containerd::events::TaskExit event;
-    event.set_container_id(container->id);
-    event.set_id(process->is_init() ? container->id : process->exec_id);
-    event.set_pid(static_cast<uint32_t>(process->pid));
-    event.set_exit_status(exit.status);
-    *event.mutable_exited_at() = ToTimestamp(exit.at);
-    Publish("/tasks/exit", event);
+    if (!process->starting) {  // else there is no start event, and there will be none
+      containerd::events::TaskExit event;
+      event.set_container_id(container->id);
+      event.set_id(process->is_init() ? container->id : process->exec_id);
+      event.set_pid(static_cast<uint32_t>(process->pid));
+      event.set_exit_status(exit.status);
+      *event.mutable_exited_at() = ToTimestamp(exit.at);
+      Publish("/tasks/exit", event);
+    }
     waiters.swap(process->waiters);
     changed_.notify_all();
   }

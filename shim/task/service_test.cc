@@ -2,6 +2,7 @@
 // scenarios for containerd shims.
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -237,6 +238,61 @@ TEST_F(TaskServiceTest, Scenario09_InitDiesWithTwentyRunningExecs) {
   EXPECT_EQ(std::count_if(lines.begin(), lines.end(),
                           [](const std::string& line) { return line.starts_with("exit "); }),
             21);
+}
+
+TEST_F(TaskServiceTest, Scenario09_InitExitsWhileAnExecWaitsForItsLogger) {
+  ASSERT_TRUE(Create("t", "while [ ! -e " + (dir_ / "end") + " ]; do sleep 0.02; done; exit 7"));
+  ASSERT_TRUE(Start("t"));
+  const std::string logger = dir_ / "logger.sh";
+  ASSERT_TRUE(WriteFile(logger, "#!/bin/sh\n: >" + (dir_ / "end") + "\nwhile [ ! -e " +
+                                    (dir_ / "ready") + " ]; do sleep 0.02; done\nprintf x >&5\n"));
+  ASSERT_EQ(chmod(logger.c_str(), 0755), 0);
+  ASSERT_TRUE(Exec("t", "e", {"/bin/sleep", "60"}, "binary://" + logger));
+  auto exec_waiting = std::async(std::launch::async, [this] { return Wait("t", "e"); });
+  auto starting = std::async(std::launch::async, [this] { return Start("t", "e"); });
+  const auto exit = Wait("t");
+  ASSERT_TRUE(exit);
+  EXPECT_EQ(exit->exit_status(), 7U);  // whatever becomes of the exec
+  ASSERT_TRUE(WriteFile(dir_ / "ready", ""));
+  const auto started = starting.get();
+  EXPECT_EQ(CodeOf(started), Code::kFailedPrecondition);
+  EXPECT_NE(started.error().message().find("the container ended"), std::string::npos);
+  const auto exec_exit = exec_waiting.get();
+  ASSERT_TRUE(exec_exit);
+  EXPECT_EQ(exec_exit->exit_status(), 255U);
+  EXPECT_EQ(State("t", "e")->status(), task_pb::STOPPED);
+  EXPECT_TRUE(Delete("t", "e"));
+  EXPECT_TRUE(Delete("t"));
+  ASSERT_TRUE(events_.Await(5));
+  EXPECT_EQ(events_.Lines(),
+            (Strings{"create t", "start t", "exec-added t/e", "exit t 7", "delete t 7"}));
+}
+
+TEST_F(TaskServiceTest, Scenario09_ExecThatHangsInItsStartIsGivenUpWithoutEvents) {
+  std::promise<void> release;
+  std::atomic<int> starts{0};
+  hook_ = [&starts, released = release.get_future().share()](const std::string& operation) {
+    if (operation == "started" && ++starts == 2) {  // the init's was the first
+      released.wait();
+    }
+    return Result<>();
+  };
+  ASSERT_TRUE(Create("t", "sleep 60"));
+  ASSERT_TRUE(Start("t"));
+  ASSERT_TRUE(Exec("t", "e", {"/bin/sleep", "60"}));
+  auto starting = std::async(std::launch::async, [this] { return Start("t", "e"); });
+  while (starts < 2) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  ASSERT_TRUE(Kill("t", "", SIGKILL));
+  EXPECT_EQ(Wait("t")->exit_status(), 137U);
+  EXPECT_EQ(Wait("t", "e")->exit_status(), 137U);
+  release.set_value();
+  EXPECT_EQ(CodeOf(starting.get()), Code::kFailedPrecondition);
+  EXPECT_TRUE(Delete("t"));
+  ASSERT_TRUE(events_.Await(5));
+  EXPECT_EQ(events_.Lines(),
+            (Strings{"create t", "start t", "exec-added t/e", "exit t 137", "delete t 137"}));
 }
 
 TEST_F(TaskServiceTest, Scenario10_SignalsReachTheRightProcess) {

@@ -64,6 +64,7 @@ TaskFixture::TaskFixture() : events_(dir_ / "events.sock") {
   };
   options.on_shutdown = [this] { shut_down_ = true; };
   options.drain_patience = std::chrono::milliseconds(2000);
+  options.exec_exit_patience = std::chrono::milliseconds(2000);
   service_ = std::make_unique<TaskService>(std::move(options), stdio_->loop(), *publisher_, *pool_);
   const std::string path = dir_ / "shim.sock";
   server_thread_->Call([&] {
@@ -120,9 +121,11 @@ Result<task_pb::StartResponse> TaskFixture::Start(const std::string& id,
 }
 
 Result<pb::Empty> TaskFixture::Exec(const std::string& id, const std::string& exec_id,
-                                    const std::vector<std::string>& args) {
+                                    const std::vector<std::string>& args,
+                                    const std::string& stdout_uri) {
   task_pb::ExecProcessRequest request;
   request.set_id(id);
+  request.set_stdout(stdout_uri);
   request.set_exec_id(exec_id);
   request.mutable_spec()->set_type_url("types.containerd.io/opencontainers/runtime-spec/1/Process");
   request.mutable_spec()->set_value(ProcessJson(args));

@@ -57,7 +57,7 @@ class TaskFixture : public ::testing::Test {
   Result<task_pb::CreateTaskResponse> Create(const std::string& id, const std::string& script);
   Result<task_pb::StartResponse> Start(const std::string& id, const std::string& exec_id = "");
   Result<pb::Empty> Exec(const std::string& id, const std::string& exec_id,
-                         const std::vector<std::string>& args);
+                         const std::vector<std::string>& args, const std::string& stdout_uri = "");
   Result<task_pb::WaitResponse> Wait(const std::string& id, const std::string& exec_id = "");
   Result<task_pb::StateResponse> State(const std::string& id, const std::string& exec_id = "");
   Result<task_pb::DeleteResponse> Delete(const std::string& id, const std::string& exec_id = "");
