@@ -1,5 +1,6 @@
 #include "base/unix_socket.h"
 
+#include <poll.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -169,6 +170,26 @@ Result<ReceivedMessage> ReceiveMessage(FdRef socket, std::span<std::byte> buffer
     }
   }
   return received;
+}
+
+Result<ReceivedMessage> ReceiveMessageUntil(FdRef socket, std::span<std::byte> buffer,
+                                            size_t max_fds,
+                                            std::chrono::steady_clock::time_point deadline) {
+  pollfd polled{.fd = socket.get(), .events = POLLIN, .revents = 0};
+  for (;;) {
+    const auto left =
+        std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+    if (left.count() <= 0) {
+      return Fail(Code::kDeadlineExceeded, "no message in time");
+    }
+    const int ready = poll(&polled, 1, static_cast<int>(left.count()));
+    if (ready > 0) {
+      return ReceiveMessage(socket, buffer, max_fds);
+    }
+    if (ready < 0 && errno != EINTR) {
+      return SysError("poll");
+    }
+  }
 }
 
 }  // namespace wyvern

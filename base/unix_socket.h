@@ -6,6 +6,7 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 
+#include <chrono>
 #include <cstddef>
 #include <span>
 #include <string>
@@ -53,5 +54,10 @@ Result<> SendMessage(FdRef socket, std::span<const std::byte> data, std::span<co
 // One recvmsg, MSG_CMSG_CLOEXEC. At most `max_fds` are accepted: more are closed and `truncated` is
 // set.
 Result<ReceivedMessage> ReceiveMessage(FdRef socket, std::span<std::byte> buffer, size_t max_fds);
+// The same, blocking until `deadline` at most, then DEADLINE_EXCEEDED; a deadline in the past takes
+// nothing, so that a peer that never stops talking holds nobody up.
+Result<ReceivedMessage> ReceiveMessageUntil(FdRef socket, std::span<std::byte> buffer,
+                                            size_t max_fds,
+                                            std::chrono::steady_clock::time_point deadline);
 
 }  // namespace wyvern

@@ -23,6 +23,20 @@ TEST(UnixSocketTest, DescriptorsBeyondTheLimitAreClosed) {
   EXPECT_EQ(fcntl(message.fds[0].get(), F_GETFD), FD_CLOEXEC);
 }
 
+TEST(UnixSocketTest, ReceivingUntilADeadline) {
+  const SocketPair pair = *MakeSocketPair(SOCK_SEQPACKET);
+  std::array<std::byte, 8> buffer{};
+  const auto now = std::chrono::steady_clock::now();
+  EXPECT_EQ(ReceiveMessageUntil(pair.second, buffer, 0, now + std::chrono::milliseconds(50))
+                .error()
+                .code(),
+            Code::kDeadlineExceeded);
+  EXPECT_GE(std::chrono::steady_clock::now(), now + std::chrono::milliseconds(50));
+  ASSERT_TRUE(SendMessage(pair.first, std::as_bytes(std::span("x", 1)), {}));
+  EXPECT_FALSE(ReceiveMessageUntil(pair.second, buffer, 0, now));  // too late for what is there
+  EXPECT_EQ(ReceiveMessageUntil(pair.second, buffer, 0, now + std::chrono::seconds(10))->size, 1U);
+}
+
 TEST(UnixSocketTest, LongPathIsRefusedWithItsLength) {
   const auto result = ListenUnix("/tmp/" + std::string(120, 'x'), 0600);
   ASSERT_FALSE(result);

@@ -2,9 +2,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <poll.h>
-
-#include <array>
 
 #include "base/cleanup.h"
 #include "base/unix_socket.h"
@@ -15,7 +12,6 @@ namespace {
 
 constexpr int kVhostUserFd = 3;
 constexpr int kControlFd = 4;
-constexpr int kAnswerTimeoutMs = 10000;
 
 }  // namespace
 
@@ -38,29 +34,10 @@ Result<std::pair<std::unique_ptr<FileServerProcess>, UniqueFd>> FileServerProces
 Result<FdRef> FileServerProcess::MountNamespace() {
   const std::lock_guard lock(namespace_mu_);
   if (!namespace_.valid()) {
-    WV_TRY_VOID(Command("ping"));
+    WV_TRY_VOID(control_.Command("ping"));
     WV_TRY(namespace_, Open(fmt::format("/proc/{}/ns/mnt", process_.pid()), O_RDONLY));
   }
   return FdRef(namespace_);
-}
-
-Result<> FileServerProcess::Command(const std::string& text) {
-  const std::lock_guard lock(mu_);
-  WV_TRY_VOID_CONTEXT(SendMessage(control_, std::as_bytes(std::span(text)), {}), "file server");
-  pollfd wait = {control_.get(), POLLIN, 0};
-  if (poll(&wait, 1, kAnswerTimeoutMs) <= 0) {
-    return Fail(Code::kDeadlineExceeded, fmt::format("the file server does not answer '{}'", text));
-  }
-  std::array<std::byte, 1024> buffer;
-  WV_TRY(const ReceivedMessage answer, ReceiveMessage(control_, buffer, 0));
-  const std::string_view said(reinterpret_cast<const char*>(buffer.data()), answer.size);
-  if (said == "ok") {
-    return {};
-  }
-  if (said.empty()) {
-    return Fail(Code::kUnavailable, "the file server is gone");
-  }
-  return Fail(Code::kInternal, fmt::format("file server: {}", said));
 }
 
 Result<> FileServerProcess::Attach(const std::string& name, FdRef tree,
@@ -68,14 +45,14 @@ Result<> FileServerProcess::Attach(const std::string& name, FdRef tree,
   WV_TRY(const FdRef mounts, MountNamespace());
   WV_TRY_VOID(AttachTree(mounts, tree, name));
   Cleanup undo([&] { static_cast<void>(DetachTree(mounts, name)); });
-  WV_TRY_VOID(Command(
+  WV_TRY_VOID(control_.Command(
       fmt::format("attach {} {} {}", name, policy.cache.count(), policy.read_only ? "ro" : "rw")));
   undo.Cancel();
   return {};
 }
 
 Result<> FileServerProcess::Detach(const std::string& name) {
-  auto forgotten = Command("detach " + name);
+  auto forgotten = control_.Command("detach " + name);
   WV_TRY(const FdRef mounts, MountNamespace());
   WV_TRY_VOID(DetachTree(mounts, name));
   return forgotten;

@@ -1,6 +1,5 @@
 // hypervisor/file_server.h — wyvern-fs from outside: its process, its control socket, its mount namespace.
-// Wire:    control SEQPACKET: "attach <name> <cache ms> <rw|ro>" and "detach <name>"; "ping" is answered once it is
-//          confined; the answer is "ok" or "error <text>".
+// Wire:    file_server_control.h: "attach <name> <cache ms> <rw|ro>" and "detach <name>"; "ping" is answered once it is confined.
 // Threads: any; calls are serialised.
 #pragma once
 
@@ -11,6 +10,7 @@
 
 #include "base/fd.h"
 #include "base/subprocess.h"
+#include "hypervisor/file_server_control.h"
 #include "hypervisor/machine.h"
 
 namespace wyvern::runtime {
@@ -31,14 +31,12 @@ class FileServerProcess {
   FileServerProcess(Subprocess process, UniqueFd control)
       : process_(std::move(process)), control_(std::move(control)) {}
 
-  Result<> Command(const std::string& text);
   Result<FdRef> MountNamespace();
 
   Subprocess process_;
-  std::mutex mu_;
-  UniqueFd control_;         // guarded by mu_
-  std::mutex namespace_mu_;  // before mu_
-  UniqueFd namespace_;       // guarded by namespace_mu_
+  FileServerControl control_;
+  std::mutex namespace_mu_;
+  UniqueFd namespace_;  // guarded by namespace_mu_
 };
 
 }  // namespace wyvern::runtime

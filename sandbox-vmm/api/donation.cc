@@ -1,8 +1,6 @@
 #include "api/donation.h"
 
-#include <poll.h>
 #include <sys/socket.h>
-#include <sys/time.h>
 
 #include <algorithm>
 #include <array>
@@ -16,7 +14,15 @@ namespace wyvern::api {
 
 namespace {
 
-constexpr int kAcknowledgeTimeoutMs = 5000;
+struct RequestHeader {
+  Le32 number;
+  Le32 kind;
+};
+
+struct AnswerHeader {
+  Le32 number;
+  Le32 code;
+};
 
 bool IsKnownKind(uint32_t kind) {
   return kind >= static_cast<uint32_t>(DonationKind::kKvm) &&
@@ -25,20 +31,21 @@ bool IsKnownKind(uint32_t kind) {
 
 Result<> AddReceived(std::span<const std::byte> packet, ReceivedMessage& message,
                      DonationStore& store) {
-  if (message.truncated || packet.size() <= sizeof(Le32) || message.fds.size() != 1) {
-    return Fail(Code::kInvalidArgument, "a donation is a kind, a name and exactly one descriptor");
+  if (message.truncated || packet.size() <= sizeof(RequestHeader) || message.fds.size() != 1) {
+    return Fail(Code::kInvalidArgument,
+                "a donation is a number, a kind, a name and exactly one descriptor");
   }
-  Le32 kind;
-  std::memcpy(&kind, packet.data(), sizeof(kind));
-  if (!IsKnownKind(kind)) {
-    return Fail(Code::kInvalidArgument, "unknown kind of donation " + std::to_string(kind));
+  RequestHeader header;
+  std::memcpy(&header, packet.data(), sizeof(header));
+  if (!IsKnownKind(header.kind)) {
+    return Fail(Code::kInvalidArgument, "unknown kind of donation " + std::to_string(header.kind));
   }
-  std::string name(reinterpret_cast<const char*>(packet.data()) + sizeof(kind),
-                   packet.size() - sizeof(kind));
+  std::string name(reinterpret_cast<const char*>(packet.data()) + sizeof(header),
+                   packet.size() - sizeof(header));
   if (!IsValidDonationName(name)) {
     return Fail(Code::kInvalidArgument, "a donation's name is 1 to 63 bytes of [a-z0-9:_-]");
   }
-  return store.Add(DonationKind{kind.value()}, std::move(name), std::move(message.fds[0]));
+  return store.Add(DonationKind{header.kind.value()}, std::move(name), std::move(message.fds[0]));
 }
 
 }  // namespace
@@ -56,30 +63,38 @@ Result<> DonationClient::Donate(DonationKind kind, const std::string& name, FdRe
     return Fail(Code::kInvalidArgument, "not a donation's name: " + name);
   }
   const std::lock_guard lock(mu_);
-  const Le32 wire_kind = static_cast<uint32_t>(kind);
-  std::vector<std::byte> packet(sizeof(wire_kind) + name.size());
-  std::memcpy(packet.data(), &wire_kind, sizeof(wire_kind));
-  std::memcpy(packet.data() + sizeof(wire_kind), name.data(), name.size());
+  const RequestHeader header{++sent_, static_cast<uint32_t>(kind)};
+  std::vector<std::byte> packet(sizeof(header) + name.size());
+  std::memcpy(packet.data(), &header, sizeof(header));
+  std::memcpy(packet.data() + sizeof(header), name.data(), name.size());
   WV_TRY_VOID_CONTEXT(SendMessage(socket_, packet, std::span(&fd, 1)), "donate " + name);
-  pollfd polled{.fd = socket_.get(), .events = POLLIN, .revents = 0};
-  if (poll(&polled, 1, kAcknowledgeTimeoutMs) != 1) {
-    return Fail(Code::kDeadlineExceeded, "wyvern-vmm did not take the descriptor " + name);
-  }
-  std::array<std::byte, sizeof(Le32) + kMaxDonationText> answer{};
-  WV_TRY_CONTEXT(const ReceivedMessage received, ReceiveMessage(socket_, answer, 0),
-                 "donate " + name);
-  if (received.size < sizeof(Le32)) {
-    return Fail(Code::kUnavailable, "wyvern-vmm has ended");
-  }
-  Le32 code;
-  std::memcpy(&code, answer.data(), sizeof(code));
-  if (code != 0) {
-    const std::string text(reinterpret_cast<const char*>(answer.data()) + sizeof(code),
-                           received.size - sizeof(code));
-    return Fail(Code{static_cast<uint8_t>(std::min<uint32_t>(code, 16))},
-                "donate " + name + ": " + text);
-  }
+  WV_TRY_VOID_CONTEXT(AwaitAnswer(header.number), "donate " + name);
   return {};
+}
+
+Result<> DonationClient::AwaitAnswer(uint32_t number) {
+  const auto deadline = std::chrono::steady_clock::now() + patience_;
+  for (;;) {
+    std::array<std::byte, sizeof(AnswerHeader) + kMaxDonationText> packet{};
+    WV_TRY(const ReceivedMessage received, ReceiveMessageUntil(socket_, packet, 0, deadline));
+    if (received.size < sizeof(AnswerHeader)) {
+      return Fail(Code::kUnavailable, "wyvern-vmm has ended");
+    }
+    AnswerHeader header;
+    std::memcpy(&header, packet.data(), sizeof(header));
+    if (header.number < number) {
+      continue;  // it comes late
+    }
+    if (header.number > number) {
+      return Fail(Code::kInternal, "wyvern-vmm answered what it was not asked");
+    }
+    if (header.code == 0) {
+      return {};
+    }
+    return Fail(Code{static_cast<uint8_t>(std::min<uint32_t>(header.code, 16))},
+                std::string(reinterpret_cast<const char*>(packet.data()) + sizeof(header),
+                            received.size - sizeof(header)));
+  }
 }
 
 Result<> DonationStore::Add(DonationKind kind, std::string name, UniqueFd fd) {
@@ -109,18 +124,22 @@ Result<UniqueFd> DonationStore::Take(DonationKind kind, const std::string& name)
 }
 
 Result<bool> ServeOneDonation(FdRef socket, DonationStore& store) {
-  std::array<std::byte, sizeof(Le32) + kMaxDonationName + 1> packet{};
+  std::array<std::byte, sizeof(RequestHeader) + kMaxDonationName + 1> packet{};
   WV_TRY(ReceivedMessage message, ReceiveMessage(socket, packet, 1));
   if (message.size == 0 && message.fds.empty()) {
     return false;
   }
   const auto added = AddReceived(std::span(packet).first(message.size), message, store);
-  const Le32 code = added ? 0U : static_cast<uint32_t>(added.error().code());
+  Le32 number = 0;
+  if (message.size >= sizeof(number)) {
+    std::memcpy(&number, packet.data(), sizeof(number));
+  }
+  const AnswerHeader header{number, added ? 0U : static_cast<uint32_t>(added.error().code())};
   std::string text = added ? "" : added.error().message();
   text.resize(std::min(text.size(), kMaxDonationText));
-  std::vector<std::byte> answer(sizeof(code) + text.size());
-  std::memcpy(answer.data(), &code, sizeof(code));
-  std::memcpy(answer.data() + sizeof(code), text.data(), text.size());
+  std::vector<std::byte> answer(sizeof(header) + text.size());
+  std::memcpy(answer.data(), &header, sizeof(header));
+  std::memcpy(answer.data() + sizeof(header), text.data(), text.size());
   WV_TRY_VOID(SendMessage(socket, answer, {}));
   return true;
 }

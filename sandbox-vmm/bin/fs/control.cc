@@ -42,35 +42,8 @@ Result<Command> ParseAttach(std::string_view rest) {
   return command;
 }
 
-}  // namespace
-
-Result<Command> ParseCommand(std::string_view packet) {
-  if (packet.ends_with(' ')) {
-    return Fail(Code::kInvalidArgument, "a command ends with a word");
-  }
-  std::string_view rest = packet;
-  const std::string_view verb = NextWord(&rest);
-  if (verb == "attach") {
-    return ParseAttach(rest);
-  }
-  if (verb == "detach") {
-    const std::string_view name = NextWord(&rest);
-    if (name.empty() || !rest.empty()) {
-      return Fail(Code::kInvalidArgument, "detach NAME");
-    }
-    return Command{Verb::kDetach, name, {}};
-  }
-  if (packet == "ping") {
-    return Command{Verb::kPing, {}, {}};
-  }
-  if (packet == "stats") {
-    return Command{Verb::kStats, {}, {}};
-  }
-  return Fail(Code::kInvalidArgument, "unknown command");
-}
-
-std::string Answer(fs::FileServer& server, std::string_view packet) {
-  const auto command = ParseCommand(packet);
+std::string Carry(fs::FileServer& server, std::string_view text) {
+  const auto command = ParseCommand(text);
   if (!command) {
     return "error " + command.error().message();
   }
@@ -94,6 +67,46 @@ std::string Answer(fs::FileServer& server, std::string_view packet) {
     }
   }
   return done ? "ok" : "error " + done.error().message();
+}
+
+}  // namespace
+
+Result<Command> ParseCommand(std::string_view text) {
+  if (text.ends_with(' ')) {
+    return Fail(Code::kInvalidArgument, "a command ends with a word");
+  }
+  std::string_view rest = text;
+  const std::string_view verb = NextWord(&rest);
+  if (verb == "attach") {
+    return ParseAttach(rest);
+  }
+  if (verb == "detach") {
+    const std::string_view name = NextWord(&rest);
+    if (name.empty() || !rest.empty()) {
+      return Fail(Code::kInvalidArgument, "detach NAME");
+    }
+    return Command{Verb::kDetach, name, {}};
+  }
+  if (text == "ping") {
+    return Command{Verb::kPing, {}, {}};
+  }
+  if (text == "stats") {
+    return Command{Verb::kStats, {}, {}};
+  }
+  return Fail(Code::kInvalidArgument, "unknown command");
+}
+
+std::string Answer(fs::FileServer& server, std::string_view packet) {
+  std::string_view rest = packet;
+  const std::string_view word = NextWord(&rest);
+  uint64_t number = 0;
+  const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), number);
+  if (word.empty() || error != std::errc() || end != word.data() + word.size()) {
+    return "0 error a packet begins with its number";
+  }
+  return fmt::format(
+      "{} {}", number,
+      packet.size() > kMaxCommand ? "error the packet is too long" : Carry(server, rest));
 }
 
 }  // namespace wyvern::fs_process

@@ -31,13 +31,28 @@ TEST(ControlTest, AnswersSayWhatHappened) {
   options.root = *Open("/", O_RDONLY | O_DIRECTORY);
   options.exports = true;
   const auto server = *fs::FileServer::Create(std::move(options));
-  EXPECT_EQ(Answer(*server, "ping"), "ok");
-  EXPECT_EQ(Answer(*server, "attach v 0 rw"), "ok");
-  EXPECT_EQ(Answer(*server, "attach v 0 rw"), "error export v is attached");
-  EXPECT_EQ(Answer(*server, "attach .. 0 rw").substr(0, 5), "error");
-  EXPECT_EQ(Answer(*server, "detach v"), "ok");
-  EXPECT_EQ(Answer(*server, "detach v"), "ok");
-  EXPECT_EQ(Answer(*server, "stats").substr(0, 11), "ok inodes=1");
+  EXPECT_EQ(Answer(*server, "1 ping"), "1 ok");
+  EXPECT_EQ(Answer(*server, "2 attach v 0 rw"), "2 ok");
+  EXPECT_EQ(Answer(*server, "3 attach v 0 rw"), "3 error export v is attached");
+  EXPECT_EQ(Answer(*server, "4 attach .. 0 rw").substr(0, 7), "4 error");
+  EXPECT_EQ(Answer(*server, "5 detach v"), "5 ok");
+  EXPECT_EQ(Answer(*server, "6 detach v"), "6 ok");
+  EXPECT_EQ(Answer(*server, "7 stats").substr(0, 13), "7 ok inodes=1");
+}
+
+TEST(ControlTest, AnswersRepeatTheNumber) {
+  fs::FileServerOptions options;
+  options.root = *Open("/", O_RDONLY | O_DIRECTORY);
+  options.exports = true;
+  const auto server = *fs::FileServer::Create(std::move(options));
+  EXPECT_EQ(Answer(*server, "18446744073709551615 ping"), "18446744073709551615 ok");
+  EXPECT_EQ(Answer(*server, "7"), "7 error unknown command");
+  EXPECT_EQ(Answer(*server, "7 " + std::string(kMaxCommand, 'x')),
+            "7 error the packet is too long");
+  for (const char* packet :
+       {"", " ", " ping", "ping", "-1 ping", "1x ping", "18446744073709551616 ping"}) {
+    EXPECT_EQ(Answer(*server, packet), "0 error a packet begins with its number") << packet;
+  }
 }
 
 }  // namespace

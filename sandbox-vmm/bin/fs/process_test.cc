@@ -52,7 +52,8 @@ class ProcessTest : public ::testing::Test {
   }
 
   std::string Say(std::string_view command) {
-    EXPECT_TRUE(SendMessage(control_, std::as_bytes(std::span(command)), {}).has_value());
+    const std::string packet = fmt::format("1 {}", command);
+    EXPECT_TRUE(SendMessage(control_, std::as_bytes(std::span(packet)), {}).has_value());
     std::array<std::byte, 512> buffer{};
     const auto answer = ReceiveMessage(control_, buffer, 0);
     return answer ? std::string(reinterpret_cast<const char*>(buffer.data()), answer->size) : "";
@@ -65,7 +66,7 @@ class ProcessTest : public ::testing::Test {
 };
 
 TEST_F(ProcessTest, EveryThreadIsConfined) {
-  ASSERT_EQ(Say("ping"), "ok");
+  ASSERT_EQ(Say("ping"), "1 ok");
   const std::string proc = fmt::format("/proc/{}", process_->pid());
   int threads = 0;
   for (const auto& task : std::filesystem::directory_iterator(proc + "/task")) {
@@ -97,7 +98,7 @@ TEST_F(ProcessTest, ServesAndEndsWithItsFrontEnd) {
     ASSERT_TRUE(started.has_value()) << started.error().message();
     EXPECT_TRUE(guest.Init());
     EXPECT_EQ(guest.ReadFile("hello"), "hello from the host");
-    EXPECT_EQ(Say("stats").substr(0, 3), "ok ");
+    EXPECT_EQ(Say("stats").substr(0, 5), "1 ok ");
   }
   WV_CHECK(process_.has_value());
   const auto status = process_->Wait();

@@ -45,15 +45,14 @@ Result<std::unique_ptr<fs::FileServer>> MakeServer(const ServeOptions& options, 
 }
 
 void OnControl(EventLoop& loop, EventLoop::Token* token, FdRef socket, fs::FileServer& server) {
-  std::array<std::byte, kMaxCommand> packet{};
+  std::array<std::byte, kMaxCommand + 1> packet{};  // one that is too long shows
   const auto received = ReceiveMessage(socket, packet, 0);
   if (!received || received->size == 0) {
     loop.Remove(*token);  // the runtime is gone; the front-end's end is ours
     return;
   }
   const std::string_view text(reinterpret_cast<const char*>(packet.data()), received->size);
-  const std::string answer =
-      received->truncated ? "error the packet is too long" : Answer(server, text);
+  const std::string answer = Answer(server, text);
   if (auto sent = SendMessage(socket, std::as_bytes(std::span(answer)), {}); !sent) {
     WV_WARN("answering on the control socket: {}", sent.error().message());
   }
