@@ -13,6 +13,11 @@ std::string_view CallContext::MetadataValue(std::string_view key) const {
   return {};
 }
 
+bool CallContext::connected() const {
+  const auto sink = connection.lock();
+  return sink != nullptr && sink->alive();
+}
+
 struct RawResponder::Call {
   std::shared_ptr<CallSink> sink;
   uint32_t stream_id;

@@ -22,6 +22,8 @@ namespace wyvern::ttrpc {
 
 using Metadata = std::vector<std::pair<std::string, std::string>>;
 
+class CallSink;
+
 struct CallContext {
   std::string service;
   std::string method;
@@ -29,7 +31,11 @@ struct CallContext {
   // When the client gives up, if it said so. The work is the handler's to stop: the client says
   // nothing when it forgets a call.
   std::optional<std::chrono::steady_clock::time_point> deadline;
+  std::weak_ptr<const CallSink> connection;  // for connected()
 
+  // False once the connection that the call came by is gone; ServerOptions::on_disconnect comes after
+  // that.
+  bool connected() const;
   // The first value of `key`, or empty.
   std::string_view MetadataValue(std::string_view key) const;
 };

@@ -34,11 +34,12 @@ std::string EncodeResponse(uint32_t stream_id, Result<std::string> payload) {
   return EncodeFrame(stream_id, FrameType::kResponse, 0, response.SerializeAsString());
 }
 
-CallContext ContextOf(wire::Request& request) {
+CallContext ContextOf(wire::Request& request, std::weak_ptr<const CallSink> connection) {
   CallContext context{.service = std::move(*request.mutable_service()),
                       .method = std::move(*request.mutable_method()),
                       .metadata = {},
-                      .deadline = {}};
+                      .deadline = {},
+                      .connection = std::move(connection)};
   for (wire::KeyValue& pair : *request.mutable_metadata()) {
     context.metadata.emplace_back(std::move(*pair.mutable_key()), std::move(*pair.mutable_value()));
   }
@@ -227,7 +228,7 @@ void ServerConnection::OnRequest(const FrameHeader& header, const std::string& d
     return;
   }
   std::string payload = std::move(*request.mutable_payload());
-  Dispatch(id, method->second, std::move(payload), ContextOf(request),
+  Dispatch(id, method->second, std::move(payload), ContextOf(request, weak_from_this()),
            (header.flags & kFlagRemoteClosed) != 0);
 }
 

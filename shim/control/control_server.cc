@@ -8,6 +8,7 @@
 #include <map>
 #include <mutex>
 #include <utility>
+#include <vector>
 
 #include "base/log.h"
 #include "base/unix_socket.h"
@@ -68,6 +69,8 @@ class ControlServer::Impl {
   struct Exec {
     std::string container;  // as the sandbox names it: empty for the guest itself
     bool terminal = false;
+    ttrpc::CallContext client;  // the call it came by; once it is attached, its stream
+    bool abandoned = false;
   };
 
   void Register();
@@ -75,7 +78,8 @@ class ControlServer::Impl {
   void Pooled(const char* method, Result<Resp> (Impl::*function)(const Req&));
 
   Result<pb::HelloResponse> Hello(const pb::HelloRequest& request);
-  Result<pb::ExecResponse> AddExec(const pb::ExecRequest& request);
+  Result<pb::ExecResponse> AddExec(const pb::ExecRequest& request,
+                                   const ttrpc::CallContext& client);
   Result<pb::WaitExecResponse> WaitExec(const pb::ExecRef& request);
   Result<pb::Empty> ResizeExec(const pb::ResizeExecRequest& request);
   Result<pb::Empty> SignalExec(const pb::SignalExecRequest& request);
@@ -83,10 +87,13 @@ class ControlServer::Impl {
   Result<pb::EffectiveConfigResponse> EffectiveConfig(const pb::Empty& request);
   Result<pb::MetricsResponse> Metrics(const pb::Empty& request);
   Result<pb::TimelineResponse> Timeline(const pb::Empty& request);
-  ttrpc::RawStream::Receiver Attach(ttrpc::RawStream stream);
+  ttrpc::RawStream::Receiver Attach(const ttrpc::CallContext& client, ttrpc::RawStream stream);
   std::shared_ptr<ExecStream> OpenStream(const pb::StreamData& first,
+                                         const ttrpc::CallContext& client,
                                          const ttrpc::RawStream& stream);
-  void Abandon(const Key& key);
+  void OnDisconnect();
+  void Abandon(const Key& key);  // on the loop
+  void EndAbandoned(const Key& key);
 
   Result<Exec> CheckOurs(const std::string& container_id, const std::string& exec_id);
   Result<std::string> ReadSpec(const std::string& container_id) const;
@@ -113,7 +120,9 @@ Result<> ControlServer::Impl::Start() {
   pool_ = std::make_unique<ttrpc::BlockingPool>("control");
   Result<> listening;
   thread_->Call([&] {
-    auto server = ttrpc::Server::Create(thread_->loop(), {.name = "control"});
+    auto server = ttrpc::Server::Create(
+        thread_->loop(),
+        {.name = "control", .on_disconnect = [this](size_t /*remaining*/) { OnDisconnect(); }});
     if (!server) {
       listening = tl::unexpected(std::move(server).error());
       return;
@@ -146,7 +155,12 @@ void ControlServer::Impl::Pooled(const char* method, Result<Resp> (Impl::*functi
 
 void ControlServer::Impl::Register() {
   Pooled("Hello", &Impl::Hello);
-  Pooled("Exec", &Impl::AddExec);
+  server_->RegisterUnary<pb::ExecRequest, pb::ExecResponse>(
+      kService, "Exec",
+      ttrpc::Blocking<pb::ExecRequest, pb::ExecResponse>(
+          *pool_, [this](const pb::ExecRequest& request, const ttrpc::CallContext& client) {
+            return AddExec(request, client);
+          }));
   Pooled("WaitExec", &Impl::WaitExec);
   Pooled("ResizeExec", &Impl::ResizeExec);
   Pooled("SignalExec", &Impl::SignalExec);
@@ -155,8 +169,8 @@ void ControlServer::Impl::Register() {
   Pooled("Metrics", &Impl::Metrics);
   Pooled("Timeline", &Impl::Timeline);
   server_->RegisterRawBidi(kService, "Stream",
-                           [this](const ttrpc::CallContext&, ttrpc::RawStream stream) {
-                             return Attach(std::move(stream));
+                           [this](const ttrpc::CallContext& client, ttrpc::RawStream stream) {
+                             return Attach(client, std::move(stream));
                            });
 }
 
@@ -192,7 +206,8 @@ Result<std::string> ControlServer::Impl::ReadSpec(const std::string& container_i
   return Fail(Code::kNotFound, "container " + container_id + " not found");
 }
 
-Result<pb::ExecResponse> ControlServer::Impl::AddExec(const pb::ExecRequest& request) {
+Result<pb::ExecResponse> ControlServer::Impl::AddExec(const pb::ExecRequest& request,
+                                                      const ttrpc::CallContext& client) {
   const std::string container = request.guest() ? std::string() : request.container_id();
   std::string spec;
   if (!request.guest()) {
@@ -216,9 +231,14 @@ Result<pb::ExecResponse> ControlServer::Impl::AddExec(const pb::ExecRequest& req
     (void)sandbox_.DeleteProcess(container, key.second);
     return tl::unexpected(std::move(started).error());
   }
-  const std::lock_guard lock(mu_);
-  execs_[key] = Exec{container, request.terminal()};
-  unattached_[key] = std::move(streams);
+  {
+    const std::lock_guard lock(mu_);
+    execs_[key] = Exec{container, request.terminal(), client};
+    unattached_[key] = std::move(streams);
+  }
+  if (!client.connected()) {
+    EndAbandoned(key);  // OnDisconnect may not have seen it
+  }
   pb::ExecResponse response;
   response.set_exec_id(key.second);
   return response;
@@ -310,6 +330,7 @@ Result<pb::TimelineResponse> ControlServer::Impl::Timeline(const pb::Empty& /*re
 }
 
 std::shared_ptr<ExecStream> ControlServer::Impl::OpenStream(const pb::StreamData& first,
+                                                            const ttrpc::CallContext& client,
                                                             const ttrpc::RawStream& stream) {
   runtime::ProcessIo io;
   {
@@ -321,6 +342,10 @@ std::shared_ptr<ExecStream> ControlServer::Impl::OpenStream(const pb::StreamData
     }
     io = std::move(found->second);
     unattached_.erase(found);
+    if (const auto entry = execs_.find({first.container_id(), first.exec_id()});
+        entry != execs_.end()) {
+      entry->second.client = client;
+    }
   }
   auto exec =
       std::make_shared<ExecStream>(thread_->loop(), std::move(io), first.stream() == 1, stream);
@@ -328,27 +353,56 @@ std::shared_ptr<ExecStream> ControlServer::Impl::OpenStream(const pb::StreamData
   return exec;
 }
 
-// Its client is gone without having seen the end: a terminal that is hung up, to the process; nobody will ask for its exit status.
-void ControlServer::Impl::Abandon(const Key& key) {
-  pool_->Run([this, key] {
-    const auto exec = CheckOurs(key.first, key.second);
-    if (exec && exec->terminal) {
-      (void)sandbox_.Signal(exec->container, key.second, SIGHUP, false);
+// A connection is gone, and with it whoever would have attached to its execs or asked for their exit status.
+void ControlServer::Impl::OnDisconnect() {
+  std::vector<Key> orphans;
+  {
+    const std::lock_guard lock(mu_);
+    for (const auto& [key, exec] : execs_) {
+      if (!exec.client.connected()) {
+        orphans.push_back(key);
+      }
     }
-    pb::ExecRef ref;
-    ref.set_container_id(key.first);
-    ref.set_exec_id(key.second);
-    (void)WaitExec(ref);
-  });
+  }
+  for (const Key& key : orphans) {
+    Abandon(key);
+  }
 }
 
-ttrpc::RawStream::Receiver ControlServer::Impl::Attach(ttrpc::RawStream stream) {
+void ControlServer::Impl::Abandon(const Key& key) {
+  pool_->Run([this, key] { EndAbandoned(key); });
+}
+
+// Its client is gone without having heard of its exit: a terminal that is hung up, to the process; streams that have ended if none attached;
+// nobody will ask for its exit status. Idempotent.
+void ControlServer::Impl::EndAbandoned(const Key& key) {
+  Exec exec;
+  {
+    const std::lock_guard lock(mu_);
+    const auto found = execs_.find(key);
+    if (found == execs_.end() || std::exchange(found->second.abandoned, true)) {
+      return;
+    }
+    exec = found->second;
+    unattached_.erase(key);
+  }
+  if (exec.terminal) {
+    (void)sandbox_.Signal(exec.container, key.second, SIGHUP, false);
+  }
+  pb::ExecRef ref;
+  ref.set_container_id(key.first);
+  ref.set_exec_id(key.second);
+  (void)WaitExec(ref);
+}
+
+ttrpc::RawStream::Receiver ControlServer::Impl::Attach(const ttrpc::CallContext& client,
+                                                       ttrpc::RawStream stream) {
   struct Attached {
     std::shared_ptr<ExecStream> exec;
     Key key;
   };
 
-  return [this, stream = std::move(stream),
+  return [this, client, stream = std::move(stream),
           to = std::make_shared<Attached>()](const std::optional<std::string>& message) {
     if (!message) {
       if (to->exec == nullptr) {
@@ -374,7 +428,7 @@ ttrpc::RawStream::Receiver ControlServer::Impl::Attach(ttrpc::RawStream stream) 
       to->exec->OnMessage(data);
     } else {
       to->key = {data.container_id(), data.exec_id()};
-      to->exec = OpenStream(data, stream);
+      to->exec = OpenStream(data, client, stream);
     }
   };
 }

@@ -5,6 +5,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <functional>
+#include <future>
 #include <thread>
 
 #include "base/unix_socket.h"
@@ -84,8 +86,23 @@ class ControlServerTest : public ::testing::Test {
     return Must(Call<cp::WaitExecResponse>("WaitExec", ref)).exit_status();
   }
 
+  // Within 10 s.
+  bool IsForgotten(const std::string& exec_id) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    while (sandbox_.State("c", exec_id) && std::chrono::steady_clock::now() < end) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    return !sandbox_.State("c", exec_id).has_value();
+  }
+
   TempDir dir_;
-  FakeSandbox sandbox_{runtime::SandboxOptions{}};
+  std::function<void()> on_started_;  // inside StartProcess
+  FakeSandbox sandbox_{runtime::SandboxOptions{}, [this](const std::string& operation) {
+                         if (operation == "started" && on_started_) {
+                           on_started_();
+                         }
+                         return Result<>();
+                       }};
   std::unique_ptr<ControlServer> server_;
   std::unique_ptr<ttrpc::Client> client_;
 };
@@ -202,11 +219,55 @@ TEST_F(ControlServerTest, ClientThatIsGoneHangsTheTerminalUpAndLeavesNoProcess) 
     ASSERT_TRUE(Must(stream.Read(std::chrono::seconds(10))).has_value());
     client_.reset();
   }
+  EXPECT_TRUE(IsForgotten(exec));
+}
+
+TEST_F(ControlServerTest, ClientThatIsGoneBeforeItAttachesLeavesNoProcess) {
+  const std::string exec = Exec("exec cat");  // ends with its input
+  client_.reset();
+  EXPECT_TRUE(IsForgotten(exec));
+}
+
+TEST_F(ControlServerTest, ClientThatIsGoneWhileItsExecIsStartedLeavesNoProcess) {
+  std::promise<void> started;
+  std::promise<void> go_on;
+  on_started_ = [&] {
+    started.set_value();
+    go_on.get_future().wait();
+  };
+  cp::ExecRequest request;
+  request.set_container_id("c");
+  request.add_args("/bin/cat");
+  client_->RawCallAsync(kService, "Exec", request.SerializeAsString(), {},
+                        [](const Result<std::string>&) {});
+  started.get_future().wait();
+  client_.reset();
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));  // the server has seen it
+  EXPECT_EQ(Must(sandbox_.Pids("c")).size(), 2U);
+  go_on.set_value();
   const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
-  while (sandbox_.State("c", exec) && std::chrono::steady_clock::now() < end) {
+  while (Must(sandbox_.Pids("c")).size() > 1 && std::chrono::steady_clock::now() < end) {
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
-  EXPECT_FALSE(sandbox_.State("c", exec));
+  EXPECT_EQ(Must(sandbox_.Pids("c")).size(), 1U);
+}
+
+TEST_F(ControlServerTest, ClientThatIsGoneBeforeItAsksForTheExitStatusLeavesNoProcess) {
+  const std::string exec = Exec("exit 3");
+  auto stream = Attach(exec, false);
+  while (Must(stream.Read(std::chrono::seconds(10)))) {
+  }
+  client_.reset();
+  EXPECT_TRUE(IsForgotten(exec));
+}
+
+TEST_F(ControlServerTest, ClientThatIsGoneAfterTheEndOfItsInputLeavesNoProcess) {
+  const std::string exec = Exec("echo up; cat; sleep 0.3");
+  auto stream = Attach(exec, false);
+  ASSERT_TRUE(Must(stream.Read(std::chrono::seconds(10))).has_value());
+  ASSERT_TRUE(stream.CloseSend());
+  client_.reset();
+  EXPECT_TRUE(IsForgotten(exec));
 }
 
 TEST_F(ControlServerTest, AttachToNothingIsRefused) {
