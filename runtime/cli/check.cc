@@ -33,10 +33,9 @@ struct Finding {
 constexpr int kMinMajor = 6;
 constexpr int kMinMinor = 1;
 
-Finding CheckKvm() {
-  const api::KvmAnswer kvm = api::ProbeKvm();
+Finding CheckKvm(const api::KvmAnswer& kvm) {
   return {"kvm", kvm.state == api::KvmState::kWorks ? Verdict::kOk : Verdict::kMissing, kvm.text,
-          ""};
+          kvm.remedy};
 }
 
 Finding CheckKernel() {
@@ -134,14 +133,14 @@ void Print(const std::vector<Finding>& findings, bool json) {
 }  // namespace
 
 Result<int> Check(const CheckOptions& options) {
-  const Finding kvm = CheckKvm();
+  const api::KvmAnswer kvm = api::ProbeKvm();
   if (options.kvm_only) {
-    fmt::print("{}\n", kvm.text);
-    return kvm.verdict == Verdict::kOk ? 0 : 1;
+    fmt::print("{}\n", kvm.Line());
+    return kvm.state == api::KvmState::kWorks ? 0 : 1;
   }
   WV_TRY(const auto config, runtime::LoadConfig({}));
   const std::vector<Finding> findings = {
-      kvm,
+      CheckKvm(kvm),
       CheckKernel(),
       CheckCgroups(config->cgroup_root),
       CheckHugeMemory(),

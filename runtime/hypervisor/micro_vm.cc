@@ -133,7 +133,7 @@ Result<> MicroVm::Start(const SpawnHook& spawned) {
 Result<> MicroVm::CheckKvm() {
   probe_.join();
   if (kvm_.state != api::KvmState::kWorks) {
-    return Fail(Code::kFailedPrecondition, "/dev/kvm: " + kvm_.text);
+    return Fail(Code::kFailedPrecondition, "/dev/kvm: " + kvm_.Line());
   }
   return {};
 }

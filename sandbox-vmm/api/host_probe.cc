@@ -24,7 +24,7 @@ KvmState ToState(kvm::KvmVerdict verdict) {
 
 KvmAnswer ProbeKvm(const std::string& path) {
   const kvm::KvmProbe probe = kvm::ProbeKvm(path);
-  return {ToState(probe.verdict), probe.detail};
+  return {ToState(probe.verdict), probe.detail, probe.remedy};
 }
 
 }  // namespace wyvern::api

@@ -16,7 +16,11 @@ enum class KvmState : uint8_t {
 
 struct KvmAnswer {
   KvmState state = KvmState::kAbsent;
-  std::string text;  // one sentence for people, with the remedy
+  std::string text;    // one sentence for people
+  std::string remedy;  // what to do about it; empty when it works
+
+  // Both in one line.
+  std::string Line() const { return remedy.empty() ? text : text + "; " + remedy; }
 };
 
 KvmAnswer ProbeKvm(const std::string& path = "/dev/kvm");

@@ -206,9 +206,13 @@ Result<KvmProbe> Measure(FdRef device, std::chrono::milliseconds deadline) {
                         micro(probe.guest), micro(probe.native))
           : fmt::format(
                 "KVM answers but interprets guests: test loop {}{:.0f} µs in a guest, {:.0f} µs "
-                "outside; use a host with hardware virtualization (bare metal, or a cloud "
-                "machine type with nested virtualization turned on)",
+                "outside",
                 timing.finished ? "" : "more than ", micro(probe.guest), micro(probe.native));
+  if (probe.verdict != KvmVerdict::kWorks) {
+    probe.remedy =
+        "use a host with hardware virtualization (bare metal, or a cloud machine type with nested "
+        "virtualization turned on)";
+  }
   return probe;
 }
 
@@ -245,11 +249,11 @@ KvmProbe ProbeKvm(const std::string& path, std::chrono::milliseconds deadline) {
   const int error = device.error().sys_errno();
   const bool absent = error == ENOENT || error == ENODEV || error == ENXIO || error == ENOTDIR;
   probe.verdict = absent ? KvmVerdict::kAbsent : KvmVerdict::kUnusable;
-  probe.detail = fmt::format(
-      "{}; {}", device.error().message(),
-      absent ? "turn virtualization on in the firmware or the cloud machine type, and load the "
-               "module kvm_intel or kvm_amd"
-             : "run as root, or as a member of the device's group");
+  probe.detail = device.error().message();
+  probe.remedy = absent
+                     ? "turn virtualization on in the firmware or the cloud machine type, and load "
+                       "the module kvm_intel or kvm_amd"
+                     : "run as root, or as a member of the device's group";
   return probe;
 }
 
@@ -267,6 +271,7 @@ KvmProbe ProbeKvm(FdRef device, std::chrono::milliseconds deadline) {
   KvmProbe failed;
   failed.verdict = KvmVerdict::kUnusable;
   failed.detail = fmt::format("KVM cannot run a test guest: {}", probe.error().message());
+  failed.remedy = "see what the host's kernel says of kvm (dmesg)";
   return failed;
 }
 

@@ -24,7 +24,8 @@ const char* KvmVerdictName(KvmVerdict verdict);
 
 struct KvmProbe {
   KvmVerdict verdict = KvmVerdict::kAbsent;
-  std::string detail;                  // one sentence for people, with the remedy
+  std::string detail;                  // one sentence for people
+  std::string remedy;                  // what to do about it; empty when it works
   std::chrono::nanoseconds native{0};  // best times of the loop; 0: not measured
   std::chrono::nanoseconds guest{0};
 };

@@ -27,13 +27,15 @@ TEST(ProbeTest, TimesOfAnInterpreterAreRefused) {
 TEST(ProbeTest, MissingDeviceIsAbsent) {
   const KvmProbe probe = ProbeKvm("/nonexistent/kvm");
   EXPECT_EQ(probe.verdict, KvmVerdict::kAbsent);
-  EXPECT_NE(probe.detail.find("kvm_intel"), std::string::npos) << probe.detail;
+  EXPECT_NE(probe.detail.find("/nonexistent/kvm"), std::string::npos) << probe.detail;
+  EXPECT_NE(probe.remedy.find("kvm_intel"), std::string::npos) << probe.remedy;
 }
 
 TEST(ProbeTest, OtherDeviceIsUnusable) {
   const KvmProbe probe = ProbeKvm("/dev/null");
   EXPECT_EQ(probe.verdict, KvmVerdict::kUnusable);
   EXPECT_FALSE(probe.detail.empty());
+  EXPECT_FALSE(probe.remedy.empty());
 }
 
 TEST(ProbeTest, DeadlineHoldsAndSignalMaskIsKept) {
@@ -47,6 +49,7 @@ TEST(ProbeTest, DeadlineHoldsAndSignalMaskIsKept) {
   EXPECT_LT(std::chrono::steady_clock::now() - start, milliseconds(2000));
   EXPECT_TRUE(probe.verdict == KvmVerdict::kWorks || probe.verdict == KvmVerdict::kInterprets)
       << probe.detail;
+  EXPECT_EQ(probe.remedy.empty(), probe.verdict == KvmVerdict::kWorks);
   RecordProperty("detail", probe.detail);
   sigset_t after;
   ::pthread_sigmask(SIG_SETMASK, nullptr, &after);
