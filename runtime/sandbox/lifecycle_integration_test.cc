@@ -397,6 +397,27 @@ TEST_F(LifecycleTest, DeathOfTheMachineEndsEverythingOnce) {
   EXPECT_EQ(sandbox_->DeleteProcess("c", "")->status, 137U);
 }
 
+TEST_F(LifecycleTest, StartThatIsCancelledEndsAtOnceAndLeavesNothing) {
+  config_->timeouts.boot = std::chrono::seconds(60);
+  Backend backend;
+  backend.make_machine = MakeHollowMachine;  // its agent never answers
+  std::stop_source stop;
+  SandboxOptions options = OptionsOf(MakeBundle("box", {}), "box");
+  options.cancel = stop.get_token();
+  const auto begin = std::chrono::steady_clock::now();
+  std::thread impatient([&stop] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    stop.request_stop();
+  });
+  const auto started = StartSandbox(std::move(options), backend);
+  impatient.join();
+  ASSERT_FALSE(started.has_value());
+  EXPECT_EQ(started.error().code(), Code::kUnavailable);
+  EXPECT_THAT(started.error().message(), HasSubstr("cancelled"));
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(10));
+  EXPECT_EQ(LeftBehind(), "");
+}
+
 TEST_F(LifecycleTest, SecondSandboxOfThatIdIsRefused) {
   Boot({});
   auto second = StartSandboxOf(MakeBundle("box", {}));

@@ -21,6 +21,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -48,6 +49,8 @@ struct SandboxOptions {
   std::shared_ptr<const Config> config;
   // When our caller was asked for the sandbox: the timeline begins there, with the span "shim". Unset: it begins with Start.
   std::optional<std::chrono::steady_clock::time_point> asked_at = {};
+  // A stop asked for while Start runs ends the machine: Start undoes everything and says UNAVAILABLE.
+  std::stop_token cancel{};
 };
 
 struct IoWanted {

@@ -126,6 +126,7 @@ class SandboxImpl final : public Sandbox {
   };
 
   // start.cc
+  Result<> CheckCancelled() const;
   Result<> ReadBundle();
   Result<> OpenState();
   Result<> MakeCgroup();

@@ -19,6 +19,7 @@ constexpr uint64_t kGuestOverhead =
     96ULL << 20U;  // kernel, agent and page tables beside a container's limit
 constexpr uint64_t kMemoryGranule = 2ULL << 20U;
 constexpr uint32_t kMaxVcpus = 8;
+constexpr char kCancelled[] = "its start was cancelled";
 
 uint64_t HostMemory() {
   return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
@@ -88,9 +89,14 @@ Result<> SandboxImpl::Start() {
   WV_TRY_VOID(OpenState());
   WV_TRY_VOID(MakeCgroup());
   WV_TRY_VOID(OpenNetwork());
+  WV_TRY_VOID(CheckCancelled());
   WV_TRY_VOID(StartMachine());
   WV_TRY_VOID(BootMachine());
   return ConnectAgent();
+}
+
+Result<> SandboxImpl::CheckCancelled() const {
+  return options_.cancel.stop_requested() ? Fail(Code::kUnavailable, kCancelled) : Result<>();
 }
 
 Result<> SandboxImpl::ReadBundle() {
@@ -240,6 +246,8 @@ Result<> SandboxImpl::ConnectAgent() {
       pool_->Run([callback = std::move(callback), id] { callback(id); });
     }
   };
+  // The guest's boot is what takes long; the machine can be ended from here on.
+  const std::stop_callback cancelled(options_.cancel, [this] { Die(kCancelled); });
   auto connected = AgentClient::Connect(
       [this](uint32_t port) { return machine_->ConnectVsock(port); }, std::move(options));
   if (!connected.has_value()) {

@@ -24,6 +24,7 @@ Result<std::unique_ptr<wyvern::runtime::Sandbox>> StartSandbox(
   options.id = request.id;
   options.bundle = request.bundle;
   options.asked_at = wyvern::shim::AskedAt();
+  options.cancel = request.cancel;
   WV_TRY_CONTEXT(options.config, wyvern::runtime::LoadConfig(sources), "configuration");
   return wyvern::runtime::Sandbox::Start(std::move(options));
 }

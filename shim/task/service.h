@@ -13,6 +13,7 @@
 #include <memory>
 #include <mutex>
 #include <set>
+#include <stop_token>
 #include <string>
 #include <utility>
 #include <vector>
@@ -30,6 +31,7 @@ struct SandboxRequest {
   std::string id;
   std::string bundle;
   CreateOptions options;
+  std::stop_token cancel;  // Terminate does not wait for a guest to boot
 };
 
 struct TaskServiceOptions {
@@ -83,7 +85,7 @@ class TaskService {
   // Answers when the process has ended.
   void Wait(const task_pb::WaitRequest& request, WaitResponder responder);
 
-  // Ends the sandbox whatever runs in it; exits are published. For SIGTERM.
+  // Ends the sandbox whatever runs in it, also one that is being started; exits are published. For SIGTERM.
   void Terminate();
 
   std::vector<ContainerSummary> Containers();
@@ -130,6 +132,7 @@ class TaskService {
   std::mutex create_mu_;  // serialises the start of the sandbox; taken before mu_
   std::mutex mu_;
   std::condition_variable changed_;
+  std::stop_source stop_start_;
   // Guarded by mu_:
   std::map<std::string, ContainerPtr> containers_;
   std::set<std::string> creating_;

@@ -51,6 +51,9 @@ Result<std::shared_ptr<runtime::Sandbox>> TaskService::EnsureSandbox(const Sandb
     if (sandbox_ != nullptr) {
       return sandbox_;
     }
+    if (shutting_down_) {
+      return Fail(Code::kUnavailable, "the shim is shutting down");
+    }
   }
   WV_TRY(std::shared_ptr<runtime::Sandbox> box, options_.start_sandbox(request));
   *created = true;
@@ -132,8 +135,9 @@ Result<TaskService::ContainerPtr> TaskService::CreateInSandbox(
       DropSandbox();
     }
   });
-  WV_TRY(const auto box,
-         EnsureSandbox({options_.ns, request.id(), request.bundle(), options}, &sandbox_is_new));
+  WV_TRY(const auto box, EnsureSandbox({options_.ns, request.id(), request.bundle(), options,
+                                        stop_start_.get_token()},
+                                       &sandbox_is_new));
   runtime::ContainerOptions wanted;
   wanted.id = request.id();
   wanted.bundle = request.bundle();
@@ -207,6 +211,7 @@ void TaskService::Terminate() {
       return;
     }
   }
+  (void)stop_start_.request_stop();  // DropSandbox waits for it
   EndSandbox();
 }
 

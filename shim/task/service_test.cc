@@ -661,6 +661,25 @@ TEST_F(TaskServiceTest, Scenario70_CheckpointIsUnimplementedWithoutEffect) {
   EXPECT_EQ(State("t")->status(), task_pb::CREATED);
 }
 
+TEST_F(TaskServiceTest, TerminateDoesNotWaitForTheBoot) {
+  std::promise<void> booting;
+  on_boot_ = [&booting](const std::stop_token& cancel) -> Result<> {
+    booting.set_value();
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    while (!cancel.stop_requested() && std::chrono::steady_clock::now() < end) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    return Fail(cancel.stop_requested() ? Code::kUnavailable : Code::kDeadlineExceeded, "boot");
+  };
+  auto creating = std::async(std::launch::async, [this] { return CodeOf(Create("t", "exit 0")); });
+  booting.get_future().wait();
+  service_->Terminate();
+  EXPECT_TRUE(shut_down_);
+  EXPECT_EQ(creating.get(), Code::kUnavailable);
+  EXPECT_EQ(CodeOf(State("t")), Code::kNotFound);
+  EXPECT_EQ(sandboxes_, 0);
+}
+
 TEST_F(TaskServiceTest, VersionThreeIsTheSameService) {
   service_name_ = "containerd.task.v3.Task";
   EXPECT_EQ(RunOnce("t", "exit 6"), 6U);

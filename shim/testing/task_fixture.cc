@@ -55,6 +55,9 @@ TaskFixture::TaskFixture() : events_(dir_ / "events.sock") {
     if (!start_error_) {
       return Fail(start_error_.error().code(), start_error_.error().message());
     }
+    if (on_boot_) {
+      WV_TRY_VOID(on_boot_(request.cancel));
+    }
     runtime::SandboxOptions sandbox_options;
     sandbox_options.id = request.id;
     auto sandbox = std::make_unique<FakeSandbox>(sandbox_options, hook_);

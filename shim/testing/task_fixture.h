@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <functional>
 #include <memory>
+#include <stop_token>
 #include <string>
 #include <thread>
 #include <vector>
@@ -68,6 +70,7 @@ class TaskFixture : public ::testing::Test {
   // Set before the first Create.
   FakeSandbox::Hook hook_;
   Result<> start_error_;
+  std::function<Result<>(const std::stop_token& cancel)> on_boot_;
 
   TempDir dir_;
   FakeEvents events_;

@@ -223,6 +223,7 @@ class HollowMachine final : public TwoProcesses {
   Result<> Start(const SpawnHook& spawned) override {
     WV_TRY_VOID(SpawnFs(spawned));
     vmm_ = std::move(fs_);
+    vmm_life_ = std::move(life_);
     WV_CHECK(vmm_.has_value());
     WV_TRY_VOID(spawned({"vmm", vmm_->pid()}));
     return SpawnFs(spawned);
@@ -235,6 +236,9 @@ class HollowMachine final : public TwoProcesses {
   Result<> AttachExport(const std::string&, FdRef, const ExportPolicy&) override { return {}; }
 
   Result<> DetachExport(const std::string&) override { return {}; }
+
+ private:
+  UniqueFd vmm_life_;
 };
 
 }  // namespace
