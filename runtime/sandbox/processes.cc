@@ -282,6 +282,9 @@ Result<ContainerStats> SandboxImpl::Stats(const std::string& id) {
   out.memory_events.insert(in.memory_events().begin(), in.memory_events().end());
   out.pids_current = in.pids_current();
   out.pids_limit = in.pids_limit() == 0 ? kUnlimited : in.pids_limit();
+  for (const agent_pb::IoStat& io : in.io()) {
+    out.io.push_back({io.major(), io.minor(), io.rbytes(), io.wbytes(), io.rios(), io.wios()});
+  }
   return out;
 }
 

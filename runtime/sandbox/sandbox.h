@@ -98,12 +98,18 @@ struct ProcessState {
   std::optional<ExitInfo> exit;
 };
 
+struct DeviceIo {  // a line of io.stat
+  uint64_t major = 0, minor = 0;
+  uint64_t rbytes = 0, wbytes = 0, rios = 0, wios = 0;
+};
+
 struct ContainerStats {  // cgroup v2, guest figures joined with the anchor's cgroup
   uint64_t cpu_usage_usec = 0, cpu_user_usec = 0, cpu_system_usec = 0;
   uint64_t nr_periods = 0, nr_throttled = 0, throttled_usec = 0;
   uint64_t memory_current = 0, memory_limit = 0, swap_current = 0, swap_limit = 0;
   std::map<std::string, uint64_t> memory_stat, memory_events;
   uint64_t pids_current = 0, pids_limit = 0;
+  std::vector<DeviceIo> io;  // devices as the guest numbers them
 };
 
 struct TimelinePoint {  // host CLOCK_MONOTONIC, ns since `asked_at`, or since Sandbox::Start began

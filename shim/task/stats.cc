@@ -88,6 +88,15 @@ pb::Any EncodeStats(const runtime::ContainerStats& stats) {
   memory.set_swap_usage(stats.swap_current);
   memory.set_swap_limit(stats.swap_limit);
   Fill(kMemoryEvents, stats.memory_events, *metrics.mutable_memory_events());
+  for (const runtime::DeviceIo& device : stats.io) {
+    auto& entry = *metrics.mutable_io()->add_usage();
+    entry.set_major(device.major);
+    entry.set_minor(device.minor);
+    entry.set_rbytes(device.rbytes);
+    entry.set_wbytes(device.wbytes);
+    entry.set_rios(device.rios);
+    entry.set_wios(device.wios);
+  }
   pb::Any any;
   any.set_type_url("io.containerd.cgroups.v2.Metrics");
   any.set_value(metrics.SerializeAsString());

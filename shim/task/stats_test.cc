@@ -15,6 +15,7 @@ TEST(StatsTest, FieldsOfTheCgroupFilesArriveUnderTheirNames) {
   stats.memory_stat = {{"anon", 44}, {"inactive_file", 55}, {"pgmajfault", 66}, {"unknown", 77}};
   stats.memory_events = {{"oom_kill", 2}};
   stats.pids_current = 5;
+  stats.io = {{253, 1, 100, 200, 3, 4}, {8, 0, 0, 0, 0, 0}};
   const pb::Any any = EncodeStats(stats);
   EXPECT_EQ(any.type_url(), "io.containerd.cgroups.v2.Metrics");
   io::containerd::cgroups::v2::Metrics metrics;
@@ -27,6 +28,14 @@ TEST(StatsTest, FieldsOfTheCgroupFilesArriveUnderTheirNames) {
   EXPECT_EQ(metrics.memory().pgmajfault(), 66U);
   EXPECT_EQ(metrics.memory_events().oom_kill(), 2U);
   EXPECT_EQ(metrics.pids().current(), 5U);
+  ASSERT_EQ(metrics.io().usage_size(), 2);
+  EXPECT_EQ(metrics.io().usage(0).major(), 253U);
+  EXPECT_EQ(metrics.io().usage(0).minor(), 1U);
+  EXPECT_EQ(metrics.io().usage(0).rbytes(), 100U);
+  EXPECT_EQ(metrics.io().usage(0).wbytes(), 200U);
+  EXPECT_EQ(metrics.io().usage(0).rios(), 3U);
+  EXPECT_EQ(metrics.io().usage(0).wios(), 4U);
+  EXPECT_EQ(metrics.io().usage(1).major(), 8U);
 }
 
 }  // namespace
