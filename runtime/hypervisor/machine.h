@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "api/console_ring.h"
 #include "base/event_fd.h"
 #include "base/fd.h"
 
@@ -67,7 +68,7 @@ class Machine {
   // Forgets it and unmounts it: its device is free afterwards. Idempotent.
   virtual Result<> DetachExport(const std::string& name) = 0;
   // The last 64 KiB of the guest's console; also after End.
-  virtual std::string Console() = 0;
+  virtual api::ConsoleText Console() = 0;
   // No process of the machine is left when it returns. Idempotent. Bounded by about two seconds.
   virtual void End() = 0;
 };

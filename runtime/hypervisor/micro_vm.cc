@@ -60,7 +60,7 @@ class MicroVm final : public Machine {
   Result<UniqueFd> ConnectVsock(uint32_t port) override;
   Result<> AttachExport(const std::string& name, FdRef tree, const ExportPolicy& policy) override;
   Result<> DetachExport(const std::string& name) override;
-  std::string Console() override;
+  api::ConsoleText Console() override;
   void End() override;
 
  private:
@@ -206,12 +206,12 @@ Result<> MicroVm::DetachExport(const std::string& name) {
   return fs_->Detach(name);
 }
 
-std::string MicroVm::Console() {
+api::ConsoleText MicroVm::Console() {
   if (!console_.valid()) {
     return {};
   }
   auto text = api::ReadConsoleRing(console_);
-  return text.has_value() ? std::move(text->text) : std::string();
+  return text.has_value() ? *std::move(text) : api::ConsoleText();
 }
 
 void MicroVm::End() {

@@ -120,7 +120,7 @@ void SandboxImpl::Die(const std::string& reason) {
 // What a kernel said last is the only account of its end; the ring ends with the sandbox.
 void SandboxImpl::LogConsole() {
   constexpr size_t kShown = 2000;
-  const std::string console = ConsoleLog();
+  const std::string console = ConsoleLog().text;
   if (!console.empty()) {
     WV_ERROR("sandbox {}: the guest's console ends with: {}", options_.id,
              std::string_view(console).substr(console.size() - std::min(console.size(), kShown)));

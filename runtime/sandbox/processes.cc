@@ -307,8 +307,12 @@ std::string SandboxImpl::KernelRelease() {
   return agent_ == nullptr ? "" : agent_->hello().kernel_release();
 }
 
-std::string SandboxImpl::ConsoleLog() {
-  return machine_ == nullptr ? "" : machine_->Console();
+ConsoleTail SandboxImpl::ConsoleLog() {
+  if (machine_ == nullptr) {
+    return {};
+  }
+  api::ConsoleText console = machine_->Console();
+  return {std::move(console.text), console.dropped};
 }
 
 std::vector<TimelinePoint> SandboxImpl::Timeline() {

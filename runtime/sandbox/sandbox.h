@@ -112,6 +112,11 @@ struct ContainerStats {  // cgroup v2, guest figures joined with the anchor's cg
   std::vector<DeviceIo> io;  // devices as the guest numbers them
 };
 
+struct ConsoleTail {
+  std::string text;      // at most 64 KiB
+  uint64_t dropped = 0;  // bytes that came before
+};
+
 struct TimelinePoint {  // host CLOCK_MONOTONIC, ns since `asked_at`, or since Sandbox::Start began
   std::string
       name;  // "vmm-exec", "vmm-ready", "kernel", "agent", "container-create", "crun-start", …
@@ -154,7 +159,7 @@ class Sandbox {
   virtual std::vector<std::string> ContainerIds() = 0;
   virtual size_t ContainerCount() = 0;
   virtual std::string KernelRelease() = 0;
-  virtual std::string ConsoleLog() = 0;  // the last 64 KiB
+  virtual ConsoleTail ConsoleLog() = 0;
   virtual std::vector<TimelinePoint> Timeline() = 0;
   virtual std::string EffectiveConfig() = 0;  // yaml, each value with its origin
   // Called once, when the sandbox died without Shutdown.

@@ -92,7 +92,7 @@ class SandboxImpl final : public Sandbox {
   std::vector<std::string> ContainerIds() override;
   size_t ContainerCount() override;
   std::string KernelRelease() override;
-  std::string ConsoleLog() override;
+  ConsoleTail ConsoleLog() override;
   void LogConsole();  // its end, as an error
   std::vector<TimelinePoint> Timeline() override;
   std::string EffectiveConfig() override;

@@ -287,7 +287,9 @@ Result<pb::Empty> ControlServer::Impl::SignalExec(const pb::SignalExecRequest& r
 
 Result<pb::ConsoleLogResponse> ControlServer::Impl::ConsoleLog(const pb::Empty& /*request*/) {
   pb::ConsoleLogResponse response;
-  response.set_text(sandbox_.ConsoleLog());
+  runtime::ConsoleTail console = sandbox_.ConsoleLog();
+  response.set_text(std::move(console.text));
+  response.set_dropped(console.dropped);
   return response;
 }
 

@@ -276,7 +276,9 @@ TEST_F(ControlServerTest, AttachToNothingIsRefused) {
 }
 
 TEST_F(ControlServerTest, LogConfigMetricsTimeline) {
-  EXPECT_EQ(Must(Call<cp::ConsoleLogResponse>("ConsoleLog", cp::Empty())).text(), "fake console\n");
+  const auto console = Must(Call<cp::ConsoleLogResponse>("ConsoleLog", cp::Empty()));
+  EXPECT_EQ(console.text(), "fake console\n");
+  EXPECT_EQ(console.dropped(), 99U);
   EXPECT_NE(
       Must(Call<cp::EffectiveConfigResponse>("EffectiveConfig", cp::Empty())).yaml().find("vcpus"),
       std::string::npos);

@@ -52,7 +52,7 @@ class FakeSandbox final : public runtime::Sandbox {
 
   std::string KernelRelease() override { return "6.12.0-fake"; }
 
-  std::string ConsoleLog() override { return "fake console\n"; }
+  runtime::ConsoleTail ConsoleLog() override { return {"fake console\n", 99}; }
 
   std::vector<runtime::TimelinePoint> Timeline() override { return {{"vmm-exec", 0, 1000}}; }
 

@@ -73,7 +73,7 @@ class TwoProcesses : public Machine {
     return {};
   }
 
-  std::string Console() override { return "no console"; }
+  api::ConsoleText Console() override { return {"no console", 0}; }
 
   void End() override {
     const std::lock_guard lock(mu_);
