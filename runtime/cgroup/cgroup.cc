@@ -9,7 +9,9 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <charconv>
 #include <chrono>
+#include <string_view>
 #include <thread>
 
 namespace wyvern::runtime {
@@ -136,6 +138,17 @@ Result<bool> Cgroup::LimitMemory(uint64_t bytes) const {
   WV_TRY_VOID(std::move(written));
   static_cast<void>(WriteControl(directory_ + "/memory.oom.group", "1"));
   return true;
+}
+
+uint64_t Cgroup::OutOfMemoryKills() const {
+  constexpr std::string_view kKey = "oom_kill ";
+  const auto events = ReadFile(directory_ + "/memory.events", size_t{4096});
+  const size_t at = events.has_value() ? events->find(kKey) : std::string::npos;
+  uint64_t kills = 0;
+  if (at != std::string::npos) {
+    std::from_chars(events->data() + at + kKey.size(), events->data() + events->size(), kills);
+  }
+  return kills;
 }
 
 Result<> RemoveCgroup(const std::string& root, const std::string& directory) {

@@ -47,6 +47,8 @@ class Cgroup {
   Result<> Add(pid_t pid) const;
   // False: there is no memory controller here.
   Result<bool> LimitMemory(uint64_t bytes) const;
+  // How many of its processes the kernel killed for want of memory; 0 where nobody counts.
+  uint64_t OutOfMemoryKills() const;
 
  private:
   explicit Cgroup(std::string directory) : directory_(std::move(directory)) {}

@@ -82,6 +82,28 @@ TEST_F(CgroupTest, RemoveKillsAndTakesTheParentsWeMade) {
   EXPECT_TRUE(RemoveCgroup(root_, group->directory()).has_value());
 }
 
+TEST_F(CgroupTest, ProcessesKilledForWantOfMemoryAreCounted) {
+  const auto group = *Cgroup::Make(root_, path_ + "/hungry");
+  EXPECT_EQ(group.OutOfMemoryKills(), 0U);
+  const Result<bool> limited = group.LimitMemory(8U << 20U);
+  ASSERT_TRUE(limited.has_value());
+  if (!*limited) {
+    ASSERT_TRUE(RemoveCgroup(root_, group.directory()).has_value());
+    GTEST_SKIP() << "no memory controller here";
+  }
+  // It joins by itself: what it has before is charged elsewhere.
+  auto hungry = Subprocess::Spawn(SpawnOptions{
+      {"/bin/sh", "-c", "echo 0 > $0/cgroup.procs; head -c 64M /dev/zero | tail -c 64M",
+       group.directory()},
+      {},
+      {},
+      {}});
+  ASSERT_TRUE(hungry.has_value());
+  ASSERT_TRUE(hungry->Wait().has_value());
+  EXPECT_GT(group.OutOfMemoryKills(), 0U);
+  EXPECT_TRUE(RemoveCgroup(root_, group.directory()).has_value());
+}
+
 TEST_F(CgroupTest, SharedParentGoesWithTheLast) {
   auto first = Cgroup::Make(root_, path_ + "/one");
   auto second = Cgroup::Make(root_, path_ + "/two");

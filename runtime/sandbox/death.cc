@@ -92,13 +92,18 @@ std::vector<SandboxImpl::ProcessPtr> SandboxImpl::AllProcesses() const {
   return processes;
 }
 
-void SandboxImpl::Die(const std::string& reason) {
+void SandboxImpl::Die(std::string reason) {
   std::vector<ProcessPtr> processes;
   std::function<void(std::string)> callback;
   {
     const std::lock_guard lock(mu_);
     if (death_.has_value() || stopping_) {
       return;
+    }
+    if (cgroup_.has_value() && cgroup_->OutOfMemoryKills() != 0) {
+      reason +=
+          ", killed by the host: guest and processes used more than guest memory and "
+          "overhead.memory together; raise overhead.memory";
     }
     death_ = reason;
     processes = AllProcesses();

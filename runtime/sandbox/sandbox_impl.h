@@ -166,7 +166,7 @@ class SandboxImpl final : public Sandbox {
   Result<> CheckAlive();
 
   // death.cc
-  void Die(const std::string& reason);
+  void Die(std::string reason);
   void OnMachineEvent(const MachineEvent& event);
   void OnAnchorDeath(const ContainerPtr& container);
   std::vector<ProcessPtr> AllProcesses() const;  // with mu_ held
