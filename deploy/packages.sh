@@ -14,7 +14,7 @@ host=(containerd runc)
 bench=(libbenchmark-dev libgtest-dev libgmock-dev python3 binutils)
 lab=(mmdebstrap e2fsprogs cpio kmod tar python3 busybox-static erofs-utils zstd xz-utils)
 tests=(qemu-system-x86 qemu-system-common clang-16 clang-tidy-16 clang-format-16 libclang-rt-16-dev libgtest-dev libgmock-dev libbenchmark-dev
-  crun busybox-static python3 python3-pytest cpio acpica-tools iproute2 procps strace e2fsprogs)
+  crun busybox-static python3 python3-pytest cpio acpica-tools iproute2 procps strace e2fsprogs squashfs-tools)
 
 wanted=()
 for group in "$@"; do

@@ -28,7 +28,12 @@ def pytest_configure(config):
         pytest.exit("these tests need containerd: run them in a lab machine (tests/lab/lab run -- pytest …)", 4)
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    # The lab's share of a run is minutes: what is one more of a kind is left to --long, as the lines "N deselected" say.
+    left_out = [i for i in items if i.get_closest_marker("thorough") and not config.getoption("--long")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [i for i in items if i not in left_out]
     for item in items:
         if RUNTIME != WYVERN and item.get_closest_marker("wyvern_only"):
             item.add_marker(pytest.mark.skip(reason=f"tests what only {WYVERN} has; the runtime is {RUNTIME}"))

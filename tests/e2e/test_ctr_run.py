@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from harness.ctr import BUSYBOX, DEBIAN, RUNTIME, WYVERN, call, check_output, ctr, feed, run, run_argv, shell, unique
+from harness.ctr import BUSYBOX, DEBIAN, RUNTIME, WYVERN, call, check_output, ctr, feed, more, run, run_argv, shell, unique
 
 MIB = 1 << 20
 
@@ -21,18 +21,19 @@ def test_kernel_is_the_guests():
     assert guest and guest != host
 
 
-@pytest.mark.parametrize("code", [0, 1, 7, 126, 127, 255])
+@pytest.mark.parametrize("code", [0, more(1), 7, more(126), more(127), 255])
 def test_exit_code(code):
     assert run(BUSYBOX, "sh", "-c", f"exit {code}").returncode == code
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+@pytest.mark.parametrize("number", [more(signal.SIGINT), signal.SIGKILL, signal.SIGSEGV, more(signal.SIGTERM)])
 def test_death_by_signal_is_128_plus_number(number):
     # As pid 1 a process is immune to its own signals: a child dies, and the shell reports it.
     done = run(BUSYBOX, "sh", "-c", f"sh -c 'kill -{int(number)} $$'; exit $?")
     assert done.returncode == 128 + number
 
 
+@pytest.mark.thorough
 def test_init_killed_from_outside_is_137():
     name = unique()
     with subprocess.Popen(run_argv(BUSYBOX, "sh", "-c", "echo up; sleep 1000", name=name, flags=["--rm"]),
@@ -49,12 +50,14 @@ def test_missing_program_is_a_clear_error():
     assert b"no such file" in done.stderr or b"not found" in done.stderr
 
 
+@pytest.mark.thorough
 def test_not_executable_is_a_clear_error():
     done = run(BUSYBOX, "/etc/passwd")
     assert done.returncode != 0
     assert b"permission denied" in done.stderr.lower()
 
 
+@pytest.mark.thorough
 def test_same_name_works_after_a_failed_start():
     name = unique()
     assert run(BUSYBOX, "/no/such/program", name=name).returncode != 0
@@ -70,6 +73,7 @@ def test_last_line_without_newline():
     assert run(BUSYBOX, "printf", "one\\ntwo").stdout == b"one\ntwo"
 
 
+@pytest.mark.thorough
 def test_long_line():
     assert run(BUSYBOX, "sh", "-c", "head -c 200000 /dev/zero | tr '\\0' x").stdout == b"x" * 200000
 
@@ -82,6 +86,7 @@ def test_stdin_small_and_end_of_file():
     assert fed("cat", b"hello\n").stdout == b"hello\n"
 
 
+@pytest.mark.thorough
 def test_stdin_empty():
     assert fed("wc -c", b"").stdout.strip() == b"0"
 
@@ -158,6 +163,7 @@ def test_working_directory():
     assert check_output(BUSYBOX, "pwd", flags=["--cwd", "/tmp"]) == "/tmp\n"
 
 
+@pytest.mark.thorough
 def test_hostname():
     name = unique()
     spec_has = shell("hostname", name=name)
@@ -170,6 +176,7 @@ def test_readonly_root():
     assert b"Read-only file system" in done.stderr
 
 
+@pytest.mark.thorough
 def test_root_is_writable_and_not_the_images():
     assert shell("echo x > /etc/new && cat /etc/new") == "x\n"
     assert run(BUSYBOX, "cat", "/etc/new").returncode != 0
@@ -183,6 +190,7 @@ def test_bind_mount_is_the_hosts(scratch):
     assert (scratch / "out").read_text() == "from inside\n"
 
 
+@pytest.mark.thorough
 def test_bind_mount_of_one_file(scratch):
     (scratch / "file").write_text("content")
     flags = ["--mount", f"type=bind,src={scratch}/file,dst=/etc/one,options=rbind:ro"]
@@ -197,6 +205,7 @@ def test_readonly_bind_mount(scratch):
     assert os.listdir(scratch) == []
 
 
+@pytest.mark.thorough
 def test_missing_bind_source_is_an_error(scratch):
     flags = ["--mount", f"type=bind,src={scratch}/none,dst=/data,options=rbind:ro"]
     done = run(BUSYBOX, "true", flags=flags)
@@ -228,11 +237,13 @@ def test_seccomp_default_profile():
     assert len(refused) == 2 and all("Operation not permitted" in line for line in refused), refused
 
 
+@pytest.mark.thorough
 def test_devices_of_the_container():
     output = shell("cat /dev/null; head -c 4 /dev/zero | od -An -tx1; head -c 8 /dev/urandom | wc -c; ls -d /dev/pts /dev/shm")
     assert output.split() == ["00", "00", "00", "00", "8", "/dev/pts", "/dev/shm"]
 
 
+@pytest.mark.thorough
 def test_own_process_and_mount_view():
     assert shell("echo $$").strip() == "1"
     assert shell("ls /proc | grep -c '^[0-9]'").strip() in ("3", "4", "5")
@@ -293,6 +304,7 @@ def test_sysctl_hostname_masked_and_readonly_paths(spec_file):
     assert b"Read-only file system" in done.stderr
 
 
+@pytest.mark.thorough
 def test_tmpfs_with_options(spec_file):
     def change(spec):
         spec["mounts"].append({"destination": "/scratch", "type": "tmpfs", "source": "tmpfs",
@@ -302,6 +314,7 @@ def test_tmpfs_with_options(spec_file):
     assert "size=1024k" in output and "noexec" in output and output.split()[-1] == "750"
 
 
+@pytest.mark.thorough
 def test_large_environment_and_arguments(spec_file):
     def change(spec):
         spec["process"]["env"].append("BIG=" + "x" * 100000)
@@ -310,7 +323,7 @@ def test_large_environment_and_arguments(spec_file):
 
 
 @pytest.mark.wyvern_only
-@pytest.mark.parametrize("flags", [[], ["--seccomp"], ["--privileged"]], ids=["default", "seccomp", "privileged"])
+@pytest.mark.parametrize("flags", [[], more(["--seccomp"]), ["--privileged"]], ids=["default", "seccomp", "privileged"])
 def test_vsock_is_refused(flags):
     script = """
 import socket, errno

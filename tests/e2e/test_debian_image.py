@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from harness.ctr import DEBIAN, RUNTIME, WYVERN, Container, call, check_output, ctr, run, run_argv, wait_until
+from harness.ctr import DEBIAN, RUNTIME, WYVERN, Container, call, check_output, ctr, more, run, run_argv, wait_until
 from harness.sandbox import PARTS, Watch, fds
 
 FILES = r"""
@@ -111,7 +111,7 @@ def test_python():
 @pytest.mark.limit(600)
 def test_file_churn(scratch, where, long):
     base = "/data/churn" if where == "volume" else "/var/churn"
-    output = check_output(DEBIAN, "python3", "-c", FILES, base, str(20000 if long else 3000), "1",
+    output = check_output(DEBIAN, "python3", "-c", FILES, base, str(20000 if long else 1500), "1",
                           flags=volume(scratch), timeout=600)
     assert output.startswith("churn ok")
 
@@ -119,7 +119,7 @@ def test_file_churn(scratch, where, long):
 @pytest.mark.slow
 @pytest.mark.limit(900)
 @pytest.mark.parametrize("stressor", [["--vm", "1", "--vm-bytes", "64M"], ["--hdd", "1", "--hdd-bytes", "16M"],
-                                      ["--pipe", "2"], ["--rename", "1"], ["--fork", "1"]],
+                                      ["--pipe", "2"], more(["--rename", "1"]), more(["--fork", "1"])],
                          ids=["memory", "files", "pipes", "rename", "fork"])
 def test_stress_ng(stressor, long):
     done = run(DEBIAN, "stress-ng", *stressor, "--verify", "-t", "60" if long else "10", "--temp-path", "/tmp",
@@ -145,9 +145,8 @@ def test_fio_verify(scratch, where, long):
 @pytest.mark.limit(1800)
 @pytest.mark.parametrize("where", ["root", "volume"])
 def test_large_tree(scratch, where, long):
-    base, count = ("/data/tree", 4000) if where == "volume" else ("/var/tree", 8000)
-    if long:
-        count = 50000  # more may not end well in the lab (tests/lab/README.md)
+    base = "/data/tree" if where == "volume" else "/var/tree"
+    count = 50000 if long else 2000  # more may not end well in the lab (tests/lab/README.md)
     assert check_output(DEBIAN, "python3", "-c", TREE, base, str(count), flags=volume(scratch),
                         timeout=1700) == f"tree ok {count}\n"
     assert not (scratch / "tree").exists()

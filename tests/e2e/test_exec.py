@@ -9,13 +9,21 @@ import time
 
 import pytest
 
-from harness.ctr import BUSYBOX, RUNTIME, WYVERN, Container, Events, call, ctr, feed, wait_until
+from harness.ctr import BUSYBOX, RUNTIME, WYVERN, Container, Events, call, ctr, feed, more, wait_until
 from test_tty import Terminal
 from test_wyvern_cli import LAYOUT, Running, wyvern
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def container():
+    """For all tests of this file that only run commands in it: none may end it."""
+    with Container() as it:
+        yield it
+
+
+@pytest.fixture
+def own():
+    """For a test that ends it."""
     with Container() as it:
         yield it
 
@@ -62,18 +70,19 @@ def test_exec_20_at_once(container):
     assert [(r.returncode, r.stdout) for r in results] == [(i, f"{i}\n".encode()) for i in range(20)]
 
 
-def test_exec_ends_with_the_container(container):
+def test_exec_ends_with_the_container(own):
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
-        waiting = [pool.submit(container.exec, "sleep", "1000") for _ in range(3)]
-        assert wait_until(lambda: container.exec("sh", "-c", "ps | grep -c 'sleep 1000$'").stdout.strip() >= b"3", 60)
-        assert container.kill().returncode == 0
+        waiting = [pool.submit(own.exec, "sleep", "1000") for _ in range(3)]
+        assert wait_until(lambda: own.exec("sh", "-c", "ps | grep -c 'sleep 1000$'").stdout.strip() >= b"3", 60)
+        assert own.kill().returncode == 0
         assert [w.result(timeout=60).returncode for w in waiting] == [137] * 3
 
 
-def test_exec_after_exit_is_an_error(container):
-    container.kill()
-    assert container.wait_status("STOPPED", 30)
-    assert container.exec("true").returncode != 0
+@pytest.mark.thorough
+def test_exec_after_exit_is_an_error(own):
+    own.kill()
+    assert own.wait_status("STOPPED", 30)
+    assert own.exec("true").returncode != 0
 
 
 def test_events_are_in_order():
@@ -89,7 +98,7 @@ def test_events_are_in_order():
                       "/tasks/exit", "/tasks/delete"], topics
 
 
-@pytest.mark.parametrize("number,name", [(1, "HUP"), (2, "INT"), (10, "USR1"), (15, "TERM")])
+@pytest.mark.parametrize("number,name", [more(1, "HUP"), more(2, "INT"), more(10, "USR1"), (15, "TERM")])
 def test_kill_reaches_a_handler(scratch, number, name):
     log = scratch / "log"
     script = f"trap 'echo got {name}; exit {number}' {name}; echo up; while :; do sleep 0.1; done"
@@ -118,10 +127,10 @@ def test_kill_of_one_exec(container):
     assert container.status() == "RUNNING"
 
 
-def test_kill_of_a_finished_container_is_an_error(container):
-    container.kill()
-    assert container.wait_status("STOPPED", 30)
-    assert container.kill().returncode != 0
+def test_kill_of_a_finished_container_is_an_error(own):
+    own.kill()
+    assert own.wait_status("STOPPED", 30)
+    assert own.kill().returncode != 0
 
 
 def test_delete_of_a_running_task_is_refused(container):
@@ -129,11 +138,13 @@ def test_delete_of_a_running_task_is_refused(container):
     assert container.status() == "RUNNING"
 
 
-def test_forced_delete_of_a_running_task(container):
-    ctr("task", "delete", "--force", container.name)
-    assert container.status() == ""
+@pytest.mark.thorough
+def test_forced_delete_of_a_running_task(own):
+    ctr("task", "delete", "--force", own.name)
+    assert own.status() == ""
 
 
+@pytest.mark.thorough
 def test_created_but_never_started():
     """ctr has no verb that only creates, so: a start that fails must be undone (see test_ctr_run)."""
     with Container() as container:
@@ -155,13 +166,13 @@ def test_pause_and_resume(scratch):
         assert wait_until(lambda: log.stat().st_size > size, 30)
 
 
-def test_kill_while_paused(container):
-    assert ctr("task", "pause", container.name).returncode == 0
-    container.kill()
+def test_kill_while_paused(own):
+    assert ctr("task", "pause", own.name).returncode == 0
+    own.kill()
     if RUNTIME != WYVERN:
-        ctr("task", "resume", container.name)
-    assert container.wait_status("STOPPED", 30)
-    assert container.delete_task() == 137
+        ctr("task", "resume", own.name)
+    assert own.wait_status("STOPPED", 30)
+    assert own.delete_task() == 137
 
 
 def test_metrics(container):
@@ -286,6 +297,7 @@ def test_guest_exec_on_a_terminal(container):
         assert terminal.wait() == 7
 
 
+@pytest.mark.thorough
 @pytest.mark.wyvern_only
 def test_guest_exec_ends_with_the_sandbox():
     with Container() as container:
@@ -294,6 +306,7 @@ def test_guest_exec_ends_with_the_sandbox():
             assert process.wait(timeout=30) not in (0, None)
 
 
+@pytest.mark.thorough
 @pytest.mark.wyvern_only
 def test_guest_exec_can_be_switched_off(scratch):
     config = scratch / "off.yaml"
@@ -339,6 +352,7 @@ def test_wyvern_exec_whose_client_is_gone_hangs_up(container, flags):
     assert wait_until(lambda: b"sleep 4321" not in guest(container, "ps").stdout, 30)
 
 
+@pytest.mark.thorough
 @pytest.mark.wyvern_only
 def test_wyvern_exec_passes_much_input_unchanged(container):
     data = os.urandom(16 << 20)
@@ -348,6 +362,7 @@ def test_wyvern_exec_passes_much_input_unchanged(container):
     assert call(exec_argv(container, "wc", "-c"), stdin=b"x" * 1000).stdout.strip() == b"0"
 
 
+@pytest.mark.thorough
 @pytest.mark.wyvern_only
 def test_wyvern_exec_waits_for_a_slow_reader(container):
     argv = " ".join(exec_argv(container, "head", "-c", str(64 << 20), "/dev/zero"))
@@ -362,6 +377,7 @@ def test_wyvern_exec_ends_when_nobody_reads(container):
     assert done.stdout.split() == [b"y", b"141"], done.stderr
 
 
+@pytest.mark.thorough
 @pytest.mark.wyvern_only
 def test_repeated_options_of_wyvern_run_take_one_value_each(scratch):
     done = wyvern("run", "-e", "A=1", "-e", "B=2", "-v", f"{scratch}:/data", LAYOUT, "--", "sh", "-c", "echo $A $B; ls -d /data")

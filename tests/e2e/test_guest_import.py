@@ -83,6 +83,7 @@ def test_container_runs_on_its_kernel(imported):
     assert done.stdout.decode().strip() == imported.release
 
 
+@pytest.mark.thorough
 def test_container_has_what_it_needs(imported, scratch):
     """Streams, exit code, volume, CPUs, files in the root: the drivers that came as modules work."""
     script = "cat > /data/in; nproc; dd if=/dev/urandom of=/f bs=64k count=64 2>/dev/null; wc -c < /f; mount -t tmpfs none /mnt; exit 7"
@@ -93,6 +94,7 @@ def test_container_has_what_it_needs(imported, scratch):
     assert (scratch / "in").read_text() == "hello"
 
 
+@pytest.mark.thorough
 def test_root_is_mounted_dax_and_the_initramfs_is_gone(imported):
     """The host's page cache holds the only copy of the root, under these kernels too."""
     with Running("sh", "-c", "trap 'exit 0' TERM; echo up; while :; do sleep 0.1; done",
@@ -124,6 +126,7 @@ def test_list_shows_it(imported):
     assert imported.name in wyvern("guest", "list").stdout.decode()
 
 
+@pytest.mark.thorough
 def test_containerd_uses_the_guest_of_the_configuration(imported):
     CONF_D.mkdir(parents=True, exist_ok=True)
     path = CONF_D / "91-guest.yaml"
@@ -138,6 +141,7 @@ def test_containerd_uses_the_guest_of_the_configuration(imported):
         path.unlink()
 
 
+@pytest.mark.thorough
 def test_unpacked_kernel_is_taken_as_it_is(imported):
     kernel = STORE / imported.name / "vmlinux"
     done = guest_import(kernel, imported.directory / "modules", "--name", "unpacked")
@@ -166,6 +170,7 @@ def test_directory_without_modules(modules, nothing_imported):
     assert_clear(guest_import(KERNELS / "debian-12/vmlinuz", modules), modules, "/lib/modules/")
 
 
+@pytest.mark.thorough
 def test_missing_driver_is_named(scratch, nothing_imported):
     modules = scratch / "modules"
     shutil.copytree(KERNELS / "debian-12/modules", modules, symlinks=True)

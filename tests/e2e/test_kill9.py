@@ -10,7 +10,7 @@ import time
 import pytest
 
 from harness import traces
-from harness.ctr import BUSYBOX, RUNTIME, WYVERN, Container, Events, call, ctr, run, run_argv, wait_until
+from harness.ctr import BUSYBOX, RUNTIME, WYVERN, Container, Events, call, ctr, more, run, run_argv, wait_until
 from harness.sandbox import PARTS, RUNC_SHIM, Watch, fds, memory
 from harness.shim import wait_for
 
@@ -44,6 +44,7 @@ def test_kill_9(part):
         # The leak check of every test looks at the rest.
 
 
+@pytest.mark.thorough
 @pytest.mark.wyvern_only
 @pytest.mark.parametrize("part", ["vmm", "fs"])
 def test_kill_9_with_a_client_that_waits(part):
@@ -77,7 +78,7 @@ def restart_containerd(how: str):
     assert wait_until(lambda: ctr("version").returncode == 0, 60)
 
 
-@pytest.mark.parametrize("how", ["kill -9", "restart"])
+@pytest.mark.parametrize("how", ["kill -9", more("restart")])
 def test_container_survives_containerd(scratch, how):
     """It runs on, writes on, and who waits for it at its shim waits on."""
     log = scratch / "log"
@@ -104,6 +105,7 @@ def test_container_survives_containerd(scratch, how):
     assert numbers == list(range(1, len(numbers) + 1))
 
 
+@pytest.mark.thorough
 def test_exit_while_containerd_is_down(scratch):
     stop = scratch / "stop"
     flags = ["--mount", f"type=bind,src={scratch},dst=/data,options=rbind:rw"]
@@ -154,6 +156,7 @@ def test_many_runs_leave_and_grow_nothing(long):
     assert wait_until(lambda: not grown(), 10), grown()
 
 
+@pytest.mark.thorough
 @pytest.mark.wyvern_only
 @pytest.mark.limit(900)
 def test_many_execs_grow_nothing(long):
@@ -237,7 +240,7 @@ def test_volume_is_free_after_delete(disk):
 
 
 @pytest.mark.wyvern_only
-@pytest.mark.parametrize("part", ["shim", "vmm"])
+@pytest.mark.parametrize("part", [more("shim"), "vmm"])
 def test_kill_9_leaves_no_busy_device(disk, part):
     """A process dies while the container writes to a volume; after containerd has cleaned up, nothing holds its device."""
     device, point = disk

@@ -53,6 +53,7 @@ def test_overlay_of_many_layers(scratch, busybox_root, layers):
     assert not os.path.exists(scratch / "upper/top") or os.stat(scratch / "upper/top").st_rdev == 0  # a whiteout
 
 
+@pytest.mark.thorough
 def test_read_only_bind(scratch, busybox_root):
     for name in ("dev", "proc", "run", "sys"):  # mount points that nobody can make there
         (busybox_root / name).mkdir(exist_ok=True)

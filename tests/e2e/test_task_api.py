@@ -66,6 +66,7 @@ def test_wait_before_start(shim):
     assert [a[2].get(1) for a in answers] == [137] * 3
 
 
+@pytest.mark.thorough
 def test_kill_of_a_created_task(shim):
     assert shim.call("Create", shim.create())[0] == 0
     assert shim.call("Kill", {1: shim.name, 3: 9})[0] == 0
@@ -74,6 +75,7 @@ def test_kill_of_a_created_task(shim):
     assert shim.call("Delete", {1: shim.name})[0] == 0
 
 
+@pytest.mark.thorough
 def test_delete_of_a_created_task(shim):
     assert shim.call("Create", shim.create())[0] == 0
     assert shim.call("Kill", {1: shim.name, 3: 9, 4: 1})[0] == 0
@@ -110,12 +112,14 @@ def test_exec_ids(shim):
     assert shim.call("State", {1: shim.name})[2][4] == 2
 
 
+@pytest.mark.thorough
 def test_close_io_without_stdin_is_harmless(shim):
     assert shim.call("Create", shim.create())[0] == 0
     assert shim.call("CloseIO", {1: shim.name, 3: 1})[0] == 0
     assert shim.call("ResizePty", {1: shim.name, 3: 80, 4: 24})[0] == 0
 
 
+@pytest.mark.thorough
 def test_connect(shim):
     assert shim.call("Create", shim.create())[0] == 0
     code, _, reply = shim.call("Connect", {1: shim.name})

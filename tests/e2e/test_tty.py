@@ -81,6 +81,7 @@ def test_is_a_terminal():
         assert terminal.wait() == 0
 
 
+@pytest.mark.thorough
 def test_exit_code():
     with run_tty("sh", "-c", "exit 7") as terminal:
         assert terminal.wait() == 7
@@ -114,6 +115,7 @@ def test_ctrl_c():
         assert terminal.wait() == 3
 
 
+@pytest.mark.thorough
 def test_line_editing_and_echo():
     with run_tty("sh", "-c", "echo up; read a; echo [$a]") as terminal:
         terminal.expect(b"up")
@@ -122,6 +124,7 @@ def test_line_editing_and_echo():
         assert terminal.wait() == 0
 
 
+@pytest.mark.thorough
 def test_ctrl_d_is_end_of_file():
     with run_tty("sh", "-c", "echo up; cat; echo done") as terminal:
         terminal.expect(b"up")
@@ -150,6 +153,7 @@ def test_exec_with_a_terminal():
             assert terminal.wait() == 5
 
 
+@pytest.mark.thorough
 @pytest.mark.wyvern_only
 def test_terminals_do_not_accumulate():
     before = len(os.listdir("/dev/pts"))

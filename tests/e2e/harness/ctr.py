@@ -9,12 +9,19 @@ import threading
 import time
 import uuid
 
+import pytest
+
 WYVERN = "io.containerd.wyvern.v2"
 RUNTIME = os.environ.get("WYVERN_TEST_RUNTIME", WYVERN)
 BUSYBOX = "docker.io/library/busybox:latest"
 DEBIAN = "docker.io/library/debian:latest"
 # Times in the lab are those of an emulated machine on a shared host: generous, but every wait has one.
 TIMEOUT = float(os.environ.get("WYVERN_TEST_TIMEOUT", "90"))
+
+
+def more(*values):
+    """Parameters of a test that only --long takes (see pytest.ini)."""
+    return pytest.param(*values, marks=pytest.mark.thorough)
 
 
 def unique(prefix: str = "t") -> str:
