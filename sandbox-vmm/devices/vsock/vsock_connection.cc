@@ -280,12 +280,21 @@ VsockHeader VsockConnection::Header(VsockOp op, uint64_t guest_cid) {
   return header;
 }
 
-// Straight from the socket into guest memory, behind where the header goes.
-uint32_t VsockConnection::ReceiveInto(virtio::Chain& chain, std::vector<iovec>* scratch) {
-  const uint32_t room =
-      std::min({chain.writable_length() - kVsockHeaderSize, Credit(), kMaxPayload});
+// Straight from the socket into guest memory, behind where each packet's header goes: one call for
+// as many packets as `chains` and the guest's credit allow.
+uint32_t VsockConnection::ReceiveInto(std::span<virtio::Chain> chains,
+                                      std::vector<iovec>* scratch) {
+  const uint32_t credit = Credit();
+  uint32_t room = 0;
   scratch->clear();
-  if (room == 0 || !chain.WritableIovecs(kVsockHeaderSize, room, scratch)) {
+  for (const virtio::Chain& chain : chains) {
+    const uint32_t part = std::min(PayloadRoom(chain), credit - room);
+    if (part == 0 || !chain.WritableIovecs(kVsockHeaderSize, part, scratch)) {
+      break;
+    }
+    room += part;
+  }
+  if (room == 0) {
     return 0;
   }
   msghdr message{};
@@ -293,10 +302,15 @@ uint32_t VsockConnection::ReceiveInto(virtio::Chain& chain, std::vector<iovec>* 
   message.msg_iovlen = std::min<size_t>(scratch->size(), IOV_MAX);
   ssize_t got = 0;
   do {
+    ++socket_reads_;
     got = recvmsg(socket_.get(), &message, MSG_DONTWAIT);
   } while (got < 0 && errno == EINTR);
   if (got > 0) {
-    return static_cast<uint32_t>(got);
+    const auto count = static_cast<uint32_t>(got);
+    // Grows fast and forgets slowly: the end of a burst says little about the next one.
+    expected_ = count == room ? std::max(2 * std::min(count, kMaxWanted / 2), expected_)
+                              : std::max(count, expected_ / 2);
+    return count;
   }
   readable_ = false;
   if (got == 0 || errno != EAGAIN) {
@@ -306,7 +320,7 @@ uint32_t VsockConnection::ReceiveInto(virtio::Chain& chain, std::vector<iovec>* 
 }
 
 // What goes next; kInvalid: nothing.
-VsockOp VsockConnection::NextOp(virtio::Chain& chain, std::vector<iovec>* scratch,
+VsockOp VsockConnection::NextOp(std::span<virtio::Chain> chains, std::vector<iovec>* scratch,
                                 uint32_t* payload) {
   if ((ops_ & kSendReset) != 0) {
     ops_ = 0;
@@ -317,7 +331,7 @@ VsockOp VsockConnection::NextOp(virtio::Chain& chain, std::vector<iovec>* scratc
     state_ = State::kConnecting;
     return VsockOp::kRequest;
   }
-  *payload = DataDue() ? ReceiveInto(chain, scratch) : 0;
+  *payload = DataDue() ? ReceiveInto(chains, scratch) : 0;
   if (*payload > 0) {
     sent_ += *payload;
     total_sent_ += *payload;
@@ -330,21 +344,27 @@ VsockOp VsockConnection::NextOp(virtio::Chain& chain, std::vector<iovec>* scratc
   return (ops_ & kSendCredit) != 0 ? VsockOp::kCreditUpdate : VsockOp::kInvalid;
 }
 
-uint32_t VsockConnection::FillPacket(virtio::Chain& chain, uint64_t guest_cid,
-                                     std::vector<iovec>* scratch) {
-  WV_CHECK(chain.writable_length() >= kVsockHeaderSize);
+void VsockConnection::FillPackets(std::span<virtio::Chain> chains, uint64_t guest_cid,
+                                  std::vector<iovec>* scratch, std::vector<uint32_t>* written) {
+  WV_CHECK(!chains.empty());
   uint32_t payload = 0;
-  const VsockOp op = NextOp(chain, scratch, &payload);
+  const VsockOp op = NextOp(chains, scratch, &payload);
   if (op == VsockOp::kInvalid) {
-    return 0;
+    return;
   }
   VsockHeader header = Header(op, guest_cid);
-  header.length = payload;
   header.flags = op == VsockOp::kShutdown ? shutdown_ : 0;
-  if (!chain.Write(0, std::as_bytes(std::span(&header, 1)))) {
-    return 0;  // memory that cannot be written: the driver's loss
+  for (virtio::Chain& chain : chains) {
+    const uint32_t part = std::min(PayloadRoom(chain), payload);
+    payload -= part;
+    header.length = part;
+    // Memory that cannot be written, where the payload could: the driver's loss.
+    const bool whole = chain.Write(0, std::as_bytes(std::span(&header, 1))).has_value();
+    written->push_back(whole ? kVsockHeaderSize + part : 0);
+    if (payload == 0) {
+      return;
+    }
   }
-  return kVsockHeaderSize + payload;
 }
 
 }  // namespace wyvern::devices

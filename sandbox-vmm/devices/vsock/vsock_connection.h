@@ -14,8 +14,10 @@
 
 #include <sys/uio.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <vector>
 
 #include "base/event_loop.h"
@@ -28,7 +30,8 @@ namespace wyvern::devices {
 
 class VsockConnection {
  public:
-  static constexpr uint32_t kMaxPayload = 64 << 10;
+  static constexpr uint32_t kMaxPayload = 64 << 10;  // of one packet
+  static constexpr uint32_t kMaxWanted = 256 << 10;  // more in one read makes none of it cheaper
 
   struct Ports {
     uint32_t host = 0;
@@ -70,9 +73,21 @@ class VsockConnection {
 
   // A packet for the guest is due.
   bool WantsToSend() const;
-  // Puts the next packet into the writable part of `chain` (at least a header long); bytes written,
-  // 0 when nothing was due after all.
-  uint32_t FillPacket(virtio::Chain& chain, uint64_t guest_cid, std::vector<iovec>* scratch);
+
+  // What the next packets may carry, judged by the last read; 0: no data is due. Room for more is
+  // used too, up to the guest's credit.
+  uint32_t DataWanted() const { return DataDue() ? std::min(Credit(), expected_) : 0; }
+
+  // Payload that a packet in `chain` can carry, which is at least a header long.
+  static uint32_t PayloadRoom(const virtio::Chain& chain) {
+    return std::min(chain.writable_length() - kVsockHeaderSize, kMaxPayload);
+  }
+
+  // Puts the next packet into the first of `chains`, each writable for at least a header; data into
+  // as many of them as one read of the socket fills. What was written into each is appended to
+  // `written`, nothing when no packet was due after all; the chains beyond are untouched.
+  void FillPackets(std::span<virtio::Chain> chains, uint64_t guest_cid, std::vector<iovec>* scratch,
+                   std::vector<uint32_t>* written);
 
   // Belongs to the device: membership of its ready list, and the connect timer.
   bool queued = false;
@@ -81,6 +96,8 @@ class VsockConnection {
   uint64_t bytes_to_guest() const { return total_sent_; }
 
   uint64_t bytes_to_host() const { return total_received_; }
+
+  uint64_t socket_reads() const { return socket_reads_; }
 
  private:
   enum class State : uint8_t { kWaiting, kConnecting, kEstablished, kGone };
@@ -101,8 +118,8 @@ class VsockConnection {
   void CloseSocket();
   uint32_t Credit() const;
   bool DataDue() const;
-  VsockOp NextOp(virtio::Chain& chain, std::vector<iovec>* scratch, uint32_t* payload);
-  uint32_t ReceiveInto(virtio::Chain& chain, std::vector<iovec>* scratch);
+  VsockOp NextOp(std::span<virtio::Chain> chains, std::vector<iovec>* scratch, uint32_t* payload);
+  uint32_t ReceiveInto(std::span<virtio::Chain> chains, std::vector<iovec>* scratch);
   VsockHeader Header(VsockOp op, uint64_t guest_cid);
 
   EventLoop& loop_;
@@ -129,6 +146,8 @@ class VsockConnection {
   uint32_t sent_ = 0;
   uint32_t peer_buffer_ = 0;
   uint32_t peer_forwarded_ = 0;
+  uint32_t expected_ = 1;  // bytes that the socket is thought to hold
+  uint64_t socket_reads_ = 0;
   uint64_t total_sent_ = 0;
   uint64_t total_received_ = 0;
 };

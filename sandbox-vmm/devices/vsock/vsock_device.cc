@@ -235,6 +235,7 @@ std::vector<virtio::CounterValue> VsockDevice::counters() const {
           {"packets_from_guest", get(counters_.packets_from_guest)},
           {"bytes_to_guest", get(counters_.bytes_to_guest)},
           {"bytes_from_guest", get(counters_.bytes_from_guest)},
+          {"socket_reads", get(counters_.socket_reads)},
           {"guest_requests_refused", get(counters_.guest_requests_refused)},
           {"bad_packets", get(counters_.bad_packets)},
           {"resets_dropped", get(counters_.resets_dropped)},

@@ -2,8 +2,8 @@
 // Spec:    VIRTIO 1.3 §5.10.
 // Shape:   queues: 0 to the guest, 1 from the guest, 2 events. Each stream is a donated unix socket
 //          on the host side; payload moves between
-//          socket and guest memory without a copy of ours. A stream that the guest opens is refused
-//          with RST.
+//          socket and guest memory without a copy of ours; one read of a socket fills several of the
+//          guest's buffers. A stream that the guest opens is refused with RST.
 // Bounds:  kMaxConnections; what the guest sent and a socket does not take yet is at most the
 // credit we gave (buffer_size per stream);
 //          answers to packets without a stream at most kMaxStrayResets.
@@ -18,7 +18,9 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <span>
 #include <unordered_map>
+#include <vector>
 
 #include "virtio/device.h"
 #include "vsock/vsock_connection.h"
@@ -91,8 +93,10 @@ class VsockDevice final : public virtio::VirtioDevice {
   void RefuseStray(const VsockHeader& header);
   void MakeReady(VsockConnection& connection);
   void SendPackets();
-  uint32_t FillNext(virtio::Chain& chain);
-  uint32_t FillStrayReset(virtio::Chain& chain);
+  void FillNext(ActiveQueue& queue);
+  void FillStrayReset();
+  std::span<virtio::Chain> Gather(ActiveQueue& queue, uint32_t wanted);
+  void GiveBack(virtio::Queue& queue);
   // True when it is no more.
   bool RemoveIfFinished(VsockConnection& connection);
 
@@ -104,6 +108,10 @@ class VsockDevice final : public virtio::VirtioDevice {
   std::deque<uint64_t> ready_;  // keys of streams with a packet for the guest; each at most once
   std::deque<VsockHeader> stray_resets_;  // complete answers
   std::vector<iovec> scratch_;
+  // Empty outside SendPackets: chains in the order of their Pop, and what was written into the first
+  // of them.
+  std::vector<virtio::Chain> batch_;
+  std::vector<uint32_t> written_;
   uint32_t next_host_port_ = 0x40000000;
   bool event_due_ = false;
 
@@ -114,6 +122,7 @@ class VsockDevice final : public virtio::VirtioDevice {
     std::atomic<uint64_t> packets_from_guest{0};
     std::atomic<uint64_t> bytes_to_guest{0};
     std::atomic<uint64_t> bytes_from_guest{0};
+    std::atomic<uint64_t> socket_reads{0};
     std::atomic<uint64_t> guest_requests_refused{0};
     std::atomic<uint64_t> bad_packets{0};
     std::atomic<uint64_t> resets_dropped{0};

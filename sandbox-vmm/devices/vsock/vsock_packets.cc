@@ -1,4 +1,6 @@
 // Packets: from the guest's queue to streams, and from streams to the guest's queue, fairly.
+#include <algorithm>
+
 #include "vsock/vsock_device.h"
 
 namespace wyvern::devices {
@@ -7,6 +9,8 @@ namespace {
 
 // Packets to the guest in one turn of the loop.
 constexpr uint32_t kSendBudget = 128;
+// Guest buffers that one read of a socket may fill.
+constexpr size_t kReadBuffers = 64;
 
 void Count(std::atomic<uint64_t>& counter, uint64_t add = 1) {
   counter.fetch_add(add, std::memory_order_relaxed);
@@ -125,30 +129,78 @@ void VsockDevice::SendPackets() {
       queue->queue().Push(std::move(*chain), 0);
       continue;
     }
-    const uint32_t written = FillNext(*chain);
-    if (written == 0) {
-      queue->queue().UndoPop(std::move(*chain));
+    batch_.push_back(std::move(*chain));
+    FillNext(*queue);
+    const auto filled = static_cast<uint32_t>(written_.size());
+    GiveBack(queue->queue());
+    if (filled == 0) {
       queue->Signal();
       return;
     }
-    Count(counters_.packets_to_guest);
-    Count(counters_.bytes_to_guest, written - kVsockHeaderSize);
-    queue->queue().Push(std::move(*chain), written);
+    i += filled - 1;
   }
   queue->Signal();
   queue->RunAgain();
 }
 
-uint32_t VsockDevice::FillStrayReset(virtio::Chain& chain) {
-  const VsockHeader answer = stray_resets_.front();
-  stray_resets_.pop_front();
-  return chain.Write(0, std::as_bytes(std::span(&answer, 1))) ? kVsockHeaderSize : 0;
+// What was filled to the driver, the others back to where they were taken from.
+void VsockDevice::GiveBack(virtio::Queue& queue) {
+  uint64_t bytes = 0;
+  for (const uint32_t written : written_) {
+    bytes += written - std::min(written, kVsockHeaderSize);
+  }
+  Count(counters_.packets_to_guest, written_.size());
+  Count(counters_.bytes_to_guest, bytes);
+  for (size_t i = 0; i < written_.size(); ++i) {
+    queue.Push(std::move(batch_[i]), written_[i]);
+  }
+  while (batch_.size() > written_.size()) {
+    queue.UndoPop(std::move(batch_.back()));  // the last popped first
+    batch_.pop_back();
+  }
+  batch_.clear();
+  written_.clear();
 }
 
-// The next packet of the streams in turn; 0 when none of them had one after all.
-uint32_t VsockDevice::FillNext(virtio::Chain& chain) {
+// Chains for `wanted` bytes of one stream: at least one, others as the driver has them. Beside a
+// stream that waits for its turn a quarter has to do.
+std::span<virtio::Chain> VsockDevice::Gather(ActiveQueue& queue, uint32_t wanted) {
+  wanted = std::min(wanted, VsockConnection::kMaxWanted / (ready_.empty() ? 1 : 4));
+  uint32_t room = 0;
+  size_t buffers = 0;
+  size_t count = 0;
+  do {
+    if (count == batch_.size()) {
+      std::optional<virtio::Chain> chain = queue.Pop();
+      if (!chain) {
+        break;
+      }
+      if (chain->writable_length() <= kVsockHeaderSize) {
+        queue.queue().UndoPop(std::move(*chain));  // its turn comes when it is the first
+        break;
+      }
+      batch_.push_back(std::move(*chain));
+    }
+    room += VsockConnection::PayloadRoom(batch_[count]);
+    buffers += batch_[count].writable().size();
+    ++count;
+  } while (room < wanted && buffers < kReadBuffers);
+  return std::span(batch_).first(count);
+}
+
+void VsockDevice::FillStrayReset() {
+  const VsockHeader answer = stray_resets_.front();
+  stray_resets_.pop_front();
+  const bool whole = batch_[0].Write(0, std::as_bytes(std::span(&answer, 1))).has_value();
+  written_.push_back(whole ? kVsockHeaderSize : 0);
+}
+
+// The next packets of one of the streams in turn, into batch_ (one chain, more as needed); none when
+// no stream had one after all.
+void VsockDevice::FillNext(ActiveQueue& queue) {
   if (!stray_resets_.empty()) {
-    return FillStrayReset(chain);
+    FillStrayReset();
+    return;
   }
   while (!ready_.empty()) {
     const uint64_t key = ready_.front();
@@ -156,19 +208,21 @@ uint32_t VsockDevice::FillNext(virtio::Chain& chain) {
     VsockConnection& connection = *connections_.at(key);
     connection.queued = false;
     const bool asked_before = connection.request_sent();
-    const uint32_t written = connection.FillPacket(chain, options_.guest_cid, &scratch_);
+    const uint64_t reads_before = connection.socket_reads();
+    connection.FillPackets(Gather(queue, connection.DataWanted()), options_.guest_cid, &scratch_,
+                           &written_);
+    Count(counters_.socket_reads, connection.socket_reads() - reads_before);
     if (!asked_before && connection.request_sent()) {
       ArmTimer(connection);
     }
     const bool removed = RemoveIfFinished(connection);
-    if (written > 0) {
+    if (!written_.empty()) {
       if (!removed) {
         MakeReady(connection);  // to the end of the line
       }
-      return written;
+      return;
     }
   }
-  return 0;
 }
 
 }  // namespace wyvern::devices
