@@ -13,6 +13,8 @@ clean() {
   ctr container rm "$id"
   ctr images rm --sync "$image"
   ctr namespaces rm "$CONTAINERD_NAMESPACE"
+  # What containerd keeps for a namespace that is gone.
+  rmdir /run/containerd/io.containerd.runtime.v2.task/"$CONTAINERD_NAMESPACE" /var/lib/containerd/io.containerd.runtime.v2.task/"$CONTAINERD_NAMESPACE"
 } >/dev/null 2>&1
 trap clean EXIT
 
