@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include <fmt/format.h>
+#include <algorithm>
+#include <cctype>
 #include <csignal>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -43,24 +45,26 @@ std::string RandomName() {
   return fmt::format("run-{:08x}", number);
 }
 
-// What the user chose on the command line, as a configuration source.
+// What the user chose on the command line, as a configuration source: TOML, one key per line.
 Result<std::string> ConfigBody(const RunOptions& options) {
   std::string body;
   if (options.cpus != 0) {
-    body += fmt::format("  vcpus: {}\n", options.cpus);
+    body += fmt::format("sandbox.vcpus = {}\n", options.cpus);
   }
   if (!options.memory.empty()) {
-    body += fmt::format("  memory: \"{}\"\n", options.memory);
-  }
-  if (!body.empty()) {
-    body = "sandbox:\n" + body;
+    if (!std::ranges::all_of(options.memory,
+                             [](unsigned char c) { return std::isalnum(c) != 0; })) {
+      return Fail(Code::kInvalidArgument,
+                  "--memory: \"" + options.memory + "\" is not a size such as 512MiB");
+    }
+    body += fmt::format("sandbox.memory = \"{}\"\n", options.memory);
   }
   if (!options.guest.empty()) {
     if (!guest::IsGuestName(options.guest)) {
       return Fail(Code::kInvalidArgument, "--guest: \"" + options.guest +
                                               "\" is not a guest's name; see `wyvern guest list`");
     }
-    body += fmt::format("guest:\n  name: \"{}\"\n", options.guest);
+    body += fmt::format("guest.name = \"{}\"\n", options.guest);
   }
   return body;
 }
