@@ -1,11 +1,12 @@
 #!/bin/bash
-# tests/run.sh [--suite LIST] [--long] [--fuzz-seconds N] — the one test command. LIST: style,unit,asan,fuzz,lab or all (default).
+# tests/run.sh [--suite LIST] [--long] [--fuzz-seconds N] — the one test command. LIST: style,unit,asan,fuzz,lab or all (default); smoke is
+# a small part of lab.
 # Installs what it needs (Debian 12, root), runs the suites of tests/suites.tsv within their minutes, and ends with a line
 # "N passed, N failed, N skipped". Exit code 0 only if nothing failed. Logs: build/test-logs/.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-usage() { sed -n '2,4s/^# //p' "$0"; }
+usage() { sed -n '2,5s/^# //p' "$0"; }
 suites=all
 long=0
 fuzz_seconds=5
