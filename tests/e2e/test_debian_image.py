@@ -146,7 +146,7 @@ def test_fio_verify(scratch, where, long):
 @pytest.mark.parametrize("where", ["root", "volume"])
 def test_large_tree(scratch, where, long):
     base = "/data/tree" if where == "volume" else "/var/tree"
-    count = 50000 if long else 1000  # more may not end well in the lab (tests/lab/README.md)
+    count = 50000 if long else 400  # more may not end well in the lab (tests/lab/README.md)
     assert check_output(DEBIAN, "python3", "-c", TREE, base, str(count), flags=volume(scratch),
                         timeout=1700) == f"tree ok {count}\n"
     assert not (scratch / "tree").exists()
