@@ -7,8 +7,10 @@ smoke=$([ "${WYVERN_LAB:-}" = smoke ] && echo yes)
 cmake --preset release && ninja -C build/release || exit 1
 kernel=$(deploy/guest/build-kernel.sh | tail -1) || exit 1
 deploy/guest/build-image.sh --agent build/release/bin/wyvern-agent || exit 1
-for containerd in 1.7 ${smoke:-1.6}; do
-  [ $containerd = yes ] || tests/lab/lab images --containerd "$containerd" --cpus 1 --memory 3072 || exit 1
+versions=(1.7 1.6)
+[ -z "$smoke" ] || versions=(1.7)
+for containerd in "${versions[@]}"; do
+  tests/lab/lab images --containerd "$containerd" --cpus 1 --memory 3072 || exit 1
 done
 out=$WYVERN_LOGS/lab
 mkdir -p "$out"
