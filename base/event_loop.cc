@@ -1,7 +1,5 @@
 #include "base/event_loop.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>

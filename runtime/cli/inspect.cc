@@ -1,4 +1,4 @@
-// `wyvern ps`, `logs`, `config`, `version`: what a living sandbox or the configuration says.
+// `wyvern ps`, `logs`, `timeline`, `config`, `version`: what a living sandbox or the configuration says.
 #include <fmt/format.h>
 
 #include <cstdio>
@@ -18,6 +18,15 @@ constexpr std::chrono::milliseconds kQueryTimeout(5000);
 Result<std::string> StateDirectory() {
   WV_TRY(const auto config, runtime::LoadConfig({}));
   return config->state_dir;
+}
+
+// One question to the sandbox that `id` names.
+template <typename Answer>
+Result<Answer> Ask(const std::string& id, const char* method) {
+  WV_TRY(const std::string directory, StateDirectory());
+  WV_TRY(const FoundContainer found, FindContainer(directory, id));
+  return found.sandbox.client->Call<control::v1::Empty, Answer>(kControlService, method, {},
+                                                                {.timeout = kQueryTimeout});
 }
 
 }  // namespace
@@ -52,11 +61,7 @@ Result<int> Ps(bool json) {
 }
 
 Result<int> Logs(const SandboxRef& sandbox) {
-  WV_TRY(const std::string directory, StateDirectory());
-  WV_TRY(const FoundContainer found, FindContainer(directory, sandbox.id));
-  WV_TRY(const auto log,
-         (found.sandbox.client->Call<control::v1::Empty, control::v1::ConsoleLogResponse>(
-             kControlService, "ConsoleLog", {}, {.timeout = kQueryTimeout})));
+  WV_TRY(const auto log, Ask<control::v1::ConsoleLogResponse>(sandbox.id, "ConsoleLog"));
   if (log.dropped() > 0) {
     fmt::print(stderr, "({} earlier bytes are gone)\n", log.dropped());
   }
@@ -65,11 +70,7 @@ Result<int> Logs(const SandboxRef& sandbox) {
 }
 
 Result<int> Timeline(const SandboxRef& sandbox) {
-  WV_TRY(const std::string directory, StateDirectory());
-  WV_TRY(const FoundContainer found, FindContainer(directory, sandbox.id));
-  WV_TRY(const auto timeline,
-         (found.sandbox.client->Call<control::v1::Empty, control::v1::TimelineResponse>(
-             kControlService, "Timeline", {}, {.timeout = kQueryTimeout})));
+  WV_TRY(const auto timeline, Ask<control::v1::TimelineResponse>(sandbox.id, "Timeline"));
   nlohmann::json points = nlohmann::json::array();
   for (const auto& point : timeline.points()) {
     points.push_back(
@@ -91,11 +92,8 @@ Result<int> ShowConfig(const ConfigOptions& options) {
     fmt::print("{}", runtime::EffectiveYaml(*config));
     return 0;
   }
-  WV_TRY(const std::string directory, StateDirectory());
-  WV_TRY(const FoundContainer found, FindContainer(directory, options.id));
   WV_TRY(const auto config,
-         (found.sandbox.client->Call<control::v1::Empty, control::v1::EffectiveConfigResponse>(
-             kControlService, "EffectiveConfig", {}, {.timeout = kQueryTimeout})));
+         Ask<control::v1::EffectiveConfigResponse>(options.id, "EffectiveConfig"));
   fmt::print("{}", config.yaml());
   return 0;
 }
