@@ -94,6 +94,7 @@ class SandboxImpl final : public Sandbox {
   std::string KernelRelease() override;
   ConsoleTail ConsoleLog() override;
   void LogConsole();  // its end, as an error
+  Result<> CheckAlive();
   std::vector<TimelinePoint> Timeline() override;
   std::string EffectiveConfig() override;
   void OnDeath(std::function<void(std::string reason)> callback) override;
@@ -163,7 +164,6 @@ class SandboxImpl final : public Sandbox {
   void AwaitExit(const ContainerPtr& container, const std::string& exec_id,
                  const ProcessPtr& process);
   void SetExited(const ProcessPtr& process, uint32_t status);  // takes mu_
-  Result<> CheckAlive();
 
   // death.cc
   void Die(std::string reason);

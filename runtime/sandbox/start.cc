@@ -64,7 +64,9 @@ Result<std::unique_ptr<Sandbox>> StartSandbox(SandboxOptions options, Backend ba
   auto started = sandbox->Start();
   if (!started.has_value()) {
     Error error = std::move(started).error();
-    sandbox->LogConsole();
+    if (sandbox->CheckAlive().has_value()) {  // else its death has logged it
+      sandbox->LogConsole();
+    }
     static_cast<void>(sandbox->Shutdown());
     return tl::unexpected(std::move(error).WithContext(what));
   }
