@@ -58,14 +58,29 @@ class VsockReadTest : public ::testing::Test {
     guest_.rig().ram().Release(mark_);
   }
 
+  // A warm stream in which the first `size` bytes of Counting wait for buffers.
+  VsockGuest::Stream Primed(size_t size, uint32_t buffer = 16 << 20) {
+    auto stream = Open(100, buffer);
+    Empty(stream);
+    Warm(stream);
+    EXPECT_TRUE(WriteAll(stream.host, Counting(size)));
+    return stream;
+  }
+
   std::vector<uint16_t> Give(int count, uint32_t size = kWholeBuffer) {
     std::vector<uint16_t> heads;
-    guest_.rig().core().Pause();
+    auto& ring = PausedRing();
     for (int i = 0; i < count; ++i) {
-      heads.push_back(guest_.rig().queue(0).Build().Writable(size).Submit());
+      heads.push_back(ring.Build().Writable(size).Submit());
     }
     Resume();
     return heads;
+  }
+
+  // The receive queue's driver; the device sees what it submits when it resumes.
+  virtio::testing::FakeDriver& PausedRing() {
+    guest_.rig().core().Pause();
+    return guest_.rig().queue(0);
   }
 
   void Resume() { EXPECT_TRUE(guest_.rig().core().Resume()); }
@@ -94,6 +109,14 @@ class VsockReadTest : public ::testing::Test {
     return all;
   }
 
+  // What the device answers to a packet that asks for its credit.
+  Filled TakeCredit(const VsockGuest::Stream& stream) {
+    guest_.Send(guest_.Reply(stream.request, VsockOp::kCreditRequest));
+    const Filled credit = Take();
+    EXPECT_EQ(credit.header.operation(), VsockOp::kCreditUpdate);
+    return credit;
+  }
+
   bool Quiet() { return !guest_.rig().WaitMaybe(0, kQuiet).has_value(); }
 
   uint64_t Reads() { return guest_.rig().counter("socket_reads"); }
@@ -103,14 +126,10 @@ class VsockReadTest : public ::testing::Test {
 };
 
 TEST_F(VsockReadTest, OneReadFillsSeveralBuffersEachWithItsHeader) {
-  auto stream = Open(100);
-  Empty(stream);
-  Warm(stream);
+  const auto stream = Primed(10 * kPayload);
   auto data = guest_.Reply(stream.request, VsockOp::kData);
   data.length = 5;
   guest_.Send(data, "hello");  // what the headers' fwd_cnt tells
-  const std::string bytes = Counting(10 * kPayload);
-  ASSERT_TRUE(WriteAll(stream.host, bytes));
   const uint64_t before = Reads();
   const uint64_t packets = guest_.rig().counter("packets_to_guest");
   const auto heads = Give(10);
@@ -126,7 +145,7 @@ TEST_F(VsockReadTest, OneReadFillsSeveralBuffersEachWithItsHeader) {
     EXPECT_EQ(filled.header.flags, 0U);
     EXPECT_EQ(filled.header.buffer_size, 256U << 10U);
     EXPECT_EQ(filled.header.forwarded, 5U);
-    EXPECT_EQ(filled.data, bytes.substr(i * kPayload, kPayload));
+    EXPECT_EQ(filled.data, Counting(kPayload, i * kPayload));
   }
   EXPECT_TRUE(Quiet());
   EXPECT_EQ(Reads() - before, 1U);
@@ -135,10 +154,7 @@ TEST_F(VsockReadTest, OneReadFillsSeveralBuffersEachWithItsHeader) {
 }
 
 TEST_F(VsockReadTest, BuffersThatWereNotNeededComeNextInTheirOrder) {
-  auto stream = Open(100);
-  Empty(stream);
-  Warm(stream);
-  ASSERT_TRUE(WriteAll(stream.host, Counting(1500)));
+  const auto stream = Primed(1500);
   const auto heads = Give(10);
   const std::span<const uint16_t> all(heads);
   EXPECT_EQ(TakeData(all.first(2)), Counting(1500));
@@ -146,10 +162,7 @@ TEST_F(VsockReadTest, BuffersThatWereNotNeededComeNextInTheirOrder) {
   ASSERT_TRUE(WriteAll(stream.host, "y"));
   EXPECT_EQ(TakeData(all.subspan(2, 1)), "y");
   // A packet without data, and another stream, find them too.
-  guest_.Send(guest_.Reply(stream.request, VsockOp::kCreditRequest));
-  const Filled credit = Take();
-  EXPECT_EQ(credit.head, heads[3]);
-  EXPECT_EQ(credit.header.operation(), VsockOp::kCreditUpdate);
+  EXPECT_EQ(TakeCredit(stream).head, heads[3]);
   auto pair = MakeSocketPair(SOCK_STREAM);
   ASSERT_TRUE(pair);
   ASSERT_TRUE(guest_.device().ConnectStream(7, std::move(pair->second), [](Result<>) {}));
@@ -161,25 +174,19 @@ TEST_F(VsockReadTest, BuffersThatWereNotNeededComeNextInTheirOrder) {
 
 TEST_F(VsockReadTest, NothingToReadGivesEveryBufferBack) {
   // The first read finds the last byte, the next one nothing, with many buffers in hand.
-  auto stream = Open(100);
-  Empty(stream);
-  Warm(stream);
+  const auto stream = Primed(0);
   const auto heads = Give(60);
   EXPECT_TRUE(Quiet());
-  guest_.Send(guest_.Reply(stream.request, VsockOp::kCreditRequest));
-  EXPECT_EQ(Take().head, heads[0]);
+  EXPECT_EQ(TakeCredit(stream).head, heads[0]);
   ASSERT_TRUE(WriteAll(stream.host, "abc"));
   EXPECT_EQ(TakeData(std::span(heads).subspan(1, 1)), "abc");
 }
 
 TEST_F(VsockReadTest, CreditEndsAReadInTheMiddleOfABuffer) {
-  auto stream = Open(100, 140000);
-  Empty(stream);
-  Warm(stream);
+  const auto stream = Primed(4000, 140000);
   guest_.consumed = (128 << 10) + 1;
   guest_.guest_buffer = 2500;
   guest_.Send(guest_.Reply(stream.request, VsockOp::kCreditUpdate));
-  ASSERT_TRUE(WriteAll(stream.host, Counting(4000)));
   const auto heads = Give(10);
   const std::span<const uint16_t> all(heads);
   EXPECT_EQ(TakeData(all.first(3)), Counting(2500));
@@ -191,10 +198,7 @@ TEST_F(VsockReadTest, CreditEndsAReadInTheMiddleOfABuffer) {
 }
 
 TEST_F(VsockReadTest, EndOfFileComesAfterTheLastOfSeveralPackets) {
-  auto stream = Open(100);
-  Empty(stream);
-  Warm(stream);
-  ASSERT_TRUE(WriteAll(stream.host, Counting(2500)));
+  const auto stream = Primed(2500);
   ASSERT_EQ(shutdown(stream.host.get(), SHUT_WR), 0);
   const auto heads = Give(10);
   EXPECT_EQ(TakeData(std::span(heads).first(3)), Counting(2500));
@@ -206,10 +210,7 @@ TEST_F(VsockReadTest, EndOfFileComesAfterTheLastOfSeveralPackets) {
 }
 
 TEST_F(VsockReadTest, ClosedHostsBytesComeBeforeShutdownOfBoth) {
-  auto stream = Open(100);
-  Empty(stream);
-  Warm(stream);
-  ASSERT_TRUE(WriteAll(stream.host, Counting(2000)));
+  auto stream = Primed(2000);
   stream.host.Reset();
   const auto heads = Give(10);
   EXPECT_EQ(TakeData(std::span(heads).first(2)), Counting(2000));
@@ -221,12 +222,8 @@ TEST_F(VsockReadTest, ClosedHostsBytesComeBeforeShutdownOfBoth) {
 }
 
 TEST_F(VsockReadTest, BuffersOfAllSizesTakeWhatTheyHold) {
-  auto stream = Open(100);
-  Empty(stream);
-  Warm(stream);
-  ASSERT_TRUE(WriteAll(stream.host, Counting(1000)));
-  auto& ring = guest_.rig().queue(0);
-  guest_.rig().core().Pause();
+  const auto stream = Primed(1000);
+  auto& ring = PausedRing();
   ring.Build().Writable(45).Submit();
   ring.Build().Readable("not for us").Writable(43).Writable(100).Writable(1).Submit();
   ring.Build().Writable(0).Writable(144).Writable(0).Submit();
@@ -248,12 +245,8 @@ TEST_F(VsockReadTest, BuffersOfAllSizesTakeWhatTheyHold) {
 }
 
 TEST_F(VsockReadTest, BufferTooSmallForAHeaderAmongOthersComesBackEmpty) {
-  auto stream = Open(100);
-  Empty(stream);
-  Warm(stream);
-  ASSERT_TRUE(WriteAll(stream.host, Counting(2000)));
-  auto& ring = guest_.rig().queue(0);
-  guest_.rig().core().Pause();
+  const auto stream = Primed(2000);
+  auto& ring = PausedRing();
   ring.Build().Writable(kWholeBuffer).Submit();
   const uint16_t small = ring.Build().Writable(43).Submit();
   const uint16_t readable = ring.Build().Readable("no room at all").Submit();
@@ -267,32 +260,21 @@ TEST_F(VsockReadTest, BufferTooSmallForAHeaderAmongOthersComesBackEmpty) {
 }
 
 TEST_F(VsockReadTest, HeaderOnlyBufferAmongOthersWaitsForAPacketWithoutData) {
-  auto stream = Open(100);
-  Empty(stream);
-  Warm(stream);
-  ASSERT_TRUE(WriteAll(stream.host, Counting(2000)));
-  auto& ring = guest_.rig().queue(0);
-  guest_.rig().core().Pause();
+  const auto stream = Primed(2000);
+  auto& ring = PausedRing();
   ring.Build().Writable(kWholeBuffer).Submit();
   const uint16_t bare = ring.Build().Writable(kVsockHeaderSize).Submit();
   ring.Build().Writable(kWholeBuffer).Submit();
   Resume();
   EXPECT_EQ(Take().data, Counting(kPayload));
   EXPECT_TRUE(Quiet());
-  guest_.Send(guest_.Reply(stream.request, VsockOp::kCreditRequest));
-  const Filled credit = Take();
-  EXPECT_EQ(credit.head, bare);
-  EXPECT_EQ(credit.header.operation(), VsockOp::kCreditUpdate);
+  EXPECT_EQ(TakeCredit(stream).head, bare);
   EXPECT_EQ(Take().data, Counting(kPayload, kPayload));
 }
 
 TEST_F(VsockReadTest, BrokenChainAmongOthersLeavesThoseBeforeItFilled) {
-  auto stream = Open(100);
-  Empty(stream);
-  Warm(stream);
-  ASSERT_TRUE(WriteAll(stream.host, Counting(3000)));
-  auto& ring = guest_.rig().queue(0);
-  guest_.rig().core().Pause();
+  const auto stream = Primed(3000);
+  auto& ring = PausedRing();
   const uint16_t first = ring.Build().Writable(kWholeBuffer).Submit();
   const uint16_t second = ring.Build().Writable(kWholeBuffer).Submit();
   ring.Build().WritableAt(mem::Gpa{uint64_t{1} << 40U}, kWholeBuffer).Submit();
@@ -306,18 +288,11 @@ TEST_F(VsockReadTest, BrokenChainAmongOthersLeavesThoseBeforeItFilled) {
 
 TEST_F(VsockReadTest, SameBufferTwiceIsTheGuestsLossAlone) {
   // Payload over payload and headers over payload: the lengths that we report are our own.
-  auto stream = Open(100);
-  Empty(stream);
-  Warm(stream);
-  ASSERT_TRUE(WriteAll(stream.host, Counting(4 * kPayload)));
-  guest_.rig().core().Pause();
+  const auto stream = Primed(4 * kPayload);
+  auto& ring = PausedRing();
   const mem::Gpa shared = guest_.rig().ram().Allocate(kWholeBuffer + 8);
   for (uint64_t shift = 0; shift < 8; shift += 2) {
-    guest_.rig()
-        .queue(0)
-        .Build()
-        .WritableAt(mem::Gpa{mem::Raw(shared) + shift}, kWholeBuffer)
-        .Submit();
+    ring.Build().WritableAt(mem::Gpa{mem::Raw(shared) + shift}, kWholeBuffer).Submit();
   }
   Resume();
   for (int i = 0; i < 4; ++i) {

@@ -32,10 +32,9 @@ class VsockGuest {
 
   DeviceRig& rig() { return *rig_; }
 
-  // The next packet from the device; nothing after `timeout`. The buffer goes back to the device
-  // unless `keep`.
+  // The next packet from the device; nothing after `timeout`. Its buffer goes back to the device.
   std::optional<Packet> Next(std::chrono::milliseconds timeout = std::chrono::seconds(5));
-  // The next packet that is not a credit update.
+  // The next packet, credit updates passed over unless `op` is one; aborts when it is another operation.
   Packet Expect(VsockOp op);
   void GiveBuffers(int count);
 
