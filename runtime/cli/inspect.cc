@@ -6,6 +6,7 @@
 
 #include "cli/commands.h"
 #include "cli/control_client.h"
+#include "cli/timeline.h"
 #include "cli/version.h"
 #include "config/config.h"
 
@@ -71,12 +72,12 @@ Result<int> Logs(const SandboxRef& sandbox) {
 
 Result<int> Timeline(const SandboxRef& sandbox) {
   WV_TRY(const auto timeline, Ask<control::v1::TimelineResponse>(sandbox.id, "Timeline"));
-  nlohmann::json points = nlohmann::json::array();
+  std::vector<runtime::TimelinePoint> points;
   for (const auto& point : timeline.points()) {
-    points.push_back(
-        {{"name", point.name()}, {"start_ns", point.start_ns()}, {"end_ns", point.end_ns()}});
+    points.push_back({point.name(), static_cast<int64_t>(point.start_ns()),
+                      static_cast<int64_t>(point.end_ns())});
   }
-  fmt::print("{}\n", points.dump(1));
+  fmt::print("{}\n", TimelineJson(points));
   return 0;
 }
 

@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <cctype>
 #include <csignal>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <thread>
 
@@ -22,6 +21,7 @@
 #include "cli/pump.h"
 #include "cli/scratch.h"
 #include "cli/terminal.h"
+#include "cli/timeline.h"
 #include "cli/version.h"
 #include "config/config.h"
 #include "control/control_server.h"
@@ -81,15 +81,6 @@ runtime::Mount RootMount(const Image& image, const Scratch& scratch) {
           "overlay",
           "",
           {lower, "upperdir=" + scratch.upper(), "workdir=" + scratch.work()}};
-}
-
-Result<> WriteTimeline(const std::string& path, runtime::Sandbox& sandbox) {
-  nlohmann::json points = nlohmann::json::array();
-  for (const runtime::TimelinePoint& point : sandbox.Timeline()) {
-    points.push_back(
-        {{"name", point.name}, {"start_ns", point.start_ns}, {"end_ns", point.end_ns}});
-  }
-  return WriteFile(path, points.dump(1));
 }
 
 // Passes our signals to the container's init, and the terminal's size.
@@ -170,7 +161,7 @@ Result<int> RunContainer(const RunOptions& options, runtime::Sandbox& sandbox, S
          ForwardSignals(std::move(signals), sandbox, container.id, options.tty));
   WV_TRY_VOID(sandbox.StartProcess(container.id, ""));
   if (!options.timeline.empty()) {
-    WV_TRY_VOID(WriteTimeline(options.timeline, sandbox));
+    WV_TRY_VOID(WriteFile(options.timeline, TimelineJson(sandbox.Timeline())));
   }
   WV_TRY(const runtime::ExitInfo exit, sandbox.Wait(container.id, ""));
   for (const auto& stream : {&streams.output, &streams.error}) {
