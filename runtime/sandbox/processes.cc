@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "container/hooks.h"
+#include "sandbox/guest_text.h"
 #include "sandbox/sandbox_impl.h"
 
 namespace wyvern::runtime {
@@ -304,7 +305,7 @@ size_t SandboxImpl::ContainerCount() {
 }
 
 std::string SandboxImpl::KernelRelease() {
-  return agent_ == nullptr ? "" : agent_->hello().kernel_release();
+  return agent_ == nullptr ? "" : PlainText(agent_->hello().kernel_release(), 64);
 }
 
 ConsoleTail SandboxImpl::ConsoleLog() {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "proto/agent.pb.h"
+#include "sandbox/guest_text.h"
 #include "sandbox/sandbox.h"
 
 namespace wyvern::runtime {
@@ -48,14 +49,15 @@ class TimelineRecorder {
       return;
     }
     const auto at = [&](int index) {
-      const auto behind =
-          static_cast<int64_t>(hello.timeline(hello.timeline_size() - 1).boottime_ns() -
-                               hello.timeline(index).boottime_ns());
-      return std::clamp(hello_ns - behind, boot_ns, hello_ns);
+      // Unsigned, since the numbers may be anything.
+      const uint64_t behind = hello.timeline(hello.timeline_size() - 1).boottime_ns() -
+                              hello.timeline(index).boottime_ns();
+      return hello_ns -
+             static_cast<int64_t>(std::min(behind, static_cast<uint64_t>(hello_ns - boot_ns)));
     };
     Add("kernel", boot_ns, at(0));
     for (int i = 1; i < hello.timeline_size(); ++i) {
-      Add(hello.timeline(i).name().substr(0, 32), at(i - 1), at(i));
+      Add(PlainText(hello.timeline(i).name(), 32), at(i - 1), at(i));
     }
   }
 
