@@ -12,7 +12,7 @@ namespace {
 
 using testing::VsockGuest;
 
-constexpr uint32_t kPayload = 1000;
+constexpr size_t kPayload = 1000;
 constexpr uint32_t kWholeBuffer = kVsockHeaderSize + kPayload;
 
 std::string Counting(size_t size, size_t from = 0) {
@@ -50,7 +50,7 @@ class VsockReadTest : public ::testing::Test {
 
   // Two full reads: from then on the device expects 128 KiB of the stream.
   void Warm(VsockGuest::Stream& stream) {
-    constexpr uint32_t kLarge = 64 << 10;
+    constexpr size_t kLarge = 64 << 10;
     EXPECT_TRUE(WriteAll(stream.host, std::string(2 * kLarge, 'w')));
     Give(2, kVsockHeaderSize + kLarge);
     EXPECT_EQ(Take().data.size(), kLarge);
@@ -69,6 +69,7 @@ class VsockReadTest : public ::testing::Test {
 
   std::vector<uint16_t> Give(int count, uint32_t size = kWholeBuffer) {
     std::vector<uint16_t> heads;
+    heads.reserve(static_cast<size_t>(count));
     auto& ring = PausedRing();
     for (int i = 0; i < count; ++i) {
       heads.push_back(ring.Build().Writable(size).Submit());
@@ -112,7 +113,7 @@ class VsockReadTest : public ::testing::Test {
   // What the device answers to a packet that asks for its credit.
   Filled TakeCredit(const VsockGuest::Stream& stream) {
     guest_.Send(guest_.Reply(stream.request, VsockOp::kCreditRequest));
-    const Filled credit = Take();
+    Filled credit = Take();
     EXPECT_EQ(credit.header.operation(), VsockOp::kCreditUpdate);
     return credit;
   }
@@ -309,7 +310,7 @@ TEST_F(VsockReadTest, StreamsThatBothHaveMuchTakeTurns) {
   Empty(one);
   Warm(one);
   Warm(two);
-  constexpr uint32_t kPage = 4096;
+  constexpr size_t kPage = 4096;
   ASSERT_TRUE(WriteAll(one.host, std::string(32 * kPage, '1')));
   ASSERT_TRUE(WriteAll(two.host, std::string(32 * kPage, '2')));
   Give(60, kVsockHeaderSize + kPage);
