@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "base/check.h"
@@ -79,10 +80,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const uint8_t operation = size > image ? data[image + i] : static_cast<uint8_t>(i % 2);
     switch (operation % 6) {
       case 0: {
-        auto chain = (*queue)->Pop();
-        if (chain && *chain) {
-          Use(**chain);
-          held.push_back(std::move(**chain));
+        auto popped = (*queue)->Pop();
+        if (!popped) {
+          break;
+        }
+        if (std::optional<Chain>& chain = *popped; chain.has_value()) {
+          Use(*chain);
+          held.push_back(std::move(*chain));
           WV_CHECK(held.size() <= config.size);
         }
         break;

@@ -2,6 +2,8 @@
 // where there is one.
 #include <gtest/gtest.h>
 
+#include <memory>
+
 #include "base/endian.h"
 #include "virtio/split_queue.h"
 #include "virtio/testing/fake_driver.h"
@@ -14,13 +16,14 @@ using testing::GuestRam;
 using testing::kIndirect;
 using testing::kNext;
 using testing::kWrite;
+using testing::MustPop;
 
 class SplitQueueHostileTest : public ::testing::Test {
  protected:
   SplitQueueHostileTest() { Start(8, kRingFeatures); }
 
   void Start(uint16_t size, uint64_t features) {
-    driver_.emplace(ram_, size, features);
+    driver_ = std::make_unique<FakeDriver>(ram_, size, features);
     auto queue = Queue::Create(ram_.memory(), driver_->config(), features, std::nullopt);
     ASSERT_TRUE(queue);
     queue_ = *std::move(queue);
@@ -59,7 +62,7 @@ class SplitQueueHostileTest : public ::testing::Test {
   }
 
   GuestRam ram_;
-  std::optional<FakeDriver> driver_;
+  std::unique_ptr<FakeDriver> driver_;
   std::unique_ptr<Queue> queue_;
 };
 
@@ -99,7 +102,7 @@ TEST_F(SplitQueueHostileTest, LoopInsideAnIndirectTableIsFault) {
 }
 
 TEST_F(SplitQueueHostileTest, IndirectChainLongerThanTheQueueIsFault) {
-  const mem::Gpa table = ram_.Allocate(16 * 9);
+  const mem::Gpa table = ram_.Allocate(uint64_t{16} * 9);
   for (uint16_t i = 0; i < 9; ++i) {
     FakeDriver::WriteTable(ram_, table, i, {Good(), 4, kNext, static_cast<uint16_t>(i + 1)});
   }
@@ -197,42 +200,36 @@ TEST_F(SplitQueueHostileTest, Cve202645782_SameHeadTwiceInFlightIsFault) {
   driver_->WriteDescriptor(0, {Good(), 4, kWrite, 0});
   driver_->MakeAvailable(0);
   driver_->MakeAvailable(0);
-  auto first = queue_->Pop();
-  ASSERT_TRUE(first && *first);
+  Chain first = MustPop(*queue_);
   auto second = queue_->Pop();
   ASSERT_FALSE(second);
   EXPECT_EQ(second.error(), ChainFault::kHeadInFlight);
-  queue_->Push(std::move(**first), 4);  // what is in flight still completes
-  EXPECT_EQ(driver_->TakeUsed()->written, 4U);
+  queue_->Push(std::move(first), 4);  // what is in flight still completes
+  EXPECT_EQ(driver_->MustTakeUsed().written, 4U);
 }
 
 TEST_F(SplitQueueHostileTest, SameHeadAgainAfterItsCompletionIsFine) {
   driver_->WriteDescriptor(0, {Good(), 4, kWrite, 0});
   for (int i = 0; i < 3; ++i) {
     driver_->MakeAvailable(0);
-    auto chain = queue_->Pop();
-    ASSERT_TRUE(chain && *chain);
-    queue_->Push(std::move(**chain), 0);
+    queue_->Push(MustPop(*queue_), 0);
   }
 }
 
 TEST_F(SplitQueueHostileTest, ChDoubleFetch929df76e1_DescriptorsRewrittenAfterPopChangeNothing) {
   Offer({{mem::Raw(ram_.Put("good")), 4, 0, 0}});
-  auto chain = queue_->Pop();
-  ASSERT_TRUE(chain && *chain);
+  Chain chain = MustPop(*queue_);
   driver_->WriteDescriptor(0, {0xdead0000dead0000, 0xffffffff, kWrite | kNext, 0xffff});
   std::string text(4, '\0');
-  ASSERT_TRUE((*chain)->Read(0, std::as_writable_bytes(std::span(text))));
+  ASSERT_TRUE(chain.Read(0, std::as_writable_bytes(std::span(text))));
   EXPECT_EQ(text, "good");
-  queue_->Push(std::move(**chain), 0);
-  EXPECT_EQ(driver_->TakeUsed()->head, 0U);
+  queue_->Push(std::move(chain), 0);
+  EXPECT_EQ(driver_->MustTakeUsed().head, 0U);
 }
 
 TEST_F(SplitQueueHostileTest, ReadsAndWritesPastTheChainAreTooShort) {
   Offer({{Good(), 4, kNext, 1}, {Good(), 4, kWrite, 0}});
-  auto popped = queue_->Pop();
-  ASSERT_TRUE(popped && *popped);
-  Chain& chain = **popped;
+  Chain chain = MustPop(*queue_);
   std::array<std::byte, 5> five{};
   EXPECT_EQ(chain.Read(0, five).error(), ChainFault::kTooShort);
   EXPECT_EQ(chain.Read(4, std::span(five).first(1)).error(), ChainFault::kTooShort);
@@ -277,14 +274,13 @@ TEST_F(SplitQueueHostileTest, Firecracker5485_IovecsAreUnchangedAfterAFault) {
   wire[1] = {uint64_t{0x20000}, 16U, kWrite, uint16_t{0}};
   ASSERT_TRUE((*memory)->Write(mem::Gpa{0x10000}, wire));
   ASSERT_TRUE((*memory)->Write(mem::Gpa{0x11002}, Le16(1)));
-  auto chain = (*queue)->Pop();
-  ASSERT_TRUE(chain && *chain);
+  Chain chain = MustPop(**queue);
   std::vector<iovec> parts;
-  EXPECT_EQ((*chain)->WritableIovecs(0, 32, &parts).error(), ChainFault::kBufferAddress);
+  EXPECT_EQ(chain.WritableIovecs(0, 32, &parts).error(), ChainFault::kBufferAddress);
   EXPECT_TRUE(parts.empty());
   std::array<std::byte, 32> data{};
-  EXPECT_EQ((*chain)->Write(0, data).error(), ChainFault::kBufferAddress);
-  (*queue)->Push(std::move(**chain), 0);
+  EXPECT_EQ(chain.Write(0, data).error(), ChainFault::kBufferAddress);
+  (*queue)->Push(std::move(chain), 0);
 }
 
 TEST(SplitQueueCreateTest, RingsOutsideMemoryOrMisalignedAreFaults) {
@@ -341,9 +337,10 @@ TEST(SplitQueueDeathTest, ChainPushedToAnotherQueueAborts) {
   auto other = Queue::Create(ram.memory(), driver.config(), 0, std::nullopt);
   ASSERT_TRUE(queue && other);
   driver.Build().Readable("x").Submit();
-  auto chain = (*queue)->Pop();
-  EXPECT_DEATH((*other)->Push(std::move(**chain), 0), "CHECK failed");
-  (*queue)->Push(std::move(**chain), 0);
+  Chain chain = MustPop(**queue);
+  EXPECT_DEATH((*other)->Push(std::move(chain), 0), "CHECK failed");
+  // It was moved in the process that died. NOLINTNEXTLINE(bugprone-use-after-move,clang-analyzer-cplusplus.Move)
+  (*queue)->Push(std::move(chain), 0);
 }
 
 }  // namespace

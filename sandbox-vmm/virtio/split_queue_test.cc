@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <memory>
+#include <optional>
 #include <thread>
 
 #include "base/event_fd.h"
@@ -29,7 +31,7 @@ class SplitQueueTest : public ::testing::Test {
  protected:
   void Start(uint16_t size, uint64_t features = kRingFeatures,
              std::optional<QueueState> resume = std::nullopt) {
-    driver_.emplace(ram_, size, features);
+    driver_ = std::make_unique<FakeDriver>(ram_, size, features);
     if (resume) {
       driver_->StartAt(resume->next_available);
     }
@@ -38,14 +40,10 @@ class SplitQueueTest : public ::testing::Test {
     queue_ = *std::move(queue);
   }
 
-  Chain MustPop() {
-    auto chain = queue_->Pop();
-    EXPECT_TRUE(chain && *chain);
-    return std::move(**chain);
-  }
+  Chain MustPop() { return testing::MustPop(*queue_); }
 
   GuestRam ram_;
-  std::optional<FakeDriver> driver_;
+  std::unique_ptr<FakeDriver> driver_;
   std::unique_ptr<Queue> queue_;
 };
 
@@ -67,10 +65,9 @@ TEST_F(SplitQueueTest, ChainHasReadablePartThenWritablePart) {
   EXPECT_EQ(ReadAll(chain), "abcde");
   ASSERT_TRUE(chain.Write(1, Bytes("xyz")));
   queue_->Push(std::move(chain), 4);
-  auto used = driver_->TakeUsed();
-  ASSERT_TRUE(used);
-  EXPECT_EQ(used->head, head);
-  EXPECT_EQ(used->written, 4U);
+  const testing::Used used = driver_->MustTakeUsed();
+  EXPECT_EQ(used.head, head);
+  EXPECT_EQ(used.written, 4U);
   EXPECT_EQ(driver_->Written(head, 4).substr(1), "xyz");
 }
 
@@ -98,7 +95,7 @@ TEST_F(SplitQueueTest, IndirectTableOfQueueSizeEntriesIsAccepted) {
 
 TEST_F(SplitQueueTest, IndirectTableMayBeWalkedInAnyOrder) {
   Start(64);
-  const mem::Gpa table = ram_.Allocate(16 * 40);
+  const mem::Gpa table = ram_.Allocate(uint64_t{16} * 40);
   const mem::Gpa text = ram_.Put("0123456789");
   const auto entry = [&](uint32_t index, uint64_t at, bool more, uint16_t next) {
     FakeDriver::WriteTable(ram_, table, index,
@@ -150,8 +147,8 @@ TEST_F(SplitQueueTest, ChainsMayComeBackInAnyOrder) {
   Chain b = MustPop();
   queue_->Push(std::move(b), 2);
   queue_->Push(std::move(a), 1);
-  EXPECT_EQ(driver_->TakeUsed()->head, second);
-  EXPECT_EQ(driver_->TakeUsed()->head, first);
+  EXPECT_EQ(driver_->MustTakeUsed().head, second);
+  EXPECT_EQ(driver_->MustTakeUsed().head, first);
 }
 
 TEST_F(SplitQueueTest, UndoPopMakesTheSameChainComeAgain) {
@@ -172,9 +169,7 @@ TEST_F(SplitQueueTest, IndicesWrapAround) {
     const uint16_t head = driver_->Build().Writable(4).Submit();
     Chain chain = MustPop();
     queue_->Push(std::move(chain), 4);
-    auto used = driver_->TakeUsed();
-    ASSERT_TRUE(used);
-    EXPECT_EQ(used->head, head);
+    EXPECT_EQ(driver_->MustTakeUsed().head, head);
   }
   EXPECT_EQ(queue_->state().next_available, 8U);
   EXPECT_EQ(queue_->state().next_used, 8U);
@@ -190,9 +185,7 @@ TEST_F(SplitQueueTest, FullRingOfSize32768IsTaken) {
     driver.Build().ReadableAt(buffer, 16).Submit();
   }
   for (uint32_t i = 0; i < 32768; ++i) {
-    auto chain = (*queue)->Pop();
-    ASSERT_TRUE(chain && *chain);
-    (*queue)->Push(std::move(**chain), 0);
+    (*queue)->Push(testing::MustPop(**queue), 0);
   }
   EXPECT_FALSE(*(*queue)->Pop());
 }
@@ -210,7 +203,7 @@ TEST_F(SplitQueueTest, StateOfAStoppedQueueResumesInANewOne) {
   Chain chain = MustPop();
   EXPECT_EQ(ReadAll(chain), "two");
   queue_->Push(std::move(chain), 0);
-  EXPECT_EQ(driver_->TakeUsed()->head, 0U);
+  EXPECT_EQ(driver_->MustTakeUsed().head, 0U);
   EXPECT_TRUE(driver_->TakeUsed());
 }
 
@@ -260,10 +253,9 @@ TEST_F(SplitQueueTest, BufferAcrossTwoAdjacentRegionsIsReadWhole) {
   const std::string text = "across the edge";
   ASSERT_TRUE(ring.memory()->WriteBytes(mem::Gpa{0x1fff8}, Bytes(text)));
   driver.Build().ReadableAt(mem::Gpa{0x1fff8}, static_cast<uint32_t>(text.size())).Submit();
-  auto chain = (*queue)->Pop();
-  ASSERT_TRUE(chain && *chain);
-  EXPECT_EQ(ReadAll(**chain), text);
-  (*queue)->Push(std::move(**chain), 0);
+  Chain chain = testing::MustPop(**queue);
+  EXPECT_EQ(ReadAll(chain), text);
+  (*queue)->Push(std::move(chain), 0);
 }
 
 TEST_F(SplitQueueTest, NoInterruptFlagSuppresses) {
@@ -340,10 +332,10 @@ TEST_F(SplitQueueTest, TwoThreadsWithEventIdxLoseNoNotification) {
   std::thread device([&] {
     int served = 0;
     while (served < kChains) {
-      auto chain = queue_->Pop();
-      ASSERT_TRUE(chain);
-      if (*chain) {
-        queue_->Push(std::move(**chain), 0);
+      auto popped = queue_->Pop();
+      ASSERT_TRUE(popped);
+      if (std::optional<Chain>& chain = *popped; chain.has_value()) {
+        queue_->Push(*std::move(chain), 0);
         ++served;
       } else if (!queue_->EnableNotification()) {
         while (kick->Drain() == 0) {

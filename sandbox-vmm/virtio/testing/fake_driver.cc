@@ -37,6 +37,14 @@ void StoreRelease(const GuestRam& ram, mem::Gpa at, uint16_t value) {
 
 }  // namespace
 
+Chain MustPop(Queue& queue) {
+  auto popped = queue.Pop();
+  WV_CHECK(popped.has_value());
+  std::optional<Chain>& chain = *popped;
+  WV_CHECK(chain.has_value());
+  return *std::move(chain);
+}
+
 ChainBuilder& ChainBuilder::Readable(std::string_view bytes) {
   return ReadableAt(driver_.ram_.Put(bytes), static_cast<uint32_t>(bytes.size()));
 }
@@ -159,6 +167,12 @@ std::optional<Used> FakeDriver::TakeUsed() {
     descriptors.clear();
   }
   return used;
+}
+
+Used FakeDriver::MustTakeUsed() {
+  const auto used = TakeUsed();
+  WV_CHECK(used.has_value());
+  return *used;
 }
 
 std::string FakeDriver::Written(uint16_t head, uint32_t length) const {

@@ -35,6 +35,9 @@ struct Used {
 
 class FakeDriver;
 
+// The device's side: the next chain, where there must be one; aborts otherwise.
+Chain MustPop(Queue& queue);
+
 // driver.Build().Readable("x").Writable(16).Submit(): descriptors in ring order, or in an indirect
 // table after Indirect().
 class ChainBuilder {
@@ -72,6 +75,8 @@ class FakeDriver {
 
   // The next used element, if the device has pushed one; its descriptors are free again.
   std::optional<Used> TakeUsed();
+  // The same where there must be one: aborts otherwise.
+  Used MustTakeUsed();
   // What the device wrote: the first `length` bytes of the writable part of the chain that was at
   // `head` (also after TakeUsed).
   std::string Written(uint16_t head, uint32_t length) const;
