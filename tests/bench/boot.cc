@@ -8,7 +8,7 @@
 #include <atomic>
 #include <chrono>
 #include <csignal>
-#include <optional>
+#include <memory>
 #include <string_view>
 #include <thread>
 
@@ -72,7 +72,7 @@ class Guest {
 
   const BootOptions& options_;
   std::unique_ptr<runtime::FileServerProcess> fs_;
-  std::optional<VmmProcess> vmm_;
+  std::unique_ptr<VmmProcess> vmm_;
   UniqueFd console_;
 };
 
@@ -154,7 +154,7 @@ Result<> Guest::WaitForDone() {
 Result<> Guest::Run() {
   const int64_t start = NowNs();
   WV_TRY(VmmProcess vmm, VmmProcess::Spawn(options_.vmm));
-  vmm_.emplace(std::move(vmm));
+  vmm_ = std::make_unique<VmmProcess>(std::move(vmm));
   WV_TRY_VOID(vmm_->Metrics());
   PrintMs("answered_ms", start);
   WV_TRY_VOID(Create());

@@ -4,6 +4,7 @@
 //   bench_dir=x   directory of the share (tag "wyvern") that holds a file "data" of 16 MiB
 // Prints "BENCH <operation> <count> <ns>" on the console for each, at last "BENCH done", and waits to be killed. Static, libc only.
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -49,7 +50,7 @@ uint64_t NextBlock() {
 }
 
 void Blocks(const char* path, uint64_t count, bool write) {
-  const int fd = open(path, (write ? O_WRONLY : O_RDONLY) | O_DIRECT);
+  const int fd = open(path, (write ? O_WRONLY : O_RDONLY) | O_DIRECT | O_CLOEXEC);
   if (fd < 0) {
     End(path);
   }
@@ -65,7 +66,7 @@ void Blocks(const char* path, uint64_t count, bool write) {
 
 // From the directory itself, as a container's root is: the way to it would be looked up each time.
 void Lookups(const char* directory, uint64_t count) {
-  const int fd = open(directory, O_RDONLY | O_DIRECTORY);
+  const int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) {
     End(directory);
   }
@@ -125,7 +126,7 @@ void ServeStream(int fd) {
 }
 
 [[noreturn]] void ServeVsock() {
-  const int listener = socket(AF_VSOCK, SOCK_STREAM, 0);
+  const int listener = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
   sockaddr_vm address{};
   address.svm_family = AF_VSOCK;
   address.svm_cid = VMADDR_CID_ANY;
@@ -135,7 +136,7 @@ void ServeStream(int fd) {
     End("vsock");
   }
   for (;;) {
-    const int fd = accept(listener, nullptr, nullptr);
+    const int fd = accept4(listener, nullptr, nullptr, SOCK_CLOEXEC);
     ServeStream(fd);
     close(fd);
   }
@@ -154,8 +155,8 @@ void ServeStream(int fd) {
     execl("/sbin/wyvern-agent", "/sbin/wyvern-agent", nullptr);
     End("/sbin/wyvern-agent");
   }
-  sleep(5);
-  FILE* status = fopen("/proc/1/status", "r");
+  poll(nullptr, 0, 5000);
+  FILE* status = fopen("/proc/1/status", "re");
   unsigned long long rss = 0;
   for (char text[256]; status != nullptr && fgets(text, sizeof(text), status) != nullptr;) {
     if (strncmp(text, "VmRSS:", 6) == 0) {
@@ -209,12 +210,13 @@ int main() {
   mkdir("/share", 0755);
   mount("proc", "/proc", "proc", 0, nullptr);
   mount("devtmpfs", "/dev", "devtmpfs", 0, nullptr);
-  const int console = open("/dev/console", O_RDWR);
+  // It may be a standard stream already, which the agent is to have.
+  const int console = open("/dev/console", O_RDWR);  // NOLINT(android-cloexec-open)
   for (int fd = 0; fd < 3; ++fd) {
     dup2(console, fd);
   }
   char line[4096] = {};
-  const int cmdline = open("/proc/cmdline", O_RDONLY);
+  const int cmdline = open("/proc/cmdline", O_RDONLY | O_CLOEXEC);
   static_cast<void>(!read(cmdline, line, sizeof(line) - 1));
   char* operations = Word(line, " bench=");
   const char* directory = Word(line, " bench_dir=");
