@@ -121,6 +121,29 @@ TEST(ServerTest, AnswerLongerThanTheLimitIsAnError) {
   EXPECT_EQ(ResponseCode(ReadFrame(fd)), Code::kOk);
 }
 
+TEST(ServerTest, ErrorTextIsUtf8WhateverItWasMadeOf) {
+  TestServer server;
+  const UniqueFd fd = server.Connect();
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"é € 😀 \x7f", "é € 😀 \x7f"},
+      {"a\xff\xfe z", "a?? z"},
+      {"\xc0\xaf \xe0\x80\xaf \xf0\x80\x80\xaf", "?? ??? ????"},  // longer than need be
+      {"\xed\xa0\x80 \xf4\x90\x80\x80", "??? ????"},              // a surrogate, beyond the last
+      {"\x80 \xc3 \xe2\x82 x", "? ? ?? x"},                       // out of place, cut in the middle
+      {"cut \xe2\x82", "cut ??"},
+      {"cut \xf0", "cut ?"}};
+  uint32_t stream = 1;
+  for (const auto& [text, expected] : cases) {
+    server.garbled = text;
+    ASSERT_TRUE(WriteAll(fd, RequestFrame(stream, "test.Echo", "Garble", {})).has_value());
+    stream += 2;
+    wire::Response response;
+    ASSERT_TRUE(response.ParseFromString(ReadFrame(fd).data)) << expected;
+    EXPECT_EQ(response.status().message(), expected);
+    EXPECT_EQ(response.status().code(), static_cast<int>(Code::kAborted));
+  }
+}
+
 TEST(ServerTest, DroppedCallIsAnsweredInternal) {
   TestServer server;
   const UniqueFd fd = server.Connect();

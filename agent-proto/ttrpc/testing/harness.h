@@ -42,7 +42,7 @@ inline Message MakeMessage(std::string value) {
   return message;
 }
 
-// "test.Echo" with Echo, Fail (NOT_FOUND), Never (keeps the responder), Drop, Count (stream of `value` messages), Reverse (bidi).
+// "test.Echo" with Echo, Fail (NOT_FOUND), Garble (the text `garbled`), Never (keeps the responder), Drop, Count (stream of `value` messages), Reverse (bidi).
 class TestServer {
  public:
   explicit TestServer(ServerOptions options = {}) {
@@ -59,6 +59,11 @@ class TestServer {
         "test.Echo", "Fail",
         [](const Message&, const CallContext&, const Responder<Message>& answer) {
           answer.Fail(Error(Code::kNotFound, "no such thing"));
+        });
+    server_->RegisterUnary<Message, Message>(
+        "test.Echo", "Garble",
+        [this](const Message&, const CallContext&, const Responder<Message>& answer) {
+          answer.Fail(Error(Code::kAborted, garbled));
         });
     server_->RegisterUnary<Message, Message>(
         "test.Echo", "Never",
@@ -150,6 +155,7 @@ class TestServer {
 
   CallContext last_context;              // loop's thread
   std::vector<Responder<Message>> kept;  // loop's thread
+  std::string garbled;                   // set between calls
 
  private:
   std::unique_ptr<EventLoop> loop_;
