@@ -49,6 +49,9 @@ echo "== packages: $((SECONDS - start)) s"
 # Warm: the suite has passed here with these sources. Other sources may have everything to compile.
 sources=$(git rev-parse HEAD 2>/dev/null; git diff HEAD 2>/dev/null | sha256sum)
 
+minutes_of() { awk -F'\t' -v s="$1" -v c="$2" '$1 == s { print $c }' tests/suites.tsv; }
+warm_all=yes
+
 # Each suite writes lines "PASS name", "FAIL name: why", "SKIP name: why" to $WYVERN_RESULTS; it fails as a whole when it exits non-zero
 # without saying what failed, or when it takes longer than its minutes.
 for suite in ${suites//,/ }; do
@@ -56,7 +59,8 @@ for suite in ${suites//,/ }; do
   : >"$WYVERN_RESULTS"
   stamp=$WYVERN_CACHE/warm/$suite
   column=2; [ "$(cat "$stamp" 2>/dev/null)" = "$sources" ] && column=3
-  minutes=$(awk -F'\t' -v s="$suite" -v c=$column '$1 == s { print $c }' tests/suites.tsv)
+  [ $column = 3 ] || warm_all=
+  minutes=$(minutes_of "$suite" $column)
   [ "$long" = 1 ] && minutes=600
   echo "== $suite ($([ $column = 3 ] && echo warm || echo cold), at most $minutes min)"
   began=$SECONDS
@@ -81,7 +85,12 @@ for suite in ${suites//,/ }; do
     "$(grep -c '^SKIP ' "$WYVERN_RESULTS") skipped in $((took / 60)) min $((took % 60)) s"
 done
 
+took=$((SECONDS - start))
+if [ "$suites" = "$(IFS=,; echo "${all[*]}")" ] && [ "$long" = 0 ]; then
+  minutes=$(minutes_of all $([ "$warm_all" ] && echo 3 || echo 2))
+  [ $took -le $((minutes * 60)) ] || echo "FAIL all: took more than its $minutes minutes" | tee "$WYVERN_LOGS/all.results" | sed 's/^/   /'
+fi
 count() { cat "$WYVERN_LOGS"/*.results | grep -c "^$1 "; }
-echo "== total: $(((SECONDS - start) / 60)) min $(((SECONDS - start) % 60)) s"
+echo "== total: $((took / 60)) min $((took % 60)) s"
 echo "$(count PASS) passed, $(count FAIL) failed, $(count SKIP) skipped"
 [ "$(count FAIL)" = 0 ]

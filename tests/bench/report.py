@@ -61,13 +61,16 @@ def counts(what, unit, ours, peer, peer_name):
 
 def lab(data):
     if boot := data.get("boot"):
-        row("VMM exec → agent answers", boot["ours"], "ms", boot["peer"], "QEMU microvm", ratio_at_most=1.2)
+        row("VMM exec → agent answers, root on virtio-blk", boot["disk"], "ms", boot["peer"], "QEMU microvm", ratio_at_most=1.2)
+        row("VMM exec → agent answers, root on pmem as in a sandbox", boot["pmem"], "ms", boot["peer"], "QEMU microvm, virtio-blk")
         for name, ms in boot["phases"].items():
             row(f"— {name}", ms, "ms", boot["peer_phases"].get(name), "QEMU microvm")
-    if (ours := data.get("boot-counts-wyvern")) and (peer := data.get("boot-counts-qemu")):
-        row("boot: VM exits", ours["exits"], "", peer["exits"], "QEMU microvm")
-        row("boot: exits to the VMM", ours["to_vmm"], "", peer["to_vmm"], "QEMU microvm")
-        row("boot: the VMM's system calls", ours["vmm_calls"], "", peer["vmm_calls"], "QEMU microvm")
+    if peer := data.get("boot-counts-qemu"):
+        for name, root in (("boot-counts-wyvern-disk", "virtio-blk"), ("boot-counts-wyvern", "pmem")):
+            if ours := data.get(name):
+                row(f"boot, root on {root}: VM exits", ours["exits"], "", peer["exits"], "QEMU microvm")
+                row(f"boot, root on {root}: exits to the VMM", ours["to_vmm"], "", peer["to_vmm"], "QEMU microvm")
+                row(f"boot, root on {root}: the VMM's system calls", ours["vmm_calls"], "", peer["vmm_calls"], "QEMU microvm")
     if ctr := data.get("ctr"):
         row("`ctr run --rm … true`, cold", ctr["ours"], "ms", ctr["peer"], "runc", ratio_at_most=1.5)
         for name, ms in ctr["events"].items():
