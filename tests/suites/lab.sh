@@ -24,10 +24,10 @@ plan() {
     return
   fi
   cat <<'PLAN'
-1.7 1 test_debian_image.py
-1.7 1 test_kill9.py
 1.7 1 test_ctr_run.py test_quickstart.py
 1.7 1 test_exec.py test_task_api.py test_tty.py
+1.7 1 test_debian_image.py
+1.7 1 test_kill9.py
 1.7 1 test_wyvern_cli.py test_guest_import.py
 1.7 1 test_bad_input.py test_rootfs.py test_confinement.py
 1.6 1 test_ctr_run.py test_kill9.py -k kernel_is_the_guests+or+exit_code+or+apart+or+last_line+or+stdin_small+or+kill_9[vmm]+or+survives
