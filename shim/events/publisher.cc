@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/unix_socket.h"
 #include "proto/containerd_events.pb.h"
+#include "ttrpc/frame.h"
 
 namespace wyvern::shim {
 
@@ -15,6 +16,9 @@ namespace {
 constexpr const char* kService = "containerd.services.events.ttrpc.v1.Events";
 constexpr const char* kMethod = "Forward";
 constexpr const char* kNamespaceKey = "containerd-namespace-ttrpc";
+constexpr std::string_view kOomTopic = "/tasks/oom";
+// What a ttrpc message holds beside the event: names of service and method, the namespace as metadata (containerd: 76 bytes), tags.
+constexpr size_t kMessageOverhead = 1024;
 
 std::string SocketPathOf(const std::string& address) {
   constexpr std::string_view kScheme = "unix://";
@@ -52,18 +56,41 @@ void Publisher::Publish(std::string_view topic, std::string_view type, std::stri
   envelope.mutable_event()->set_type_url(std::string(type));
   envelope.mutable_event()->set_value(std::move(event));
 
-  const std::lock_guard lock(mu_);
   if (options_.address.empty()) {
     return;
   }
-  if (queue_.size() >= options_.max_queued) {
-    // Not the front: its call may be in flight.
-    queue_.erase(queue_.begin() + 1);
-    ++dropped_;
-    WV_WARN_LIMITED("containerd takes no events: {} dropped", dropped_);
+  Item item{std::string(topic), request.SerializeAsString()};
+  if (item.request.size() > ttrpc::kMaxData - kMessageOverhead) {
+    WV_WARN_LIMITED("event {} of {} bytes: longer than a ttrpc message may be, dropped", topic,
+                    item.request.size());
+    return;
   }
-  queue_.push_back(Item{std::string(topic), request.SerializeAsString()});
+  const std::lock_guard lock(mu_);
+  if (queue_.size() >= options_.max_queued) {
+    const bool room = DropOldestOom();
+    if (room || topic == kOomTopic) {
+      ++dropped_;
+      WV_WARN_LIMITED("containerd takes no events: {} of {} dropped", dropped_, kOomTopic);
+    }
+    if (!room && topic == kOomTopic) {
+      return;
+    }
+  }
+  queue_.push_back(std::move(item));
   changed_.notify_all();
+}
+
+bool Publisher::DropOldestOom() {
+  // Not the front: its call may be in flight.
+  const auto oldest = queue_.empty()
+                          ? queue_.end()
+                          : std::find_if(queue_.begin() + 1, queue_.end(),
+                                         [](const Item& item) { return item.topic == kOomTopic; });
+  if (oldest == queue_.end()) {
+    return false;
+  }
+  queue_.erase(oldest);
+  return true;
 }
 
 bool Publisher::Flush(std::chrono::milliseconds patience) {

@@ -1,7 +1,9 @@
 // events/publisher.h — tells containerd what happened, in order, whatever containerd is doing meanwhile.
 // Shape:   one queue, one thread, one call in flight: an event is sent when containerd has answered the one before. A connection that fails is
 //          made again, for as long as it takes (containerd may be restarting). An event that containerd answers with an error is sent again for
-//          `refusal_patience`; one it calls invalid is dropped at once.
+//          `refusal_patience`; one it calls invalid, or that no ttrpc message can carry, is dropped at once.
+// Bounds:  /tasks/oom is all that the guest causes without end: only those make room for others. Every other event answers a call of
+//          containerd's or is the one exit of a process, and clients wait for it: never dropped for want of room.
 // Errors:  none to callers: a task must not fail because nobody listens. Logged, rate-limited.
 // Threads: Publish from any thread, in the order of the calls; never blocks.
 #pragma once
@@ -34,7 +36,7 @@ struct PublisherOptions {
   std::chrono::milliseconds first_backoff{20};
   std::chrono::milliseconds max_backoff{500};
   std::chrono::milliseconds refusal_patience{60000};
-  size_t max_queued = 16384;  // then the oldest are dropped
+  size_t max_queued = 16384;  // then the oldest of /tasks/oom is dropped
 };
 
 class Publisher final : public EventSink {
@@ -61,6 +63,8 @@ class Publisher final : public EventSink {
 
   void Run();
   Outcome Send(const Item& item);
+  // False: the queue is full of what must not be dropped. With mu_ held.
+  bool DropOldestOom();
   // Sleeps unless the publisher ends; `lock` is held before and after.
   void Sleep(std::unique_lock<std::mutex>& lock, std::chrono::milliseconds time);
 

@@ -4,6 +4,7 @@
 
 #include "testing/fake_events.h"
 #include "testing/temp_dir.h"
+#include "ttrpc/frame.h"
 
 namespace wyvern::shim {
 namespace {
@@ -13,6 +14,14 @@ using std::chrono::milliseconds;
 std::string StartEvent(const std::string& id) {
   containerd::events::TaskStart event;
   event.set_container_id(id);
+  return event.SerializeAsString();
+}
+
+std::string ExitEvent(const std::string& id) {
+  containerd::events::TaskExit event;
+  event.set_container_id(id);
+  event.set_id(id);
+  event.set_exit_status(137);
   return event.SerializeAsString();
 }
 
@@ -26,6 +35,12 @@ class PublisherTest : public ::testing::Test {
     for (int i = from; i < to; ++i) {
       publisher.Publish("/tasks/start", "containerd.events.TaskStart",
                         StartEvent(std::to_string(i)));
+    }
+  }
+
+  void PublishOoms(Publisher& publisher, int from, int to) {
+    for (int i = from; i < to; ++i) {
+      publisher.Publish("/tasks/oom", "containerd.events.TaskOOM", StartEvent(std::to_string(i)));
     }
   }
 
@@ -102,16 +117,57 @@ TEST_F(PublisherTest, NobodyListensNobodyWaits) {
   EXPECT_FALSE(unreachable.Flush(milliseconds(50)));  // and the destructor does not hang
 }
 
-TEST_F(PublisherTest, QueueIsBoundedOldestGoFirst) {
+TEST_F(PublisherTest, FullQueueDropsOomsOnlyOldestFirst) {
+  PublisherOptions options = Options();
+  options.max_queued = 1000;
+  Publisher publisher(options);
+  PublishMany(publisher, 0, 1);  // the front is never dropped
+  PublishOoms(publisher, 0, 10000);
+  publisher.Publish("/tasks/exit", "containerd.events.TaskExit", ExitEvent("t"));
+  publisher.Publish("/tasks/delete", "containerd.events.TaskDelete", StartEvent("t"));
+  PublishOoms(publisher, 10000, 20000);
+  FakeEvents events(dir_ / "sock");
+  EXPECT_TRUE(publisher.Flush(milliseconds(20000)));
+  const auto lines = events.Lines();
+  ASSERT_EQ(lines.size(), 1000U);
+  EXPECT_EQ(lines[0], "start 0");
+  EXPECT_EQ(lines[1], "exit t 137");
+  EXPECT_EQ(lines[2], "delete t 0");
+  EXPECT_EQ(lines[3], "oom 19003");
+  EXPECT_EQ(lines.back(), "oom 19999");
+}
+
+TEST_F(PublisherTest, QueueFullOfOtherEventsTakesNoOomAndKeepsAll) {
   PublisherOptions options = Options();
   options.max_queued = 10;
   Publisher publisher(options);
-  PublishMany(publisher, 0, 50);
+  PublishMany(publisher, 0, 30);
+  PublishOoms(publisher, 0, 30);
   FakeEvents events(dir_ / "sock");
   EXPECT_TRUE(publisher.Flush(milliseconds(5000)));
-  const auto lines = events.Lines();
-  ASSERT_EQ(lines.size(), 10U);
-  EXPECT_EQ(lines.back(), "start 49");
+  ExpectInOrder(events, 30);
+}
+
+TEST_F(PublisherTest, EventLongerThanAMessageIsDroppedAndOthersGoOn) {
+  FakeEvents events(dir_ / "sock");
+  Publisher publisher(Options());
+  PublishMany(publisher, 0, 1);
+  for (const size_t beside : {size_t{0}, size_t{100}, size_t{1100}}) {
+    publisher.Publish("/tasks/oom", "containerd.events.TaskOOM",
+                      StartEvent(std::string(ttrpc::kMaxData - beside, 'x')));
+  }
+  PublishMany(publisher, 1, 3);
+  EXPECT_TRUE(publisher.Flush(milliseconds(5000)));
+  ExpectInOrder(events, 3);
+}
+
+TEST_F(PublisherTest, LongestEventThatIsTakenArrives) {
+  FakeEvents events(dir_ / "sock");
+  Publisher publisher(Options());
+  publisher.Publish("/tasks/oom", "containerd.events.TaskOOM",
+                    StartEvent(std::string(ttrpc::kMaxData - 1200, 'x')));
+  EXPECT_TRUE(publisher.Flush(milliseconds(5000)));
+  EXPECT_EQ(events.Lines().size(), 1U);
 }
 
 }  // namespace
