@@ -3,6 +3,7 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "base/log.h"
 #include "base/unix_socket.h"
@@ -31,6 +32,7 @@ Publisher::Publisher(PublisherOptions options) : options_(std::move(options)) {
   thread_ = std::thread([this] {
     pthread_setname_np(pthread_self(), "events");
     Run();
+    client_.reset();  // no answer comes once we are gone
   });
 }
 
@@ -130,24 +132,53 @@ void Publisher::Run() {
   }
 }
 
-Publisher::Outcome Publisher::Send(const Item& item) {
-  if (client_ == nullptr || client_->closed()) {
-    client_.reset();
-    auto socket = ConnectUnix(SocketPathOf(options_.address));
-    if (!socket) {
-      WV_WARN_LIMITED("events: {}", socket.error().message());
-      return Outcome::kUnreachable;
-    }
-    auto client = ttrpc::Client::Create(*std::move(socket), {.name = "events-rx"});
-    if (!client) {
-      WV_WARN_LIMITED("events: {}", client.error().message());
-      return Outcome::kUnreachable;
-    }
-    client_ = *std::move(client);
+Result<> Publisher::Connect() {
+  if (client_ != nullptr && !client_->closed()) {
+    return {};
   }
-  const auto answer = client_->RawCall(
+  client_.reset();
+  WV_TRY(UniqueFd socket, ConnectUnix(SocketPathOf(options_.address)));
+  WV_TRY(client_, ttrpc::Client::Create(std::move(socket), {.name = "events-rx"}));
+  return {};
+}
+
+Result<> Publisher::Forward(const Item& item) {
+  struct Answer {
+    std::optional<Result<std::string>> result;  // guarded by mu_
+  };
+
+  auto answer = std::make_shared<Answer>();
+  client_->RawCallAsync(
       kService, kMethod, item.request,
-      {.timeout = options_.call_timeout, .metadata = {{kNamespaceKey, options_.ns}}});
+      {.timeout = options_.answer_patience, .metadata = {{kNamespaceKey, options_.ns}}},
+      [this, answer](Result<std::string> result) {
+        const std::lock_guard lock(mu_);
+        answer->result.emplace(std::move(result));
+        changed_.notify_all();
+      });
+  const auto answered = [&] { return stop_ || answer->result.has_value(); };
+  std::unique_lock lock(mu_);
+  if (!changed_.wait_for(lock, options_.slow_answer, answered)) {
+    WV_WARN_LIMITED("event {}: containerd has not answered for {} ms", item.topic,
+                    options_.slow_answer.count());
+    changed_.wait(lock, answered);
+  }
+  std::optional<Result<std::string>>& result = answer->result;
+  if (!result.has_value()) {
+    return Fail(Code::kUnavailable, "the publisher ends");
+  }
+  if (!*result) {
+    return tl::unexpected(std::move(*result).error());
+  }
+  return {};
+}
+
+Publisher::Outcome Publisher::Send(const Item& item) {
+  if (auto connected = Connect(); !connected) {
+    WV_WARN_LIMITED("events: {}", connected.error().message());
+    return Outcome::kUnreachable;
+  }
+  const auto answer = Forward(item);
   if (answer) {
     return Outcome::kDelivered;
   }

@@ -2,6 +2,8 @@
 // Shape:   one queue, one thread, one call in flight: an event is sent when containerd has answered the one before. A connection that fails is
 //          made again, for as long as it takes (containerd may be restarting). An event that containerd answers with an error is sent again for
 //          `refusal_patience`; one it calls invalid, or that no ttrpc message can carry, is dropped at once.
+// Twice:   containerd may have published what it has not answered yet, so an answer that is late is waited for on the same connection. Only
+//          when that connection ends, or after `answer_patience`, is the event sent again: it may then arrive twice.
 // Bounds:  /tasks/oom is all that the guest causes without end: only those make room for others. Every other event answers a call of
 //          containerd's or is the one exit of a process, and clients wait for it: never dropped for want of room.
 // Errors:  none to callers: a task must not fail because nobody listens. Logged, rate-limited.
@@ -17,6 +19,7 @@
 #include <string_view>
 #include <thread>
 
+#include "base/error.h"
 #include "ttrpc/client.h"
 
 namespace wyvern::shim {
@@ -32,7 +35,8 @@ struct PublisherOptions {
   std::string
       address;  // TTRPC_ADDRESS: a path, or unix://path. Empty: nobody listens, events are dropped
   std::string ns;
-  std::chrono::milliseconds call_timeout{5000};
+  std::chrono::milliseconds slow_answer{5000};  // then a line says so
+  std::chrono::milliseconds answer_patience{60000};
   std::chrono::milliseconds first_backoff{20};
   std::chrono::milliseconds max_backoff{500};
   std::chrono::milliseconds refusal_patience{60000};
@@ -63,6 +67,9 @@ class Publisher final : public EventSink {
 
   void Run();
   Outcome Send(const Item& item);
+  Result<> Connect();
+  // The answer of one call, or UNAVAILABLE when the publisher ends first.
+  Result<> Forward(const Item& item);
   // False: the queue is full of what must not be dropped. With mu_ held.
   bool DropOldestOom();
   // Sleeps unless the publisher ends; `lock` is held before and after.

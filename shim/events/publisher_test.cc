@@ -27,9 +27,7 @@ std::string ExitEvent(const std::string& id) {
 
 class PublisherTest : public ::testing::Test {
  protected:
-  PublisherOptions Options() {
-    return {.address = dir_ / "sock", .ns = "k8s.io", .call_timeout = milliseconds(1000)};
-  }
+  PublisherOptions Options() { return {.address = dir_ / "sock", .ns = "k8s.io"}; }
 
   void PublishMany(Publisher& publisher, int from, int to) {
     for (int i = from; i < to; ++i) {
@@ -97,6 +95,57 @@ TEST_F(PublisherTest, Scenario34_RefusedEventsAreSentAgainInOrder) {
   PublishMany(publisher, 0, 5);
   EXPECT_TRUE(publisher.Flush(milliseconds(10000)));
   ExpectInOrder(events, 5);
+}
+
+TEST_F(PublisherTest, LateAnswerIsWaitedForAndTheEventArrivesOnce) {
+  FakeEvents events(dir_ / "sock");
+  events.Delay(milliseconds(700));
+  PublisherOptions options = Options();
+  options.slow_answer = milliseconds(100);
+  Publisher publisher(options);
+  PublishMany(publisher, 0, 1);
+  EXPECT_TRUE(publisher.Flush(milliseconds(5000)));
+  events.Delay(milliseconds(0));
+  PublishMany(publisher, 1, 2);
+  EXPECT_TRUE(publisher.Flush(milliseconds(5000)));
+  ExpectInOrder(events, 2);
+}
+
+TEST_F(PublisherTest, AnswerThatNeverComesIsGivenUpAndTheEventSentAgain) {
+  FakeEvents events(dir_ / "sock");
+  events.Delay(std::chrono::minutes(10));
+  PublisherOptions options = Options();
+  options.answer_patience = milliseconds(200);
+  Publisher publisher(options);
+  PublishMany(publisher, 0, 1);
+  EXPECT_TRUE(events.Await(1));
+  events.Delay(milliseconds(0));
+  EXPECT_TRUE(publisher.Flush(milliseconds(5000)));
+  EXPECT_GE(events.Lines().size(), 2U);
+}
+
+TEST_F(PublisherTest, ConnectionThatEndsBeforeTheAnswerIsMadeAgain) {
+  FakeEvents events(dir_ / "sock");
+  events.Delay(std::chrono::minutes(10));
+  Publisher publisher(Options());
+  PublishMany(publisher, 0, 1);
+  EXPECT_TRUE(events.Await(1));
+  events.Stop();
+  events.Delay(milliseconds(0));
+  events.Start();
+  EXPECT_TRUE(publisher.Flush(milliseconds(5000)));
+}
+
+TEST_F(PublisherTest, EndDoesNotWaitForAnAnswer) {
+  FakeEvents events(dir_ / "sock");
+  events.Delay(std::chrono::minutes(10));
+  const auto begin = std::chrono::steady_clock::now();
+  {
+    Publisher publisher(Options());
+    PublishMany(publisher, 0, 1);
+    EXPECT_TRUE(events.Await(1));
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(3));
 }
 
 TEST_F(PublisherTest, InvalidEventIsDroppedAndOthersGoOn) {

@@ -57,7 +57,14 @@ void FakeEvents::Start() {
         "containerd.services.events.ttrpc.v1.Events", "Forward",
         [this](const ev::ForwardRequest& request, const ttrpc::CallContext&,
                const ttrpc::Responder<pb::Empty>& responder) {
-          responder.Answer(Forward(request));
+          // As a shared pointer: an Error is not copied, a task of the loop may be.
+          auto answer = std::make_shared<Result<pb::Empty>>(Forward(request));
+          if (const auto late = delay(); late.count() > 0) {
+            (void)thread_->loop().After(
+                late, [responder, answer] { responder.Answer(std::move(*answer)); });
+            return;
+          }
+          responder.Answer(std::move(*answer));
         });
     WV_CHECK(server_->Listen(*std::move(listener)).has_value());
   });
@@ -76,6 +83,16 @@ void FakeEvents::Refuse(int count, Code code) {
   const std::lock_guard lock(mu_);
   refuse_ = count;
   refuse_code_ = code;
+}
+
+void FakeEvents::Delay(std::chrono::milliseconds late) {
+  const std::lock_guard lock(mu_);
+  delay_ = late;
+}
+
+std::chrono::milliseconds FakeEvents::delay() {
+  const std::lock_guard lock(mu_);
+  return delay_;
 }
 
 Result<pb::Empty> FakeEvents::Forward(const ev::ForwardRequest& request) {

@@ -25,6 +25,8 @@ class FakeEvents {
   void Stop();
   // The next `count` events are answered with `code`.
   void Refuse(int count, Code code);
+  // From now on each event is taken at once and answered so much later.
+  void Delay(std::chrono::milliseconds late);
 
   // "create t", "exit t/e1 137", …: topic's last part, container[/exec], exit status where there is one.
   std::vector<std::string> Lines();
@@ -36,6 +38,7 @@ class FakeEvents {
 
  private:
   Result<pb::Empty> Forward(const containerd::events::ForwardRequest& request);
+  std::chrono::milliseconds delay();
 
   const std::string path_;
   std::unique_ptr<LoopThread> thread_;
@@ -45,6 +48,7 @@ class FakeEvents {
   std::vector<containerd::events::Envelope> envelopes_;
   int refuse_ = 0;
   Code refuse_code_ = Code::kUnknown;
+  std::chrono::milliseconds delay_{0};
 };
 
 // One event as a line.
