@@ -25,6 +25,7 @@ namespace {
 constexpr char kReady = '+';
 constexpr std::chrono::milliseconds kReadyPatience{5000};
 constexpr size_t kMaxFailureText = 4096;
+constexpr std::chrono::milliseconds kTermPatience{2000};
 constexpr char kAskedAtEnv[] = "WYVERN_SHIM_ASKED_AT";  // steady_clock's ticks
 
 void SetEnv(std::vector<std::string>& env, const std::string& key, const std::string& value) {
@@ -64,8 +65,20 @@ Result<> AwaitReady(FdRef ready, const Subprocess& server) {
   return {};
 }
 
-Result<> SpawnServer(const Args& args, const StartEnvironment& environment, const StartInput& input,
-                     const std::string& socket_path, FdRef listener) {
+// A server that nobody will be told of. It may have been found by the `start` of another member of its group: it ends as it does by SIGTERM.
+void EndSpawned(const Subprocess& server) {
+  (void)server.Kill(SIGTERM);
+  pollfd ended{.fd = server.pid_fd().fd().get(), .events = POLLIN, .revents = 0};
+  if (poll(&ended, 1, static_cast<int>(kTermPatience.count())) <= 0) {
+    (void)server.Kill(SIGKILL);
+  }
+  (void)server.Wait();
+}
+
+// Returns when it serves.
+Result<Subprocess> SpawnServer(const Args& args, const StartEnvironment& environment,
+                               const StartInput& input, const std::string& socket_path,
+                               FdRef listener) {
   WV_TRY(const UniqueFd log, OpenLog(environment.bundle));
   WV_TRY(PipePair ready, MakePipe());
   SpawnOptions spawn;
@@ -86,9 +99,10 @@ Result<> SpawnServer(const Args& args, const StartEnvironment& environment, cons
   spawn.fds = {{2, log}, {kServeListenerFd, listener}, {kServeReadyFd, ready.write}};
   spawn.cwd = environment.bundle;
   spawn.new_session = true;
-  WV_TRY_CONTEXT(const Subprocess server, Subprocess::Spawn(spawn), "starting the shim's server");
+  WV_TRY_CONTEXT(Subprocess server, Subprocess::Spawn(spawn), "starting the shim's server");
   ready.write.Reset();
-  return AwaitReady(ready.read, server);
+  WV_TRY_VOID(AwaitReady(ready.read, server));
+  return server;
 }
 
 }  // namespace
@@ -104,18 +118,23 @@ Result<std::string> RunStart(const Args& args, const StartEnvironment& environme
   const std::string address = "unix://" + path;
   WV_TRY_CONTEXT(BoundSocket socket, BindOrReuse(path), "making the shim's socket");
   const bool ours = socket.listener.valid();
+  std::optional<Subprocess> server;
   Cleanup undo([&] {
     if (ours) {
       unlink(path.c_str());
     }
+    if (server) {
+      EndSpawned(*server);
+    }
   });
   if (ours) {
-    WV_TRY_VOID(SpawnServer(args, environment, input, path, socket.listener));
+    WV_TRY(Subprocess spawned, SpawnServer(args, environment, input, path, socket.listener));
+    server.emplace(std::move(spawned));
   }
   // containerd 1.6 and 1.7 find a running shim again by this file only.
   auto written = WriteFileAtomically(environment.bundle + "/address", address, 0644);
   if (!written) {
-    // Whoever listens ends by itself when its socket is asked to shut down: `delete` does that.
+    // A server that was there before serves others of its group.
     return tl::unexpected(std::move(written).error().WithContext("writing the address file"));
   }
   undo.Cancel();

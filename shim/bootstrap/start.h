@@ -1,7 +1,7 @@
 // bootstrap/start.h — `start`: makes sure that a server listens for this container's group, and says where.
 // Life:    read stdin → group → bind → spawn ourselves as server (own session; fds 0, 1 /dev/null; 2 the log FIFO; 3 the listening socket;
 //          4 a pipe on which it says that it is ready) → address file → answer on stdout.
-// Errors:  everything made so far is undone; the message goes to stderr, which containerd shows to the user.
+// Errors:  everything made so far is undone, the server too; the message goes to stderr, which containerd shows to the user.
 #pragma once
 
 #include <chrono>

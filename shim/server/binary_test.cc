@@ -31,10 +31,8 @@ class BinaryTest : public ::testing::Test {
   BinaryTest() : events_(dir_ / "events.sock") { Bundle("t1", "{}"); }
 
   void TearDown() override {
-    for (const std::string& path : sockets_) {
-      if (const pid_t pid = ListenerPid(path); pid > 0 && pid != getpid()) {
-        kill(pid, SIGKILL);
-      }
+    for (const pid_t pid : Servers()) {
+      kill(pid, SIGKILL);
     }
   }
 
@@ -51,8 +49,33 @@ class BinaryTest : public ::testing::Test {
   }
 
   Strings Env() {
-    return {"PATH=/usr/bin:/bin", "TTRPC_ADDRESS=" + (dir_ / "events.sock"), "GOMAXPROCS=2",
-            "WYVERN_SHIM_SOCKET_DIR=" + (dir_ / "s")};
+    Strings env = {"PATH=/usr/bin:/bin", "TTRPC_ADDRESS=" + (dir_ / "events.sock"), "GOMAXPROCS=2",
+                   "WYVERN_SHIM_SOCKET_DIR=" + (dir_ / "s")};
+    env.insert(env.end(), more_env_.begin(), more_env_.end());
+    return env;
+  }
+
+  // Living servers of this test, by their command lines; a zombie has none.
+  std::vector<pid_t> Servers() {
+    std::vector<pid_t> pids;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+      const std::string line = ReadFile(entry.path() / "cmdline").value_or("");
+      if (line.find(dir_.path() + "/") != std::string::npos &&
+          line.ends_with(std::string("serve\0", 6))) {
+        pids.push_back(std::stoi(entry.path().filename().string()));
+      }
+    }
+    return pids;
+  }
+
+  bool AwaitServers(size_t count) {
+    for (int i = 0; i < 500; ++i) {
+      if (Servers().size() == count) {
+        return true;
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    return false;
   }
 
   // Runs one action with `input` as stdin, as containerd does: cwd is the bundle.
@@ -131,6 +154,7 @@ class BinaryTest : public ::testing::Test {
   TempDir dir_;
   FakeEvents events_;
   Strings sockets_;
+  Strings more_env_;
 };
 
 TEST_F(BinaryTest, PlainDialectOfContainerd16And17RunsATaskToTheEnd) {
@@ -268,6 +292,38 @@ TEST_F(BinaryTest, FailureOfStartIsTextOnStderrAndNothingStays) {
   EXPECT_EQ(output.out, "");
   EXPECT_NE(output.err.find("config.json"), std::string::npos);
   EXPECT_NE(access((dir_ / "t1/address").c_str(), F_OK), 0);
+}
+
+TEST_F(BinaryTest, StartThatFailsAfterItsServerRunsEndsIt) {
+  std::filesystem::create_directory(dir_ / "t1/address");
+  const CommandOutput output = Run("t1", {"start"}, "");
+  EXPECT_EQ(output.status.AsShell(), 1);
+  EXPECT_NE(output.err.find("address"), std::string::npos);
+  EXPECT_TRUE(AwaitServers(0));
+  EXPECT_TRUE(std::filesystem::is_empty(dir_ / "s"));
+  std::filesystem::remove(dir_ / "t1/address");
+  const auto client = Connect(Start("t1"));
+  RunTask(*client, "containerd.task.v2.Task", "t1");
+}
+
+TEST_F(BinaryTest, StartThatFailsLeavesAServerOfItsGroupAlone) {
+  Bundle("t2", R"({"io.kubernetes.cri.sandbox-id":"t1"})");
+  const auto client = Connect(Start("t1"));
+  std::filesystem::create_directory(dir_ / "t2/address");
+  EXPECT_EQ(Run("t2", {"start"}, "").status.AsShell(), 1);
+  RunTask(*client, "containerd.task.v2.Task", "t1");
+}
+
+TEST_F(BinaryTest, ServerThatNobodyConnectsToEnds) {
+  more_env_ = {"WYVERN_FAKE_CONNECT_PATIENCE_MS=1000"};
+  Start("t1");
+  EXPECT_EQ(Servers().size(), 1U);
+  EXPECT_TRUE(AwaitServers(0));
+  EXPECT_TRUE(std::filesystem::is_empty(dir_ / "s"));
+  // One that has its connection stays.
+  const auto client = Connect(Start("t1"));
+  std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+  RunTask(*client, "containerd.task.v2.Task", "t1");
 }
 
 TEST_F(BinaryTest, Scenario73_GarbageOnTheSocketDoesNotHurt) {

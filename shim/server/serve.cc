@@ -46,6 +46,7 @@ class ServerProcess {
   [[noreturn]] void Run();
 
  private:
+  void EndIfUnknown();
   void StartControl(runtime::Sandbox& sandbox);
   void Stop();
 
@@ -100,7 +101,16 @@ Result<> ServerProcess::Start() {
       pool_->Run([this] { service_->Terminate(); });
     }
   }));
+  (void)loop_->After(hooks_.connect_patience, [this] { EndIfUnknown(); });
   return {};
+}
+
+// containerd connects as soon as it has our address, and stays.
+void ServerProcess::EndIfUnknown() {
+  if (server_->connection_count() == 0 && service_->Containers().empty()) {
+    WV_WARN("nobody connected within {} ms: ending", hooks_.connect_patience.count());
+    pool_->Run([this] { service_->Terminate(); });
+  }
 }
 
 void ServerProcess::StartControl(runtime::Sandbox& sandbox) {

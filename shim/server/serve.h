@@ -1,6 +1,7 @@
 // server/serve.h — the shim's server process: one per sandbox, from `start` until Shutdown.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
@@ -19,6 +20,8 @@ struct RuntimeHooks {
       clean_up;
   // Where the control service of a sandbox listens; empty: nowhere.
   std::function<std::string(const std::string& ns, const std::string& id)> control_socket;
+  // A server that has neither a connection nor a container then ends: the `start` that made it was killed before it could tell its address.
+  std::chrono::milliseconds connect_patience{60000};
 };
 
 // Serves on the descriptors that `start` gave us until the sandbox is shut down, then ends the process. Returns only what failed before that.

@@ -4,6 +4,7 @@
 #include <sys/mount.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 
@@ -47,5 +48,8 @@ int main(int argc, char** argv) {
     const char* const dir = getenv("WYVERN_FAKE_CONTROL_DIR");
     return dir == nullptr ? std::string() : std::string(dir) + "/" + id.substr(0, 12) + ".sock";
   };
+  if (const char* const patience = getenv("WYVERN_FAKE_CONNECT_PATIENCE_MS"); patience != nullptr) {
+    hooks.connect_patience = std::chrono::milliseconds(strtol(patience, nullptr, 10));
+  }
   return wyvern::shim::ShimMain(argc, argv, hooks);
 }
