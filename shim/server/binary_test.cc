@@ -213,6 +213,31 @@ TEST_F(BinaryTest, Scenario33_ShutdownBeforeAnyCreateEndsTheServer) {
   EXPECT_TRUE(AwaitGone(sockets_[0]));
 }
 
+TEST_F(BinaryTest, SameIdStartsAgainWhileTheFirstServerIsEnding) {
+  events_.Stop();  // so that it flushes for seconds
+  const auto first = Connect(Start("t1"));
+  RunTask(*first, "containerd.task.v2.Task", "t1");
+  const auto second = Connect(Start("t1"));
+  EXPECT_EQ(Servers().size(), 2U);
+  // A connection that is there lives on to the end.
+  task::ConnectRequest connect;
+  connect.set_id("t1");
+  EXPECT_TRUE((first->Call<task::ConnectRequest, task::ConnectResponse>("containerd.task.v2.Task",
+                                                                        "Connect", connect)));
+  RunTask(*second, "containerd.task.v2.Task", "t1");
+  EXPECT_TRUE(AwaitServers(0));
+  EXPECT_TRUE(std::filesystem::is_empty(dir_ / "s"));
+}
+
+TEST_F(BinaryTest, ServerThatEndsDoesNotRemoveItsSuccessorsSocket) {
+  events_.Stop();
+  RunTask(*Connect(Start("t1")), "containerd.task.v2.Task", "t1");
+  const auto second = Connect(Start("t1"));
+  EXPECT_TRUE(AwaitServers(1));
+  EXPECT_TRUE(IsConnectable(sockets_[1]));
+  RunTask(*second, "containerd.task.v2.Task", "t1");
+}
+
 TEST_F(BinaryTest, Scenario37_DeleteIsIdempotentWithAndWithoutEverything) {
   const std::string address = Start("t1");
   Connect(address);
@@ -264,6 +289,7 @@ TEST_F(BinaryTest, TermEndsTheSandboxAndPublishesTheExit) {
       "containerd.task.v2.Task", "Create", create)));
   ASSERT_EQ(kill(ListenerPid(sockets_[0]), SIGTERM), 0);
   EXPECT_TRUE(AwaitGone(sockets_[0]));
+  EXPECT_TRUE(AwaitServers(0));
   EXPECT_EQ(events_.Lines(), (Strings{"create t1", "exit t1 137"}));
 }
 

@@ -90,6 +90,8 @@ Result<> ServerProcess::Start() {
     }
   };
   options.on_sandbox_gone = [this] { control_.reset(); };
+  // A `start` that comes while we flush our events must not be sent to us.
+  options.on_ending = [this] { socket_file_.Remove(); };
   options.on_shutdown = [this] { Stop(); };
   service_ = std::make_unique<TaskService>(std::move(options), stdio_->loop(), *events_, *pool_);
   WV_TRY(server_, ttrpc::Server::Create(*loop_, {.name = "shim"}));

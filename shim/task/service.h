@@ -42,6 +42,9 @@ struct TaskServiceOptions {
   // The sandbox is about to be shut down, and: it is down. May be null.
   std::function<void()> on_sandbox_ending;
   std::function<void()> on_sandbox_gone;
+  // From here on there is no new container: whoever comes next needs another server. Before the call that ends us is answered; called once,
+  // with the service locked. May be null.
+  std::function<void()> on_ending;
   // The process may end now; called once.
   std::function<void()> on_shutdown;
   std::chrono::milliseconds drain_patience{10000};
@@ -118,6 +121,8 @@ class TaskService {
   Result<> KillCreated(const Found& found);
   Result<> DeleteInSandbox(const Found& found);
   void Forget(const Found& found);
+  // False: it is ending already. With mu_ held.
+  bool BeginEndingLocked();
   void OnSandboxDeath(const std::string& reason);
   void EndSandbox();
 

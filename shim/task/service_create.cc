@@ -170,6 +170,16 @@ void TaskService::OnSandboxDeath(const std::string& reason) {
   changed_.notify_all();
 }
 
+bool TaskService::BeginEndingLocked() {
+  if (std::exchange(shutting_down_, true)) {
+    return false;
+  }
+  if (options_.on_ending) {
+    options_.on_ending();
+  }
+  return true;
+}
+
 void TaskService::EndSandbox() {
   DropSandbox();
   std::unique_lock lock(mu_);
@@ -197,7 +207,7 @@ Result<pb::Empty> TaskService::Shutdown(const task_pb::ShutdownRequest& /*reques
                                                             });
     return pb::Empty();
   }
-  shutting_down_ = true;
+  BeginEndingLocked();
   pool_.Run([this] { EndSandbox(); });
   // Whoever gets the answer may look for leftovers at once.
   changed_.wait_for(lock, kShutdownPatience, [this] { return sandbox_ended_; });
@@ -207,7 +217,7 @@ Result<pb::Empty> TaskService::Shutdown(const task_pb::ShutdownRequest& /*reques
 void TaskService::Terminate() {
   {
     const std::lock_guard lock(mu_);
-    if (std::exchange(shutting_down_, true)) {
+    if (!BeginEndingLocked()) {
       return;
     }
   }

@@ -329,7 +329,7 @@ void TaskService::Forget(const Found& found) {
       *event.mutable_exited_at() = ToTimestamp(exit.at);
       Publish("/tasks/delete", event);
       containers_.erase(found.container->id);
-      end = shutdown_when_empty_ && containers_.empty() && !std::exchange(shutting_down_, true);
+      end = shutdown_when_empty_ && containers_.empty() && BeginEndingLocked();
     } else {
       found.container->execs.erase(found.process->exec_id);
     }

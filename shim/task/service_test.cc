@@ -582,7 +582,9 @@ TEST_F(TaskServiceTest, Scenario38_RetriedDeleteGetsNotFoundAndShutdownMeanwhile
   EXPECT_EQ(CodeOf(first.get()), Code::kDeadlineExceeded);
   EXPECT_EQ(ShutdownCode(), Code::kOk);  // ignored for now
   EXPECT_FALSE(shut_down_);
+  EXPECT_EQ(endings_, 0);
   EXPECT_EQ(CodeOf(Delete("t")), Code::kNotFound);
+  EXPECT_EQ(endings_, 1);  // told before the Delete is answered that ends it
   for (int i = 0; i < 100 && !shut_down_; ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
@@ -597,6 +599,7 @@ TEST_F(TaskServiceTest, Scenario43_ShutdownIsIgnoredWhileContainersRemain) {
   ASSERT_TRUE(Delete("b"));
   EXPECT_EQ(ShutdownCode(), Code::kOk);
   EXPECT_FALSE(shut_down_);
+  EXPECT_EQ(endings_, 0);
   EXPECT_EQ(State("a")->status(), task_pb::CREATED);
   EXPECT_EQ(sandboxes_, 1);
   EXPECT_EQ(RunOnce("b", "exit 4"), 4U);  // the id may be used again

@@ -65,6 +65,7 @@ TaskFixture::TaskFixture() : events_(dir_ / "events.sock") {
     ++sandboxes_;
     return sandbox;
   };
+  options.on_ending = [this] { ++endings_; };
   options.on_shutdown = [this] { shut_down_ = true; };
   options.drain_patience = std::chrono::milliseconds(2000);
   options.exec_exit_patience = std::chrono::milliseconds(2000);

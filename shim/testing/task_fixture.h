@@ -77,6 +77,7 @@ class TaskFixture : public ::testing::Test {
   std::string service_name_ = "containerd.task.v2.Task";
   std::atomic<FakeSandbox*> sandbox_{nullptr};
   std::atomic<int> sandboxes_{0};
+  std::atomic<int> endings_{0};
   std::atomic<bool> shut_down_{false};
   std::unique_ptr<Publisher> publisher_;
   std::unique_ptr<LoopThread> stdio_;
