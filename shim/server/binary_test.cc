@@ -69,7 +69,7 @@ class BinaryTest : public ::testing::Test {
   }
 
   bool AwaitServers(size_t count) {
-    for (int i = 0; i < 500; ++i) {
+    for (int i = 0; i < 1000; ++i) {
       if (Servers().size() == count) {
         return true;
       }
@@ -291,6 +291,35 @@ TEST_F(BinaryTest, TermEndsTheSandboxAndPublishesTheExit) {
   EXPECT_TRUE(AwaitGone(sockets_[0]));
   EXPECT_TRUE(AwaitServers(0));
   EXPECT_EQ(events_.Lines(), (Strings{"create t1", "exit t1 137"}));
+}
+
+TEST_F(BinaryTest, LoggerThatTakesItsTimeWritesItsLastLineAfterShutdown) {
+  const std::string logger = dir_ / "logger.sh";
+  ASSERT_TRUE(WriteFile(logger, "#!/bin/sh\ntrap '' TERM\nprintf x >&5\nexec 5>&-\ncat <&3 >" +
+                                    (dir_ / "log") + "\nsleep 2\necho last >>" + (dir_ / "log") +
+                                    "\n"));
+  ASSERT_EQ(chmod(logger.c_str(), 0755), 0);
+  WV_CHECK(WriteFile(dir_ / "t1/config.json",
+                     R"({"process":{"args":["/bin/sh","-c","echo one; sleep 60"],"cwd":"/"}})")
+               .has_value());
+  const auto client = Connect(Start("t1"));
+  task::CreateTaskRequest create;
+  create.set_id("t1");
+  create.set_bundle(dir_ / "t1");
+  create.set_stdout("binary://" + logger);
+  ASSERT_TRUE((client->Call<task::CreateTaskRequest, task::CreateTaskResponse>(
+      "containerd.task.v2.Task", "Create", create)));
+  task::StartRequest start;
+  start.set_id("t1");
+  ASSERT_TRUE((client->Call<task::StartRequest, task::StartResponse>("containerd.task.v2.Task",
+                                                                     "Start", start)));
+  for (int i = 0; i < 500 && ReadFile(dir_ / "log").value_or("") != "one\n"; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  // Not by Delete, which would wait for the logger itself.
+  ASSERT_EQ(kill(ListenerPid(sockets_[0]), SIGTERM), 0);
+  EXPECT_TRUE(AwaitServers(0));
+  EXPECT_EQ(Must(ReadFile(dir_ / "log")), "one\nlast\n");
 }
 
 TEST_F(BinaryTest, ServerIsDetachedFromItsParentsDescriptorsAndScoredForOom) {

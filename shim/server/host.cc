@@ -19,13 +19,13 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "stdio/logger.h"
 
 namespace wyvern::shim {
 
 namespace {
 
 constexpr int kMaxOomScoreAdj = 1000;  // proc(5)
-constexpr std::chrono::milliseconds kChildGrace{500};
 
 std::vector<pid_t> Children() {
   std::vector<pid_t> children;
@@ -83,7 +83,7 @@ void JoinSchedCore() {
 }
 
 void EndChildren() {
-  const auto deadline = std::chrono::steady_clock::now() + kChildGrace;
+  const auto deadline = std::chrono::steady_clock::now() + Logger::kTermGrace;
   while (std::chrono::steady_clock::now() < deadline) {
     while (waitpid(-1, nullptr, WNOHANG) > 0) {
     }

@@ -26,7 +26,7 @@ void RaiseOomScore();
 // A core scheduling cookie of our own, for us and what we start.
 void JoinSchedCore();
 
-// Kills children that did not end by themselves (logging programs that ignore SIGTERM). Bounded.
+// Waits for children that are ending by themselves: logging programs, which have Logger::kTermGrace for that; then kills them.
 void EndChildren();
 
 }  // namespace wyvern::shim
