@@ -54,6 +54,7 @@ struct Container {
   bool paused = false;
   bool init_gone = false;  // its init has died: no exec starts any more
   std::optional<runtime::ContainerStats> last_stats;
+  bool figures_kept = false;  // last_stats are those after its end, or there are none
   std::shared_ptr<Process> init;
   std::map<std::string, std::shared_ptr<Process>> execs;
 

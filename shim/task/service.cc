@@ -155,15 +155,17 @@ Result<task_pb::StatsResponse> TaskService::Stats(const task_pb::StatsRequest& r
     }
   }
   const std::lock_guard lock(mu_);
-  if (fresh) {
+  // Those that were asked for before the end may come after those from after it.
+  if (fresh && !(container->figures_kept && container->last_stats)) {
     container->last_stats = std::move(fresh);
   }
   // Between exit and Delete the last figures stay readable: CRI looks there for an OOM kill.
-  if (!container->last_stats) {
+  const std::optional<runtime::ContainerStats>& last = container->last_stats;
+  if (!last) {
     return Fail(Code::kUnavailable, "there are no figures of container " + request.id());
   }
   task_pb::StatsResponse response;
-  *response.mutable_stats() = EncodeStats(*container->last_stats);
+  *response.mutable_stats() = EncodeStats(*last);
   return response;
 }
 

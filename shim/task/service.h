@@ -116,6 +116,8 @@ class TaskService {
   Result<> StartInSandbox(const Found& found);
   void AwaitExit(const ContainerPtr& container, const ProcessPtr& process);
   void AwaitExecs(const ContainerPtr& container);
+  // Asks for the figures of a container whose init has ended.
+  void KeepFigures(const ContainerPtr& container, runtime::Sandbox& box);
   void RecordExit(const ContainerPtr& container, const ProcessPtr& process,
                   const runtime::ExitInfo& exit);
   Result<> KillCreated(const Found& found);

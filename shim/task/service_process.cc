@@ -17,6 +17,7 @@ namespace {
 // A client that reads gets all output before it hears of the exit; one that does not read delays the news by the first, never more.
 constexpr std::chrono::milliseconds kFlushStall{100};
 constexpr std::chrono::milliseconds kFlushLimit{2000};
+constexpr std::chrono::milliseconds kFiguresPatience{1000};
 constexpr std::chrono::milliseconds kKillPatience{10000};
 constexpr std::chrono::milliseconds kOtherDeletePatience{30000};
 constexpr uint32_t kStatusKilled = 137;  // 128 + SIGKILL
@@ -156,6 +157,10 @@ void TaskService::AwaitExit(const ContainerPtr& container, const ProcessPtr& pro
   if (exit.at == std::chrono::system_clock::time_point()) {
     exit.at = std::chrono::system_clock::now();
   }
+  const bool figures = process->is_init() && box != nullptr;
+  if (figures) {
+    pool_.Run([this, container, box] { KeepFigures(container, *box); });
+  }
   {
     // It may have died inside Start: the start event comes first.
     std::unique_lock lock(mu_);
@@ -165,13 +170,24 @@ void TaskService::AwaitExit(const ContainerPtr& container, const ProcessPtr& pro
     AwaitExecs(container);
   }
   process->stdio->WaitFlushed(kFlushStall, kFlushLimit);
-  RecordExit(container, process, exit);
-  if (process->is_init() && box != nullptr) {
-    if (auto stats = box->Stats(container->id); stats) {
-      const std::lock_guard lock(mu_);
-      container->last_stats = *std::move(stats);
+  if (figures) {
+    // Who hears of the exit asks for them next (an OOM kill is in them), or deletes the container, and they are gone.
+    std::unique_lock lock(mu_);
+    if (!changed_.wait_for(lock, kFiguresPatience, [&] { return container->figures_kept; })) {
+      WV_WARN("{}: its last figures are late", container->id);
     }
   }
+  RecordExit(container, process, exit);
+}
+
+void TaskService::KeepFigures(const ContainerPtr& container, runtime::Sandbox& box) {
+  auto stats = box.Stats(container->id);
+  const std::lock_guard lock(mu_);
+  if (stats) {
+    container->last_stats = *std::move(stats);
+  }
+  container->figures_kept = true;
+  changed_.notify_all();
 }
 
 void TaskService::AwaitExecs(const ContainerPtr& container) {

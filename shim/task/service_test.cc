@@ -9,6 +9,7 @@
 #include <array>
 #include <future>
 
+#include "proto/containerd_cgroups2.pb.h"
 #include "testing/must.h"
 #include "testing/task_fixture.h"
 
@@ -624,6 +625,46 @@ TEST_F(TaskServiceTest, Scenario60_StatsStayReadableUntilDelete) {
   EXPECT_TRUE(Call<task_pb::StatsResponse>("Stats", request));
   ASSERT_TRUE(Delete("t"));
   EXPECT_EQ(CodeOf(Call<task_pb::StatsResponse>("Stats", request)), Code::kNotFound);
+}
+
+TEST_F(TaskServiceTest, Scenario60_FiguresAreThoseAfterTheExitWhenTheExitIsTold) {
+  std::atomic<bool> ended{false};
+  hook_ = [&ended](const std::string& operation) -> Result<> {
+    if (operation == "stats") {
+      std::this_thread::sleep_for(std::chrono::milliseconds(300));
+      ended = true;
+    }
+    return {};
+  };
+  ASSERT_TRUE(Create("t", "exit 0"));
+  ASSERT_TRUE(Start("t"));
+  ASSERT_TRUE(Wait("t"));
+  EXPECT_TRUE(ended);
+  task_pb::StatsRequest request;
+  request.set_id("t");
+  const auto stats = Call<task_pb::StatsResponse>("Stats", request);
+  ASSERT_TRUE(stats);
+  io::containerd::cgroups::v2::Metrics metrics;
+  ASSERT_TRUE(metrics.ParseFromString(stats->stats().value()));
+  EXPECT_EQ(metrics.memory_events().oom_kill(), 1U);
+  EXPECT_TRUE(Delete("t"));
+}
+
+TEST_F(TaskServiceTest, Scenario60_FiguresThatDoNotComeDelayTheExitByASecond) {
+  std::promise<void> release;
+  hook_ = [released = release.get_future().share()](const std::string& operation) -> Result<> {
+    if (operation == "stats") {
+      released.wait();
+    }
+    return {};
+  };
+  ASSERT_TRUE(Create("t", "exit 3"));
+  ASSERT_TRUE(Start("t"));
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_EQ(Wait("t")->exit_status(), 3U);
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(5));
+  EXPECT_TRUE(Delete("t"));
+  release.set_value();
 }
 
 TEST_F(TaskServiceTest, Scenario65_OptionsOfEveryKindAreAcceptedMalformedOnesAreNot) {
