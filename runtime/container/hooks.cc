@@ -1,15 +1,22 @@
 #include "container/hooks.h"
 
 #include <fmt/format.h>
+#include <poll.h>
 #include <unistd.h>
 
+#include <array>
+#include <chrono>
+#include <csignal>
+#include <utility>
+
+#include "base/event_fd.h"
 #include "base/subprocess.h"
 #include "oci/json.h"
 
 namespace wyvern::runtime {
 namespace {
 
-constexpr int kDefaultTimeoutMs = 120000;
+constexpr std::chrono::seconds kDefaultTimeout{120};
 constexpr size_t kErrorText = 500;
 
 std::string StateJson(const HookState& state) {
@@ -35,11 +42,93 @@ Result<UniqueFd> InputOf(const std::string& text) {
   return fd;
 }
 
+struct HookEnd {
+  ExitStatus status;
+  std::string err;
+};
+
+// What is there, up to what is kept and a bit more: never until its end, which may be that of something left in the background.
+void ReadErrors(UniqueFd& from, std::string& err) {
+  std::array<std::byte, 4096> buffer;
+  pollfd ready = {from.get(), POLLIN, 0};
+  while (from.valid() && poll(&ready, 1, 0) == 1) {
+    const auto got = ReadSome(from, buffer);
+    if (!got.has_value() || *got == 0) {
+      from.Reset();
+      return;
+    }
+    if (err.size() < kErrorText) {
+      err.append(reinterpret_cast<const char*>(buffer.data()), *got);
+    } else {
+      return;
+    }
+  }
+}
+
+// True: it has ended by itself.
+bool AwaitHook(const Subprocess& process, UniqueFd& err_pipe, std::string& err,
+               std::chrono::milliseconds timeout, const EventFd& stopped) {
+  const auto deadline = std::chrono::steady_clock::now() + timeout;
+  while (true) {
+    const auto left =
+        std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+    if (left.count() <= 0) {
+      return false;
+    }
+    std::array<pollfd, 3> waits = {{{process.pid_fd().fd().get(), POLLIN, 0},
+                                    {stopped.fd().get(), POLLIN, 0},
+                                    {err_pipe.get(), POLLIN, 0}}};
+    if (poll(waits.data(), waits.size(), static_cast<int>(left.count())) < 0) {
+      continue;  // a signal
+    }
+    if (waits[0].revents != 0) {
+      ReadErrors(err_pipe, err);
+      return true;
+    }
+    if (waits[1].revents != 0) {
+      return false;
+    }
+    if (waits[2].revents != 0) {
+      ReadErrors(err_pipe, err);
+    }
+  }
+}
+
+Result<HookEnd> RunOne(SpawnOptions spawn, std::chrono::milliseconds timeout,
+                       const std::stop_token& stop) {
+  WV_TRY(const EventFd stopped, EventFd::Create());
+  const std::stop_callback wake(stop, [&stopped] { stopped.Signal(); });
+  WV_TRY(PipePair err, MakePipe());
+  spawn.fds.emplace_back(2, err.write);
+  spawn.new_process_group = true;
+  WV_TRY(const Subprocess process, Subprocess::Spawn(spawn));
+  err.write.Reset();
+  HookEnd end;
+  const bool ended = AwaitHook(process, err.read, end.err, timeout, stopped);
+  if (!ended) {
+    kill(-process.pid(), SIGKILL);  // not reaped yet: the group's number is still its own
+  }
+  WV_TRY(end.status, process.Wait());
+  if (!ended && stop.stop_requested()) {
+    return Fail(Code::kAborted, "killed: the sandbox is shutting down");
+  }
+  if (!ended) {
+    return Fail(Code::kDeadlineExceeded,
+                fmt::format("it did not end within {} ms", timeout.count()));
+  }
+  return end;
+}
+
 }  // namespace
 
-Result<> RunHooks(const char* kind, const std::vector<oci::Hook>& hooks, const HookState& state) {
+Result<> RunHooks(const char* kind, const std::vector<oci::Hook>& hooks, const HookState& state,
+                  const std::stop_token& stop) {
   const std::string text = StateJson(state);
   for (const oci::Hook& hook : hooks) {
+    const std::string name = fmt::format("{} hook {}", kind, hook.path);
+    if (stop.stop_requested()) {
+      return Fail(Code::kAborted, name + " was not run: the sandbox is shutting down");
+    }
     WV_TRY(const UniqueFd input, InputOf(text));
     SpawnOptions spawn;
     spawn.argv = hook.args.empty() ? std::vector<std::string>{hook.path} : hook.args;
@@ -47,13 +136,12 @@ Result<> RunHooks(const char* kind, const std::vector<oci::Hook>& hooks, const H
     spawn.env = hook.env;
     spawn.cwd = state.bundle;
     spawn.fds = {{0, input}};
-    const int timeout = hook.timeout_seconds > 0 ? hook.timeout_seconds * 1000 : kDefaultTimeoutMs;
-    WV_TRY_CONTEXT(const CommandOutput output, RunCommand(spawn, timeout),
-                   fmt::format("{} hook {}", kind, hook.path));
-    if (output.status.AsShell() != 0) {
-      return Fail(Code::kAborted,
-                  fmt::format("{} hook {} ended with {}: {}", kind, hook.path,
-                              output.status.AsShell(), output.err.substr(0, kErrorText)));
+    const auto timeout =
+        hook.timeout_seconds > 0 ? std::chrono::seconds(hook.timeout_seconds) : kDefaultTimeout;
+    WV_TRY_CONTEXT(const HookEnd end, RunOne(std::move(spawn), timeout, stop), name);
+    if (end.status.AsShell() != 0) {
+      return Fail(Code::kAborted, fmt::format("{} ended with {}: {}", name, end.status.AsShell(),
+                                              end.err.substr(0, kErrorText)));
     }
   }
   return {};

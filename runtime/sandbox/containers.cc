@@ -94,9 +94,11 @@ Result<ProcessIo> SandboxImpl::MakeContainer(const ContainerPtr& container,
     return tl::unexpected(std::move(streams).error());
   }
   const oci::HostHooks& hooks = container->host->facts().hooks;
-  auto hooked = RunHooks("prestart", hooks.prestart, HookStateOf(*container, "created"));
+  auto hooked = RunHooks("prestart", hooks.prestart, HookStateOf(*container, "created"),
+                         stop_hooks_.get_token());
   if (hooked.has_value()) {
-    hooked = RunHooks("createRuntime", hooks.create_runtime, HookStateOf(*container, "created"));
+    hooked = RunHooks("createRuntime", hooks.create_runtime, HookStateOf(*container, "created"),
+                      stop_hooks_.get_token());
   }
   if (!hooked.has_value()) {
     UndoCreate(container, /*in_guest=*/true);
@@ -280,7 +282,7 @@ Result<ExitInfo> SandboxImpl::DeleteInit(const ContainerPtr& container, const Pr
     return give_up(std::move(released).error());
   }
   if (auto hooked = RunHooks("poststop", container->host->facts().hooks.poststop,
-                             HookStateOf(*container, "stopped"));
+                             HookStateOf(*container, "stopped"), stop_hooks_.get_token());
       !hooked.has_value()) {
     WV_WARN("container {}: {}", id, hooked.error().message());
   }

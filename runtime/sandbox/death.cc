@@ -207,6 +207,7 @@ Result<> SandboxImpl::Shutdown() {
     write_back = !death_.has_value() && !stopping_ && !containers_.empty();
     stopping_ = true;
   }
+  stop_hooks_.request_stop();
   if (write_back && agent_ != nullptr) {
     static_cast<void>(agent_->SyncFilesystems(config_.timeouts.shutdown));
   }

@@ -351,6 +351,33 @@ TEST_F(LifecycleTest, HostHooksSeeTheContainer) {
   EXPECT_EQ(Run("i", {}).status, 0U);  // nothing of it is left in the guest either
 }
 
+TEST_F(LifecycleTest, ShutdownDoesNotWaitForAHook) {
+  Boot({});
+  BundleOptions options;
+  options.hooks =
+      R"({"createRuntime":[{"path":"/bin/busybox","args":["busybox","sh","-c","busybox sleep 100 & echo $! > )" +
+      dir_ + R"(/hook; wait"],"env":["PATH=/bin"]}]})";
+  const std::string bundle = MakeBundle("h", options);
+  auto created = std::async(std::launch::async, [&] {
+    return CodeOf(sandbox_->CreateContainer(ContainerOf("h", bundle, false, false)));
+  });
+  for (int i = 0; i < 2000 && !std::filesystem::exists(dir_ + "/hook"); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  const auto begin = std::chrono::steady_clock::now();
+  EXPECT_TRUE(sandbox_->Shutdown().has_value());
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(5));
+  EXPECT_NE(created.get(), Code::kOk);
+  EXPECT_EQ(LeftBehind(), "");
+  const pid_t hook = std::stoi(ReadFile(dir_ + "/hook").value_or("0"));
+  ASSERT_GT(hook, 1);
+  for (int i = 0; i < 200 && ProcessStartTime(hook).has_value(); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  EXPECT_FALSE(ProcessStartTime(hook).has_value());
+}
+
 TEST_F(LifecycleTest, StatsHaveFigures) {
   Boot({});
   Sleeper("c");

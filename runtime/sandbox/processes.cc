@@ -128,7 +128,7 @@ Result<> SandboxImpl::StartProcess(const std::string& id, const std::string& exe
   timeline_.Add(exec_id.empty() ? "crun-start" : "exec-start", start);
   if (exec_id.empty()) {
     if (auto hooked = RunHooks("poststart", container->host->facts().hooks.poststart,
-                               HookStateOf(*container, "running"));
+                               HookStateOf(*container, "running"), stop_hooks_.get_token());
         !hooked.has_value()) {
       WV_WARN("container {}: {}", id, hooked.error().message());
     }

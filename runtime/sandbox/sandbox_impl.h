@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -189,6 +190,8 @@ class SandboxImpl final : public Sandbox {
   std::unique_ptr<WorkerThread> loop_thread_;
   std::unique_ptr<ttrpc::BlockingPool> pool_;
   std::atomic<uint32_t> next_index_{0};
+
+  std::stop_source stop_hooks_;  // by Shutdown, which waits for who runs them
 
   std::mutex shutdown_mu_;
   bool shut_down_ = false;  // guarded by shutdown_mu_
