@@ -69,9 +69,17 @@ class Machine {
   virtual Result<> DetachExport(const std::string& name) = 0;
   // The last 64 KiB of the guest's console; also after End.
   virtual api::ConsoleText Console() = 0;
-  // No process of the machine is left when it returns. Idempotent. Bounded by about two seconds.
+  // No process of the machine is left when it returns. Idempotent. Bounded by EndLimit for each process.
   virtual void End() = 0;
 };
+
+// How long a process of the machine is waited for after SIGKILL: a second, and one more for each 4 GiB of guest memory, which the kernel
+// frees page by page before the process has ended.
+constexpr std::chrono::milliseconds EndLimit(uint64_t memory_bytes) {
+  constexpr uint64_t kBytesPerSecond = 4ULL << 30U;
+  return std::chrono::seconds(1) +
+         std::chrono::milliseconds(memory_bytes / (kBytesPerSecond / 1000));
+}
 
 // wyvern-vmm and wyvern-fs.
 std::unique_ptr<Machine> MakeMicroVm(MachineOptions options);

@@ -25,7 +25,6 @@ namespace {
 
 constexpr int kGrpcFd = 3;
 constexpr int kDonationFd = 4;
-constexpr int kEndTimeoutMs = 1000;
 
 // What the guest is told; what the VMM adds itself (console, panic) comes before it. oops=panic: an imported kernel would limp on.
 // lastbus=0: ACPI names the one host bridge, and the search for others on x86 is 448 port accesses; elsewhere the kernel does not
@@ -37,10 +36,10 @@ std::string CommandLine(const MachineOptions& options) {
   return options.extra_cmdline.empty() ? line : line + " " + options.extra_cmdline;
 }
 
-void WaitForExit(const Subprocess& process) {
+void WaitForExit(const Subprocess& process, std::chrono::milliseconds limit) {
   pollfd wait = {process.pid_fd().fd().get(), POLLIN, 0};
-  if (poll(&wait, 1, kEndTimeoutMs) <= 0) {
-    WV_ERROR("process {} does not end after SIGKILL", process.pid());
+  if (poll(&wait, 1, static_cast<int>(limit.count())) <= 0) {
+    WV_ERROR("process {} does not end within {} ms after SIGKILL", process.pid(), limit.count());
     return;
   }
   static_cast<void>(process.Wait());
@@ -231,11 +230,12 @@ void MicroVm::End() {
   if (fs_ != nullptr) {
     static_cast<void>(fs_->process().Kill(SIGKILL));
   }
+  const auto limit = EndLimit(options_.memory_bytes);
   if (vmm_.has_value()) {
-    WaitForExit(*vmm_);
+    WaitForExit(*vmm_, limit);
   }
   if (fs_ != nullptr) {
-    WaitForExit(fs_->process());
+    WaitForExit(fs_->process(), limit);
   }
   if (event_thread_ != nullptr) {
     client_->StopEvents();
