@@ -1,31 +1,35 @@
 #!/bin/bash
-# deploy/packages.sh GROUP… — installs the Debian packages of the named groups (bench, build, guest, host, lab, test) if any is missing.
-# The one list of what a fresh Debian 12 needs; ARCHITECTURE.md gives each library its reason.
+# deploy/packages.sh GROUP… — installs the Debian packages of the named groups (bench, build, guest = kernel + image, guest-test, host, lab,
+# test) if any is missing. The one list of what a fresh Debian 12 needs; ARCHITECTURE.md gives each library and tool its reason.
 set -euo pipefail
 
 build=(g++ cmake ninja-build ccache pkg-config git
   libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc
   libexpected-dev libfmt-dev libcli11-dev nlohmann-json3-dev libyaml-cpp-dev
   libseccomp-dev liburing-dev libarchive-dev
-  libssl-dev zlib1g-dev libzstd-dev liblz4-dev liblzma-dev libbz2-dev libacl1-dev nettle-dev)
-guest=(linux-source-6.12 gcc make bc bison flex libelf-dev libssl-dev dwarves xz-utils kmod cpio rsync python3
-  erofs-utils busybox-static ccache)
+  zlib1g-dev libzstd-dev liblz4-dev liblzma-dev libbz2-dev libacl1-dev nettle-dev)
+kernel=(linux-source-6.12 gcc make libc6-dev bc bison flex libelf-dev dwarves xz-utils binutils perl python3 ccache)
+image=(erofs-utils binutils)
+guest_test=(qemu-system-x86 squashfs-tools mmdebstrap binutils)
 host=(containerd runc)
 bench=(libbenchmark-dev libgtest-dev libgmock-dev python3 binutils)
-lab=(mmdebstrap e2fsprogs cpio kmod tar python3 busybox-static erofs-utils zstd xz-utils)
-tests=(qemu-system-x86 qemu-system-common clang-16 clang-tidy-16 clang-format-16 libclang-rt-16-dev libgtest-dev libgmock-dev libbenchmark-dev
-  crun busybox-static python3 python3-pytest cpio acpica-tools iproute2 procps strace e2fsprogs squashfs-tools)
+lab=(mmdebstrap e2fsprogs cpio kmod tar binutils python3)
+tests=(clang-16 clang-tidy-16 clang-format-16 libclang-rt-16-dev libgtest-dev libgmock-dev libbenchmark-dev
+  crun busybox-static e2fsprogs acpica-tools qemu-system-x86 cpio python3 python3-pytest)
 
 wanted=()
 for group in "$@"; do
   case "$group" in
     bench) wanted+=("${bench[@]}") ;;
     build) wanted+=("${build[@]}") ;;
-    guest) wanted+=("${guest[@]}") ;;
+    guest) wanted+=("${kernel[@]}" "${image[@]}") ;;
+    image) wanted+=("${image[@]}") ;;
+    kernel) wanted+=("${kernel[@]}") ;;
+    guest-test) wanted+=("${guest_test[@]}") ;;
     host) wanted+=("${host[@]}") ;;
     lab) wanted+=("${lab[@]}") ;;
     test) wanted+=("${tests[@]}") ;;
-    *) echo "packages.sh: unknown group '$group' (bench, build, guest, host, lab, test)" >&2; exit 2 ;;
+    *) echo "packages.sh: unknown group '$group' (bench, build, guest, guest-test, host, image, kernel, lab, test)" >&2; exit 2 ;;
   esac
 done
 
@@ -42,4 +46,16 @@ if [ "$(id -u)" != 0 ]; then
 fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -q
+unknown=()
+for package in "${missing[@]}"; do
+  [ -n "$(apt-cache madison "$package")" ] || unknown+=("$package")
+done
+if [ ${#unknown[@]} -gt 0 ]; then
+  echo "packages.sh: apt knows no ${unknown[*]}" >&2
+  if [[ " ${unknown[*]} " == *' linux-source-6.12 '* ]]; then
+    echo "packages.sh: Debian 12 has linux-source-6.12 among its security updates: add to /etc/apt/sources.list" >&2
+    echo "  deb http://deb.debian.org/debian-security bookworm-security main" >&2
+  fi
+  exit 1
+fi
 apt-get install -q -y --no-install-recommends "${missing[@]}"

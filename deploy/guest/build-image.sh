@@ -115,7 +115,7 @@ stage_root() {
   chmod 1777 "$to/tmp"
 }
 
-need_packages erofs-utils binutils
+"$repo_dir/deploy/packages.sh" image >&2
 mkdir -p "$cache_dir/$arch"
 versions=$(package_versions)
 if (($(wc -l <<<"$versions") != ${#packages[@]})); then

@@ -37,7 +37,7 @@ result() {
   fi
 }
 
-need_packages qemu-system-x86 squashfs-tools mmdebstrap binutils
+"$repo_dir/deploy/packages.sh" guest-test >&2
 [[ -n $kernel ]] || kernel=$("$guest_dir/build-kernel.sh" | tail -n1)
 [[ -f $kernel ]] || die "no such kernel: $kernel"
 

@@ -11,6 +11,7 @@ import os
 import pathlib
 import shutil
 import tempfile
+import threading
 
 from lablib import cache, oci, session, stage
 from lablib.cache import LabError
@@ -43,22 +44,14 @@ MASKED = ("etc/systemd/system/tmp.mount",) + tuple(
         "debug", "fstab", "getty", "gpt-auto", "hibernate-resume", "rc-local", "run", "ssh", "system-update",
         "sysv", "tpm2"))
 
-HOST_TOOLS = {
-    "mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs", "debugfs": "e2fsprogs", "cpio": "cpio",
-    "depmod": "kmod", "tar": "tar"}
+PACKAGES_SCRIPT = HERE.parents[2] / "deploy/packages.sh"
+_installing = threading.Lock()
 
 
 def install_host_tools() -> None:
-    missing = sorted({package for tool, package in HOST_TOOLS.items()
-                      if shutil.which(tool, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") is None})
-    if not missing:
-        return
-    if os.geteuid() != 0:
-        raise LabError(f"missing packages: {' '.join(missing)}; install them with apt-get")
-    with cache.step(f"installing {' '.join(missing)}"):
-        environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
-        cache.call("apt-get", "update", "-q", env=environment)
-        cache.call("apt-get", "install", "-q", "-y", "--no-install-recommends", *missing, env=environment)
+    """What building needs of this host; entries are built at the same time, and apt knows one caller."""
+    with _installing:
+        cache.call(PACKAGES_SCRIPT, "lab")
 
 
 def debootstrap(variant: str, arch: str, suite: str, packages, target: pathlib.Path) -> None:
