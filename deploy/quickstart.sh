@@ -2,17 +2,24 @@
 # deploy/quickstart.sh [--lab|--host] [--timeline FILE.svg] — from a fresh Debian 12 to a container in its own microVM, as root.
 # Installs packages, builds, makes the guest's kernel and image, then runs a container through containerd: on this host if its KVM runs
 # guests, otherwise in the lab (a machine with emulated virtualization), and says which and why.
+#   --lab                 in the lab, even if this host's KVM works
+#   --host                on this host, even if its KVM does not seem to work
+#   --timeline FILE.svg   also draws the timeline of the start into FILE
 set -euo pipefail
+from=$PWD
 cd "$(dirname "$0")/.."
 
-usage() { sed -n '2,4s/^# //p' "$0"; }
+usage() { sed -n '2,7s/^# //p' deploy/quickstart.sh; }
 where=auto
 timeline=
 while [ $# -gt 0 ]; do
   case "$1" in
     --lab) where=lab; shift ;;
     --host) where=host; shift ;;
-    --timeline) timeline=${2:?--timeline needs a file}; shift 2 ;;
+    --timeline)
+      timeline=${2:?--timeline needs a file}
+      [[ $timeline == /* ]] || timeline=$from/$timeline
+      shift 2 ;;
     -h|--help) usage; exit 0 ;;
     *) echo "quickstart.sh: unknown option '$1'" >&2; usage >&2; exit 2 ;;
   esac
@@ -95,5 +102,6 @@ step "timeline" python3 tests/quickstart/timeline.py "$out/timeline.json" ${time
 echo
 cat "$out/summary.txt"
 cat "$logs/$number.log"
+[ -z "$timeline" ] || echo "timeline: $timeline"
 echo
 echo "done in $((SECONDS - begin)) s"
