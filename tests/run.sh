@@ -52,8 +52,9 @@ sources=$(git rev-parse HEAD 2>/dev/null; git diff HEAD 2>/dev/null | sha256sum)
 minutes_of() { awk -F'\t' -v s="$1" -v c="$2" '$1 == s { print $c }' tests/suites.tsv; }
 warm_all=yes
 
-# Each suite writes lines "PASS name", "FAIL name: why", "SKIP name: why" to $WYVERN_RESULTS; it fails as a whole when it exits non-zero
-# without saying what failed, or when it takes longer than its minutes.
+# Each suite writes lines "PASS name", "FAIL name: why", "SKIP name: why" to $WYVERN_RESULTS, and "LEFT name: N" for what it leaves to --long;
+# it fails as a whole when it exits non-zero without saying what failed, or when it takes longer than its minutes.
+left_to_long() { awk '/^LEFT / { n += $NF } END { if (n) printf ", %d left to --long", n }' "$WYVERN_RESULTS"; }
 for suite in ${suites//,/ }; do
   export WYVERN_RESULTS=$WYVERN_LOGS/$suite.results
   : >"$WYVERN_RESULTS"
@@ -82,7 +83,7 @@ for suite in ${suites//,/ }; do
   fi
   grep '^SKIP ' "$WYVERN_RESULTS" | sed 's/^/   /'
   echo "   $suite: $(grep -c '^PASS ' "$WYVERN_RESULTS") passed, $(grep -c '^FAIL ' "$WYVERN_RESULTS") failed," \
-    "$(grep -c '^SKIP ' "$WYVERN_RESULTS") skipped in $((took / 60)) min $((took % 60)) s"
+    "$(grep -c '^SKIP ' "$WYVERN_RESULTS") skipped$(left_to_long) in $((took / 60)) min $((took % 60)) s"
 done
 
 took=$((SECONDS - start))

@@ -53,6 +53,7 @@ machine() {
     tail -5 "$out/$name.console"
   done
   tail -60 "$out/$name.log"
+  echo "LEFT lab/$name: $(sed -n 's/^\([0-9]*\) left to --long$/\1/p' "$out/$name.log" | tail -1)" >>"$WYVERN_RESULTS"
   python3 tests/tools/junit_results.py "lab/$name" "$out/$name/e2e.xml" >>"$WYVERN_RESULTS"
 }
 export -f machine
