@@ -32,7 +32,7 @@ struct CallRule {
   std::vector<ArgumentRule> arguments;
 };
 
-// The allow list of a kind; for the filter and for its test.
+// The allow list of a kind; for the filter, and for allowed_calls_test.cc, which pins it.
 std::vector<CallRule> AllowedCalls(ThreadKind kind);
 // Calls that end the process without a report.
 std::span<const int> LethalCalls();

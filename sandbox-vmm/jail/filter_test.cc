@@ -9,6 +9,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -68,14 +69,17 @@ TEST(FilterTest, LethalCallsKillEveryKindOfThread) {
   }
 }
 
-TEST(FilterTest, CallOnNoListIsReportedWithThreadNumberAndArguments) {
-  std::string text;
-  EXPECT_EQ(Under(
-                {ThreadKind::kControl}, [] { syscall(SYS_mkdirat, 7, 8, 9); }, &text),
-            kViolationExit);
-  EXPECT_NE(text.find("thread probe"), std::string::npos) << text;
-  EXPECT_NE(text.find("call " + std::to_string(SYS_mkdirat) + "(0x7, 0x8, 0x9"), std::string::npos)
-      << text;
+TEST(FilterTest, CallOnNoListIsReportedWithThreadNumberAndArgumentsByEveryKindOfThread) {
+  for (const ThreadKind kind : {ThreadKind::kControl, ThreadKind::kVcpu, ThreadKind::kDevice}) {
+    std::string text;
+    EXPECT_EQ(Under(
+                  {ThreadKind::kControl, kind}, [] { syscall(SYS_mkdirat, 7, 8, 9); }, &text),
+              kViolationExit);
+    EXPECT_NE(text.find("thread probe"), std::string::npos) << text;
+    EXPECT_NE(text.find("call " + std::to_string(SYS_mkdirat) + "(0x7, 0x8, 0x9"),
+              std::string::npos)
+        << text;
+  }
 }
 
 TEST(FilterTest, NoMemoryBecomesExecutable) {
@@ -133,12 +137,15 @@ TEST(FilterTest, VcpuThreadMayRunButNotBuildMachinesNorTouchFiles) {
             0);
   EXPECT_EQ(Under(filters, [] { ioctl(-1, KVM_CREATE_VM, 0); }), kViolationExit);
   EXPECT_EQ(Under(filters, [] { ioctl(-1, KVM_SET_USER_MEMORY_REGION, 0); }), kViolationExit);
-  EXPECT_EQ(Under(filters, [] { pwrite(-1, "", 1, 0); }), kViolationExit);
+  EXPECT_EQ(Under(filters, [] { preadv2(-1, nullptr, 0, 0, 0); }), kViolationExit);
 }
 
 TEST(FilterTest, DeviceThreadMayDoFileIoButNotRunVcpusOrStartThreads) {
   const auto filters = {ThreadKind::kControl, ThreadKind::kDevice};
-  EXPECT_EQ(Under(filters, [] { _exit(pwrite(-1, "", 1, 0) == -1 && errno == EBADF ? 0 : 1); }), 0);
+  EXPECT_EQ(
+      Under(filters, [] { _exit(pwritev2(-1, nullptr, 0, 0, 0) == -1 && errno == EBADF ? 0 : 1); }),
+      0);
+  EXPECT_EQ(Under(filters, [] { ioctl(-1, KVM_SIGNAL_MSI, 0); }), kViolationExit);
   EXPECT_EQ(Under(filters, [] { ioctl(-1, KVM_RUN, 0); }), kViolationExit);
   EXPECT_EQ(Under(filters,
                   [] { syscall(SYS_clone, CLONE_VM | CLONE_THREAD | CLONE_SIGHAND, 0, 0, 0, 0); }),
