@@ -21,6 +21,7 @@ namespace {
 
 std::vector<char*> Pointers(const std::vector<std::string>& strings) {
   std::vector<char*> pointers;
+  pointers.reserve(strings.size() + 1);
   for (const std::string& text : strings) {
     pointers.push_back(const_cast<char*>(text.c_str()));
   }
@@ -44,6 +45,7 @@ struct ChildPlan {
   setsid();
   sigset_t none;
   sigemptyset(&none);
+  // NOLINTNEXTLINE(concurrency-mt-unsafe): the child has one thread
   sigprocmask(SIG_SETMASK, &none, nullptr);
   signal(SIGPIPE, SIG_DFL);
   // Only its own descriptors: while it waits to be started it must not keep other processes' streams open.
@@ -111,7 +113,7 @@ std::string FindProgram(const std::string& name, const std::vector<std::string>&
   }
   for (size_t at = 0; at <= path.size();) {
     const size_t end = std::min(path.find(':', at), path.size());
-    const std::string candidate = path.substr(at, end - at) + "/" + name;
+    std::string candidate = path.substr(at, end - at) + "/" + name;
     if (executable(candidate)) {
       return candidate;
     }
@@ -140,10 +142,10 @@ Result<std::unique_ptr<FakeProcess>> FakeProcess::Create(const FakeProcessOption
   UniqueFd out;
   UniqueFd err;
   if (options.io.terminal) {
-    int slave = -1;
-    WV_TRY_VOID(self->OpenTerminal(io, &slave));
-    in.Reset(slave);
-    plan.fds = {slave, slave, slave};
+    int theirs = -1;
+    WV_TRY_VOID(self->OpenTerminal(io, &theirs));
+    in.Reset(theirs);
+    plan.fds = {theirs, theirs, theirs};
     WV_TRY_VOID(self->Resize(options.io.rows, options.io.columns));
   } else {
     const int fd = null.get();
@@ -174,14 +176,14 @@ Result<std::unique_ptr<FakeProcess>> FakeProcess::Create(const FakeProcessOption
   return self;
 }
 
-Result<> FakeProcess::OpenTerminal(runtime::ProcessIo* io, int* slave) {
-  int master = -1;
-  if (openpty(&master, slave, nullptr, nullptr, nullptr) != 0) {
+Result<> FakeProcess::OpenTerminal(runtime::ProcessIo* io, int* theirs) {
+  int ours = -1;
+  if (openpty(&ours, theirs, nullptr, nullptr, nullptr) != 0) {
     return SysError("openpty");
   }
-  master_.Reset(master);
-  fcntl(master, F_SETFD, FD_CLOEXEC);
-  fcntl(*slave, F_SETFD, FD_CLOEXEC);
+  pty_.Reset(ours);
+  fcntl(ours, F_SETFD, FD_CLOEXEC);
+  fcntl(*theirs, F_SETFD, FD_CLOEXEC);
   WV_TRY(SocketPair in, MakeSocketPair(SOCK_STREAM));
   WV_TRY(SocketPair out, MakeSocketPair(SOCK_STREAM));
   io->stdin_stream = std::move(in.first);
@@ -201,11 +203,11 @@ void FakeProcess::PumpTerminal(UniqueFd from_client, UniqueFd to_client) {
       }
     }
   };
-  const int master = master_.get();
+  const int terminal = pty_.get();
   to_terminal_ =
-      std::thread([copy, master, fd = std::move(from_client)] { copy(fd.get(), master); });
+      std::thread([copy, terminal, fd = std::move(from_client)] { copy(fd.get(), terminal); });
   from_terminal_ =
-      std::thread([copy, master, fd = std::move(to_client)] { copy(master, fd.get()); });
+      std::thread([copy, terminal, fd = std::move(to_client)] { copy(terminal, fd.get()); });
 }
 
 FakeProcess::~FakeProcess() {
@@ -270,7 +272,7 @@ Result<> FakeProcess::Resize(uint32_t rows, uint32_t columns) {
   winsize size{};
   size.ws_row = static_cast<unsigned short>(rows);
   size.ws_col = static_cast<unsigned short>(columns);
-  if (rows > 0 && ioctl(master_.get(), TIOCSWINSZ, &size) != 0) {
+  if (rows > 0 && ioctl(pty_.get(), TIOCSWINSZ, &size) != 0) {
     return SysError("TIOCSWINSZ");
   }
   return {};
@@ -279,7 +281,7 @@ Result<> FakeProcess::Resize(uint32_t rows, uint32_t columns) {
 runtime::ExitInfo FakeProcess::Wait() {
   std::unique_lock lock(mu_);
   changed_.wait(lock, [this] { return exit_.has_value(); });
-  return *exit_;
+  return exit_.value_or(runtime::ExitInfo());  // there is one: see above
 }
 
 runtime::ProcessState FakeProcess::State() {

@@ -42,13 +42,13 @@ class FakeProcess {
  private:
   FakeProcess() = default;
   void Reap();
-  Result<> OpenTerminal(runtime::ProcessIo* io, int* slave);
+  Result<> OpenTerminal(runtime::ProcessIo* io, int* theirs);
   void PumpTerminal(UniqueFd from_client, UniqueFd to_client);
 
   pid_t pid_ = 0;
   bool terminal_ = false;
   UniqueFd barrier_;
-  UniqueFd master_;
+  UniqueFd pty_;
   std::thread reaper_;
   std::thread to_terminal_;
   std::thread from_terminal_;

@@ -18,7 +18,7 @@ class Terminal:
     """A command on the far side of a pseudo terminal that is its controlling terminal."""
 
     def __init__(self, argv, rows=24, columns=80):
-        self.master, side = pty.openpty()
+        self.terminal, side = pty.openpty()
         self.output = b""
         self.resize(rows, columns)
         self.process = subprocess.Popen(
@@ -27,7 +27,7 @@ class Terminal:
         os.close(side)
 
     def resize(self, rows, columns):
-        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def resize_until_told(self, rows, columns):
         """For ctr: it sends the terminal's size, and only then listens for changes: one in between is lost. So another change follows
@@ -44,13 +44,13 @@ class Terminal:
         self.expect(text, 1)
 
     def send(self, data: bytes):
-        os.write(self.master, data)
+        os.write(self.terminal, data)
 
     def _read(self, seconds: float) -> bool:
-        if not select.select([self.master], [], [], seconds)[0]:
+        if not select.select([self.terminal], [], [], seconds)[0]:
             return False
         try:
-            piece = os.read(self.master, 65536)
+            piece = os.read(self.terminal, 65536)
         except OSError:
             piece = b""
         self.output += piece
@@ -81,7 +81,7 @@ class Terminal:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        os.close(self.master)
+        os.close(self.terminal)
 
 
 def run_tty(*command, **kwargs) -> Terminal:
