@@ -21,7 +21,7 @@ if(WYVERN_FUZZ)
 endif()
 
 function(add_component name)
-  cmake_parse_arguments(C "EXCEPTIONS;TESTING" "LAYER"
+  cmake_parse_arguments(C "EXCEPTIONS" "LAYER"
     "DEPS;LIBS;PUBLIC_LIBS;HEADERS;SOURCES;ARCH_SOURCES;TESTS;TEST_DEPS;TEST_LIBS;FUZZ" ${ARGN})
   if(C_UNPARSED_ARGUMENTS OR NOT DEFINED C_LAYER)
     message(FATAL_ERROR "add_component(${name}): LAYER missing or unknown words: ${C_UNPARSED_ARGUMENTS}")
@@ -107,7 +107,6 @@ function(wyvern_add_binary name)
     target_link_options(${name} PRIVATE -static-pie)
     set_target_properties(${name} PROPERTIES LINK_SEARCH_START_STATIC ON LINK_SEARCH_END_STATIC ON)
   endif()
-  set_property(GLOBAL APPEND PROPERTY WYVERN_PRODUCTS ${name})
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
 endfunction()
 

@@ -21,9 +21,8 @@ class Vm {
   Vm(UniqueFd vm, size_t vcpu_mapping_size, int memslots)
       : vm_(std::move(vm)), vcpu_mapping_size_(vcpu_mapping_size), memslots_(memslots) {}
 
-  // One memslot for one region of guest memory. The mapping must stay until the slot is removed or the Vm closed.
+  // One memslot for one region of guest memory. The mapping must stay until the Vm is closed.
   Result<> SetMemslot(uint32_t slot, const mem::RegionInfo& region) const;
-  Result<> RemoveMemslot(uint32_t slot) const;
 
   int memslots() const { return memslots_; }
 

@@ -115,17 +115,6 @@ Result<uint8_t> Machine::AttachDevice(std::unique_ptr<virtio::VirtioDevice> devi
   return slot;
 }
 
-Result<> Machine::DetachDevice(uint8_t slot) {
-  auto it = devices_.find(slot);
-  if (it == devices_.end()) {
-    return Fail(Code::kNotFound, fmt::format("no device in PCI slot {}", slot));
-  }
-  WV_TRY_VOID(pci_->Remove(slot));
-  it->second->core().Reset();
-  devices_.erase(it);
-  return {};
-}
-
 Result<> Machine::MakeMemory() {
   UniqueFd shared;
   if (config_.shared_memory) {

@@ -81,8 +81,6 @@ class Machine : private ExitHandler {
 
   // Puts a virtio device behind PCI on bus 0, in the lowest free slot; also while the guest runs (the guest must then rescan). The slot.
   Result<uint8_t> AttachDevice(std::unique_ptr<virtio::VirtioDevice> device);
-  // Takes it out: the guest must have let go of it. Stops and destroys the device.
-  Result<> DetachDevice(uint8_t slot);
 
   Result<> Boot();
   // When it returns no vCPU runs. Idempotent.

@@ -1,12 +1,11 @@
 // wyvern-vmm — one sandbox's virtual machine monitor. Started by the runtime: fd 3 is the gRPC socket, fd 4 the donation socket, fd 2
 // the log. Not for people: `wyvern run` is.
-#include <fmt/format.h>
 #include <signal.h>
 #include <unistd.h>
 
-#include <charconv>
 #include <cstdio>
-#include <cstring>
+#include <optional>
+#include <string>
 #include <string_view>
 
 #include "base/log.h"
@@ -21,45 +20,18 @@ constexpr int kDonationFd = 4;
 // Above what distributions, systemd (dynamic users end at 65519, containers at 1879048191) and newuidmap hand out; pids have 22 bits.
 constexpr uid_t kUidBase = 0x70000000;
 constexpr const char* kUsage =
-    "usage: wyvern-vmm [--id ID] [--uid N --gid N] (started by the Wyvern runtime, with its "
-    "sockets at "
-    "fds 3 and 4)\n";
+    "usage: wyvern-vmm [--id ID] (started by the Wyvern runtime, with its sockets at fds 3 and "
+    "4)\n";
 
-struct Arguments {
-  std::string id;
-  uid_t uid = 0;
-  gid_t gid = 0;
-};
-
-bool ParseNumber(const char* text, uint32_t* out) {
-  const char* end = text + strlen(text);
-  const auto [at, error] = std::from_chars(text, end, *out);
-  return error == std::errc() && at == end;
-}
-
-bool ParseArguments(int argc, char** argv, Arguments* arguments) {
-  for (int i = 1; i + 1 < argc; i += 2) {
-    const std::string_view name = argv[i];
-    if (name == "--id") {
-      arguments->id = argv[i + 1];
-    } else if (name == "--uid") {
-      if (!ParseNumber(argv[i + 1], &arguments->uid)) {
-        return false;
-      }
-    } else if (name == "--gid") {
-      if (!ParseNumber(argv[i + 1], &arguments->gid)) {
-        return false;
-      }
-    } else {
-      return false;
-    }
+// The sandbox's id for the log, or empty; nothing: wrong usage.
+std::optional<std::string> ParseId(int argc, char** argv) {
+  if (argc == 1) {
+    return std::string();
   }
-  if (arguments->uid == 0 && arguments->gid == 0) {
-    // One uid per living VMM on the host, since pids are: two sandboxes can neither signal nor trace each other.
-    arguments->uid = kUidBase + static_cast<uid_t>(getpid());
-    arguments->gid = arguments->uid;
+  if (argc == 3 && std::string_view(argv[1]) == "--id") {
+    return std::string(argv[2]);
   }
-  return argc % 2 == 1 && arguments->uid != 0 && arguments->gid != 0;
+  return std::nullopt;
 }
 
 }  // namespace
@@ -69,18 +41,20 @@ int main(int argc, char** argv) {
     printf("wyvern-vmm %s\n", wyvern::vmm::kVersion);
     return 0;
   }
-  Arguments arguments;
-  if (!ParseArguments(argc, argv, &arguments)) {
+  const std::optional<std::string> id = ParseId(argc, argv);
+  if (!id) {
     fputs(kUsage, stderr);
     return 2;
   }
-  wyvern::SetLogComponent(arguments.id.empty() ? "vmm" : "vmm " + arguments.id.substr(0, 24));
+  wyvern::SetLogComponent(id->empty() ? "vmm" : "vmm " + id->substr(0, 24));
+  // One uid per living VMM on the host, since pids are: two sandboxes can neither signal nor trace each other.
+  const uid_t uid = kUidBase + static_cast<uid_t>(getpid());
   signal(SIGPIPE, SIG_IGN);
   wyvern::vmm::ServeOptions options{
       .grpc_socket = wyvern::UniqueFd(kGrpcFd),
       .donation_socket = wyvern::UniqueFd(kDonationFd),
-      .uid = arguments.uid,
-      .gid = arguments.gid,
+      .uid = uid,
+      .gid = uid,
       .make_machine = [] { return std::make_unique<wyvern::vmm::Assembly>(); },
   };
   const auto served = wyvern::vmm::ServeJailed(std::move(options));

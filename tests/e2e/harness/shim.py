@@ -81,13 +81,6 @@ class Shim:
         self._call("-bundle", str(self.bundle), "delete")
         os.close(self.log)
 
-    def log_text(self) -> str:
-        """What the shim has written to its log since the last call."""
-        try:
-            return os.read(self.log, 1 << 20).decode(errors="replace")
-        except BlockingIOError:
-            return ""
-
     def connect(self) -> ttrpc.Client:
         client = ttrpc.Client(self.address)
         self.clients.append(client)
