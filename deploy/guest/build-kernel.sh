@@ -77,8 +77,7 @@ if [[ -n $check ]]; then
   exit 0
 fi
 
-need_packages "$source_package" gcc make libc6-dev flex bison bc libelf-dev dwarves xz-utils \
-  binutils perl python3
+"$repo_dir/deploy/packages.sh" kernel >&2
 
 # Every tool whose version can change the bytes.
 tool_versions() {
