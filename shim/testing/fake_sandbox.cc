@@ -100,9 +100,16 @@ Result<runtime::ProcessIo> FakeSandbox::CreateContainer(const runtime::Container
   WV_TRY(FakeProcessOptions process, ReadProcess(spec["process"]));
   process.io = options.io;
   const std::string root = options.bundle + "/rootfs";
+  bool ignore = false;
+  {
+    const std::lock_guard lock(mu_);
+    ignore = ignore_rootfs_;
+  }
   for (const runtime::Mount& mount : options.rootfs) {
-    WV_TRY_VOID(MountOne(mount, root));
-    process.root = root;
+    if (!ignore) {
+      WV_TRY_VOID(MountOne(mount, root));
+      process.root = root;
+    }
   }
   runtime::ProcessIo io;
   auto created = FakeProcess::Create(process, &io);
@@ -311,6 +318,11 @@ void FakeSandbox::Oom(const std::string& container_id) {
     callback = on_oom_;
   }
   callback(container_id);
+}
+
+void FakeSandbox::IgnoreRootfs() {
+  const std::lock_guard lock(mu_);
+  ignore_rootfs_ = true;
 }
 
 void FakeSandbox::KillAll() {

@@ -28,6 +28,8 @@ class FakeSandbox final : public runtime::Sandbox {
   // Everything is killed; the death callback runs.
   void Die(const std::string& reason);
   void Oom(const std::string& container_id);
+  // Before the first container: mounts of a rootfs are not made, and processes see the host's files.
+  void IgnoreRootfs();
 
   Result<runtime::ProcessIo> CreateContainer(const runtime::ContainerOptions& options) override;
   Result<runtime::ProcessIo> AddExec(const std::string& id, const std::string& exec_id,
@@ -75,6 +77,7 @@ class FakeSandbox final : public runtime::Sandbox {
   // Guarded by mu_:
   bool dead_ = false;
   bool down_ = false;
+  bool ignore_rootfs_ = false;
   std::map<Key, std::shared_ptr<FakeProcess>> processes_;
   std::set<Key> missing_;                       // execs whose program does not exist
   std::map<std::string, std::string> mounted_;  // container → its mounted rootfs

@@ -27,12 +27,16 @@ FifoReader::FifoReader(std::string path)
         if (fd) {
           text_ = ReadToEnd(*fd, size_t{1} << 30).value_or("");
         }
+        done_ = true;
       }) {}
 
 FifoReader::~FifoReader() {
+  // Nobody wrote: a writer that comes and goes ends the open, and the read.
+  while (thread_.joinable() && !done_) {
+    (void)Open(path_, O_WRONLY | O_NONBLOCK);
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
   if (thread_.joinable()) {
-    // Nobody wrote: end the open or the read.
-    const auto fd = Open(path_, O_WRONLY | O_NONBLOCK);
     thread_.join();
   }
 }
@@ -61,6 +65,9 @@ TaskFixture::TaskFixture() : events_(dir_ / "events.sock") {
     runtime::SandboxOptions sandbox_options;
     sandbox_options.id = request.id;
     auto sandbox = std::make_unique<FakeSandbox>(sandbox_options, hook_);
+    if (ignore_rootfs_) {
+      sandbox->IgnoreRootfs();
+    }
     sandbox_ = sandbox.get();
     ++sandboxes_;
     return sandbox;

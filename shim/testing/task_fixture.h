@@ -34,6 +34,7 @@ class FifoReader {
  private:
   std::string path_;
   std::string text_;
+  std::atomic<bool> done_{false};
   std::thread thread_;
 };
 
@@ -70,6 +71,7 @@ class TaskFixture : public ::testing::Test {
   // Set before the first Create.
   FakeSandbox::Hook hook_;
   Result<> start_error_;
+  bool ignore_rootfs_ = false;
   std::function<Result<>(const std::stop_token& cancel)> on_boot_;
 
   TempDir dir_;
