@@ -100,11 +100,15 @@ Result<std::string> Assembly::Attach(const std::string& id, api::DeviceSpec spec
   if (devices_.contains(id)) {
     return Fail(Code::kAlreadyExists, "a device " + id + " is already here");
   }
+  const bool is_vsock = std::holds_alternative<api::VsockSpec>(spec);
   WV_TRY_CONTEXT(std::unique_ptr<virtio::VirtioDevice> device, MakeDevice(id, std::move(spec)),
                  "device " + id);
   virtio::VirtioDevice* const borrowed = device.get();
   WV_TRY_CONTEXT(const uint8_t slot, machine_->AttachDevice(std::move(device)), "device " + id);
   devices_.emplace(id, borrowed);
+  if (is_vsock) {
+    vsock_ = static_cast<devices::VsockDevice*>(borrowed);
+  }
   return fmt::format("0000:00:{:02x}.0", slot);
 }
 
@@ -138,10 +142,7 @@ Result<std::unique_ptr<virtio::VirtioDevice>> Assembly::Make(const std::string& 
   if (vsock_ != nullptr) {
     return Fail(Code::kFailedPrecondition, "the guest's driver can use one vsock device only");
   }
-  WV_TRY(auto device,
-         devices::VsockDevice::Create({.worker = WorkerFor(id), .guest_cid = spec.guest_cid}));
-  vsock_ = device.get();
-  return device;
+  return devices::VsockDevice::Create({.worker = WorkerFor(id), .guest_cid = spec.guest_cid});
 }
 
 Result<std::unique_ptr<virtio::VirtioDevice>> Assembly::Make(const std::string& id,

@@ -49,7 +49,7 @@ class Assembly final : public api::VirtualMachine {
   std::unique_ptr<api::ConsoleRingWriter> console_;
   std::unique_ptr<machine::Machine> machine_;
   std::map<std::string, virtio::VirtioDevice*> devices_;  // the machine owns them
-  devices::VsockDevice* vsock_ = nullptr;
+  devices::VsockDevice* vsock_ = nullptr;                 // one of them
   std::vector<std::unique_ptr<devices::IoRing>> rings_;
   bool booted_ = false;
 

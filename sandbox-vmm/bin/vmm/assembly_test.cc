@@ -1,0 +1,60 @@
+// The machine behind the API with kernels of a few instructions.
+#include "vmm/assembly.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <string>
+
+#include "base/unix_socket.h"
+#include "loader/testing/elf_builder.h"
+
+namespace wyvern::vmm {
+namespace {
+
+class AssemblyTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (access("/dev/kvm", R_OK | W_OK) != 0) {
+      GTEST_SKIP() << "no usable /dev/kvm on this host";
+    }
+    // The machine's threads confine themselves.
+    ASSERT_EQ(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+    const loader::testing::TestElf elf;  // of hlt alone
+    api::MachineSpec spec;
+    spec.memory_bytes = 64 << 20U;
+    spec.kvm = *Open("/dev/kvm", O_RDWR);
+    spec.kernel = *MakeMemfd("kernel", 0);
+    ASSERT_TRUE(WriteAll(spec.kernel, elf.Build()).has_value());
+    spec.vcpus = kVcpus;
+    const auto created = assembly_.Create(std::move(spec));
+    ASSERT_TRUE(created.has_value()) << created.error().message();
+  }
+
+  static constexpr uint32_t kVcpus = 2;
+  Assembly assembly_;
+};
+
+TEST_F(AssemblyTest, VsockDeviceThatDoesNotFitIsNotTheMachines) {
+  int fitting = 0;
+  while (fitting < 100 && assembly_.Attach("rng" + std::to_string(fitting), api::RngSpec{})) {
+    ++fitting;
+  }
+  ASSERT_LT(fitting, 100);
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    const auto attached = assembly_.Attach("vsock", api::VsockSpec{.guest_cid = 3});
+    ASSERT_FALSE(attached.has_value());
+    EXPECT_EQ(attached.error().code(), Code::kResourceExhausted) << attached.error().message();
+  }
+  ASSERT_TRUE(assembly_.Boot().has_value());
+  SocketPair pair = *MakeSocketPair(SOCK_STREAM);
+  const auto connected = assembly_.ConnectVsock(1024, std::move(pair.first));
+  ASSERT_FALSE(connected.has_value());
+  EXPECT_EQ(connected.error().code(), Code::kFailedPrecondition);
+}
+
+}  // namespace
+}  // namespace wyvern::vmm
