@@ -44,8 +44,12 @@ TransportCore::TransportCore(std::unique_ptr<virtio::VirtioDevice> device,
 }
 
 TransportCore::~TransportCore() {
-  const std::lock_guard lock(mu_);
-  ResetLocked();
+  {
+    const std::lock_guard lock(mu_);
+    ResetLocked();
+  }
+  // Its threads may report a fault until it is gone: while all that the fault callback uses lives.
+  device_.reset();
 }
 
 uint64_t TransportCore::device_features() const {

@@ -56,7 +56,7 @@ class TransportCore {
   TransportCore(std::unique_ptr<virtio::VirtioDevice> device,
                 std::shared_ptr<const mem::GuestMemory> memory,
                 std::shared_ptr<virtio::Interrupt> interrupt, KickSource kick);
-  // Stops every queue.
+  // Stops every queue, then destroys the device.
   ~TransportCore();
   TransportCore(const TransportCore&) = delete;
   TransportCore& operator=(const TransportCore&) = delete;

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <optional>
+#include <thread>
 
 #include "base/check.h"
 #include "virtio/testing/fake_device.h"
@@ -258,6 +259,29 @@ TEST_F(TransportCoreTest, DestroyingTheCoreStopsItsQueues) {
   ASSERT_TRUE(core_->ConfigureQueue(0, driver_.config()));
   ASSERT_TRUE(core_->StartQueue(0, std::nullopt));
   core_.reset();  // under ASan: the fake device's queue must not outlive its stop
+}
+
+// Reports a fault from a thread that its destructor waits for.
+class FaultyToTheEnd final : public virtio::testing::FakeDevice {
+ public:
+  FaultyToTheEnd() = default;
+
+  ~FaultyToTheEnd() override {
+    std::thread([this] { Break(); }).join();
+  }
+
+  FaultyToTheEnd(const FaultyToTheEnd&) = delete;
+  FaultyToTheEnd& operator=(const FaultyToTheEnd&) = delete;
+};
+
+TEST_F(TransportCoreTest, DeviceMayReportAFaultUntilItIsGone) {
+  auto told = std::make_shared<int>(0);
+  std::optional<TransportCore> core;
+  core.emplace(std::make_unique<FaultyToTheEnd>(), ram_.memory(), interrupt_,
+               [this](uint16_t) { return kick_->fd(); });
+  core->set_broken_callback([told] { ++*told; });
+  core.reset();
+  EXPECT_EQ(*told, 1);
 }
 
 }  // namespace

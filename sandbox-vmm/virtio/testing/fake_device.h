@@ -12,7 +12,7 @@
 
 namespace wyvern::virtio::testing {
 
-class FakeDevice final : public VirtioDevice {
+class FakeDevice : public VirtioDevice {
  public:
   struct Running {
     QueueResources resources;
