@@ -151,10 +151,15 @@ Result<> TransportCore::StartLocked(uint16_t index, std::optional<virtio::QueueS
 }
 
 void TransportCore::MarkNeedsReset() {
-  const uint8_t old_status = status_.fetch_or(kStatusNeedsReset, std::memory_order_acq_rel);
-  if ((old_status & kStatusNeedsReset) != 0) {
-    return;
-  }
+  uint8_t old_status = status_.load(std::memory_order_acquire);
+  do {
+    if ((old_status & kStatusNeedsReset) != 0) {
+      return;
+    }
+    // 0 stays 0: there is nothing to reset, and a driver waits after its reset until it reads 0.
+  } while (old_status != 0 && !status_.compare_exchange_weak(
+                                  old_status, static_cast<uint8_t>(old_status | kStatusNeedsReset),
+                                  std::memory_order_acq_rel));
   if ((old_status & kStatusDriverOk) != 0) {
     interrupt_->SignalConfig();  // VIRTIO §2.1.2
   }

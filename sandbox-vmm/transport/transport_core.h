@@ -9,7 +9,7 @@
 //          vhost-user has no such bits by default: VhostUserBackend uses SetFeatures,
 //          ConfigureQueue, StartQueue and StopQueue.
 // Errors:  what the driver may not do is ignored and counted; a queue that cannot start or that
-//          breaks sets DEVICE_NEEDS_RESET.
+//          breaks sets DEVICE_NEEDS_RESET, but for a driver that has not begun (status 0).
 // Threads: any; one mutex, held while the device is called. The device's fault callback takes no
 //          lock.
 // Trust:   every argument of the driver's part is guest-controlled.
@@ -121,9 +121,8 @@ class TransportCore {
   // registers.
   void set_reset_callback(std::function<void()> callback) { on_reset_ = std::move(callback); }
 
-  // Called when DEVICE_NEEDS_RESET appears, for transports without status. Any thread, also under
-  // the
-  // core's lock: it must not call back.
+  // Called when DEVICE_NEEDS_RESET appears, and for every fault while the status is 0, as it always
+  // is for transports without status. Any thread, also under the core's lock: it must not call back.
   void set_broken_callback(std::function<void()> callback) { on_broken_ = std::move(callback); }
 
   // Writes the driver may not make, since the start.

@@ -194,6 +194,21 @@ TEST_F(TransportCoreTest, BrokenQueueNeedsResetOnceAndTellsTheDriver) {
   EXPECT_EQ(core_->status(), kOk | virtio::kStatusNeedsReset);
 }
 
+TEST_F(TransportCoreTest, FaultBesideAResetLeavesTheStatusZero) {
+  int broken = 0;
+  core_->set_broken_callback([&] { ++broken; });
+  device_->Break();
+  EXPECT_EQ(core_->status(), 0);
+  EXPECT_EQ(broken, 1);
+  Negotiate();
+  core_->WriteStatus(kOk);
+  core_->WriteStatus(0);
+  device_->Break();  // of what was running before
+  EXPECT_EQ(core_->status(), 0);
+  EXPECT_EQ(broken, 2);
+  EXPECT_EQ(interrupt_->config_signals(), 0U);
+}
+
 TEST_F(TransportCoreTest, ResetStopsRunningQueuesBeforeTheDevice) {
   Negotiate();
   SetAreas(0, driver_.config());
