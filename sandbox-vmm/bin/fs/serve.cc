@@ -21,16 +21,19 @@ namespace wyvern::fs_process {
 namespace {
 
 constexpr rlim_t kResidentInodes = 8 << 10;
-constexpr rlim_t kOpenFiles = 64 << 10;
+constexpr rlim_t kNamelessInodes = 64 << 10;
+constexpr rlim_t kOpenFiles = 128 << 10;
 constexpr rlim_t kSpareDescriptors = 1
                                      << 10;  // what requests under way and the process itself need
 constexpr unsigned kExitSeconds = 10;
 
-// Shares the descriptors out between inodes and open files.
+// Shares the descriptors out between inodes and open files: together they never need more.
 void ApplyLimit(rlim_t limit, fs::FileServerOptions* options) {
   const rlim_t usable = limit - std::min(limit / 4, kSpareDescriptors);
   options->inodes.resident = std::min(kResidentInodes, usable / 4);
-  options->max_handles = std::min(kOpenFiles, usable - options->inodes.resident);
+  const rlim_t rest = usable - options->inodes.resident;
+  options->inodes.nameless = std::min(kNamelessInodes, rest / 3);
+  options->max_handles = std::min(kOpenFiles, rest - options->inodes.nameless);
 }
 
 Result<std::unique_ptr<fs::FileServer>> MakeServer(const ServeOptions& options, rlim_t limit) {
@@ -65,7 +68,8 @@ Result<> Serve(ServeOptions options) {
   if (!options.shared_dir.empty()) {
     WV_TRY(tree, CloneSharedTree(options.shared_dir, options.read_only));
   }
-  WV_TRY(const rlim_t limit, Confine({tree, kResidentInodes + kOpenFiles + kSpareDescriptors}));
+  WV_TRY(const rlim_t limit,
+         Confine({tree, kResidentInodes + kNamelessInodes + kOpenFiles + kSpareDescriptors}));
   tree.Reset();
   WV_TRY(auto server, MakeServer(options, limit));
   fs::FsDeviceOptions device_options;

@@ -34,6 +34,8 @@ class ExportsTest : public testing::FsTest {
     ASSERT_EQ(::mount("tmpfs", dir_.c_str(), "tmpfs", 0, nullptr), 0);
     FileServerOptions options;
     options.exports = true;
+    options.inodes.nameless = 64;
+    options.max_handles = 64;
     Serve(std::move(options));
   }
 
@@ -106,6 +108,34 @@ TEST_F(ExportsTest, PoliciesAreTheExportsOwn) {
   fuse_link_in link{};
   link.oldnodeid = file.nodeid;
   EXPECT_EQ(client_->Call(FUSE_LINK, rw, Body().Put(link).Name("f")).error, EXDEV);
+}
+
+TEST_F(ExportsTest, NoExportTakesAllDescriptors) {
+  Mount("greedy");
+  Mount("modest");
+  ASSERT_TRUE(server_->Attach("greedy", {}));
+  ASSERT_TRUE(server_->Attach("modest", {}));
+  const uint64_t greedy = client_->Lookup(FUSE_ROOT_ID, "greedy");
+  int open = 0;
+  // Unlinked but open, as many as there may be.
+  while (open < 100 && client_->Create(greedy, "f", O_RDWR | O_EXCL, 0644) != 0 &&
+         client_->Unlink(greedy, "f") == 0) {
+    ++open;
+  }
+  EXPECT_EQ(open, 32);
+  EXPECT_EQ(client_->error(), ENFILE);
+  const uint64_t modest = client_->Lookup(FUSE_ROOT_ID, "modest");
+  const uint64_t file = client_->Lookup(modest, "file");
+  const uint64_t fh = client_->Open(file, O_RDONLY);
+  EXPECT_EQ(client_->Read(file, fh, 0, 100), "modest");
+  EXPECT_EQ(client_->Unlink(modest, "file"), 0);
+  // What it held is free when it is gone.
+  ASSERT_TRUE(server_->Detach("greedy", milliseconds(1000)).has_value());
+  EXPECT_EQ(server_->stats().handles, 1U);
+  for (int i = 1; i < 32; ++i) {
+    ASSERT_NE(client_->Create(modest, "f", O_RDWR | O_EXCL, 0644), 0U);
+    ASSERT_EQ(client_->Unlink(modest, "f"), 0);
+  }
 }
 
 TEST_F(ExportsTest, NothingOfAnUncachedFileIsBelieved) {

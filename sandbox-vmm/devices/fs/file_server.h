@@ -42,7 +42,7 @@ struct FileServerOptions {
   // Where descriptors are found by number: "" if the process' working directory is /proc/self/fd.
   std::string descriptor_path = "/proc/self/fd/";
   InodeTable::Limits inodes;
-  size_t max_handles = 64 << 10;
+  size_t max_handles = 128 << 10;  // of all exports (MayTakeOneMore)
 };
 
 struct ServerStats {

@@ -50,7 +50,7 @@ FileServer& Server() {
     Fill(directory);
     FileServerOptions options;
     options.root = *Open(directory, O_RDONLY | O_DIRECTORY);
-    options.inodes = {.inodes = 256, .resident = 8};
+    options.inodes = {.inodes = 256, .resident = 8, .nameless = 16};
     options.max_handles = 64;
     return *FileServer::Create(std::move(options));
   }();

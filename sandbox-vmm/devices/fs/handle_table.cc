@@ -6,12 +6,14 @@ namespace wyvern::fs {
 
 FsResult<uint64_t> HandleTable::Add(HandleRef handle) {
   const std::unique_lock lock(mu_);
-  if (handles_.size() >= limit_) {
+  Export& share = *handle->share;
+  if (!MayTakeOneMore(limit_, handles_.size(), share.handles)) {
     return FsError(ENFILE);
   }
-  if (handle->share->detached.load()) {
+  if (share.detached.load()) {
     return FsError(ESTALE);
   }
+  ++share.handles;
   const uint64_t fh = next_++;
   handles_.emplace(fh, std::move(handle));
   return fh;
@@ -44,6 +46,7 @@ void HandleTable::Remove(uint64_t fh) {
   const auto it = handles_.find(fh);
   if (it != handles_.end()) {
     gone = std::move(it->second);
+    --gone->share->handles;
     handles_.erase(it);
   }
 }
@@ -52,6 +55,9 @@ void HandleTable::Clear() {
   std::unordered_map<uint64_t, HandleRef> gone;
   const std::unique_lock lock(mu_);
   gone.swap(handles_);
+  for (const auto& [fh, handle] : gone) {
+    handle->share->handles = 0;
+  }
 }
 
 void HandleTable::DropExport(const Export* share, std::vector<std::weak_ptr<Handle>>* in_use) {
@@ -60,6 +66,7 @@ void HandleTable::DropExport(const Export* share, std::vector<std::weak_ptr<Hand
   for (auto it = handles_.begin(); it != handles_.end();) {
     if (it->second->share.get() == share) {
       in_use->push_back(it->second);
+      --it->second->share->handles;
       gone.push_back(std::move(it->second));
       it = handles_.erase(it);
     } else {

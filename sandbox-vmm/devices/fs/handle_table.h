@@ -37,9 +37,10 @@ using HandleRef = std::shared_ptr<Handle>;
 
 class HandleTable {
  public:
+  // `limit`: of all exports (MayTakeOneMore).
   explicit HandleTable(size_t limit) : limit_(limit) {}
 
-  // The fh; ENFILE at the limit.
+  // The fh; ENFILE at the limit, or at what the export may have of it.
   FsResult<uint64_t> Add(HandleRef handle);
   // EBADF: unknown, or a file where a directory is meant. ESTALE: its export is detached.
   FsResult<HandleRef> Find(uint64_t fh, bool directory) const;

@@ -13,9 +13,10 @@ using testing::Body;
 
 class InodeBoundTest : public testing::FsTest {
  protected:
-  void ServeWith(size_t resident) {
+  void ServeWith(size_t resident, size_t nameless = 1000) {
     FileServerOptions options;
     options.inodes.resident = resident;
+    options.inodes.nameless = nameless;
     Serve(std::move(options));
   }
 
@@ -111,6 +112,52 @@ TEST_F(InodeBoundTest, UnlinkedInodesAreKeptWhenOthersGo) {
   const uint64_t fh = client_->Open(gone, O_RDONLY);
   EXPECT_EQ(client_->Read(gone, fh, 0, 100), "still");
   EXPECT_EQ(client_->GetAttr(gone).nlink, 0U);
+}
+
+TEST_F(InodeBoundTest, UnlinkedInodesDoNotDriveTheOthersOut) {
+  ServeWith(2);
+  for (const char* name : {"u", "v", "w"}) {
+    Put(name, "");
+    client_->Lookup(FUSE_ROOT_ID, name);
+    ASSERT_EQ(client_->Unlink(FUSE_ROOT_ID, name), 0);
+  }
+  Put("a", "");
+  Put("b", "");
+  const uint64_t a = client_->Lookup(FUSE_ROOT_ID, "a");
+  const uint64_t b = client_->Lookup(FUSE_ROOT_ID, "b");
+  for (int i = 0; i < 3; ++i) {
+    client_->GetAttr(a);
+    client_->GetAttr(b);
+    EXPECT_EQ(server_->stats().resident, 1U + 3 + 2);
+  }
+}
+
+TEST_F(InodeBoundTest, NamesBeyondTheBoundOfUnlinkedInodesStay) {
+  ServeWith(2, 4);  // of which one export may have half
+  std::vector<uint64_t> nodes;
+  for (const char* name : {"a", "b", "c", "d"}) {
+    Put(name, name);
+    nodes.push_back(client_->Lookup(FUSE_ROOT_ID, name));
+  }
+  ASSERT_EQ(client_->Unlink(FUSE_ROOT_ID, "a"), 0);
+  ASSERT_EQ(client_->Unlink(FUSE_ROOT_ID, "b"), 0);
+  EXPECT_EQ(client_->Unlink(FUSE_ROOT_ID, "c"), ENFILE);
+  fuse_rename_in in{};
+  in.newdir = FUSE_ROOT_ID;
+  const auto rename = [&](const char* from, const char* to) {
+    return client_->Call(FUSE_RENAME, FUSE_ROOT_ID, Body().Put(in).Name(from).Name(to)).error;
+  };
+  EXPECT_EQ(rename("d", "c"), ENFILE);
+  EXPECT_EQ(Get("c"), "c");
+  EXPECT_EQ(Get("d"), "d");
+  EXPECT_EQ(rename("d", "e"), 0);  // loses no name
+  EXPECT_EQ(client_->GetAttr(nodes[3]).size, 1U);
+  // What the guest does not know needs no descriptor.
+  Put("unknown", "");
+  EXPECT_EQ(client_->Unlink(FUSE_ROOT_ID, "unknown"), 0);
+  client_->Forget(nodes[0]);
+  EXPECT_EQ(client_->Unlink(FUSE_ROOT_ID, "c"), 0);
+  EXPECT_EQ(client_->GetAttr(nodes[2]).nlink, 0U);
 }
 
 TEST_F(InodeBoundTest, FailedUnlinkLeavesTheNodeEvictable) {

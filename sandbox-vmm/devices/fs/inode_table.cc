@@ -85,6 +85,9 @@ FsResult<InodeRef> InodeTable::Remember(const Found& found, UniqueFd fd) {
       }
       inode = std::make_shared<Inode>(next_node_++, found.key, found.file_type, found.share);
       inode->lookups_ = 1;
+      if (found.nameless && !PinLocked(*inode)) {
+        return FsError(ENFILE);
+      }
       if (found.keep_resident) {
         inode->fd_ = Hold(std::exchange(fd, UniqueFd()));
       }
@@ -123,12 +126,34 @@ void InodeTable::UnlistLocked(Inode& inode) {
   }
 }
 
+bool InodeTable::PinLocked(Inode& inode) {
+  if (inode.pinned_) {
+    return true;
+  }
+  if (!MayTakeOneMore(limits_.nameless, nameless_, inode.share->nameless)) {
+    return false;
+  }
+  inode.pinned_ = true;
+  ++nameless_;
+  ++inode.share->nameless;
+  return true;
+}
+
+void InodeTable::UnpinLocked(Inode& inode) {
+  if (inode.pinned_) {
+    inode.pinned_ = false;
+    --nameless_;
+    --inode.share->nameless;
+  }
+}
+
 void InodeTable::EraseLocked(const InodeRef& inode) {
   const auto key = keys_.find(inode->key);
   if (key != keys_.end() && key->second == inode) {
     keys_.erase(key);
   }
   UnlistLocked(*inode);
+  UnpinLocked(*inode);
   nodes_.erase(inode->node);
 }
 
@@ -240,6 +265,7 @@ void InodeTable::AddEvictable(const InodeRef& inode) {
   if (it == nodes_.end() || inode->listed_ || inode->parent_ == 0) {
     return;
   }
+  UnpinLocked(*inode);
   inode->position_ = evictable_.insert(evictable_.end(), inode);
   inode->listed_ = true;
 }
@@ -249,6 +275,9 @@ void InodeTable::Evict() {
     InodeRef victim;
     {
       const std::unique_lock lock(mu_);
+      if (evictable_.size() <= limits_.resident) {
+        return;  // the rest has no name, is in use or is a root: others going would not help
+      }
       // Each round either takes the second chance of one inode or finds the victim, so one pass
       // over the list is enough.
       for (size_t left = evictable_.size() + 1; left > 0 && !evictable_.empty(); --left) {
@@ -261,9 +290,6 @@ void InodeTable::Evict() {
         UnlistLocked(*victim);
         break;
       }
-    }
-    if (victim == nullptr) {
-      return;
     }
     PathFd closing;
     const std::lock_guard lock(ShardOf(*victim));
@@ -279,13 +305,18 @@ FsResult<> InodeTable::LoseName(const InodeRef& inode, uint64_t parent, std::str
   if (inode->parent_ != parent || inode->name_ != name) {
     return {};  // known by another of its names
   }
+  {
+    const std::unique_lock table(mu_);
+    if (nodes_.contains(inode->node) && !PinLocked(*inode)) {
+      return FsError(ENFILE);
+    }
+    UnlistLocked(*inode);
+  }
   if (inode->fd_ == nullptr) {
     inode->fd_ = fd;  // evicted in between
   }
   inode->parent_ = 0;
   inode->name_.clear();
-  const std::unique_lock table(mu_);
-  UnlistLocked(*inode);
   return {};
 }
 
@@ -311,6 +342,7 @@ void InodeTable::Clear() {
   }
   for (auto& [node, inode] : gone) {
     inode->listed_ = false;
+    UnpinLocked(*inode);
   }
 }
 

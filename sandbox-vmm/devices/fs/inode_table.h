@@ -3,8 +3,9 @@
 // Shape:   an inode starts as the name it was found under; when it is used it is opened by its
 //          parent's descriptor and that name, compared with its key, and stays open (resident)
 //          until others need the place. Works on overlayfs too, where file handles do not.
-// Invariants: resident inodes ≤ limit, but for those that cannot be found by name (roots, unlinked)
-//          and those in use right now; a key belongs to one inode at a time; a node id is never
+// Invariants: resident inodes with a name ≤ limit, but for those in use right now; those that cannot
+//          be found by a name (unlinked, O_TMPFILE) ≤ a limit of their own, beside which the roots
+//          of the exports do not count; a key belongs to one inode at a time; a node id is never
 //          used again.
 // Threads: any. Lock order: shard (names, descriptor of an inode) before table.
 // Trust:   node ids are the guest's.
@@ -95,6 +96,7 @@ class Inode {
   std::string name_;
   // Guarded by the table.
   uint64_t lookups_ = 0;
+  bool pinned_ = false;  // counted as nameless
   bool listed_ = false;  // in the table's list of evictable inodes, at:
   std::list<std::shared_ptr<Inode>>::iterator position_;
   std::atomic<bool> referenced_{false};
@@ -105,8 +107,9 @@ using InodeRef = std::shared_ptr<Inode>;
 class InodeTable {
  public:
   struct Limits {
-    size_t inodes = 4 << 20;    // ENFILE beyond
-    size_t resident = 8 << 10;  // descriptors kept
+    size_t inodes = 4 << 20;     // ENFILE beyond
+    size_t resident = 8 << 10;   // descriptors kept of what can be found again by a name
+    size_t nameless = 64 << 10;  // descriptors of what cannot; of all exports (MayTakeOneMore)
   };
 
   explicit InodeTable(Limits limits) : limits_(limits) {}
@@ -128,10 +131,11 @@ class InodeTable {
     // Has no name (O_TMPFILE), or must not be found by it (the root of an export); needs a
     // descriptor.
     bool keep_resident = false;
+    bool nameless = false;  // the former, which the guest can make as many of as it likes
   };
 
   // Counts one lookup of the key: of the inode known by it, which learns its present name, or of a
-  // new one. `fd`, if there is one, is kept as its descriptor. ENFILE at the limit.
+  // new one. `fd`, if there is one, is kept as its descriptor. ENFILE at a limit.
   FsResult<InodeRef> Remember(const Found& found, UniqueFd fd);
 
   // Takes `count` lookups away; the inode goes when none is left. Unknown nodes are ignored.
@@ -141,7 +145,8 @@ class InodeTable {
   FsResult<PathFd> Open(const InodeRef& inode);
 
   // Before the name goes (unlink, rename over): makes it resident for good, as it cannot be found
-  // again by a name. If that call fails, or gives another name, SetName follows.
+  // again by a name. If that call fails, or gives another name, SetName follows. ENFILE at the
+  // limit of such inodes: the name must stay. ESTALE: the name leads elsewhere now.
   FsResult<> LoseName(const InodeRef& inode, uint64_t parent, std::string_view name);
   void SetName(const InodeRef& inode, uint64_t parent, std::string_view name);
 
@@ -176,6 +181,9 @@ class InodeTable {
   void Evict();
   void EraseLocked(const InodeRef& inode);
   void UnlistLocked(Inode& inode);
+  // False at the limit.
+  bool PinLocked(Inode& inode);
+  void UnpinLocked(Inode& inode);
 
   const Limits limits_;
   std::mutex shards_[kShards];
@@ -183,6 +191,7 @@ class InodeTable {
   std::unordered_map<uint64_t, InodeRef> nodes_;
   std::unordered_map<InodeKey, InodeRef, InodeKeyHash> keys_;
   std::list<InodeRef> evictable_;  // oldest first; second chance by Inode::referenced_
+  size_t nameless_ = 0;
   uint64_t next_node_ = kRootNode + 1;
   const std::shared_ptr<std::atomic<size_t>> resident_count_ =
       std::make_shared<std::atomic<size_t>>(0);

@@ -147,6 +147,7 @@ FsResult<size_t> FileServer::TmpFile(FuseCall& call) {
   found.file_type = entry.stat.stx_mode & S_IFMT;
   found.share = parent->share;
   found.keep_resident = true;
+  found.nameless = true;
   UniqueFd path(::open(DescriptorPath(fd.get()).c_str(), O_PATH | O_CLOEXEC));
   if (!path.valid()) {
     return LastErrno();

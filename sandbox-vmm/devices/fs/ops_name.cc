@@ -84,7 +84,10 @@ FsResult<size_t> FileServer::Remove(FuseCall& call, int flags) {
   const InodeRef inode = inodes_.FindKey(KeyOf(stat));
   if (inode != nullptr) {
     // Stale means that the guest's inode is another one than the name's now: nothing to hold.
-    (void)inodes_.LoseName(inode, parent->node, name);
+    const auto held = inodes_.LoseName(inode, parent->node, name);
+    if (!held && held.error().value == ENFILE) {
+      return tl::unexpected(held.error());
+    }
   }
   if (::unlinkat(directory->get(), name, flags) != 0) {
     const auto error = LastErrno();
@@ -136,12 +139,16 @@ FsResult<size_t> FileServer::RenameTo(FuseCall& call, uint64_t new_parent, uint3
     replaced = inodes_.FindKey(KeyOf(*stat));
   }
   // Both lose their names while these change; what still has one gets it back. Two names of one
-  // inode: rename does nothing.
+  // inode: rename does nothing. The one that may lose it for good comes first: it may not be held.
+  if (replaced != nullptr && replaced != moved) {
+    const auto held = inodes_.LoseName(replaced, to->node, to_name);
+    const bool for_good = (flags & (RENAME_EXCHANGE | RENAME_NOREPLACE)) == 0;
+    if (for_good && !held && held.error().value == ENFILE) {
+      return tl::unexpected(held.error());
+    }
+  }
   if (moved != nullptr) {
     (void)inodes_.LoseName(moved, from->node, from_name);
-  }
-  if (replaced != nullptr && replaced != moved) {
-    (void)inodes_.LoseName(replaced, to->node, to_name);
   }
   const bool done =
       ::syscall(SYS_renameat2, from_fd->get(), from_name, to_fd->get(), to_name, flags) == 0;
