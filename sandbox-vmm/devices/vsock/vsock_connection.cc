@@ -51,6 +51,10 @@ bool VsockConnection::finished() const {
 
 bool VsockConnection::OnPacket(const VsockHeader& header, const virtio::Chain& chain,
                                std::vector<iovec>* scratch) {
+  if (state_ == State::kGone && header.operation() != VsockOp::kReset) {
+    // It has said its last: what the host still has to get of it is not dropped for more words.
+    return true;
+  }
   peer_buffer_ = header.buffer_size;
   peer_forwarded_ = header.forwarded;
   switch (header.operation()) {

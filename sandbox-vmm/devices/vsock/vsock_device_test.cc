@@ -242,6 +242,25 @@ TEST_F(VsockDeviceTest, WhatTheGuestSentBeforeItsResetStillReachesASlowHost) {
   EXPECT_TRUE(HostAtEnd(stream.host));
 }
 
+TEST_F(VsockDeviceTest, WhatTheGuestSentBeforeItsEndStillReachesASlowHostWhateverFollows) {
+  guest_.Start();
+  auto stream = guest_.Connect(100);
+  const std::string piece(32 << 10, 'q');
+  auto data = guest_.Reply(stream.request, VsockOp::kData);
+  data.length = static_cast<uint32_t>(piece.size());
+  for (int i = 0; i < 8; ++i) {
+    guest_.Send(data, piece);
+  }
+  auto end = guest_.Reply(stream.request, VsockOp::kShutdown);
+  end.flags = kShutdownBoth;
+  guest_.Send(end);
+  guest_.Send(end);
+  guest_.Send(data, piece);
+  guest_.Send(guest_.Reply(stream.request, VsockOp::kCreditUpdate));
+  EXPECT_EQ(HostRead(stream.host, 256 << 10), std::string(256 << 10, 'q'));
+  EXPECT_TRUE(HostAtEnd(stream.host));
+}
+
 TEST_F(VsockDeviceTest, WithoutReceiveBuffersTheHostWaits) {
   guest_.Start(1);
   auto stream = guest_.Connect(100);
