@@ -224,6 +224,10 @@ void VsockConnection::OnSocket(uint32_t events) {
   }
   if ((events & (EPOLLHUP | EPOLLERR)) != 0) {
     hung_up_ = true;
+    if (state_ == State::kWaiting) {
+      Reset(Error(Code::kUnavailable, "the host gave up before the guest's driver was there"));
+      return;
+    }
     // Nobody will read the end from the socket: it was read before, or the guest wants nothing.
     if (established() && (!host_sends_ || (peer_shutdown_ & kShutdownReceive) != 0)) {
       HostSendsNoMore();

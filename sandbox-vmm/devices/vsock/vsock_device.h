@@ -52,7 +52,8 @@ class VsockDevice final : public virtio::VirtioDevice {
 
   // Opens a stream to `port` in the guest and joins it with `socket`, a connected stream socket
   // that this takes. `connected` runs once,
-  // on the worker: success, UNAVAILABLE (nobody listens, or the device was reset),
+  // on the worker: success, UNAVAILABLE (nobody listens, the device was reset, or the socket's other
+  // end is closed before the driver is up),
   // DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, CANCELLED (device
   // gone). Before the guest's driver is up the request waits for it, without a deadline.
   // INVALID_ARGUMENT at once: no stream socket.

@@ -82,6 +82,21 @@ TEST_F(VsockDeviceTest, RequestWaitsForTheGuestsDriver) {
   EXPECT_EQ(guest_.Expect(VsockOp::kData).data, "early");
 }
 
+TEST_F(VsockDeviceTest, RequestGoesWithItsHostWhileItWaits) {
+  UniqueFd host;
+  auto connected = Connect(100, &host);
+  UniqueFd other_host;
+  auto other = Connect(101, &other_host);
+  host.Reset();
+  EXPECT_EQ(connected.get(), Code::kUnavailable);
+  guest_.Start();
+  const auto request = guest_.Expect(VsockOp::kRequest);
+  EXPECT_EQ(request.header.dst_port, 101U);
+  EXPECT_EQ(guest_.rig().counter("connections"), 1U);
+  guest_.Send(guest_.Reply(request.header, VsockOp::kResponse));
+  EXPECT_EQ(other.get(), Code::kOk);
+}
+
 TEST_F(VsockDeviceTest, RefusedPortIsUnavailable) {
   guest_.Start();
   UniqueFd host;
@@ -353,10 +368,10 @@ TEST_F(VsockDeviceTest, TransportResetIsAnEventAndEndsStreams) {
 
 TEST_F(VsockDeviceTest, DestroyingTheDeviceCancelsWhatWaits) {
   std::promise<Code> done;
+  auto pair = MakeSocketPair(SOCK_STREAM);
+  ASSERT_TRUE(pair);
   {
     VsockGuest guest;
-    auto pair = MakeSocketPair(SOCK_STREAM);
-    ASSERT_TRUE(pair);
     ASSERT_TRUE(guest.device().ConnectStream(7, std::move(pair->second), [&](Result<> r) {
       done.set_value(r ? Code::kOk : r.error().code());
     }));
