@@ -82,6 +82,7 @@ class Machine : private ExitHandler {
   // Puts a virtio device behind PCI on bus 0, in the lowest free slot; also while the guest runs (the guest must then rescan). The slot.
   Result<uint8_t> AttachDevice(std::unique_ptr<virtio::VirtioDevice> device);
 
+  // Once, also when it fails: the guest does not run then, and does not boot again.
   Result<> Boot();
   // When it returns no vCPU runs. Idempotent.
   void Pause();

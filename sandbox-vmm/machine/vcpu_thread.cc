@@ -55,8 +55,13 @@ Result<> VcpuThreads::Start() {
   for (size_t i = 0; i < slots_.size(); ++i) {
     Slot* slot = slots_[i].get();
     const std::string name = fmt::format("vcpu{}", i);
-    WV_TRY(slot->worker,
-           WorkerThread::Start(name, [this, slot, name](const EventFd&) { Body(slot, name); }));
+    auto worker =
+        WorkerThread::Start(name, [this, slot, name](const EventFd&) { Body(slot, name); });
+    if (!worker) {
+      Stop();
+      return tl::unexpected(std::move(worker).error());
+    }
+    slot->worker = *std::move(worker);
   }
   return {};
 }

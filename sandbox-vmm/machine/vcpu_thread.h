@@ -44,6 +44,7 @@ class VcpuThreads {
   VcpuThreads(const VcpuThreads&) = delete;
   VcpuThreads& operator=(const VcpuThreads&) = delete;
 
+  // All or none: after an Error this is stopped.
   Result<> Start();
   // When this returns no vCPU is inside KVM_RUN or inside a device.
   void Pause();

@@ -2,6 +2,7 @@
 #include "machine/vcpu_thread.h"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -73,6 +74,11 @@ class VcpuThreadsTest : public testing::Test {
   }
 
   void Make(uint32_t count, std::initializer_list<unsigned> code) {
+    MakeStopped(count, code);
+    ASSERT_TRUE(threads_->Start().has_value());
+  }
+
+  void MakeStopped(uint32_t count, std::initializer_list<unsigned> code) {
     uint64_t at = kCode;
     for (const unsigned byte : code) {
       ASSERT_TRUE(memory_->Write<uint8_t>(mem::Gpa{at++}, static_cast<uint8_t>(byte)).has_value());
@@ -88,7 +94,22 @@ class VcpuThreadsTest : public testing::Test {
       const std::lock_guard lock(handler_.mu);
       names_.emplace_back(name);
     });
-    ASSERT_TRUE(threads_->Start().has_value());
+  }
+
+  // Start where only `room` more descriptors can be opened; each thread takes one.
+  Result<> StartWithRoomFor(size_t room) {
+    rlimit before{};
+    EXPECT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+    const rlimit low{256, before.rlim_max};
+    EXPECT_EQ(::setrlimit(RLIMIT_NOFILE, &low), 0);
+    std::vector<UniqueFd> taken;
+    while (auto fd = Open("/dev/null", O_RDONLY)) {
+      taken.push_back(*std::move(fd));
+    }
+    taken.resize(taken.size() - room);
+    auto started = threads_->Start();
+    EXPECT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+    return started;
   }
 
   template <typename Condition>
@@ -141,6 +162,20 @@ TEST_F(VcpuThreadsTest, PauseBeforeTheThreadsCameUpHolds) {
   std::this_thread::sleep_for(milliseconds(5));
   EXPECT_EQ(handler_.ports, before);
   threads_->Stop();  // from the paused state
+}
+
+TEST_F(VcpuThreadsTest, StartThatFailsHalfWayLeavesNoneRunning) {
+#ifdef WV_SANITIZED
+  GTEST_SKIP() << "UBSan opens a pipe whenever it meets a new type";
+#endif
+  MakeStopped(2, {0xe6, 0x10, 0xeb, 0xfc});
+  ASSERT_FALSE(StartWithRoomFor(1).has_value());
+  const int before = handler_.ports;
+  std::this_thread::sleep_for(milliseconds(5));
+  EXPECT_EQ(handler_.ports, before);
+  threads_->Pause();  // returns although one of the two never came
+  threads_->Resume();
+  EXPECT_EQ(names_.size(), 1U);
 }
 
 TEST_F(VcpuThreadsTest, FaultOfOneVcpuStopsAllAndIsReportedOnce) {

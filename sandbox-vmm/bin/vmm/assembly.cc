@@ -176,8 +176,9 @@ Result<> Assembly::Boot() {
   if (!machine_ || booted_) {
     return Fail(Code::kFailedPrecondition, "Boot comes once, after Create");
   }
+  WV_TRY_VOID(machine_->Boot());
   booted_ = true;
-  return machine_->Boot();
+  return {};
 }
 
 Result<> Assembly::ConnectVsock(uint32_t port, UniqueFd socket) {

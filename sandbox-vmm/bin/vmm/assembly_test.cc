@@ -4,10 +4,12 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <string>
+#include <vector>
 
 #include "base/unix_socket.h"
 #include "loader/testing/elf_builder.h"
@@ -54,6 +56,27 @@ TEST_F(AssemblyTest, VsockDeviceThatDoesNotFitIsNotTheMachines) {
   const auto connected = assembly_.ConnectVsock(1024, std::move(pair.first));
   ASSERT_FALSE(connected.has_value());
   EXPECT_EQ(connected.error().code(), Code::kFailedPrecondition);
+}
+
+TEST_F(AssemblyTest, MachineThatDidNotBootIsNotRunning) {
+#ifdef WV_SANITIZED
+  GTEST_SKIP() << "UBSan opens a pipe whenever it meets a new type";
+#endif
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit low{256, before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &low), 0);
+  std::vector<UniqueFd> taken;
+  while (auto fd = Open("/dev/null", O_RDONLY)) {
+    taken.push_back(*std::move(fd));
+  }
+  taken.resize(taken.size() - kVcpus - 1);  // for the vCPUs, and for one of their threads
+  const auto booted = assembly_.Boot();
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  ASSERT_FALSE(booted.has_value());
+  EXPECT_EQ(assembly_.Pause().error().code(), Code::kFailedPrecondition);
+  EXPECT_FALSE(assembly_.Boot().has_value());
+  EXPECT_EQ(assembly_.Resume().error().code(), Code::kFailedPrecondition);
 }
 
 }  // namespace
