@@ -79,7 +79,9 @@ void IoApic::EndOfInterrupt(uint8_t vector) {
       continue;
     }
     entry &= ~kRemoteIrr;
-    if (asserted_[pin]) {
+    if ((entry & kMasked) != 0) {
+      PublishLevelPins();  // it was there for this alone
+    } else if (asserted_[pin]) {
       Deliver(pin);
     }
   }
@@ -136,8 +138,11 @@ void IoApic::WriteRegister(uint32_t value) {
 void IoApic::PublishLevelPins() {
   PinMessages messages;
   for (size_t pin = 0; pin < kPins; ++pin) {
-    if ((redirection_[pin] & kLevelTriggered) != 0 && (redirection_[pin] & kMasked) == 0) {
-      messages[pin] = MessageOf(redirection_[pin]);
+    const uint64_t entry = redirection_[pin];
+    // A pin that is masked while in service still has its end of interrupt to come.
+    const bool awaited = (entry & kMasked) == 0 || (entry & kRemoteIrr) != 0;
+    if ((entry & kLevelTriggered) != 0 && awaited) {
+      messages[pin] = MessageOf(entry);
     }
   }
   level_pins_changed_(messages);

@@ -25,7 +25,7 @@ class IoApic : public bus::BusDevice {
 
   using PinMessages = std::array<std::optional<irq::MsiMessage>, kPins>;
   using SendFunction = std::function<void(irq::MsiMessage)>;
-  // Unmasked level-triggered pins, whose end of interrupt must be reported to EndOfInterrupt.
+  // Level-triggered pins, unmasked or in service, whose end of interrupt must be reported to EndOfInterrupt.
   using LevelPinsFunction = std::function<void(const PinMessages&)>;
 
   IoApic(SendFunction send, LevelPinsFunction level_pins_changed);

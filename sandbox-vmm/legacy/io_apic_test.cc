@@ -130,6 +130,19 @@ TEST_F(IoApicTest, UnmaskingAnAssertedLevelPinDelivers) {
   EXPECT_TRUE(level_pins_.empty());
 }
 
+TEST_F(IoApicTest, LevelPinMaskedInServiceStillGetsItsEndOfInterrupt) {
+  SetEntry(7, kLevel | 0x55);
+  apic_.Line(7)->SetLevel(true);
+  SetEntry(7, kLevel | kMasked | 0x55);
+  EXPECT_EQ(level_pins_, std::vector<size_t>{7});
+  apic_.EndOfInterrupt(0x55);
+  EXPECT_EQ(Low(7), kLevel | kMasked | 0x55);
+  EXPECT_TRUE(level_pins_.empty());
+  EXPECT_EQ(sent_.size(), 1U);
+  SetEntry(7, kLevel | 0x55);  // still asserted
+  EXPECT_EQ(sent_.size(), 2U);
+}
+
 TEST_F(IoApicTest, LogicalDestinationIsInTheAddress) {
   SetEntry(4, 0xff00000000000000ULL | 1U << 11U | 0x24);
   apic_.Line(4)->SetLevel(true);
