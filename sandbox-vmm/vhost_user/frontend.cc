@@ -249,7 +249,9 @@ Result<FdRef> Frontend::CallFd(uint16_t index, const virtio::QueueResources& res
   WV_TRY(EventFd relay, EventFd::Create());
   const std::lock_guard lock(mu_);
   epoll_event event{};
-  event.events = EPOLLIN;
+  // One event for each signal, so that it is never read: the back-end shares its file description,
+  // and could make a read wait for ever (by clearing O_NONBLOCK) that we do with the lock held.
+  event.events = EPOLLIN | EPOLLET;
   event.data.u64 = index;
   if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, relay.fd().get(), &event) != 0) {
     return SysError("epoll_ctl(ADD) of a call");
@@ -283,9 +285,7 @@ std::optional<virtio::QueueState> Frontend::StopQueue(uint16_t index) {
   const std::lock_guard lock(mu_);
   if (queue.relay) {
     ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, queue.relay->fd().get(), nullptr);
-    if (queue.relay->Drain() > 0) {
-      queue.interrupt->SignalQueue(index);  // of the last buffers
-    }
+    queue.interrupt->SignalQueue(index);  // maybe of the last buffers
     queue.relay.reset();
   }
   queue.interrupt.reset();
@@ -333,7 +333,7 @@ void Frontend::Watch(const EventFd& stop) {
 void Frontend::Relay(uint16_t index) {
   const std::lock_guard lock(mu_);
   Queue& queue = queues_[index];
-  if (queue.relay && queue.relay->Drain() > 0) {
+  if (queue.relay) {
     queue.interrupt->SignalQueue(index);
   }
 }

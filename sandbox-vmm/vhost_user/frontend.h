@@ -71,7 +71,7 @@ class Frontend final : public virtio::VirtioDevice {
     std::shared_ptr<const mem::GuestMemory> memory;
     virtio::QueueConfig config;
     // When the interrupt has no eventfd: ours, signalled by the back-end and carried on by the
-    // watching thread.
+    // watching thread. Never read, written or waited for but by epoll: its flags are the back-end's.
     std::optional<EventFd> relay;
     std::shared_ptr<virtio::Interrupt> interrupt;
   };

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -182,6 +183,103 @@ TEST_F(FrontendTest, StallingBackEndIsGivenUpInTime) {
   const auto device = Frontend::Create(std::move(pair->first), Options(milliseconds(100)));
   EXPECT_EQ(device.error().code(), Code::kUnavailable);
   EXPECT_LT(Connection::Clock::now() - start, std::chrono::seconds(3));
+}
+
+// A back-end that makes the eventfds it is given blocking, and takes what it has signalled back.
+class ThievingBackend {
+ public:
+  ThievingBackend() {
+    auto pair = MakeSocketPair(SOCK_STREAM);
+    socket = std::move(pair->first);
+    thread_ = std::thread([this, theirs = std::make_shared<Connection>(std::move(pair->second))] {
+      while (Answer(*theirs)) {
+      }
+    });
+  }
+
+  ~ThievingBackend() {
+    socket.Reset();
+    thread_.join();
+  }
+
+  ThievingBackend(const ThievingBackend&) = delete;
+  ThievingBackend& operator=(const ThievingBackend&) = delete;
+
+  // The call eventfd of queue 0, once it is there.
+  FdRef WaitForCall() {
+    for (int i = 0; i < 500 && !has_call_; ++i) {
+      std::this_thread::sleep_for(milliseconds(10));
+    }
+    return has_call_ ? call_ : FdRef(-1);
+  }
+
+  static void Signal(FdRef call) {
+    const uint64_t one = 1;
+    EXPECT_EQ(::write(call.get(), &one, sizeof(one)), ssize_t{sizeof(one)});
+  }
+
+  static void TakeBack(FdRef call) {
+    uint64_t count = 0;
+    const iovec iov{&count, sizeof(count)};
+    static_cast<void>(::preadv2(call.get(), &iov, 1, -1, RWF_NOWAIT));
+  }
+
+  UniqueFd socket;
+
+ private:
+  bool Answer(Connection& connection) {
+    const auto deadline = Connection::Clock::now() + std::chrono::seconds(20);
+    auto message = connection.Receive(deadline);
+    if (!message) {
+      return false;
+    }
+    const auto request = static_cast<Request>(message->header.request);
+    if (request == Request::kSetVringCall && !has_call_) {
+      call_ = std::move(message->fds.at(0));
+      EXPECT_EQ(::fcntl(call_.get(), F_SETFL, 0), 0);
+      has_call_ = true;
+    }
+    if (request == Request::kGetFeatures) {
+      return Send(connection, request, virtio::kVersion1, deadline);
+    }
+    if (request == Request::kGetVringBase) {
+      return Send(connection, request, VringState{message->As<VringState>().index, 0}, deadline);
+    }
+    return true;
+  }
+
+  template <typename T>
+  static bool Send(Connection& connection, Request request, const T& value,
+                   Connection::Clock::time_point deadline) {
+    return connection.Send(request, kFlagReply, std::as_bytes(std::span(&value, 1)), {}, deadline)
+        .has_value();
+  }
+
+  UniqueFd call_;
+  std::atomic<bool> has_call_{false};
+  std::thread thread_;
+};
+
+TEST_F(FrontendTest, BackEndThatTakesItsSignalsBackHoldsNobodyUp) {
+  ThievingBackend backend;
+  auto device = Frontend::Create(std::move(backend.socket), Options(std::chrono::seconds(5)));
+  ASSERT_TRUE(device.has_value()) << device.error().message();
+  FuseGuest guest;
+  ASSERT_TRUE(guest.Start(**device).has_value());
+  const FdRef call = backend.WaitForCall();
+  ASSERT_TRUE(call.valid());
+  // Each signal that is not taken back arrives, the first as well as those after it.
+  for (int i = 0; i < 3; ++i) {
+    const uint64_t seen = guest.interrupt().queue_signals(0);
+    ThievingBackend::Signal(call);
+    EXPECT_TRUE(guest.interrupt().WaitQueue(0, seen));
+  }
+  for (int i = 0; i < 5000; ++i) {
+    ThievingBackend::Signal(call);
+    ThievingBackend::TakeBack(call);
+  }
+  EXPECT_TRUE((*device)->StopQueue(0).has_value());
+  EXPECT_TRUE((*device)->StopQueue(1).has_value());
 }
 
 // A back-end that answers GET_FEATURES with these bytes.

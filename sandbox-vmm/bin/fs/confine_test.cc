@@ -162,6 +162,7 @@ TEST_F(FilterTest, WhatNeedsNoCallEndsTheProcessWithAReport) {
       [] { ::syscall(SYS_mmap, nullptr, 4096, 7, 0x22, -1, 0); },
       [] { ::syscall(SYS_mprotect, nullptr, 4096, 4); },
       [] { ::syscall(SYS_connect, 3, nullptr, 0); },
+      [] { ::fcntl(0, F_SETFL, 0); },
   };
   for (const auto& call : calls) {
     const int status = Forbidden(call);

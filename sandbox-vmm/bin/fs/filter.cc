@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <fcntl.h>
 #include <seccomp.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -29,7 +30,6 @@ constexpr std::array kAllowed = {
     SCMP_SYS(truncate), SCMP_SYS(ftruncate), SCMP_SYS(utimensat), SCMP_SYS(fallocate),
     SCMP_SYS(copy_file_range), SCMP_SYS(fsync), SCMP_SYS(fdatasync), SCMP_SYS(syncfs),
     SCMP_SYS(setxattr), SCMP_SYS(getxattr), SCMP_SYS(listxattr), SCMP_SYS(removexattr),
-    SCMP_SYS(fcntl),
     // data
     SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(pread64),
     SCMP_SYS(pwrite64), SCMP_SYS(preadv), SCMP_SYS(pwritev), SCMP_SYS(preadv2), SCMP_SYS(pwritev2),
@@ -90,6 +90,12 @@ Result<> InstallFilter() {
       {.arg = 2, .op = SCMP_CMP_MASKED_EQ, .datum_a = PROT_EXEC, .datum_b = 0}};
   WV_TRY_VOID(Add(context, SCMP_ACT_ALLOW, SCMP_SYS(mmap), not_executable));
   WV_TRY_VOID(Add(context, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), not_executable));
+  // Not F_SETFL: eventfds are shared with the VMM, flags and all.
+  for (const int command : {F_DUPFD_CLOEXEC, F_GETFL}) {
+    const scmp_arg_cmp only[] = {
+        {.arg = 1, .op = SCMP_CMP_EQ, .datum_a = static_cast<uint64_t>(command), .datum_b = 0}};
+    WV_TRY_VOID(Add(context, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), only));
+  }
   // The name of a thread, in the report of a violation; names of mappings (newer allocators).
   for (const int option : {PR_GET_NAME, PR_SET_NAME, PR_SET_VMA}) {
     const scmp_arg_cmp only[] = {

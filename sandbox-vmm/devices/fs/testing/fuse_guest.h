@@ -86,6 +86,8 @@ class FuseGuest {
 
   virtio::testing::GuestRam& ram() { return ram_; }
 
+  const virtio::testing::FakeInterrupt& interrupt() const { return *interrupt_; }
+
  private:
   // A back-end may signal without a reason: QEMU's does when it gets the eventfd.
   std::optional<virtio::testing::Used> AwaitUsed(uint64_t seen) {
