@@ -154,7 +154,7 @@ Result<Json> MakeProcess(const RunOptions& options, const Image& image) {
       {"env", MakeEnv(options, image)},
       {"cwd", cwd},
       {"capabilities", capabilities},
-      {"noNewPrivileges", !options.privileged},
+      {"noNewPrivileges", true},
       {"rlimits", Json::array({{{"type", "RLIMIT_NOFILE"}, {"hard", 1024}, {"soft", 1024}}})}};
 }
 

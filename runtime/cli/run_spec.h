@@ -25,7 +25,6 @@ struct RunOptions {
   bool tty = false;
   bool interactive = false;
   bool read_only = false;
-  bool privileged = false;
   std::string timeline;     // file for the start's timeline; empty: none
   std::string config_file;  // instead of /etc/wyvern/wyvern.yaml
 };
