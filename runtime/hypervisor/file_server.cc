@@ -5,6 +5,7 @@
 
 #include "base/cleanup.h"
 #include "base/unix_socket.h"
+#include "hypervisor/command_lines.h"
 #include "storage/exports.h"
 
 namespace wyvern::runtime {
@@ -20,8 +21,7 @@ Result<std::pair<std::unique_ptr<FileServerProcess>, UniqueFd>> FileServerProces
   WV_TRY(SocketPair vhost, MakeSocketPair(SOCK_STREAM));
   WV_TRY(SocketPair control, MakeSocketPair(SOCK_SEQPACKET));
   SpawnOptions spawn;
-  spawn.argv = {options.fs_binary, "--tag", options.share_tag, "--queues",
-                fmt::format("{}", options.share_queues)};
+  spawn.argv = FileServerArguments(options);
   spawn.fds = {{2, FdRef(2)}, {kVhostUserFd, vhost.first}, {kControlFd, control.second}};
   spawn.new_process_group = true;
   WV_TRY_CONTEXT(Subprocess process, Subprocess::Spawn(spawn), "starting the file server");

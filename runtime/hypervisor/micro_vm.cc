@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/unix_socket.h"
 #include "base/worker_thread.h"
+#include "hypervisor/command_lines.h"
 #include "hypervisor/file_server.h"
 #include "hypervisor/machine.h"
 #include "hypervisor/vmm_client.h"
@@ -25,16 +26,6 @@ namespace {
 
 constexpr int kGrpcFd = 3;
 constexpr int kDonationFd = 4;
-
-// What the guest is told; what the VMM adds itself (console, panic) comes before it. oops=panic: an imported kernel would limp on.
-// lastbus=0: ACPI names the one host bridge, and the search for others on x86 is 448 port accesses; elsewhere the kernel does not
-// know the option.
-std::string CommandLine(const MachineOptions& options) {
-  std::string line =
-      "console=ttyS0 quiet panic=1 oops=panic pci=lastbus=0 root=/dev/pmem0 rootfstype=erofs "
-      "rootflags=dax=always ro init=/sbin/wyvern-agent";
-  return options.extra_cmdline.empty() ? line : line + " " + options.extra_cmdline;
-}
 
 void WaitForExit(const Subprocess& process, std::chrono::milliseconds limit) {
   pollfd wait = {process.pid_fd().fd().get(), POLLIN, 0};
@@ -88,7 +79,7 @@ Result<> MicroVm::SpawnVmm(const SpawnHook& spawned) {
   WV_TRY(SocketPair grpc, MakeSocketPair(SOCK_STREAM));
   WV_TRY(SocketPair donation, MakeSocketPair(SOCK_SEQPACKET));
   SpawnOptions spawn;
-  spawn.argv = {options_.vmm_binary, "--id", options_.id};
+  spawn.argv = VmmArguments(options_);
   spawn.fds = {{2, FdRef(2)}, {kGrpcFd, grpc.second}, {kDonationFd, donation.second}};
   spawn.new_process_group = true;
   auto process = Subprocess::Spawn(spawn);
@@ -155,7 +146,7 @@ Result<> MicroVm::Configure() {
   vm.kernel = kernel;
   vm.initrd = initrd;
   vm.console = console_;
-  vm.cmdline = CommandLine(options_);
+  vm.cmdline = KernelCommandLine(options_);
   WV_TRY_VOID_CONTEXT(client_->Create(vm), "machine with the guest kernel " + options_.kernel);
   kvm_device_.Reset();
   WV_TRY_VOID(client_->AttachPmem("root", image));
