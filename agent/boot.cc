@@ -18,8 +18,6 @@
 #include <csignal>
 #include <cstring>
 
-#include "base/log.h"
-
 namespace wyvern::agent {
 namespace {
 
@@ -160,6 +158,12 @@ std::map<std::string, std::string> ParseKernelCommandLine(const std::string& tex
   return words;
 }
 
+LogLevel LogLevelFrom(const std::map<std::string, std::string>& words) {
+  const auto found = words.find("wyvern.log");
+  return found == words.end() ? LogLevel::kInfo
+                              : ParseLogLevel(found->second).value_or(LogLevel::kInfo);
+}
+
 Result<UniqueFd> ListenVsock(uint32_t port) {
   UniqueFd fd(socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!fd.valid()) {
@@ -186,9 +190,7 @@ Result<> SetUpMachine() {
   OpenConsole();
   RaiseLimits();
   const auto cmdline = ParseKernelCommandLine(ReadFile("/proc/cmdline").value_or(""));
-  if (const auto level = cmdline.find("wyvern.log"); level != cmdline.end()) {
-    SetLogLevel(level->second == "debug" ? LogLevel::kDebug : LogLevel::kInfo);
-  }
+  SetLogLevel(LogLevelFrom(cmdline));
   ProtectRoot(cmdline);
   // Off by default on a small machine; who asks for huge pages gets them.
   (void)WriteFile("/sys/kernel/mm/transparent_hugepage/enabled", "madvise");

@@ -8,11 +8,15 @@
 #include <string>
 
 #include "base/fd.h"
+#include "base/log.h"
 
 namespace wyvern::agent {
 
 // "a=b c \"d=e f\"": the kernel's command line; a word without '=' has an empty value.
 std::map<std::string, std::string> ParseKernelCommandLine(const std::string& text);
+
+// Of the word wyvern.log=debug|info|warn|error; info without it, and with what is no level.
+LogLevel LogLevelFrom(const std::map<std::string, std::string>& words);
 
 // A listening vsock socket; ports below 1024 belong to root.
 Result<UniqueFd> ListenVsock(uint32_t port);

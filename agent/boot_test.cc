@@ -23,5 +23,14 @@ TEST(KernelCommandLineTest, NothingAndUnbalancedQuotes) {
   EXPECT_EQ(ParseKernelCommandLine("a=\"b c").at("a"), "b c");
 }
 
+TEST(KernelCommandLineTest, LogLevelIsItsWordOrInfo) {
+  EXPECT_EQ(LogLevelFrom(ParseKernelCommandLine("quiet wyvern.log=error")), LogLevel::kError);
+  EXPECT_EQ(LogLevelFrom(ParseKernelCommandLine("wyvern.log=info wyvern.log=debug")),
+            LogLevel::kDebug);
+  for (const char* line : {"", "wyvern.log", "wyvern.log=", "wyvern.log=loud"}) {
+    EXPECT_EQ(LogLevelFrom(ParseKernelCommandLine(line)), LogLevel::kInfo) << line;
+  }
+}
+
 }  // namespace
 }  // namespace wyvern::agent

@@ -166,7 +166,9 @@ Result<> EarlyBoot() {
   WV_TRY_VOID(MountAt("devtmpfs", "/dev"));
   WV_TRY_VOID(MountAt("proc", "/proc"));
   WV_TRY(const std::string cmdline, ReadFile("/proc/cmdline"));
-  WV_TRY(const RootMount root, RootFromCommandLine(ParseKernelCommandLine(cmdline)));
+  const auto words = ParseKernelCommandLine(cmdline);
+  SetLogLevel(LogLevelFrom(words));
+  WV_TRY(const RootMount root, RootFromCommandLine(words));
   WV_TRY_VOID(LoadModules());
   WV_TRY_VOID(MountRoot(root));
   return SwitchRoot(root.init);

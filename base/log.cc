@@ -19,6 +19,9 @@ std::string& Component() {
 
 std::atomic<LogLevel> g_level{LogLevel::kInfo};
 
+// By LogLevel.
+constexpr std::array<std::string_view, 4> kLevelNames = {"debug", "info", "warn", "error"};
+
 int64_t NowMs() {
   return std::chrono::duration_cast<std::chrono::milliseconds>(
              std::chrono::steady_clock::now().time_since_epoch())
@@ -48,6 +51,18 @@ void SetLogLevel(LogLevel level) {
 
 LogLevel GetLogLevel() {
   return g_level.load(std::memory_order_relaxed);
+}
+
+std::optional<LogLevel> ParseLogLevel(std::string_view name) {
+  const auto* const found = std::ranges::find(kLevelNames, name);
+  if (found == kLevelNames.end()) {
+    return std::nullopt;
+  }
+  return static_cast<LogLevel>(found - kLevelNames.begin());
+}
+
+std::string_view LogLevelName(LogLevel level) {
+  return kLevelNames[static_cast<size_t>(level)];
 }
 
 void LogLine(LogLevel level, std::string_view text) {

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -20,6 +21,9 @@ enum class LogLevel : uint8_t { kDebug = 0, kInfo = 1, kWarn = 2, kError = 3 };
 void SetLogComponent(std::string component);
 void SetLogLevel(LogLevel level);
 LogLevel GetLogLevel();
+// "debug", "info", "warn", "error"; nothing else is a level.
+std::optional<LogLevel> ParseLogLevel(std::string_view name);
+std::string_view LogLevelName(LogLevel level);
 // Writes one line with a single write(2) to fd 2; never blocks on a full non-blocking pipe (the
 // line is dropped).
 void LogLine(LogLevel level, std::string_view text);
@@ -60,7 +64,8 @@ class LogLimiter {
   do {                                                                                 \
     static ::wyvern::LogLimiter wv_limiter;                                            \
     uint64_t wv_suppressed = 0;                                                        \
-    if (wv_limiter.Allow(&wv_suppressed)) {                                            \
+    if (::wyvern::LogLevel::kWarn >= ::wyvern::GetLogLevel() &&                        \
+        wv_limiter.Allow(&wv_suppressed)) {                                            \
       ::wyvern::LogLine(::wyvern::LogLevel::kWarn, ::fmt::format(__VA_ARGS__));        \
       if (wv_suppressed > 0) {                                                         \
         ::wyvern::LogLine(::wyvern::LogLevel::kWarn,                                   \

@@ -14,6 +14,28 @@ TEST(LogTest, ControlCharactersCannotForgeALine) {
   EXPECT_NE(line.find("\\x1b"), std::string::npos);
 }
 
+TEST(LogTest, LevelsHaveNames) {
+  for (const auto level : {LogLevel::kDebug, LogLevel::kInfo, LogLevel::kWarn, LogLevel::kError}) {
+    EXPECT_EQ(ParseLogLevel(LogLevelName(level)), level);
+  }
+  EXPECT_EQ(LogLevelName(LogLevel::kWarn), "warn");
+  for (const char* name : {"", "loud", "INFO", "info ", "0"}) {
+    EXPECT_FALSE(ParseLogLevel(name).has_value()) << name;
+  }
+}
+
+TEST(LogTest, WhatIsBelowTheLevelIsNotSaid) {
+  SetLogLevel(LogLevel::kError);
+  testing::internal::CaptureStderr();
+  WV_WARN("a warning");
+  WV_WARN_LIMITED("a warning");
+  WV_ERROR("an error");
+  const std::string lines = testing::internal::GetCapturedStderr();
+  SetLogLevel(LogLevel::kInfo);
+  EXPECT_EQ(lines.find("a warning"), std::string::npos) << lines;
+  EXPECT_NE(lines.find("an error"), std::string::npos) << lines;
+}
+
 TEST(LogTest, LimiterPassesTheBurstAndCountsTheRest) {
   LogLimiter limiter(2, std::chrono::hours(1));
   uint64_t suppressed = 0;

@@ -233,6 +233,7 @@ Result<int> Run(const RunOptions& options) {
   }
   WV_TRY(sources.options_body, ConfigBody(options));
   WV_TRY(auto config, runtime::LoadConfig(sources));
+  SetLogLevel(config->log.level);
   WV_TRY(const Image image, OpenImage(options.source, kStore));
   WV_TRY(const std::string spec, MakeRunSpec(options, image));
 

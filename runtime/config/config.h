@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/log.h"
 
 namespace wyvern::runtime {
 
@@ -45,7 +46,7 @@ struct Config {
   } paths;
 
   struct Log {
-    std::string level;
+    LogLevel level = LogLevel::kInfo;
   } log;
 
   struct Timeouts {

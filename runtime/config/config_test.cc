@@ -101,9 +101,10 @@ TEST_F(ConfigTest, LaterSourcesWinAndOriginsSaySo) {
   ASSERT_TRUE(config.has_value()) << config.error().message();
   EXPECT_EQ((*config)->sandbox.vcpus, 5U);
   EXPECT_EQ((*config)->sandbox.memory, 1ULL << 30U);
-  EXPECT_EQ((*config)->log.level, "debug");
+  EXPECT_EQ((*config)->log.level, LogLevel::kDebug);
   const std::string yaml = EffectiveYaml(**config);
   EXPECT_THAT(yaml, HasSubstr("vcpus: 5  # annotation io.wyvern.vcpus"));
+  EXPECT_THAT(yaml, HasSubstr("level: debug  # " + sources_.file + ":5"));
   EXPECT_THAT(yaml, HasSubstr("memory: 1GiB  # " + dir_ + "/options.yaml:2"));
   EXPECT_THAT(yaml, HasSubstr("state_dir: \"/run/wyvern\"  # built-in"));
 }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <optional>
 #include <utility>
 
 #include "base/check.h"
@@ -178,17 +179,22 @@ Key Path(std::string_view name, std::string_view fallback, std::string_view doc,
 }
 
 Key Level(std::string_view name, std::string_view fallback, std::string_view doc,
-          const Ref<std::string>& ref) {
-  Key key = Text(name, fallback, doc, ref);
-  key.set = [set = key.set](Config& config, const RawValue& raw) -> Result<> {
-    static constexpr std::array<std::string_view, 4> kLevels = {"debug", "info", "warn", "error"};
-    if (std::ranges::find(kLevels, raw.text) == kLevels.end()) {
-      return Fail(Code::kInvalidArgument, "must be debug, info, warn or error");
-    }
-    return set(config, raw);
-  };
-  key.get = [ref](const Config& config) { return ref(const_cast<Config&>(config)); };
-  return key;
+          const Ref<LogLevel>& ref) {
+  return {name,
+          fallback,
+          doc,
+          false,
+          [=](Config& config, const RawValue& raw) -> Result<> {
+            const std::optional<LogLevel> level = ParseLogLevel(raw.text);
+            if (!level.has_value()) {
+              return Fail(Code::kInvalidArgument, "must be debug, info, warn or error");
+            }
+            ref(config) = *level;
+            return {};
+          },
+          [=](const Config& config) {
+            return std::string(LogLevelName(ref(const_cast<Config&>(config))));
+          }};
 }
 
 Key Flag(std::string_view name, std::string_view fallback, std::string_view doc,
@@ -296,8 +302,10 @@ std::vector<Key> MakeHostKeys() {
            [](Config& c) -> std::string& { return c.paths.anchor; }),
       Path("paths.guests", "/var/lib/wyvern/guests", "Where `wyvern guest import` puts guests.",
            [](Config& c) -> std::string& { return c.paths.guests; }),
-      Level("log.level", "info", "debug, info, warn or error.",
-            [](Config& c) -> std::string& { return c.log.level; }),
+      Level("log.level", "info",
+            "What the shim, `wyvern run`, VMM, file server and agent log: debug, info, warn or "
+            "error. With containerd in debug mode the shim\nlogs everything.",
+            [](Config& c) -> LogLevel& { return c.log.level; }),
       Duration("timeouts.boot", "60s",
                "From the start of the VMM until the agent in the guest answers.",
                [](Config& c) -> Ms& { return c.timeouts.boot; }),

@@ -8,19 +8,26 @@ namespace wyvern::runtime {
 // accesses; elsewhere the kernel does not know the option. rootwait=10: libnvdimm may register the root after the kernel looks for it
 // the first time; with it there the word costs nothing, without it the guest panics after these seconds instead of waiting for ever.
 std::string KernelCommandLine(const MachineOptions& options) {
-  std::string line =
+  std::string line = fmt::format(
       "console=ttyS0 quiet panic=1 oops=panic pci=lastbus=0 root=/dev/pmem0 rootfstype=erofs "
-      "rootflags=dax=always ro rootwait=10 init=/sbin/wyvern-agent";
+      "rootflags=dax=always ro rootwait=10 init=/sbin/wyvern-agent wyvern.log={}",
+      LogLevelName(options.log_level));
   return options.extra_cmdline.empty() ? line : line + " " + options.extra_cmdline;
 }
 
 std::vector<std::string> VmmArguments(const MachineOptions& options) {
-  return {options.vmm_binary, "--id", options.id};
+  return {options.vmm_binary, "--id", options.id, "--log-level",
+          std::string(LogLevelName(options.log_level))};
 }
 
 std::vector<std::string> FileServerArguments(const MachineOptions& options) {
-  return {options.fs_binary, "--tag", options.share_tag, "--queues",
-          fmt::format("{}", options.share_queues)};
+  return {options.fs_binary,
+          "--tag",
+          options.share_tag,
+          "--queues",
+          fmt::format("{}", options.share_queues),
+          "--log-level",
+          std::string(LogLevelName(options.log_level))};
 }
 
 }  // namespace wyvern::runtime

@@ -9,16 +9,16 @@ using testing::ElementsAre;
 
 constexpr char kWords[] =
     "console=ttyS0 quiet panic=1 oops=panic pci=lastbus=0 root=/dev/pmem0 rootfstype=erofs "
-    "rootflags=dax=always ro rootwait=10 init=/sbin/wyvern-agent";
+    "rootflags=dax=always ro rootwait=10 init=/sbin/wyvern-agent wyvern.log=";
 
 TEST(CommandLinesTest, KernelIsToldWhereItsRootIsAndToWaitForIt) {
-  EXPECT_EQ(KernelCommandLine({}), kWords);
+  EXPECT_EQ(KernelCommandLine({}), std::string(kWords) + "info");
 }
 
 TEST(CommandLinesTest, WordsOfTheConfigurationComeLast) {
   MachineOptions options;
-  options.extra_cmdline = "rootwait=1 debug";
-  EXPECT_EQ(KernelCommandLine(options), std::string(kWords) + " rootwait=1 debug");
+  options.extra_cmdline = "rootwait=1 wyvern.log=debug";
+  EXPECT_EQ(KernelCommandLine(options), std::string(kWords) + "info rootwait=1 wyvern.log=debug");
 }
 
 TEST(CommandLinesTest, ProcessesAreToldNoPathOfTheHost) {
@@ -28,8 +28,17 @@ TEST(CommandLinesTest, ProcessesAreToldNoPathOfTheHost) {
   options.fs_binary = "/fs";
   options.share_queues = 2;
   options.image = "/image";
-  EXPECT_THAT(VmmArguments(options), ElementsAre("/vmm", "--id", "box"));
-  EXPECT_THAT(FileServerArguments(options), ElementsAre("/fs", "--tag", "wyvern", "--queues", "2"));
+  EXPECT_THAT(VmmArguments(options), ElementsAre("/vmm", "--id", "box", "--log-level", "info"));
+  EXPECT_THAT(FileServerArguments(options),
+              ElementsAre("/fs", "--tag", "wyvern", "--queues", "2", "--log-level", "info"));
+}
+
+TEST(CommandLinesTest, LogLevelGoesToAllThree) {
+  MachineOptions options;
+  options.log_level = LogLevel::kError;
+  EXPECT_EQ(KernelCommandLine(options), std::string(kWords) + "error");
+  EXPECT_EQ(VmmArguments(options).back(), "error");
+  EXPECT_EQ(FileServerArguments(options).back(), "error");
 }
 
 }  // namespace

@@ -16,6 +16,7 @@
 #include "api/console_ring.h"
 #include "base/event_fd.h"
 #include "base/fd.h"
+#include "base/log.h"
 
 namespace wyvern::runtime {
 
@@ -29,7 +30,7 @@ struct MachineOptions {
   uint32_t guest_cid = 3;
   uint32_t share_queues = 1;
   std::string share_tag = "wyvern";
-  std::string log_level = "info";
+  LogLevel log_level = LogLevel::kInfo;  // of VMM, file server and agent
   std::chrono::milliseconds call_timeout{30000};
 };
 

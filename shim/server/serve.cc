@@ -163,6 +163,12 @@ void ServerProcess::Run() {
 
 }  // namespace
 
+void UseLogLevel(LogLevel configured) {
+  if (GetLogLevel() != LogLevel::kDebug) {
+    SetLogLevel(configured);
+  }
+}
+
 Result<> Serve(const Args& args, const RuntimeHooks& hooks) {
   signal(SIGPIPE, SIG_IGN);
   SetLogComponent("shim");

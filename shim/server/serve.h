@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "base/log.h"
 #include "bootstrap/args.h"
 #include "sandbox/sandbox.h"
 #include "task/service.h"
@@ -23,6 +24,9 @@ struct RuntimeHooks {
   // A server that has neither a connection nor a container then ends: the `start` that made it was killed before it could tell its address.
   std::chrono::milliseconds connect_patience{60000};
 };
+
+// The configuration's, unless containerd's -debug asked for everything.
+void UseLogLevel(LogLevel configured);
 
 // Serves on the descriptors that `start` gave us until the sandbox is shut down, then ends the process. Returns only what failed before that.
 Result<> Serve(const Args& args, const RuntimeHooks& hooks);

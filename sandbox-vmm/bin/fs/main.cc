@@ -33,6 +33,7 @@ constexpr const char* kUsage =
     "  --cache-ms N           how long the guest may trust what it knows of DIR (1000)\n"
     "  --socket-path PATH     listen there for one front-end; else fd 3 is its connected socket\n"
     "  --listen-fd N          accept one front-end on this listening socket\n"
+    "  --log-level LEVEL      debug, info, warn or error (info)\n"
     "  --version, --help\n"
     "example, for QEMU:\n"
     "  wyvern-fs --shared-dir /srv/data --socket-path /run/fs.sock\n";
@@ -41,6 +42,7 @@ struct Arguments {
   wyvern::fs_process::ServeOptions serve;
   std::string socket_path;
   unsigned listen_fd = 0;
+  wyvern::LogLevel log_level = wyvern::LogLevel::kInfo;
 };
 
 bool ParseNumber(std::string_view text, unsigned least, unsigned most, unsigned* out) {
@@ -74,6 +76,11 @@ bool ParseOption(std::string_view name, const char* value, Arguments* arguments)
   if (name == "--listen-fd") {
     return ParseNumber(value, 3, 1024, &arguments->listen_fd);
   }
+  if (name == "--log-level") {
+    const auto level = wyvern::ParseLogLevel(value);
+    arguments->log_level = level.value_or(wyvern::LogLevel::kInfo);
+    return level.has_value();
+  }
   return false;
 }
 
@@ -84,8 +91,10 @@ bool ParseArguments(int argc, char** argv, Arguments* arguments) {
       arguments->serve.read_only = true;
       continue;
     }
-    if (i + 1 >= argc || !ParseOption(name, argv[++i], arguments)) {
-      fmt::print(stderr, "wyvern-fs: bad option or value: {}\n", name);
+    const char* value = i + 1 < argc ? argv[++i] : nullptr;
+    if (value == nullptr || !ParseOption(name, value, arguments)) {
+      fmt::print(stderr, "wyvern-fs: bad option or value: {} {}\n", name,
+                 value == nullptr ? "" : value);
       return false;
     }
   }
@@ -139,6 +148,7 @@ int main(int argc, char** argv) {
     return 2;
   }
   wyvern::SetLogComponent("fs");
+  wyvern::SetLogLevel(arguments.log_level);
   signal(SIGPIPE, SIG_IGN);
   // Few arenas: the process has a handful of threads and should be small.
   mallopt(M_ARENA_MAX, 2);  // NOLINT(concurrency-mt-unsafe): before there are threads

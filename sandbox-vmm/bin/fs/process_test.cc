@@ -107,5 +107,15 @@ TEST_F(ProcessTest, ServesAndEndsWithItsFrontEnd) {
   process_.reset();
 }
 
+TEST(ArgumentsTest, WrongLogLevelIsNamed) {
+  const auto output =
+      RunCommand({.argv = {WV_FS, "--log-level", "loud"}, .env = {}, .fds = {}, .cwd = ""}, 10000);
+  ASSERT_TRUE(output.has_value()) << output.error().message();
+  EXPECT_EQ(output->status.AsShell(), 2);
+  EXPECT_NE(output->err.find("bad option or value: --log-level loud\n"), std::string::npos)
+      << output->err;
+  EXPECT_NE(output->err.find("debug, info, warn or error"), std::string::npos) << output->err;
+}
+
 }  // namespace
 }  // namespace wyvern::fs_process

@@ -1,10 +1,11 @@
 // wyvern-vmm — one sandbox's virtual machine monitor. Started by the runtime: fd 3 is the gRPC socket, fd 4 the donation socket, fd 2
 // the log. Not for people: `wyvern run` is.
+#include <fmt/format.h>
 #include <signal.h>
 #include <unistd.h>
 
 #include <cstdio>
-#include <optional>
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -20,18 +21,39 @@ constexpr int kDonationFd = 4;
 // Above what distributions, systemd (dynamic users end at 65519, containers at 1879048191) and newuidmap hand out; pids have 22 bits.
 constexpr uid_t kUidBase = 0x70000000;
 constexpr const char* kUsage =
-    "usage: wyvern-vmm [--id ID] (started by the Wyvern runtime, with its sockets at fds 3 and "
-    "4)\n";
+    "usage: wyvern-vmm [--id ID] [--log-level debug|info|warn|error] (started by the Wyvern "
+    "runtime, "
+    "with its sockets at fds 3 and 4)\n";
 
-// The sandbox's id for the log, or empty; nothing: wrong usage.
-std::optional<std::string> ParseId(int argc, char** argv) {
-  if (argc == 1) {
-    return std::string();
+struct Arguments {
+  std::string id;
+  wyvern::LogLevel log_level = wyvern::LogLevel::kInfo;
+};
+
+bool ParseLevel(std::string_view text, wyvern::LogLevel* out) {
+  const auto level = wyvern::ParseLogLevel(text);
+  if (!level) {
+    fmt::print(stderr, "wyvern-vmm: --log-level: \"{}\" is not debug, info, warn or error\n", text);
+    return false;
   }
-  if (argc == 3 && std::string_view(argv[1]) == "--id") {
-    return std::string(argv[2]);
+  *out = *level;
+  return true;
+}
+
+bool ParseArguments(int argc, char** argv, Arguments* arguments) {
+  for (int i = 1; i + 1 < argc; i += 2) {
+    const std::string_view name = argv[i];
+    if (name == "--id") {
+      arguments->id = argv[i + 1];
+    } else if (name == "--log-level") {
+      if (!ParseLevel(argv[i + 1], &arguments->log_level)) {
+        return false;
+      }
+    } else {
+      return false;
+    }
   }
-  return std::nullopt;
+  return argc % 2 == 1;
 }
 
 }  // namespace
@@ -41,12 +63,13 @@ int main(int argc, char** argv) {
     printf("wyvern-vmm %s\n", wyvern::vmm::kVersion);
     return 0;
   }
-  const std::optional<std::string> id = ParseId(argc, argv);
-  if (!id) {
+  Arguments arguments;
+  if (!ParseArguments(argc, argv, &arguments)) {
     fputs(kUsage, stderr);
     return 2;
   }
-  wyvern::SetLogComponent(id->empty() ? "vmm" : "vmm " + id->substr(0, 24));
+  wyvern::SetLogComponent(arguments.id.empty() ? "vmm" : "vmm " + arguments.id.substr(0, 24));
+  wyvern::SetLogLevel(arguments.log_level);
   // One uid per living VMM on the host, since pids are: two sandboxes can neither signal nor trace each other.
   const uid_t uid = kUidBase + static_cast<uid_t>(getpid());
   signal(SIGPIPE, SIG_IGN);
