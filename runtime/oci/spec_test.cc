@@ -181,6 +181,19 @@ TEST(SpecTest, MountsThatOnlyTheHostCanMakeAreRefused) {
   EXPECT_THAT(ParseError(json), HasSubstr("mounts[0].uidMappings: refused"));
   json["mounts"] = Json::parse(R"([{"destination":"/x","type":"bind"}])");
   EXPECT_THAT(TranslateError(json), HasSubstr("mounts[0].source: missing"));
+  json["mounts"] = Json::parse(
+      R"([{"destination":"/x","type":"bind","source":"/a","options":["rbind","ridmap"]}])");
+  EXPECT_THAT(TranslateError(json), HasSubstr("mounts[0].options: ridmap: id-mapped mounts"));
+}
+
+TEST(SpecTest, OtherNamesOfBindAndCgroupPass) {
+  Json json = Minimal();
+  json["mounts"] = Json::parse(R"([
+    {"destination":"/a","type":"rbind","source":"/srv/x"},
+    {"destination":"/sys/fs/cgroup","type":"cgroup2","source":"cgroup2"}])");
+  const Json mounts = Guest(json)["mounts"];
+  EXPECT_EQ(mounts[0]["type"], "bind");
+  EXPECT_EQ(mounts[1]["type"], "cgroup2");
 }
 
 TEST(SpecTest, NamespacesLoseTheirPathsAndNetworkGoes) {
@@ -225,6 +238,27 @@ TEST(SpecTest, HostDevicesAreRefusedUnlessEverythingIsAllowed) {
   json["linux"]["resources"]["devices"] = Json::parse(R"([{"allow":true,"access":"rwm"}])");
   EXPECT_EQ(Guest(json)["linux"]["devices"].size(), 1U);
   EXPECT_THAT(NotesOf(json), Contains(HasSubstr("linux.devices: 1 devices of the host ignored")));
+}
+
+TEST(SpecTest, FifosAreNoDevicesOfTheHost) {
+  Json json = Minimal();
+  json["linux"]["devices"] = Json::parse(R"([{"path":"/dev/fifo","type":"p","fileMode":438}])");
+  EXPECT_EQ(Guest(json)["linux"]["devices"], json["linux"]["devices"]);
+}
+
+TEST(SpecTest, WhatTheGuestsCrunDoesNotKnowIsLeftOutWithANote) {
+  Json json = Minimal();
+  json["process"]["scheduler"] = {{"policy", "SCHED_FIFO"}, {"priority", 1}};
+  json["process"]["ioPriority"] = {{"class", "IOPRIO_CLASS_IDLE"}, {"priority", 0}};
+  json["linux"]["timeOffsets"] = {{"boottime", {{"secs", 1}, {"nanosecs", 0}}}};
+  const std::vector<std::string> notes = NotesOf(json);
+  for (const char* field : {"process.scheduler", "process.ioPriority", "linux.timeOffsets"}) {
+    EXPECT_THAT(notes, Contains(HasSubstr(std::string(field) + ": ignored: crun 1.8")));
+  }
+  const Json guest = Guest(json);
+  EXPECT_FALSE(guest["process"].contains("scheduler"));
+  EXPECT_FALSE(guest["process"].contains("ioPriority"));
+  EXPECT_FALSE(guest["linux"].contains("timeOffsets"));
 }
 
 TEST(SpecTest, ResourcesLoseWhatTheGuestHasNot) {
