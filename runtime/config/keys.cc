@@ -312,7 +312,10 @@ std::vector<Key> MakeHostKeys() {
       Duration("timeouts.agent_call", "60s",
                "One call to the agent; waiting for processes to exit has no limit.",
                [](Config& c) -> Ms& { return c.timeouts.agent_call; }),
-      Duration("timeouts.shutdown", "3s", "For the guest to sync and power off; then it is killed.",
+      Duration("timeouts.shutdown", "3s",
+               "For the guest to write its file systems back to the host, at most: before a "
+               "container's exit is told, and before a sandbox ends,\nwhich is that its machine is "
+               "killed. What takes longer may be lost.",
                [](Config& c) -> Ms& { return c.timeouts.shutdown; }),
       Size(
           "overhead.memory", "64MiB",
