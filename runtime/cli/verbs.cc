@@ -1,0 +1,144 @@
+#include "cli/verbs.h"
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cli/commands.h"
+#include "cli/guest_verbs.h"
+#include "cli/keeper.h"
+
+namespace wyvern::cli {
+
+namespace {
+
+// One value each time it is given; CLI11 would take what follows, too: the image, the container.
+void AddRepeated(CLI::App& verb, const char* name, std::vector<std::string>& values,
+                 const char* help) {
+  verb.add_option(name, values, help)->allow_extra_args(false);
+}
+
+void AddCheck(CLI::App& app, std::function<Result<int>()>& action) {
+  auto* verb = app.add_subcommand(
+      "check", "Can this host run sandboxes? Each line says what to do about what is missing");
+  auto options = std::make_shared<CheckOptions>();
+  verb->add_flag("--json", options->json, "machine-readable");
+  verb->add_flag("--kvm-only", options->kvm_only, "only whether KVM works, in one line");
+  verb->footer("Examples:\n  wyvern check\n  wyvern check --json");
+  verb->callback([options, &action] { action = [options] { return Check(*options); }; });
+}
+
+void AddRun(CLI::App& app, std::function<Result<int>()>& action) {
+  auto* verb = app.add_subcommand("run", "Runs a container in a microVM, without containerd");
+  auto options = std::make_shared<RunOptions>();
+  verb->add_option("image", options->source, "root directory, OCI layout directory, or OCI archive")
+      ->required();
+  verb->add_option("command", options->command, "command and its arguments, after \"--\"");
+  verb->add_option("--cpus", options->cpus, "vCPUs")->check(CLI::Range(1, 8));
+  verb->add_option("--memory", options->memory, "guest memory, such as 512MiB");
+  AddRepeated(*verb, "-v,--volume", options->volumes, "HOST:GUEST[:ro]; may be repeated");
+  AddRepeated(*verb, "-e,--env", options->env, "K=V, or K to pass our own; may be repeated");
+  verb->add_option("--guest", options->guest, "imported guest, see `wyvern guest list`");
+  verb->add_option("--name", options->name, "name of the sandbox; random by default");
+  verb->add_option("-u,--user", options->user, "UID, UID:GID, NAME or NAME:GROUP of the image");
+  verb->add_option("-w,--cwd", options->cwd, "working directory in the container");
+  verb->add_option("--hostname", options->hostname, "the container's host name");
+  verb->add_flag("-t,--tty", options->tty, "give it a terminal");
+  verb->add_flag("-i,--interactive", options->interactive, "pass our standard input");
+  verb->add_flag("--read-only", options->read_only, "read-only root");
+  verb->add_option("--timeline", options->timeline,
+                   "write the start's timeline to this file (JSON)");
+  verb->add_option("--config", options->config_file,
+                   "configuration on top of /etc/wyvern/wyvern.yaml");
+  verb->footer(
+      "Examples:\n  wyvern run /opt/images/busybox -- uname -r\n"
+      "  wyvern run -it --memory 1GiB --cpus 2 -v $PWD:/src image.tar -- sh");
+  verb->callback([options, &action] { action = [options] { return Run(*options); }; });
+}
+
+void AddExec(CLI::App& app, std::function<Result<int>()>& action) {
+  auto* verb = app.add_subcommand(
+      "exec", "Runs a command in a living container, or in its guest outside of every container");
+  auto options = std::make_shared<ExecOptions>();
+  verb->add_option("id", options->id, "sandbox or container, as `wyvern ps` prints it")->required();
+  verb->add_option("command", options->command,
+                   "command and its arguments, after \"--\"; with --guest a shell by default");
+  verb->add_flag("--guest", options->guest,
+                 "in the guest itself, as its root; see guest.debug_exec in wyvern.yaml");
+  verb->add_flag("-t,--tty", options->tty, "give it a terminal, and pass our standard input");
+  verb->add_flag("-i,--interactive", options->interactive, "pass our standard input");
+  AddRepeated(*verb, "-e,--env", options->env, "K=V, or K to pass our own; may be repeated");
+  verb->add_option("-w,--cwd", options->cwd, "working directory");
+  verb->add_option("-u,--user", options->user, "UID or UID:GID");
+  verb->footer(
+      "Examples:\n  wyvern exec web -- ps\n  wyvern exec -t web -- sh\n"
+      "  wyvern exec -i web -- tar x < files.tar\n  wyvern exec --guest web\n"
+      "  wyvern exec --guest web -- dmesg");
+  verb->callback([options, &action] {
+    if (options->command.empty() && !options->guest) {
+      throw CLI::RequiredError("command");
+    }
+    action = [options] { return Exec(*options); };
+  });
+}
+
+void AddInspection(CLI::App& app, std::function<Result<int>()>& action) {
+  auto* ps = app.add_subcommand("ps", "Lists living sandboxes and their containers");
+  auto json = std::make_shared<bool>(false);
+  ps->add_flag("--json", *json, "machine-readable");
+  ps->footer("Examples:\n  wyvern ps\n  wyvern ps --json");
+  ps->callback([json, &action] { action = [json] { return Ps(*json); }; });
+
+  auto* logs = app.add_subcommand("logs", "Prints the last 64 KiB of a guest's console");
+  auto sandbox = std::make_shared<SandboxRef>();
+  logs->add_option("id", sandbox->id, "sandbox, as `wyvern ps` prints it")->required();
+  logs->footer("Example:\n  wyvern logs web");
+  logs->callback([sandbox, &action] { action = [sandbox] { return Logs(*sandbox); }; });
+
+  auto* timeline = app.add_subcommand(
+      "timeline", "Prints how long each step of a sandbox's start took, as JSON");
+  timeline->add_option("id", sandbox->id, "sandbox, as `wyvern ps` prints it")->required();
+  timeline->footer("Example:\n  wyvern timeline web");
+  timeline->callback([sandbox, &action] { action = [sandbox] { return Timeline(*sandbox); }; });
+
+  auto* config =
+      app.add_subcommand("config", "Prints the default configuration, or the one in effect");
+  auto options = std::make_shared<ConfigOptions>();
+  config->add_flag("--effective", options->effective, "every value with its origin");
+  config->add_option("id", options->id, "of this living sandbox");
+  config->add_option("--config", options->file, "configuration on top of /etc/wyvern/wyvern.yaml");
+  config->footer(
+      "Examples:\n  wyvern config > /etc/wyvern/wyvern.yaml\n  wyvern config --effective web");
+  config->callback([options, &action] { action = [options] { return ShowConfig(*options); }; });
+
+  auto* version = app.add_subcommand("version", "Prints the version");
+  version->footer("Example:\n  wyvern version");
+  version->callback([&action] { action = [] { return Version(); }; });
+}
+
+// Not for people: `wyvern run` starts it (cli/keeper.h).
+void AddKeepRun(CLI::App& app, std::function<Result<int>()>& action) {
+  auto* verb = app.add_subcommand("keep-run", "");
+  verb->group("");
+  auto run = std::make_shared<KeptRun>();
+  verb->add_option("state", run->places.state_dir)->required();
+  verb->add_option("cgroup", run->places.cgroup_root)->required();
+  verb->add_option("namespace", run->ns)->required();
+  verb->add_option("name", run->name)->required();
+  verb->add_option("scratch", run->scratch)->required();
+  verb->callback([run, &action] { action = [run] { return KeepRun(*run); }; });
+}
+
+}  // namespace
+
+void AddVerbs(CLI::App& app, std::function<Result<int>()>& action) {
+  app.require_subcommand(1);
+  AddCheck(app, action);
+  AddRun(app, action);
+  AddExec(app, action);
+  AddInspection(app, action);
+  AddKeepRun(app, action);
+  AddGuest(app, action);
+}
+
+}  // namespace wyvern::cli
