@@ -36,7 +36,7 @@ Result<int> Exec(const ExecOptions& options);
 struct ConfigOptions {
   bool effective = false;
   std::string id;    // with effective: of a living sandbox; empty: of the next one
-  std::string file;  // instead of /etc/wyvern/wyvern.yaml
+  std::string file;  // with effective and no id: on top of /etc/wyvern/wyvern.yaml
 };
 
 Result<int> ShowConfig(const ConfigOptions& options);

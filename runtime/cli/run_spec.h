@@ -26,7 +26,7 @@ struct RunOptions {
   bool interactive = false;
   bool read_only = false;
   std::string timeline;     // file for the start's timeline; empty: none
-  std::string config_file;  // instead of /etc/wyvern/wyvern.yaml
+  std::string config_file;  // on top of /etc/wyvern/wyvern.yaml
 };
 
 // INVALID_ARGUMENT names the option that is wrong.

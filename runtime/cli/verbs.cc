@@ -104,11 +104,18 @@ void AddInspection(CLI::App& app, std::function<Result<int>()>& action) {
   auto* config =
       app.add_subcommand("config", "Prints the default configuration, or the one in effect");
   auto options = std::make_shared<ConfigOptions>();
-  config->add_flag("--effective", options->effective, "every value with its origin");
-  config->add_option("id", options->id, "of this living sandbox");
-  config->add_option("--config", options->file, "configuration on top of /etc/wyvern/wyvern.yaml");
+  auto* effective =
+      config->add_flag("--effective", options->effective, "every value with its origin");
+  auto* id = config->add_option("id", options->id, "with --effective: of this living sandbox");
+  auto* file = config->add_option("--config", options->file,
+                                  "with --effective: configuration on top of "
+                                  "/etc/wyvern/wyvern.yaml");
+  id->needs(effective);
+  file->needs(effective);
+  file->excludes(id);  // a living sandbox has its configuration already
   config->footer(
-      "Examples:\n  wyvern config > /etc/wyvern/wyvern.yaml\n  wyvern config --effective web");
+      "Examples:\n  wyvern config > /etc/wyvern/wyvern.yaml\n  wyvern config --effective\n"
+      "  wyvern config --effective web");
   config->callback([options, &action] { action = [options] { return ShowConfig(*options); }; });
 
   auto* version = app.add_subcommand("version", "Prints the version");

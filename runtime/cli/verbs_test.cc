@@ -40,5 +40,16 @@ TEST_F(VerbsTest, RepeatedOptionsTakeOneValueEach) {
             "parsed");
 }
 
+TEST_F(VerbsTest, ConfigOfASandboxOrWithAFileIsTheEffectiveOne) {
+  EXPECT_EQ(Parse({"config"}), "parsed");
+  EXPECT_EQ(Parse({"config", "--effective", "web"}), "parsed");
+  EXPECT_EQ(Parse({"config", "--effective", "--config", "/x.yaml"}), "parsed");
+  EXPECT_THAT(Parse({"config", "web"}), HasSubstr("wyvern config: id requires --effective;"));
+  EXPECT_THAT(Parse({"config", "--config", "/x.yaml"}),
+              HasSubstr("--config requires --effective;"));
+  EXPECT_THAT(Parse({"config", "--effective", "web", "--config", "/x.yaml"}),
+              HasSubstr("id excludes --config;"));
+}
+
 }  // namespace
 }  // namespace wyvern::cli
