@@ -56,6 +56,10 @@ void AddGuest(CLI::App& app, std::function<Result<int>()>& action) {
   remove->callback([name, config_file, &action] {
     action = [name, config_file] { return GuestRemove(*config_file, *name); };
   });
+  // After its verbs, which would inherit it.
+  guest->footer(
+      "Examples:\n  wyvern guest import --kernel /boot/vmlinuz-6.1.0-50-cloud-amd64\n"
+      "  wyvern guest list\n`wyvern guest VERB --help` has more.");
 }
 
 }  // namespace wyvern::cli

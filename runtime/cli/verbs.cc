@@ -43,7 +43,7 @@ void AddRun(CLI::App& app, std::function<Result<int>()>& action) {
   verb->add_option("-u,--user", options->user, "UID, UID:GID, NAME or NAME:GROUP of the image");
   verb->add_option("-w,--cwd", options->cwd, "working directory in the container");
   verb->add_option("--hostname", options->hostname, "the container's host name");
-  verb->add_flag("-t,--tty", options->tty, "give it a terminal");
+  verb->add_flag("-t,--tty", options->tty, "give it a terminal, and pass our standard input");
   verb->add_flag("-i,--interactive", options->interactive, "pass our standard input");
   verb->add_flag("--read-only", options->read_only, "read-only root");
   verb->add_option("--timeline", options->timeline,
@@ -146,6 +146,10 @@ void AddVerbs(CLI::App& app, std::function<Result<int>()>& action) {
   AddInspection(app, action);
   AddKeepRun(app, action);
   AddGuest(app, action);
+  // After the verbs, which would inherit it.
+  app.footer(
+      "Examples:\n  wyvern check\n  wyvern run /opt/images/busybox -- uname -r\n"
+      "  wyvern exec -t web -- sh\n`wyvern VERB --help` has more.");
 }
 
 }  // namespace wyvern::cli

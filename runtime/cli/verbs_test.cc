@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include <algorithm>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -38,6 +39,31 @@ TEST_F(VerbsTest, ExecNeedsACommandExceptInTheGuest) {
 TEST_F(VerbsTest, RepeatedOptionsTakeOneValueEach) {
   EXPECT_EQ(Parse({"run", "-e", "A=1", "-e", "B=2", "-v", "/a:/b", "image", "--", "sh", "-c", "x"}),
             "parsed");
+}
+
+// All that a user can ask for help of, by path: "wyvern guest import".
+void CollectHelp(const CLI::App& app, const std::string& path,
+                 std::map<std::string, std::string>& out) {
+  out[path] = app.help();
+  for (const CLI::App* verb : app.get_subcommands([](const CLI::App*) { return true; })) {
+    if (!verb->get_group().empty()) {  // else not for people
+      CollectHelp(*verb, path + " " + verb->get_name(), out);
+    }
+  }
+}
+
+TEST(HelpTest, EveryVerbHasAnExampleOfItself) {
+  CLI::App app{"Wyvern", "wyvern"};
+  std::function<Result<int>()> action;
+  AddVerbs(app, action);
+  std::map<std::string, std::string> helps;
+  CollectHelp(app, "wyvern", helps);
+  EXPECT_GE(helps.size(), 13U);
+  for (const auto& [path, help] : helps) {
+    const size_t examples = help.find("Example");
+    ASSERT_NE(examples, std::string::npos) << path;
+    EXPECT_NE(help.find("\n  " + path, examples), std::string::npos) << help;
+  }
 }
 
 TEST_F(VerbsTest, ConfigOfASandboxOrWithAFileIsTheEffectiveOne) {

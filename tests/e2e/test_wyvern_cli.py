@@ -64,7 +64,7 @@ def test_version():
     assert wyvern("version").stdout.startswith(b"wyvern ")
 
 
-@pytest.mark.parametrize("verb", ["check", "run", "exec", "ps", "logs", "config", "version"])
+@pytest.mark.parametrize("verb", ["check", "run", "exec", "ps", "logs", "timeline", "config", "guest", "version"])
 def test_help(verb):
     done = wyvern(verb, "--help")
     assert done.returncode == 0 and verb.encode() in done.stdout
