@@ -6,8 +6,6 @@
 #include <unistd.h>
 
 #include <fmt/format.h>
-#include <algorithm>
-#include <cctype>
 #include <csignal>
 #include <optional>
 #include <thread>
@@ -45,28 +43,23 @@ std::string RandomName() {
   return fmt::format("run-{:08x}", number);
 }
 
-// What the user chose on the command line, as a configuration source: TOML, one key per line.
-Result<std::string> ConfigBody(const RunOptions& options) {
-  std::string body;
+// What the user chose on the command line, as a configuration source.
+Result<std::vector<std::pair<std::string, std::string>>> ConfigWords(const RunOptions& options) {
+  std::vector<std::pair<std::string, std::string>> words;
   if (options.cpus != 0) {
-    body += fmt::format("sandbox.vcpus = {}\n", options.cpus);
+    words.emplace_back("sandbox.vcpus", fmt::format("{}", options.cpus));
   }
   if (!options.memory.empty()) {
-    if (!std::ranges::all_of(options.memory,
-                             [](unsigned char c) { return std::isalnum(c) != 0; })) {
-      return Fail(Code::kInvalidArgument,
-                  "--memory: \"" + options.memory + "\" is not a size such as 512MiB");
-    }
-    body += fmt::format("sandbox.memory = \"{}\"\n", options.memory);
+    words.emplace_back("sandbox.memory", options.memory);
   }
   if (!options.guest.empty()) {
     if (!guest::IsGuestName(options.guest)) {
       return Fail(Code::kInvalidArgument, "--guest: \"" + options.guest +
                                               "\" is not a guest's name; see `wyvern guest list`");
     }
-    body += fmt::format("guest.name = \"{}\"\n", options.guest);
+    words.emplace_back("guest.name", options.guest);
   }
-  return body;
+  return words;
 }
 
 runtime::Mount RootMount(const Image& image, const Scratch& scratch) {
@@ -228,10 +221,8 @@ Result<int> Run(const RunOptions& options) {
   WV_TRY(SignalFd signals,
          SignalFd::Create({SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH}));
   runtime::ConfigSources sources;
-  if (!options.config_file.empty()) {
-    sources.options_path = options.config_file;
-  }
-  WV_TRY(sources.options_body, ConfigBody(options));
+  sources.options_path = options.config_file;
+  WV_TRY(sources.command_line, ConfigWords(options));
   WV_TRY(auto config, runtime::LoadConfig(sources));
   SetLogLevel(config->log.level);
   WV_TRY(const Image image, OpenImage(options.source, kStore));

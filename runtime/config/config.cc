@@ -97,6 +97,19 @@ Result<> ApplyDirectory(Config& config, const std::string& directory) {
   return {};
 }
 
+Result<> ApplyCommandLine(Config& config, const std::string& name, const std::string& value) {
+  static constexpr char kOrigin[] = "command line";
+  const Key* key = FindKey(name);
+  if (key == nullptr) {
+    return Fail(Code::kInvalidArgument, fmt::format("{}: {}: unknown key", kOrigin, name));
+  }
+  RawValue raw;
+  raw.text = value;
+  WV_TRY_VOID_CONTEXT(key->set(config, raw), fmt::format("{}: {}", kOrigin, name));
+  config.origins[name] = kOrigin;
+  return {};
+}
+
 Result<> ApplyAnnotation(Config& config, const std::string& name, const std::string& value) {
   const auto alias = std::ranges::find(kAliases, name, &Alias::annotation);
   const bool is_alias = alias != std::end(kAliases);
@@ -177,6 +190,9 @@ Result<std::shared_ptr<const Config>> LoadConfig(const ConfigSources& sources) {
     static constexpr char kName[] = "runtime options";
     WV_TRY(const std::vector<ConfigEntry> entries, ParseToml(sources.options_body, kName));
     WV_TRY_VOID(ApplyEntries(*config, entries, kName, /*from_options=*/true));
+  }
+  for (const auto& [name, value] : sources.command_line) {
+    WV_TRY_VOID(ApplyCommandLine(*config, name, value));
   }
   for (const auto& [name, value] : sources.annotations) {
     WV_TRY_VOID(ApplyAnnotation(*config, name, value));

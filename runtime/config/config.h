@@ -1,7 +1,7 @@
 // config/config.h — the effective configuration: built-in < /etc/wyvern/wyvern.yaml < conf.d/*.yaml < runtime options < annotations.
 // Shape:   one value per key; configs/wyvern.yaml lists every key with default, unit and meaning and is checked against keys.cc.
 // Errors:  INVALID_ARGUMENT "<file>:<line>: <key>: <what is wrong>"; unknown keys and wrong types are errors; options' body is the file
-//          "runtime options"; a refused annotation is PERMISSION_DENIED.
+//          "runtime options"; what `wyvern run` was told is "command line"; a refused annotation is PERMISSION_DENIED.
 // Trust:   files and runtime options come from the host's administrator; annotations from pod authors: only what annotations.allow lists.
 // Threads: immutable once loaded; share it as shared_ptr<const Config>.
 #pragma once
@@ -12,6 +12,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -76,6 +77,8 @@ struct ConfigSources {
   std::string directory = "/etc/wyvern/conf.d";  // *.yaml in order of name; may be missing
   std::string options_path;  // runtime options' config_path: YAML; empty: none; must exist
   std::string options_body;  // runtime options' config_body: TOML
+  // Key and value, as `wyvern run` was told.
+  std::vector<std::pair<std::string, std::string>> command_line;
   std::map<std::string, std::string>
       annotations;  // of config.json; only io.wyvern.* and known aliases are looked at
 };

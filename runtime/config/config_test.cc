@@ -180,6 +180,26 @@ TEST_F(ConfigTest, OptionsComeAfterFilesAndBeforeAnnotations) {
   EXPECT_THAT(EffectiveYaml(**config), HasSubstr("memory: 256MiB  # runtime options:4"));
 }
 
+TEST_F(ConfigTest, WrongValueOfTheCommandLineIsSaidToComeFromThere) {
+  sources_.command_line = {{"sandbox.memory", "5"}};
+  EXPECT_THAT(LoadError(""), testing::StartsWith("command line: sandbox.memory: "));
+  sources_.command_line = {{"sandbox.memory", "much"}};
+  EXPECT_THAT(LoadError(""), HasSubstr("command line: sandbox.memory: 'much' must be like 512MiB"));
+  sources_.command_line = {{"sandbox.size", "1"}};
+  EXPECT_THAT(LoadError(""), HasSubstr("command line: sandbox.size: unknown key"));
+}
+
+TEST_F(ConfigTest, CommandLineComesAfterAFile) {
+  ASSERT_TRUE(WriteFile(dir_ + "/options.yaml", "sandbox: {vcpus: 2}\n").has_value());
+  sources_.options_path = dir_ + "/options.yaml";
+  sources_.command_line = {{"sandbox.vcpus", "3"}, {"guest.name", "debian-12"}};
+  auto config = LoadConfig(sources_);
+  ASSERT_TRUE(config.has_value()) << config.error().message();
+  EXPECT_EQ((*config)->sandbox.vcpus, 3U);
+  EXPECT_EQ((*config)->guest.name, "debian-12");
+  EXPECT_THAT(EffectiveYaml(**config), HasSubstr("vcpus: 3  # command line\n"));
+}
+
 TEST_F(ConfigTest, MissingOptionsFileIsError) {
   sources_.options_path = dir_ + "/absent.yaml";
   EXPECT_FALSE(LoadConfig(sources_).has_value());
