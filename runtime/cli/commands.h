@@ -41,6 +41,9 @@ struct ConfigOptions {
 
 Result<int> ShowConfig(const ConfigOptions& options);
 
+// Removes what `run` unpacked and no run uses. FAILED_PRECONDITION names what could not be removed.
+Result<int> ImagePrune();
+
 Result<int> Version();
 
 }  // namespace wyvern::cli

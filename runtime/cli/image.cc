@@ -14,6 +14,7 @@
 
 #include "base/cleanup.h"
 #include "cli/digest.h"
+#include "cli/image_store.h"
 #include "cli/layer.h"
 
 namespace wyvern::cli {
@@ -172,6 +173,8 @@ Result<Image> OpenLayout(const std::string& directory, const std::string& store)
     const auto digest =
         layer.is_object() ? Member<std::string>(layer, "digest", "") : std::string();
     WV_TRY(std::string path, UnpackOnce(layout, digest, store));
+    WV_TRY(UniqueFd held, HoldLayer(path));
+    image.held.push_back(std::move(held));
     image.layers.push_back(std::move(path));
   }
   WV_TRY(const Json document, layout.ReadBlob(*config));
@@ -254,11 +257,10 @@ Result<Image> OpenImage(const std::string& source, const std::string& store) {
   if (stat(source.c_str(), &info) != 0) {
     return SysError("the image or root directory " + source);
   }
-  if (!S_ISDIR(info.st_mode)) {
-    return OpenArchiveFile(source, store);
-  }
-  if (access((source + "/oci-layout").c_str(), F_OK) == 0) {
-    return OpenLayout(source, store);
+  const bool is_directory = S_ISDIR(info.st_mode);
+  if (!is_directory || access((source + "/oci-layout").c_str(), F_OK) == 0) {
+    WV_TRY(const UniqueFd lock, LockStore(store));
+    return is_directory ? OpenLayout(source, store) : OpenArchiveFile(source, store);
   }
   Image image;
   std::error_code error;

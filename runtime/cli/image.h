@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/fd.h"
 
 namespace wyvern::cli {
 
@@ -21,11 +22,12 @@ struct ImageConfig {
 struct Image {
   std::vector<std::string> layers;  // directories, lowest first; one for a plain root directory
   bool is_directory = false;        // a plain root directory: used as it is, also written to
+  std::vector<UniqueFd> held;       // keep the layers in the store (image_store.h)
   ImageConfig config;
 };
 
 // `source`: a directory with a root file system, a directory with `oci-layout`, or a tar archive of the latter. Layers are unpacked
-// once into <store>/layers/<digest> and reused. NOT_FOUND, INVALID_ARGUMENT or DATA_LOSS say what is wrong with the source.
+// once into <store>/layers/<digest> and reused; none is removed while the image lives. NOT_FOUND, INVALID_ARGUMENT or DATA_LOSS say what is wrong with the source.
 Result<Image> OpenImage(const std::string& source, const std::string& store);
 
 struct UserIds {

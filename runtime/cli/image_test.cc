@@ -13,6 +13,7 @@
 
 #include "base/subprocess.h"
 #include "cli/digest.h"
+#include "cli/image_store.h"
 #include "cli/layer.h"
 
 namespace wyvern::cli {
@@ -83,6 +84,22 @@ TEST_F(ImageTest, LayoutIsUnpackedOnceAndItsConfigRead) {
   const auto first = fs::last_write_time(image.layers[0]);
   EXPECT_EQ(Open()->layers, image.layers);
   EXPECT_EQ(fs::last_write_time(image.layers[0]), first);
+}
+
+TEST_F(ImageTest, LayersStayAsLongAsTheImage) {
+  fs::create_directories(root_ + "/fs");
+  std::ofstream(root_ + "/fs/file") << "x";
+  MakeLayout(root_ + "/fs", {{"Cmd", {"sh"}}});
+  std::string layer;
+  {
+    const Image image = *Open();
+    layer = image.layers[0];
+    EXPECT_EQ(PruneStore(root_ + "/store")->in_use, 1U);
+    EXPECT_TRUE(fs::exists(layer + "/file"));
+  }
+  EXPECT_EQ(PruneStore(root_ + "/store")->removed, 1U);
+  EXPECT_FALSE(fs::exists(layer));
+  EXPECT_EQ(*ReadFile(Open()->layers[0] + "/file"), "x");
 }
 
 TEST_F(ImageTest, ArchiveOfALayoutIsTheSame) {

@@ -13,7 +13,7 @@
 
 namespace wyvern::cli {
 
-Result<Keeper> Keeper::Start(const KeptRun& run) {
+Result<Keeper> Keeper::Start(const KeptRun& run, const std::vector<UniqueFd>& held) {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) {
     return SysError("pipe2");
@@ -24,6 +24,9 @@ Result<Keeper> Keeper::Start(const KeptRun& run) {
   options.argv = {"/proc/self/exe", "keep-run", run.places.state_dir, run.places.cgroup_root,
                   run.ns,           run.name,   run.scratch};
   options.fds = {{STDIN_FILENO, theirs}, {STDERR_FILENO, FdRef(STDERR_FILENO)}};
+  for (const UniqueFd& fd : held) {
+    options.fds.emplace_back(STDERR_FILENO + 1 + static_cast<int>(&fd - held.data()), fd);
+  }
   // Not of the terminal's session: Ctrl-C is for the container.
   options.new_session = true;
   WV_TRY_CONTEXT(Subprocess process, Subprocess::Spawn(options), "start the run's keeper");

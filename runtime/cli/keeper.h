@@ -3,6 +3,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "base/error.h"
 #include "base/fd.h"
@@ -20,7 +21,8 @@ struct KeptRun {
 class Keeper {
  public:
   // Before the first side effect. The process is this program with the verb "keep-run".
-  static Result<Keeper> Start(const KeptRun& run);
+  // It has duplicates of `held`, so that the layers of its mounts stay until they are unmounted.
+  static Result<Keeper> Start(const KeptRun& run, const std::vector<UniqueFd>& held);
 
   Keeper(Keeper&&) = default;
   Keeper& operator=(Keeper&&) = delete;

@@ -15,6 +15,7 @@
 #include "base/worker_thread.h"
 #include "cli/commands.h"
 #include "cli/image.h"
+#include "cli/image_store.h"
 #include "cli/keeper.h"
 #include "cli/pump.h"
 #include "cli/scratch.h"
@@ -32,7 +33,6 @@ namespace wyvern::cli {
 
 namespace {
 
-constexpr const char* kStore = "/var/lib/wyvern/images";
 constexpr const char* kNamespace = "wyvern-run";
 
 std::string RandomName() {
@@ -225,7 +225,7 @@ Result<int> Run(const RunOptions& options) {
   WV_TRY(sources.command_line, ConfigWords(options));
   WV_TRY(auto config, runtime::LoadConfig(sources));
   SetLogLevel(config->log.level);
-  WV_TRY(const Image image, OpenImage(options.source, kStore));
+  WV_TRY(const Image image, OpenImage(options.source, kImageStore));
   WV_TRY(const std::string spec, MakeRunSpec(options, image));
 
   const std::string name = options.name.empty() ? RandomName() : options.name;
@@ -233,7 +233,8 @@ Result<int> Run(const RunOptions& options) {
   WV_TRY(const Keeper keeper, Keeper::Start({.places = {config->state_dir, config->cgroup_root},
                                              .ns = kNamespace,
                                              .name = name,
-                                             .scratch = scratch.path()}));
+                                             .scratch = scratch.path()},
+                                            image.held));
   WV_TRY_VOID(WriteFile(scratch.bundle() + "/config.json", spec));
   const std::string control_path =
       runtime::StateDirectory(config->state_dir, kNamespace, name) + "/control.sock";

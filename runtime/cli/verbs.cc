@@ -123,6 +123,16 @@ void AddInspection(CLI::App& app, std::function<Result<int>()>& action) {
   version->callback([&action] { action = [] { return Version(); }; });
 }
 
+void AddImage(CLI::App& app, std::function<Result<int>()>& action) {
+  auto* image = app.add_subcommand("image", "What `wyvern run` unpacked of OCI images");
+  image->require_subcommand(1);
+  image->footer("Example:\n  wyvern image prune");
+  auto* prune = image->add_subcommand(
+      "prune", "Removes the layers that no run uses; they are unpacked again when one needs them");
+  prune->footer("Example:\n  wyvern image prune");
+  prune->callback([&action] { action = [] { return ImagePrune(); }; });
+}
+
 // Not for people: `wyvern run` starts it (cli/keeper.h).
 void AddKeepRun(CLI::App& app, std::function<Result<int>()>& action) {
   auto* verb = app.add_subcommand("keep-run", "");
@@ -144,6 +154,7 @@ void AddVerbs(CLI::App& app, std::function<Result<int>()>& action) {
   AddRun(app, action);
   AddExec(app, action);
   AddInspection(app, action);
+  AddImage(app, action);
   AddKeepRun(app, action);
   AddGuest(app, action);
   // After the verbs, which would inherit it.

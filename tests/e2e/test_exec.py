@@ -385,7 +385,7 @@ def test_repeated_options_of_wyvern_run_take_one_value_each(scratch):
 
 
 @pytest.mark.wyvern_only
-@pytest.mark.parametrize("verb", ["check", "run", "ps", "exec", "logs", "timeline", "config", "guest", "version"])
+@pytest.mark.parametrize("verb", ["check", "run", "ps", "exec", "logs", "timeline", "config", "image", "guest", "version"])
 def test_wrong_usage_is_one_line_and_exit_code_2(verb):
     done = wyvern(verb, "--no-such-option")
     assert done.returncode == 2 and not done.stdout

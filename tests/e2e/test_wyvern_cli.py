@@ -64,7 +64,7 @@ def test_version():
     assert wyvern("version").stdout.startswith(b"wyvern ")
 
 
-@pytest.mark.parametrize("verb", ["check", "run", "exec", "ps", "logs", "timeline", "config", "guest", "version"])
+@pytest.mark.parametrize("verb", ["check", "run", "exec", "ps", "logs", "timeline", "config", "image", "guest", "version"])
 def test_help(verb):
     done = wyvern(verb, "--help")
     assert done.returncode == 0 and verb.encode() in done.stdout
@@ -201,6 +201,18 @@ def test_exec_of_nothing_known():
 def test_run_without_root(scratch):
     done = call(["setpriv", "--reuid", "1234", "--regid", "1234", "--clear-groups", "wyvern", "run", LAYOUT, "--", "true"])
     assert done.returncode == 125 and b"root" in done.stderr
+
+
+def test_image_prune_takes_what_no_run_uses():
+    layers = pathlib.Path("/var/lib/wyvern/images/layers")
+    with Running() as it:
+        done = wyvern("image", "prune")
+        assert done.returncode == 0 and not done.stdout.endswith(b"; 0 in use\n"), (done.stdout, done.stderr)
+        assert wyvern("exec", it.name, "--", "ls", "/bin/busybox").returncode == 0
+    # The keeper ends a moment after the run's directory is gone.
+    assert wait_until(lambda: wyvern("image", "prune").stdout.endswith(b"; 0 in use\n"), 10)
+    assert not any(layers.iterdir())
+    assert run_wyvern("true").returncode == 0
 
 
 @pytest.mark.thorough
