@@ -15,7 +15,6 @@
 #include <linux/vm_sockets.h>
 
 #include <cerrno>
-#include <csignal>
 #include <cstring>
 
 namespace wyvern::agent {
@@ -207,14 +206,6 @@ Result<> MakeRuntimeDirs(const std::string& root) {
     }
   }
   return {};
-}
-
-void PowerOff() {
-  (void)kill(-1, SIGKILL);
-  sync();
-  (void)reboot(RB_POWER_OFF);
-  // A machine that cannot be powered off stops at least: pid 1 ends, the kernel panics, the host sees it.
-  _exit(1);
 }
 
 }  // namespace wyvern::agent

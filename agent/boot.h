@@ -27,7 +27,4 @@ Result<> SetUpMachine();
 // Makes the directories below /run/wyvern (or a test's directory).
 Result<> MakeRuntimeDirs(const std::string& root);
 
-// Writes what is left to disks and powers the machine off; does not return.
-[[noreturn]] void PowerOff();
-
 }  // namespace wyvern::agent

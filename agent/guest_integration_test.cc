@@ -242,7 +242,7 @@ TEST_F(GuestTest, ManyLoseNoStatusAndLeakNothing) {
 TEST_F(GuestTest, EndsWithTheSandbox) {
   const auto pid = static_cast<pid_t>(AddAndStart("x", {"sleep", "1000"}));
   ASSERT_EQ(kill(pid, 0), 0);
-  agent.reset();  // asks for Shutdown and waits for the agent's end
+  agent.reset();  // tells the agent to end and waits for that
   EXPECT_EQ(kill(pid, 0), -1);
 }
 

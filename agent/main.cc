@@ -2,9 +2,12 @@
 // process of `wyvern exec --guest`.
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/epoll.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdio>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -18,6 +21,7 @@
 #include "agent/service.h"
 #include "agent/stdio.h"
 #include "agent/version.h"
+#include "base/event_fd.h"
 #include "base/event_loop.h"
 #include "base/log.h"
 #include "base/unix_socket.h"
@@ -28,6 +32,8 @@ namespace {
 
 constexpr uint32_t kApiPort = 100;
 constexpr uint32_t kStdioPort = 102;
+// Killed processes become zombies that are ours to reap.
+constexpr std::chrono::milliseconds kReapDelay(50);
 
 constexpr char kUsage[] =
     "usage: wyvern-agent                              pid 1 of a Wyvern guest\n"
@@ -40,19 +46,35 @@ struct Listeners {
   ttrpc::AcceptFilter filter;
 };
 
+// How a test ends its agent: SIGTERM. A guest's agent ends with its machine.
+Result<> EndOnTerminate(EventLoop& loop, const SignalFd& signals, Service& service) {
+  WV_TRY_VOID(loop.Add(signals.fd(), EPOLLIN, [&](uint32_t) {
+    while (signals.Next()) {
+      service.KillAll();
+      (void)loop.After(kReapDelay, [&loop] { loop.Stop(); });
+    }
+  }));
+  return {};
+}
+
 Result<> Serve(Listeners listeners, CrunOptions crun_options, ServiceOptions options) {
   signal(SIGPIPE, SIG_IGN);
   WV_TRY(const auto loop, EventLoop::Create());
   WV_TRY(const auto reaper, Reaper::Create(*loop));
   WV_TRY(const auto hub, StdioHub::Create(*loop, std::move(listeners.stdio), listeners.filter));
   Crun crun(*loop, *reaper, std::move(crun_options));
-  if (!options.power_off) {
-    options.power_off = [raw = loop.get()] { raw->Stop(); };
+  std::optional<SignalFd> terminate;
+  if (!options.owns_machine) {
+    WV_TRY(SignalFd signals, SignalFd::Create({SIGTERM}));
+    terminate.emplace(std::move(signals));
   }
   options.timeline.push_back({"agent-ready", BoottimeNs()});
   WV_TRY(const auto service, Service::Create(*loop, *reaper, crun, *hub, std::move(options)));
   WV_TRY(const auto server, ttrpc::Server::Create(*loop, {.name = "agent"}));
   service->Register(*server);
+  if (terminate) {
+    WV_TRY_VOID(EndOnTerminate(*loop, *terminate, *service));
+  }
   WV_TRY_VOID(server->Listen(std::move(listeners.api), listeners.filter));
   WV_INFO("wyvern-agent {} is ready", kVersion);
   return loop->Run();
@@ -69,7 +91,6 @@ Result<> RunAsInit() {
   listeners.filter = ttrpc::PeerIsVsockHost;
   WV_TRY_VOID(SetUpMachine());
   WV_TRY_VOID(MakeRuntimeDirs(options.root_dir));
-  options.power_off = PowerOff;
   CrunOptions crun;
   crun.state_dir = options.root_dir + "/crun";
   crun.scratch_dir = options.root_dir + "/scratch";

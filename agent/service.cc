@@ -1,10 +1,8 @@
 #include "agent/service.h"
 
-#include <signal.h>
 #include <sys/stat.h>
 
 #include <cerrno>
-#include <chrono>
 #include <utility>
 
 #include "agent/machine.h"
@@ -16,8 +14,6 @@ namespace {
 
 constexpr char kService[] = "wyvern.agent.v1.Agent";
 constexpr uint32_t kProtocol = 1;
-// The answer to Shutdown leaves the machine first.
-constexpr std::chrono::milliseconds kPowerOffDelay(50);
 
 using ttrpc::CallContext;
 
@@ -43,7 +39,7 @@ Result<v1::Empty> ToEmpty(Result<> result) {
 
 Result<std::unique_ptr<Service>> Service::Create(EventLoop& loop, Reaper& reaper, Crun& crun,
                                                  StdioHub& stdio, ServiceOptions options) {
-  std::unique_ptr<Service> service(new Service(loop, crun, std::move(options)));
+  std::unique_ptr<Service> service(new Service(crun, std::move(options)));
   Service* raw = service.get();
   WV_TRY(service->oom_, OomWatch::Create(loop, [raw](const std::string& id) { raw->OnOom(id); }));
   service->environment_ = std::make_unique<Environment>(
@@ -58,8 +54,7 @@ Result<std::unique_ptr<Service>> Service::Create(EventLoop& loop, Reaper& reaper
   return service;
 }
 
-Service::Service(EventLoop& loop, Crun& crun, ServiceOptions options)
-    : loop_(loop), crun_(crun), options_(std::move(options)) {}
+Service::Service(Crun& crun, ServiceOptions options) : crun_(crun), options_(std::move(options)) {}
 
 Service::~Service() = default;
 
@@ -93,11 +88,6 @@ void Service::RegisterSandboxCalls(ttrpc::Server& server) {
       kService, "DetachShare",
       [this](const v1::DetachShareRequest& request, const CallContext&,
              Responder<v1::Empty> responder) { DetachShare(request, std::move(responder)); });
-  server.RegisterUnary<v1::Empty, v1::Empty>(
-      kService, "Shutdown",
-      [this](const v1::Empty&, const CallContext&, Responder<v1::Empty> responder) {
-        Shutdown(std::move(responder));
-      });
 }
 
 void Service::RegisterProcessCalls(ttrpc::Server& server) {
@@ -348,17 +338,11 @@ void Service::DetachShare(const v1::DetachShareRequest& request, Responder<v1::E
   crun_.RunSelf({"--drop-caches"}, AnswerEmpty(std::move(responder)));
 }
 
-void Service::Shutdown(Responder<v1::Empty> responder) {
+void Service::KillAll() {
   for (const auto& [id, container] : containers_) {
     container->KillAll();
   }
   guest_->KillAll();
-  SyncFilesystems([this, responder = std::move(responder)](Result<> synced) {
-    AnswerEmpty(responder)(std::move(synced));
-    if (options_.power_off) {
-      loop_.After(kPowerOffDelay, options_.power_off);
-    }
-  });
 }
 
 void Service::OnOom(const std::string& id) {

@@ -28,8 +28,6 @@ struct ServiceOptions {
   // False in tests on a machine that is not ours: its clock, name, entropy and mounts are left alone.
   bool owns_machine = true;
   std::vector<TimelinePoint> timeline;
-  // Called after Shutdown was answered.
-  std::function<void()> power_off;
 };
 
 class Service {
@@ -41,12 +39,14 @@ class Service {
   Service& operator=(const Service&) = delete;
 
   void Register(ttrpc::Server& server);
+  // Every process of containers and of the guest itself; a test's end. A guest's is that of its machine.
+  void KillAll();
 
  private:
   template <typename T>
   using Responder = ttrpc::Responder<T>;
 
-  Service(EventLoop& loop, Crun& crun, ServiceOptions options);
+  Service(Crun& crun, ServiceOptions options);
 
   void RegisterSandboxCalls(ttrpc::Server& server);
   void RegisterProcessCalls(ttrpc::Server& server);
@@ -59,13 +59,11 @@ class Service {
   void DeleteProcess(const v1::ProcessRef& request, Responder<v1::WaitProcessResponse> responder);
   void SyncFilesystems(std::function<void(Result<>)> done);
   void DetachShare(const v1::DetachShareRequest& request, Responder<v1::Empty> responder);
-  void Shutdown(Responder<v1::Empty> responder);
   Result<std::shared_ptr<Container>> Find(const std::string& id) const;
   // `id` empty: those in the guest itself.
   Result<std::shared_ptr<ProcessTable>> FindProcesses(const std::string& id) const;
   void OnOom(const std::string& id);
 
-  EventLoop& loop_;
   Crun& crun_;
   const ServiceOptions options_;
   std::unique_ptr<OomWatch> oom_;

@@ -159,8 +159,8 @@ AgentProcess::AgentProcess() {
 }
 
 AgentProcess::~AgentProcess() {
-  (void)Call<v1::Empty>("Shutdown", v1::Empty(), 10s);
   WV_CHECK(agent_.has_value());
+  EXPECT_TRUE(agent_->Kill(SIGTERM).has_value());
   const auto status = agent_->Wait();
   EXPECT_TRUE(status && status->AsShell() == 0) << "the agent did not end well";
   std::error_code ignored;
