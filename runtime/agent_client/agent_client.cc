@@ -251,13 +251,15 @@ void AgentClient::WaitProcess(const std::string& id, const std::string& exec_id,
 }
 
 Result<> AgentClient::SignalProcess(const std::string& id, const std::string& exec_id,
-                                    uint32_t signal, bool all) {
+                                    uint32_t signal, bool all, milliseconds limit) {
   agent_pb::SignalRequest request;
   request.set_id(id);
   request.set_exec_id(exec_id);
   request.set_signal(signal);
   request.set_all(all);
-  return CallEmpty("SignalProcess", request);
+  WV_TRY_VOID((Call<agent_pb::Empty>("SignalProcess", request,
+                                     limit.count() > 0 ? limit : rep_->options.call_timeout)));
+  return {};
 }
 
 Result<> AgentClient::ResizeTerminal(const std::string& id, const std::string& exec_id,

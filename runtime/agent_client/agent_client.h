@@ -72,8 +72,9 @@ class AgentClient {
   // `done` once: the exit status 0..255, or why it will never be known.
   void WaitProcess(const std::string& id, const std::string& exec_id,
                    std::function<void(Result<uint32_t>)> done);
+  // `limit` 0: the call timeout.
   Result<> SignalProcess(const std::string& id, const std::string& exec_id, uint32_t signal,
-                         bool all);
+                         bool all, std::chrono::milliseconds limit = {});
   Result<> ResizeTerminal(const std::string& id, const std::string& exec_id, uint32_t rows,
                           uint32_t columns);
   Result<> CloseStdin(const std::string& id, const std::string& exec_id);

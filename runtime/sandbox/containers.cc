@@ -7,10 +7,13 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "container/hooks.h"
+#include "sandbox/guest_text.h"
 #include "sandbox/sandbox_impl.h"
 
 namespace wyvern::runtime {
 namespace {
+
+constexpr std::chrono::milliseconds kDeleteRetry{100};
 
 StdioWanted ToWanted(const IoWanted& io) {
   StdioWanted out;
@@ -137,35 +140,44 @@ Result<StdioStreams> SandboxImpl::CreateInGuest(const ContainerPtr& container, c
 }
 
 void SandboxImpl::UndoCreate(const ContainerPtr& container, bool in_guest) {
+  bool obeys = true;
   if (in_guest) {
-    static_cast<void>(KillAndDeleteInGuest(container->id));
+    const auto deleted = KillAndDeleteInGuest(container->id);
+    obeys = deleted.has_value() || deleted.error().code() == Code::kNotFound;
+    if (!obeys) {
+      WV_WARN("container {}: deleting it in the guest: {}", container->id,
+              deleted.error().message());
+    }
   }
-  static_cast<void>(ReleaseContainer(container));
+  static_cast<void>(ReleaseContainer(container, obeys));
 }
 
-// The guest lets go first, then the host's things are undone.
-Result<> SandboxImpl::ReleaseContainer(const ContainerPtr& container) {
+// The guest lets go first, unless it obeys nobody; then the host's things are undone.
+Result<> SandboxImpl::ReleaseContainer(const ContainerPtr& container, bool guest_obeys) {
   UnwatchAnchor(container);
   const bool alive = CheckAlive().has_value();
-  if (alive) {
+  if (alive && guest_obeys) {
     const std::vector<std::string>& names = container->host->export_names();
     for (auto it = names.rbegin(); it != names.rend(); ++it) {
       if (auto detached = agent_->DetachShare(*it); !detached.has_value()) {
         WV_WARN("container {}: detaching {} in the guest: {}", container->id, *it,
                 detached.error().message());
+        if (detached.error().code() == Code::kDeadlineExceeded) {
+          break;  // the others would take as long
+        }
       }
     }
   }
   return container->host->Release(alive);
 }
 
-// For an init that was never started: the agent deletes only what has ended.
+// For an init that nobody waits for yet: the agent deletes only what has ended.
 Result<> SandboxImpl::KillAndDeleteInGuest(const std::string& id) {
-  auto killed = agent_->SignalProcess(id, "", SIGKILL, true);
+  auto killed = agent_->SignalProcess(id, "", SIGKILL, true, backend_.patience.kill_answer);
   if (!killed.has_value() && killed.error().code() != Code::kNotFound) {
     return killed;
   }
-  const auto deadline = std::chrono::steady_clock::now() + config_.timeouts.agent_call;
+  const auto deadline = std::chrono::steady_clock::now() + backend_.patience.kill_exit;
   while (true) {
     auto deleted = agent_->DeleteProcess(id, "");
     if (deleted.has_value() || deleted.error().code() != Code::kFailedPrecondition ||
@@ -241,7 +253,11 @@ Result<ExitInfo> SandboxImpl::DeleteExec(const ContainerPtr& container, const st
     auto deleted = agent_->DeleteProcess(container->id, exec_id);
     if (!deleted.has_value() && deleted.error().code() != Code::kNotFound &&
         CheckAlive().has_value()) {
-      return tl::unexpected(std::move(deleted).error());
+      if (!HasEnded(exec)) {
+        return tl::unexpected(std::move(deleted).error());
+      }
+      WV_WARN("container {}: deleting exec {} in the guest: {}", container->id, exec_id,
+              PlainText(deleted.error().message(), kMaxGuestError));
     }
   }
   SetExited(exec, 128 + SIGKILL);  // one that was never started: for whoever waits
@@ -252,6 +268,53 @@ Result<ExitInfo> SandboxImpl::DeleteExec(const ContainerPtr& container, const st
   return *exit;
 }
 
+// The agent deletes only what has ended. Bounded by what KillInit does to a guest that does not obey.
+void SandboxImpl::EndUnstarted(const ContainerPtr& container, const ProcessPtr& init) {
+  static_cast<void>(KillInit(container, init, /*all=*/true));
+  std::unique_lock lock(mu_);
+  changed_.wait(lock, [&] { return init->exit.has_value() || death_.has_value() || stopping_; });
+}
+
+// Its init has ended. False: the guest does not do it; with its last container the machine ends then, else what is left stays in the
+// guest until it ends.
+bool SandboxImpl::DeleteInGuest(const ContainerPtr& container) {
+  bool written_back = false;
+  {
+    const std::lock_guard lock(mu_);
+    written_back = container->written_back;
+  }
+  if (!written_back) {
+    WriteBack(*container, config_.timeouts.agent_call);
+  }
+  const auto deadline = std::chrono::steady_clock::now() + backend_.patience.delete_refused;
+  std::string why;
+  while (true) {
+    const auto deleted = agent_->DeleteProcess(container->id, "");
+    if (deleted.has_value() || deleted.error().code() == Code::kNotFound) {
+      return true;
+    }
+    why = PlainText(deleted.error().message(), kMaxGuestError);
+    const Code code = deleted.error().code();
+    if (code == Code::kDeadlineExceeded || code == Code::kUnavailable ||
+        std::chrono::steady_clock::now() > deadline) {
+      break;
+    }
+    std::this_thread::sleep_for(kDeleteRetry);
+  }
+  bool last = false;
+  {
+    const std::lock_guard lock(mu_);
+    last = containers_.size() == 1;
+  }
+  if (!last) {
+    WV_WARN("container {}: deleting it in the guest: {}", container->id, why);
+    return false;
+  }
+  Die(fmt::format("its last container {} cannot be deleted in the guest: {}", container->id, why));
+  machine_->End();  // here, too: what the host releases next is then free
+  return false;
+}
+
 Result<ExitInfo> SandboxImpl::DeleteInit(const ContainerPtr& container, const ProcessPtr& init) {
   const std::string& id = container->id;
   const auto give_up = [&](Error error) -> Result<ExitInfo> {
@@ -259,25 +322,12 @@ Result<ExitInfo> SandboxImpl::DeleteInit(const ContainerPtr& container, const Pr
     container->deleting = false;
     return tl::unexpected(std::move(error));
   };
-  if (CheckAlive().has_value()) {
-    const bool ended =
-        State(id, "").map([](const ProcessState& s) { return s.exit.has_value(); }).value_or(true);
-    bool written_back = false;
-    {
-      const std::lock_guard lock(mu_);
-      written_back = container->written_back;
-    }
-    if (!written_back) {
-      WriteBack(*container, config_.timeouts.agent_call);
-    }
-    auto deleted = ended ? agent_->DeleteProcess(id, "") : KillAndDeleteInGuest(id);
-    if (!deleted.has_value() && deleted.error().code() != Code::kNotFound &&
-        CheckAlive().has_value()) {
-      return give_up(std::move(deleted).error());
-    }
+  if (CheckAlive().has_value() && !HasEnded(init)) {
+    EndUnstarted(container, init);
   }
+  const bool obeys = !CheckAlive().has_value() || DeleteInGuest(container);
   SetExited(init, 128 + SIGKILL);
-  auto released = ReleaseContainer(container);
+  auto released = ReleaseContainer(container, obeys);
   if (!released.has_value()) {
     return give_up(std::move(released).error());
   }

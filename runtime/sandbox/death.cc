@@ -8,6 +8,11 @@
 #include "sandbox/sandbox_impl.h"
 
 namespace wyvern::runtime {
+namespace {
+
+constexpr std::chrono::milliseconds kLastWords{200};
+
+}  // namespace
 
 SandboxImpl::~SandboxImpl() {
   static_cast<void>(Shutdown());
@@ -57,12 +62,13 @@ void SandboxImpl::OnAnchorDeath(const ContainerPtr& container) {
   loop_->Remove(std::exchange(container->anchor_watch, EventLoop::Token::kNone));
   WV_WARN("container {}: its anchor was killed: the container is, too", container->id);
   pool_->Run([this, container] {
-    if (!CheckAlive().has_value()) {
-      return;
+    ProcessPtr init;
+    {
+      const std::lock_guard lock(mu_);
+      init = container->processes.at("");
     }
-    auto killed = agent_->SignalProcess(container->id, "", SIGKILL, true);
-    if (!killed.has_value() && killed.error().code() != Code::kNotFound) {
-      Die("container " + container->id + " cannot be killed: " + killed.error().message());
+    if (CheckAlive().has_value() && !HasEnded(init)) {
+      static_cast<void>(KillInit(container, init, /*all=*/true));
     }
   });
 }
@@ -90,6 +96,13 @@ std::vector<SandboxImpl::ProcessPtr> SandboxImpl::AllProcesses() const {
   }
   add(*guest_);
   return processes;
+}
+
+// For what may be the first sign of the machine's end: the VMM's own word for it comes within moments and says more.
+void SandboxImpl::DieSoon(std::string reason) {
+  loop_->Post([this, reason = std::move(reason)] {
+    loop_->After(kLastWords, [this, reason] { Die(reason); });
+  });
 }
 
 void SandboxImpl::Die(std::string reason) {
@@ -206,6 +219,7 @@ Result<> SandboxImpl::Shutdown() {
     const std::lock_guard lock(mu_);
     write_back = !death_.has_value() && !stopping_ && !containers_.empty();
     stopping_ = true;
+    changed_.notify_all();
   }
   stop_hooks_.request_stop();
   if (write_back && agent_ != nullptr) {

@@ -8,6 +8,8 @@
 
 namespace wyvern::runtime {
 
+inline constexpr size_t kMaxGuestError = 500;  // bytes of an error's text
+
 // At most `limit` bytes of `text`; what is not printable ASCII becomes '?'.
 inline std::string PlainText(std::string_view text, size_t limit) {
   std::string plain(text.substr(0, limit));

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <csignal>
+#include <utility>
 
 #include "base/check.h"
 #include "base/log.h"
@@ -65,14 +66,29 @@ void SandboxImpl::SetExited(const ProcessPtr& process, uint32_t status) {
   changed_.notify_all();
 }
 
+bool SandboxImpl::HasEnded(const ProcessPtr& process) {
+  const std::lock_guard lock(mu_);
+  return process->exit.has_value();
+}
+
+// The guest is gone, or it does not tell. An exec is then taken for dead; of an init the whole machine is the part that can be ended.
+void SandboxImpl::OnWaitFailed(const ContainerPtr& container, const std::string& exec_id,
+                               const ProcessPtr& process, const Error& error) {
+  const std::string why = PlainText(error.message(), kMaxGuestError);
+  WV_DEBUG("container {}: waiting for '{}': {}", container->id, exec_id, why);
+  if (!exec_id.empty()) {
+    SetExited(process, 128 + SIGKILL);
+  } else if (!HasEnded(process)) {
+    DieSoon(fmt::format("the end of container {} cannot be learnt: {}", container->id, why));
+  }
+}
+
 void SandboxImpl::AwaitExit(const ContainerPtr& container, const std::string& exec_id,
                             const ProcessPtr& process) {
-  // An error means that the guest is gone (then Die sets 137) or that the process was deleted (then DeleteProcess does).
   agent_->WaitProcess(container->id, exec_id,
                       [this, process, container, exec_id](Result<uint32_t> status) {
                         if (!status.has_value()) {
-                          WV_DEBUG("container {}: waiting for '{}': {}", container->id, exec_id,
-                                   status.error().message());
+                          OnWaitFailed(container, exec_id, process, status.error());
                         } else if (exec_id.empty()) {
                           pool_->Run([this, container, process, code = *status] {
                             const bool done = WriteBack(*container, config_.timeouts.shutdown);
@@ -162,7 +178,37 @@ Result<> SandboxImpl::Signal(const std::string& id, const std::string& exec_id, 
     }
   }
   WV_TRY_VOID(CheckAlive());
+  if (signal == SIGKILL && exec_id.empty()) {
+    return KillInit(container, process, all);
+  }
   return agent_->SignalProcess(id, exec_id, static_cast<uint32_t>(signal), all);
+}
+
+// No request: the init ends, or the machine does. NOT_FOUND when the guest says that it has ended: then it has to say how.
+Result<> SandboxImpl::KillInit(const ContainerPtr& container, const ProcessPtr& init, bool all) {
+  auto killed =
+      agent_->SignalProcess(container->id, "", SIGKILL, all, backend_.patience.kill_answer);
+  if (!killed.has_value() && killed.error().code() != Code::kNotFound && !HasEnded(init)) {
+    DieSoon(fmt::format("container {} cannot be killed: {}", container->id,
+                        PlainText(killed.error().message(), kMaxGuestError)));
+    return {};
+  }
+  {
+    const std::lock_guard lock(mu_);
+    if (std::exchange(init->killed, true)) {
+      return killed;
+    }
+  }
+  loop_->Post([this, container, init] {
+    const auto limit = backend_.patience.kill_exit;
+    loop_->After(limit, [this, container, init, limit] {
+      if (!HasEnded(init)) {
+        Die(fmt::format("container {} did not end within {} ms of SIGKILL", container->id,
+                        limit.count()));
+      }
+    });
+  });
+  return killed;
 }
 
 Result<> SandboxImpl::ResizeTerminal(const std::string& id, const std::string& exec_id,

@@ -8,9 +8,9 @@
 //          through the shim unchanged).
 // Threads: every method may block (agent calls) and may be called from any thread; Wait from many.
 //          Callbacks run on an internal thread.
-// Death:   when VMM, wyvern-fs or agent die the sandbox is dead: every Wait returns 137, every
-//          other call UNAVAILABLE (State-like questions are answered from memory), resources are
-//          released by Shutdown.
+// Death:   when VMM, wyvern-fs or agent die, or the guest does not obey (Patience), the sandbox is
+//          dead: every Wait returns 137, every other call UNAVAILABLE (State-like questions are
+//          answered from memory), resources are released by Shutdown.
 #pragma once
 
 #include <sys/types.h>
@@ -39,6 +39,18 @@ struct Mount {
   std::string source;
   std::string target;  // below rootfs; usually empty
   std::vector<std::string> options;
+};
+
+// How long a guest may take to do what is no request: then it counts as hung or hostile, and the sandbox dies as a whole. Wide enough
+// for a machine that is emulated (50 times slower than hardware) and for a disk that takes long to write what an exit must wait for;
+// short of the two minutes that CRI gives a SIGKILL.
+struct Patience {
+  // To answer a SIGKILL of an init: the agent writes one file, which takes it milliseconds.
+  std::chrono::milliseconds kill_answer{20'000};
+  // From that answer until it says how the init ended.
+  std::chrono::milliseconds kill_exit{60'000};
+  // With an agent that refuses to delete a container that has ended; the host's part of it is then released all the same.
+  std::chrono::milliseconds delete_refused{2'000};
 };
 
 struct SandboxOptions {
@@ -140,6 +152,7 @@ class Sandbox {
   // exec_id empty: the container's init, here and below.
   virtual Result<> StartProcess(const std::string& id, const std::string& exec_id) = 0;
   virtual Result<ExitInfo> Wait(const std::string& id, const std::string& exec_id) = 0;
+  // SIGKILL of an init that the guest does not obey within Patience is the death of the sandbox.
   virtual Result<> Signal(const std::string& id, const std::string& exec_id, int signal,
                           bool all) = 0;
   virtual Result<> ResizeTerminal(const std::string& id, const std::string& exec_id, uint32_t rows,

@@ -35,6 +35,7 @@ namespace wyvern::runtime {
 struct Backend {
   std::function<std::unique_ptr<Machine>(MachineOptions)> make_machine = MakeMicroVm;
   StateStore::StepHook step;  // see StateStore
+  Patience patience;
 };
 
 Result<std::unique_ptr<Sandbox>> StartSandbox(SandboxOptions options, Backend backend);
@@ -43,6 +44,7 @@ struct Process {
   ProcessStatus status = ProcessStatus::kCreated;
   bool starting = false;
   bool terminal = false;
+  bool killed = false;  // an init that was sent SIGKILL: its end is awaited
   std::optional<ExitInfo> exit;
 };
 
@@ -144,7 +146,9 @@ class SandboxImpl final : public Sandbox {
   Result<StdioStreams> CreateInGuest(const ContainerPtr& container, const IoWanted& io);
   Result<> KillAndDeleteInGuest(const std::string& id);
   void UndoCreate(const ContainerPtr& container, bool in_guest);
-  Result<> ReleaseContainer(const ContainerPtr& container);
+  Result<> ReleaseContainer(const ContainerPtr& container, bool guest_obeys);
+  void EndUnstarted(const ContainerPtr& container, const ProcessPtr& init);
+  bool DeleteInGuest(const ContainerPtr& container);
   void WatchAnchor(const ContainerPtr& container);
   void UnwatchAnchor(const ContainerPtr& container);
   Result<ExitInfo> DeleteInit(const ContainerPtr& container, const ProcessPtr& init);
@@ -164,10 +168,15 @@ class SandboxImpl final : public Sandbox {
   bool WriteBack(const Container& container, std::chrono::milliseconds limit);
   void AwaitExit(const ContainerPtr& container, const std::string& exec_id,
                  const ProcessPtr& process);
+  void OnWaitFailed(const ContainerPtr& container, const std::string& exec_id,
+                    const ProcessPtr& process, const Error& error);
   void SetExited(const ProcessPtr& process, uint32_t status);  // takes mu_
+  bool HasEnded(const ProcessPtr& process);                    // takes mu_
+  Result<> KillInit(const ContainerPtr& container, const ProcessPtr& init, bool all);
 
   // death.cc
   void Die(std::string reason);
+  void DieSoon(std::string reason);
   void OnMachineEvent(const MachineEvent& event);
   void OnAnchorDeath(const ContainerPtr& container);
   std::vector<ProcessPtr> AllProcesses() const;  // with mu_ held

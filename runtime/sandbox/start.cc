@@ -231,13 +231,7 @@ Result<> SandboxImpl::ConnectAgent() {
     const std::lock_guard lock(mu_);
     return death_.has_value();
   };
-  // The VMM's own word for it, if there is one, comes within moments and says more.
-  options.on_close = [this] {
-    loop_->Post([this] {
-      loop_->After(std::chrono::milliseconds(200),
-                   [this] { Die("the agent in the guest is gone"); });
-    });
-  };
+  options.on_close = [this] { DieSoon("the agent in the guest is gone"); };
   options.on_oom = [this](const std::string& id) {
     std::function<void(std::string)> callback;
     {

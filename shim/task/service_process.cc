@@ -18,7 +18,9 @@ namespace {
 constexpr std::chrono::milliseconds kFlushStall{100};
 constexpr std::chrono::milliseconds kFlushLimit{2000};
 constexpr std::chrono::milliseconds kFiguresPatience{1000};
-constexpr std::chrono::milliseconds kKillPatience{10000};
+// The sandbox dies before that when the guest does not end what it killed; what that takes itself is on top.
+constexpr std::chrono::milliseconds kKillPatience =
+    runtime::Patience().kill_exit + std::chrono::seconds(10);
 constexpr std::chrono::milliseconds kOtherDeletePatience{30000};
 constexpr uint32_t kStatusKilled = 137;  // 128 + SIGKILL
 constexpr uint32_t kStatusNotStarted = 255;

@@ -213,7 +213,7 @@ class NativeMachine final : public TwoProcesses {
 
 class HollowMachine final : public TwoProcesses {
  public:
-  HollowMachine() = default;
+  explicit HollowMachine(GuestConnector agent) : agent_(std::move(agent)) {}
 
   ~HollowMachine() override { End(); }
 
@@ -229,8 +229,8 @@ class HollowMachine final : public TwoProcesses {
     return SpawnFs(spawned);
   }
 
-  Result<UniqueFd> ConnectVsock(uint32_t) override {
-    return Fail(Code::kUnavailable, "nobody listens");
+  Result<UniqueFd> ConnectVsock(uint32_t port) override {
+    return agent_ ? agent_(port) : Fail(Code::kUnavailable, "nobody listens");
   }
 
   Result<> AttachExport(const std::string&, FdRef, const ExportPolicy&) override { return {}; }
@@ -238,6 +238,7 @@ class HollowMachine final : public TwoProcesses {
   Result<> DetachExport(const std::string&) override { return {}; }
 
  private:
+  const GuestConnector agent_;
   UniqueFd vmm_life_;
 };
 
@@ -257,7 +258,11 @@ std::unique_ptr<Machine> MakeWatchedNativeMachine(std::shared_ptr<ExportWatch> w
 }
 
 std::unique_ptr<Machine> MakeHollowMachine(const MachineOptions& /*options*/) {
-  return std::make_unique<HollowMachine>();
+  return std::make_unique<HollowMachine>(nullptr);
+}
+
+std::unique_ptr<Machine> MakeHollowMachineWithAgent(GuestConnector agent) {
+  return std::make_unique<HollowMachine>(std::move(agent));
 }
 
 }  // namespace wyvern::runtime

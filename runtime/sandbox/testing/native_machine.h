@@ -8,6 +8,7 @@
 #include <set>
 #include <string>
 
+#include "agent_client/agent_client.h"
 #include "hypervisor/machine.h"
 
 namespace wyvern::runtime {
@@ -29,5 +30,7 @@ std::unique_ptr<Machine> MakeWatchedNativeMachine(std::shared_ptr<ExportWatch> w
 
 // A machine that boots nothing: two processes that end with us. For what happens around it.
 std::unique_ptr<Machine> MakeHollowMachine(const MachineOptions& options);
+// The same with an agent that the test plays: it answers at its ports.
+std::unique_ptr<Machine> MakeHollowMachineWithAgent(GuestConnector agent);
 
 }  // namespace wyvern::runtime

@@ -105,6 +105,7 @@ Result<std::unique_ptr<Sandbox>> SandboxFixture::StartSandboxOf(const std::strin
   backend.make_machine = [watch = exports_](const MachineOptions&) {
     return MakeWatchedNativeMachine(watch);
   };
+  backend.patience = patience_;
   return StartSandbox(OptionsOf(bundle, id), backend);
 }
 

@@ -51,6 +51,7 @@ class SandboxFixture : public testing::Test {
   std::string dir_;  // tmpfs: root/, bundles
   std::string state_dir_;
   std::shared_ptr<Config> config_;
+  Patience patience_;
   const std::shared_ptr<ExportWatch> exports_ = std::make_shared<ExportWatch>();  // of sandbox_
   std::unique_ptr<Sandbox> sandbox_;
 };

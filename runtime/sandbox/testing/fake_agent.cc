@@ -1,0 +1,174 @@
+#include "sandbox/testing/fake_agent.h"
+
+#include <sys/socket.h>
+
+#include <atomic>
+#include <csignal>
+
+#include "base/check.h"
+#include "base/unix_socket.h"
+
+namespace wyvern::runtime {
+namespace {
+
+constexpr char kAgentService[] = "wyvern.agent.v1.Agent";
+
+}  // namespace
+
+FakeAgent::FakeAgent() {
+  auto loop = EventLoop::Create();
+  WV_CHECK(loop.has_value());
+  loop_ = std::move(*loop);
+  auto server = ttrpc::Server::Create(*loop_);
+  WV_CHECK(server.has_value());
+  server_ = std::move(*server);
+  Register();
+  thread_ = std::thread([this] { static_cast<void>(loop_->Run()); });
+}
+
+FakeAgent::~FakeAgent() {
+  OnLoop([this] {
+    hung_.clear();
+    waiters_.clear();
+    watchers_.clear();
+    server_.reset();
+  });
+  loop_->Stop();
+  thread_.join();
+}
+
+void FakeAgent::OnLoop(const std::function<void()>& work) {
+  std::atomic<bool> done{false};
+  loop_->Post([&] {
+    work();
+    done = true;
+    done.notify_all();
+  });
+  done.wait(false);
+}
+
+GuestConnector FakeAgent::Connector() {
+  return [this](uint32_t port) -> Result<UniqueFd> {
+    WV_TRY(SocketPair pair, MakeSocketPair(SOCK_STREAM));
+    OnLoop([&] {
+      if (port == kAgentPort) {
+        WV_CHECK(server_->Adopt(std::move(pair.first)).has_value());
+      } else {
+        stdio_.push_back(std::move(pair.first));
+      }
+    });
+    return std::move(pair.second);
+  };
+}
+
+template <typename Req, typename Resp>
+void FakeAgent::Add(const char* method,
+                    std::function<void(const Req&, const ttrpc::Responder<Resp>&)> answer) {
+  server_->RegisterUnary<Req, Resp>(
+      kAgentService, method,
+      [this, name = std::string(method), answer = std::move(answer)](
+          const Req& request, const ttrpc::CallContext&, const ttrpc::Responder<Resp>& responder) {
+        const auto fault = faults_.find(name);
+        if (fault != faults_.end() && fault->second == Code::kOk) {
+          hung_.push_back([responder] {});
+        } else if (fault != faults_.end()) {
+          responder.Fail(Error(fault->second, "the agent refuses"));
+        } else if (delay_.count() > 0) {
+          loop_->After(delay_, [answer, request, responder] { answer(request, responder); });
+        } else {
+          answer(request, responder);
+        }
+      });
+}
+
+void FakeAgent::Register() {
+  const auto empty = [](const auto&, const ttrpc::Responder<agent_pb::Empty>& responder) {
+    responder.Ok({});
+  };
+  Add<agent_pb::HelloRequest, agent_pb::HelloResponse>("Hello", [](const auto&, const auto& r) {
+    agent_pb::HelloResponse response;
+    response.set_protocol(1);
+    r.Ok(response);
+  });
+  Add<agent_pb::CreateSandboxRequest, agent_pb::Empty>("CreateSandbox", empty);
+  Add<agent_pb::CreateContainerRequest, agent_pb::CreateContainerResponse>(
+      "CreateContainer", [](const auto&, const auto& r) { r.Ok({}); });
+  Add<agent_pb::AddProcessRequest, agent_pb::Empty>("AddProcess", empty);
+  Add<agent_pb::ProcessRef, agent_pb::StartProcessResponse>(
+      "StartProcess", [](const auto&, const auto& r) { r.Ok({}); });
+  Add<agent_pb::ProcessRef, agent_pb::WaitProcessResponse>(
+      "WaitProcess", [this](const agent_pb::ProcessRef& request, const auto& responder) {
+        waiters_.emplace(request.exec_id().empty() ? request.id() : "", responder);
+        if (const auto exit = exits_.find(request.id()); exit != exits_.end()) {
+          ExitNow(request.id(), exit->second);
+        }
+      });
+  Add<agent_pb::SignalRequest, agent_pb::Empty>(
+      "SignalProcess", [this](const agent_pb::SignalRequest& request, const auto& responder) {
+        responder.Ok({});
+        if (request.signal() == SIGKILL && !ignores_kills_) {
+          ExitNow(request.id(), 128 + SIGKILL);
+        }
+      });
+  Add<agent_pb::ProcessRef, agent_pb::WaitProcessResponse>(
+      "DeleteProcess", [this](const agent_pb::ProcessRef& request, const auto& responder) {
+        exits_.erase(request.id());
+        responder.Ok({});
+      });
+  Add<agent_pb::ContainerRef, agent_pb::ContainerStatsResponse>(
+      "ContainerStats", [](const auto&, const auto& r) { r.Ok({}); });
+  Add<agent_pb::Empty, agent_pb::Empty>("SyncFilesystems", empty);
+  Add<agent_pb::DetachShareRequest, agent_pb::Empty>("DetachShare", empty);
+  server_->RegisterServerStream<agent_pb::Empty, agent_pb::Event>(
+      kAgentService, "WatchEvents",
+      [this](const agent_pb::Empty&, const ttrpc::CallContext&,
+             ttrpc::ServerStream<agent_pb::Event> stream) {
+        watchers_.push_back(std::move(stream));
+      });
+}
+
+void FakeAgent::Refuse(const std::string& method, Code code) {
+  OnLoop([&] { faults_[method] = code; });
+}
+
+void FakeAgent::Hang(const std::string& method) {
+  Refuse(method, Code::kOk);
+}
+
+void FakeAgent::Ignore(bool kills) {
+  OnLoop([&] { ignores_kills_ = kills; });
+}
+
+void FakeAgent::Delay(std::chrono::milliseconds delay) {
+  OnLoop([&] { delay_ = delay; });
+}
+
+void FakeAgent::ExitNow(const std::string& id, uint32_t status) {
+  exits_[id] = status;
+  agent_pb::WaitProcessResponse response;
+  response.set_exit_status(status);
+  const auto [first, last] = waiters_.equal_range(id);
+  for (auto it = first; it != last; ++it) {
+    it->second.Ok(response);
+  }
+  waiters_.erase(first, last);
+}
+
+void FakeAgent::Exit(const std::string& id, uint32_t status) {
+  OnLoop([&] { ExitNow(id, status); });
+}
+
+void FakeAgent::SendOom(const std::string& id, int count) {
+  agent_pb::Event event;
+  event.set_container_id(id);
+  event.mutable_oom();
+  OnLoop([&] {
+    for (int i = 0; i < count; ++i) {
+      for (const auto& watcher : watchers_) {
+        static_cast<void>(watcher.Send(event));
+      }
+    }
+  });
+}
+
+}  // namespace wyvern::runtime
