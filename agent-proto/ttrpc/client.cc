@@ -48,6 +48,7 @@ Result<std::optional<std::string>> RawClientStream::Read(std::chrono::millisecon
   if (!state_->messages.empty()) {
     std::string message = std::move(state_->messages.front());
     state_->messages.pop_front();
+    state_->bytes -= message.size();
     return std::optional<std::string>(std::move(message));
   }
   if (const std::optional<Error>& error = state_->error; error.has_value()) {
@@ -121,6 +122,7 @@ Result<RawClientStream> Client::OpenRawStream(const std::string& service, const 
   auto state = std::make_shared<RawClientStream::State>();
   state->connection = connection_;
   state->max_messages = connection_->options().max_stream_messages;
+  state->max_bytes = connection_->options().max_stream_bytes;
   ClientConnection::Pending pending{.done = nullptr, .stream = state, .deadline = {}};
   WV_TRY([[maybe_unused]] const uint32_t id,
          connection_->Begin(service, method, bidirectional ? std::string() : std::move(payload),

@@ -31,6 +31,7 @@ struct ClientOptions {
   size_t max_unsent_bytes = 32U << 20;  // more: calls fail with RESOURCE_EXHAUSTED
   size_t max_stream_messages =
       4096;  // unread ones of a stream; more end the stream with RESOURCE_EXHAUSTED
+  size_t max_stream_bytes = 64U << 20;  // of unread messages, likewise; one message always fits
   // Called once, on the reader thread, when the connection ends by itself (not by Close or the
   // destructor).
   std::function<void()> on_close{};

@@ -49,12 +49,14 @@ bool RawClientStream::State::Push(std::string message) {
   if (ended) {
     return true;
   }
-  if (messages.size() >= max_messages) {
+  if (messages.size() >= max_messages ||
+      (!messages.empty() && message.size() > max_bytes - std::min(bytes, max_bytes))) {
     ended = true;
     error.emplace(Code::kResourceExhausted, "messages of a ttrpc stream were not read in time");
     changed.notify_all();
     return false;
   }
+  bytes += message.size();
   messages.push_back(std::move(message));
   changed.notify_all();
   return true;

@@ -27,10 +27,12 @@ struct RawClientStream::State {
   std::weak_ptr<ClientConnection> connection;
   uint32_t id = 0;
   size_t max_messages = 0;
+  size_t max_bytes = 0;
 
   std::mutex mu;  // taken after the connection's, or alone
   std::condition_variable changed;
   std::deque<std::string> messages;
+  size_t bytes = 0;  // in messages
   bool ended = false;
   std::optional<Error> error;
 

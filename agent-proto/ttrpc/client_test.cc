@@ -141,6 +141,46 @@ TEST(ClientTest, ServerThatDoesNotReadCostsABoundedQueueAndNoBlockedCaller) {
   client.reset();
 }
 
+TEST(ClientTest, UnreadMessagesOfAStreamAreBoundedInNumberAndBytes) {
+  for (const size_t size : {size_t{10}, size_t{400'000}, size_t{kMaxData}}) {
+    ClientOptions options;
+    options.max_stream_messages = 16;
+    options.max_stream_bytes = 1 << 20;
+    auto [client, peer] = MakeClient(std::move(options));
+    auto stream = Must(client->OpenRawStream("s", "m", "", false, {}));
+    (void)ReadFrame(peer);
+    for (int i = 0; i < 20; ++i) {
+      ASSERT_TRUE(
+          WriteAll(peer, EncodeFrame(1, FrameType::kData, 0, std::string(size, 'x'))).has_value());
+    }
+    // The reader has had all of it when it answers a call behind it.
+    std::thread server([&peer = peer] {
+      (void)ReadFrame(peer);
+      EXPECT_TRUE(WriteAll(peer, Hex("00000006 00000003 02 00 1204 12026869")).has_value());
+    });
+    EXPECT_TRUE((client->Call<Message, Message>("s", "m", {}).has_value()));
+    server.join();
+    const size_t kept = std::min<size_t>(16, std::max<size_t>(1, (1U << 20) / size));
+    for (size_t i = 0; i < kept; ++i) {
+      EXPECT_EQ(Must(stream.Read(10s)).value_or("").size(), size);
+    }
+    EXPECT_EQ(stream.Read(10s).error().code(), Code::kResourceExhausted);
+  }
+}
+
+TEST(ClientTest, StreamThatIsReadTakesMoreThanItsBound) {
+  ClientOptions options;
+  options.max_stream_bytes = 1000;
+  auto [client, peer] = MakeClient(std::move(options));
+  auto stream = Must(client->OpenRawStream("s", "m", "", false, {}));
+  (void)ReadFrame(peer);
+  for (int i = 0; i < 20; ++i) {
+    ASSERT_TRUE(
+        WriteAll(peer, EncodeFrame(1, FrameType::kData, 0, std::string(600, 'x'))).has_value());
+    EXPECT_EQ(Must(stream.Read(10s)).value_or("").size(), 600U);
+  }
+}
+
 TEST(ClientAndServerTest, ManyThreadsShareAConnection) {
   TestServer server;
   auto client = Must(Client::Create(server.Connect()));

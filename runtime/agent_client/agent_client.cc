@@ -20,6 +20,9 @@ namespace {
 constexpr char kService[] = "wyvern.agent.v1.Agent";
 constexpr uint32_t kProtocol = 1;
 constexpr size_t kEntropyBytes = 64;
+// Events that wait for us: an honest one names a container, in 128 bytes at most.
+constexpr size_t kMaxEvents = 1024;
+constexpr size_t kMaxEventBytes = 1U << 20;
 constexpr milliseconds kFirstRetry{2};
 constexpr milliseconds kLastRetry{50};
 
@@ -101,6 +104,8 @@ Result<std::unique_ptr<AgentClient>> AgentClient::Connect(GuestConnector connect
   rep->options = std::move(options);
   ttrpc::ClientOptions client_options;
   client_options.name = "agent-client";
+  client_options.max_stream_messages = kMaxEvents;
+  client_options.max_stream_bytes = kMaxEventBytes;
   client_options.on_close = rep->options.on_close;
   WV_TRY(rep->client, ttrpc::Client::Create(std::move(stream), std::move(client_options)));
   std::unique_ptr<AgentClient> client(new AgentClient(std::move(rep)));
@@ -165,7 +170,10 @@ void AgentClient::WatchEvents() {
   while (true) {
     const auto answer = stream->Read();
     if (!answer.has_value()) {
-      return;  // the connection ended
+      if (answer.error().code() != Code::kUnavailable) {  // else the connection ended
+        WV_WARN("agent events: no more of them: code {}", static_cast<int>(answer.error().code()));
+      }
+      return;
     }
     const std::optional<agent_pb::Event>& event = *answer;
     if (!event.has_value()) {

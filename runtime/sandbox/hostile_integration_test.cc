@@ -1,6 +1,7 @@
 // Guests that are hung, slow or hostile: whatever they do, a container can be killed and deleted, and nothing is left on the host.
 #include <gmock/gmock.h>
 
+#include <atomic>
 #include <csignal>
 #include <future>
 #include <thread>
@@ -165,6 +166,36 @@ TEST_F(HostileGuestTest, ShutdownEndsADeleteThatWaitsForTheGuest) {
   EXPECT_TRUE(sandbox_->Shutdown().has_value());
   EXPECT_EQ(deleted.get()->status, 137U);
   EXPECT_LT(steady_clock::now() - begin, std::chrono::seconds(10));
+}
+
+TEST_F(HostileGuestTest, OomIsToldOfContainersThatExistAndOneAtATime) {
+  BootFake();
+  Running("c");
+  std::atomic<int> told{0};
+  std::promise<void> first;
+  std::promise<void> go_on;
+  sandbox_->OnOom([&](const std::string& id) {
+    EXPECT_EQ(id, "c");
+    if (++told == 1) {
+      first.set_value();
+      go_on.get_future().wait();
+    }
+  });
+  agent_.SendOom("other", 10);
+  agent_.SendOom(std::string(10'000, 'x'), 3);
+  agent_.SendOom("c", 500);
+  first.get_future().wait();
+  std::this_thread::sleep_for(milliseconds(300));
+  EXPECT_EQ(told, 1);
+  go_on.set_value();
+  // The next one is news again.
+  for (int i = 0; i < 500 && told < 2; ++i) {
+    agent_.SendOom("c", 1);
+    std::this_thread::sleep_for(milliseconds(10));
+  }
+  EXPECT_GE(told, 2);
+  EXPECT_TRUE(sandbox_->Shutdown().has_value());  // nothing of it is told after that
+  sandbox_.reset();
 }
 
 }  // namespace

@@ -55,6 +55,7 @@ struct Container {
   bool created = false;                                       // CreateContainer is done
   bool paused = false;
   bool deleting = false;
+  bool oom = false;           // being told
   bool written_back = false;  // nothing of it runs, and what it wrote is on the host
   pid_t anchor_pid = 0;
   EventLoop::Token anchor_watch = EventLoop::Token::kNone;  // loop thread only
@@ -138,6 +139,7 @@ class SandboxImpl final : public Sandbox {
   Result<> StartMachine();
   Result<> BootMachine();
   Result<> ConnectAgent();
+  void TellOom(const std::string& id);
   void SizeMachine(MachineOptions& machine) const;
 
   // containers.cc

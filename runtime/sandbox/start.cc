@@ -222,6 +222,29 @@ Result<> SandboxImpl::BootMachine() {
   return {};
 }
 
+// The guest may say what it likes as often as it likes: only of what exists, and one piece of news about a container at a time.
+void SandboxImpl::TellOom(const std::string& id) {
+  ContainerPtr container;
+  {
+    const std::lock_guard lock(mu_);
+    const auto it = containers_.find(id);
+    if (on_oom_ == nullptr || it == containers_.end() || std::exchange(it->second->oom, true)) {
+      return;
+    }
+    container = it->second;
+  }
+  pool_->Run([this, container] {
+    std::function<void(std::string)> callback;
+    {
+      const std::lock_guard lock(mu_);
+      callback = on_oom_;
+    }
+    callback(container->id);
+    const std::lock_guard lock(mu_);
+    container->oom = false;
+  });
+}
+
 Result<> SandboxImpl::ConnectAgent() {
   const int64_t start = timeline_.Now();
   AgentOptions options;
@@ -232,16 +255,7 @@ Result<> SandboxImpl::ConnectAgent() {
     return death_.has_value();
   };
   options.on_close = [this] { DieSoon("the agent in the guest is gone"); };
-  options.on_oom = [this](const std::string& id) {
-    std::function<void(std::string)> callback;
-    {
-      const std::lock_guard lock(mu_);
-      callback = on_oom_;
-    }
-    if (callback) {
-      pool_->Run([callback = std::move(callback), id] { callback(id); });
-    }
-  };
+  options.on_oom = [this](const std::string& id) { TellOom(id); };
   // The guest's boot is what takes long; the machine can be ended from here on.
   const std::stop_callback cancelled(options_.cancel, [this] { Die(kCancelled); });
   auto connected = AgentClient::Connect(
