@@ -86,9 +86,7 @@ Result<std::unique_ptr<Client>> Client::Create(UniqueFd connection, ClientOption
 Client::Client(std::shared_ptr<ClientConnection> connection) : connection_(std::move(connection)) {}
 
 Client::~Client() {
-  WV_CHECK(!connection_->OnReaderThread());
-  connection_->Close();
-  connection_->Join();
+  CloseAndWait();
 }
 
 Result<std::string> Client::RawCall(const std::string& service, const std::string& method,
@@ -132,6 +130,12 @@ Result<RawClientStream> Client::OpenRawStream(const std::string& service, const 
 
 void Client::Close() {
   connection_->Close();
+}
+
+void Client::CloseAndWait() {
+  WV_CHECK(!connection_->OnReaderThread());
+  connection_->Close();
+  connection_->Join();
 }
 
 bool Client::closed() const {

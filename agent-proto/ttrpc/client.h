@@ -140,8 +140,10 @@ class Client {
                                         std::string payload, bool bidirectional,
                                         const CallOptions& options);
 
-  // Ends the connection now; any thread; idempotent.
+  // Ends the connection now; any thread; idempotent. A callback may still be running.
   void Close();
+  // The same; no callback runs or comes after it returned. Not from the reader thread.
+  void CloseAndWait();
   // True when the connection is gone.
   bool closed() const;
 

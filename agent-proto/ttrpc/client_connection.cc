@@ -86,7 +86,10 @@ ClientConnection::ClientConnection(UniqueFd fd, EventFd wake, ClientOptions opti
                    }}) {}
 
 void ClientConnection::Start() {
-  thread_ = std::thread([self = shared_from_this()] { self->Loop(); });
+  thread_ = std::thread([self = shared_from_this()] {
+    self->reader_ = std::this_thread::get_id();
+    self->Loop();
+  });
   (void)pthread_setname_np(thread_.native_handle(), options_.name.substr(0, 15).c_str());
 }
 
@@ -100,6 +103,7 @@ void ClientConnection::Close() {
 }
 
 void ClientConnection::Join() {
+  const std::lock_guard lock(join_mu_);
   if (thread_.joinable()) {
     thread_.join();
   }

@@ -1,8 +1,9 @@
 // ttrpc/client_connection.h — what a Client and its streams share. Internal.
-// Threads: Start and Join by the owner; the reader thread runs Loop; everything else from any thread.
+// Threads: Start by the owner; the reader thread runs Loop; everything else from any thread, Join from any other.
 // Invariants: a call is in pending_ from its request to its end, and whoever takes it out reports the end, once, without the lock.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -62,7 +63,7 @@ class ClientConnection final : public std::enable_shared_from_this<ClientConnect
   void Join();
   bool closed() const;
 
-  bool OnReaderThread() const { return std::this_thread::get_id() == thread_.get_id(); }
+  bool OnReaderThread() const { return std::this_thread::get_id() == reader_; }
 
   const ClientOptions& options() const { return options_; }
 
@@ -90,7 +91,9 @@ class ClientConnection final : public std::enable_shared_from_this<ClientConnect
   const UniqueFd fd_;
   const EventFd wake_;
   FrameParser parser_;  // reader thread
-  std::thread thread_;
+  std::mutex join_mu_;
+  std::thread thread_;  // joined with join_mu_ held
+  std::atomic<std::thread::id> reader_;
 
   mutable std::mutex mu_;  // guards what follows
   SendQueue queue_;

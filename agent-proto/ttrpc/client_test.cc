@@ -123,6 +123,26 @@ TEST(ClientTest, PeerGoneFailsCallsInFlightAndLaterOnes) {
   EXPECT_EQ(closed, 1);
 }
 
+TEST(ClientTest, CloseAndWaitWaitsForTheCallbackThatRuns) {
+  std::atomic<bool> begun{false};
+  std::atomic<bool> over{false};
+  ClientOptions options;
+  options.on_close = [&] {
+    begun = true;
+    begun.notify_all();
+    std::this_thread::sleep_for(200ms);
+    over = true;
+  };
+  auto [client, peer] = MakeClient(std::move(options));
+  peer.Reset();
+  begun.wait(false);
+  std::thread other([&client = client] { client->CloseAndWait(); });
+  client->CloseAndWait();
+  EXPECT_TRUE(over);
+  other.join();
+  EXPECT_EQ((client->Call<Message, Message>("s", "m", {}).error().code()), Code::kUnavailable);
+}
+
 TEST(ClientTest, ServerThatDoesNotReadCostsABoundedQueueAndNoBlockedCaller) {
   auto [client, peer] = MakeClient({.name = "test",
                                     .max_unsent_bytes = 1 << 20,

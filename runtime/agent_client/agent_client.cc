@@ -90,7 +90,7 @@ AgentClient::~AgentClient() {
 }
 
 void AgentClient::Close() {
-  rep_->client->Close();
+  rep_->client->CloseAndWait();
   if (rep_->events != nullptr) {
     rep_->events->Join();
   }

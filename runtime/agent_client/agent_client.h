@@ -85,7 +85,7 @@ class AgentClient {
   Result<agent_pb::ContainerStatsResponse> ContainerStats(const std::string& id);
   Result<> SyncFilesystems(std::chrono::milliseconds timeout);
   Result<> DetachShare(const std::string& name);
-  // Ends the connection: calls in flight fail with UNAVAILABLE, no callback comes after it returned.
+  // Ends the connection: calls in flight fail with UNAVAILABLE, no callback runs or comes after it returned. Not from a callback.
   void Close();
 
  private:

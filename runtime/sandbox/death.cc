@@ -17,6 +17,7 @@ constexpr std::chrono::milliseconds kLastWords{200};
 SandboxImpl::~SandboxImpl() {
   static_cast<void>(Shutdown());
   pool_.reset();  // what still runs there uses the rest of us
+  agent_.reset();
   if (loop_ != nullptr) {
     loop_->Stop();
     loop_thread_.reset();
