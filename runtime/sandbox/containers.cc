@@ -270,7 +270,9 @@ Result<ExitInfo> SandboxImpl::DeleteExec(const ContainerPtr& container, const st
 
 // The agent deletes only what has ended. Bounded by what KillInit does to a guest that does not obey.
 void SandboxImpl::EndUnstarted(const ContainerPtr& container, const ProcessPtr& init) {
-  static_cast<void>(KillInit(container, init, /*all=*/true));
+  if (!HasEnded(init)) {
+    static_cast<void>(KillInit(container, init, /*all=*/true));
+  }
   std::unique_lock lock(mu_);
   changed_.wait(lock, [&] { return init->exit.has_value() || death_.has_value() || stopping_; });
 }
@@ -322,7 +324,7 @@ Result<ExitInfo> SandboxImpl::DeleteInit(const ContainerPtr& container, const Pr
     container->deleting = false;
     return tl::unexpected(std::move(error));
   };
-  if (CheckAlive().has_value() && !HasEnded(init)) {
+  if (CheckAlive().has_value()) {
     EndUnstarted(container, init);
   }
   const bool obeys = !CheckAlive().has_value() || DeleteInGuest(container);

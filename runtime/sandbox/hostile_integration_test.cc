@@ -147,6 +147,23 @@ TEST_F(HostileGuestTest, AgentThatRefusesToDeleteKeepsNothing) {
   EXPECT_THAT(Death(), HasSubstr("its last container b cannot be deleted"));
 }
 
+TEST_F(HostileGuestTest, StatusThatTheGuestToldOutlivesIt) {
+  config_->timeouts.shutdown = std::chrono::seconds(2);
+  BootFake();
+  Running("c");
+  agent_.Hang("SyncFilesystems");
+  agent_.Exit("c", 0);
+  std::this_thread::sleep_for(milliseconds(200));
+  EXPECT_FALSE(sandbox_->State("c", "")->exit.has_value());  // its files are being written
+  const auto record = LoadState(StateDirectory(state_dir_, "default", "box"));
+  ASSERT_TRUE(record.has_value());
+  for (const ProcessRecord& process : record->processes) {
+    ASSERT_EQ(kill(process.pid, SIGKILL), 0);
+  }
+  EXPECT_THAT(Death(), HasSubstr("died"));
+  EXPECT_EQ(sandbox_->Wait("c", "")->status, 0U);
+}
+
 TEST_F(HostileGuestTest, NeverStartedIsDeletedFromAGuestThatDoesNotKill) {
   BootFake();
   Created("c");

@@ -62,13 +62,13 @@ void SandboxImpl::SetExited(const ProcessPtr& process, uint32_t status) {
     return;
   }
   process->status = ProcessStatus::kStopped;
-  process->exit = ExitInfo{status, std::chrono::system_clock::now()};
+  process->exit = ExitInfo{process->reported.value_or(status), std::chrono::system_clock::now()};
   changed_.notify_all();
 }
 
 bool SandboxImpl::HasEnded(const ProcessPtr& process) {
   const std::lock_guard lock(mu_);
-  return process->exit.has_value();
+  return process->exit.has_value() || process->reported.has_value();
 }
 
 // The guest is gone, or it does not tell. An exec is then taken for dead; of an init the whole machine is the part that can be ended.
@@ -90,6 +90,10 @@ void SandboxImpl::AwaitExit(const ContainerPtr& container, const std::string& ex
                         if (!status.has_value()) {
                           OnWaitFailed(container, exec_id, process, status.error());
                         } else if (exec_id.empty()) {
+                          {
+                            const std::lock_guard lock(mu_);
+                            process->reported = *status;
+                          }
                           pool_->Run([this, container, process, code = *status] {
                             const bool done = WriteBack(*container, config_.timeouts.shutdown);
                             {

@@ -45,6 +45,8 @@ struct Process {
   bool starting = false;
   bool terminal = false;
   bool killed = false;  // an init that was sent SIGKILL: its end is awaited
+  std::optional<uint32_t>
+      reported;  // by the guest, of an init: it becomes the exit when what it wrote is on the host
   std::optional<ExitInfo> exit;
 };
 
