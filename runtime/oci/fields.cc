@@ -38,7 +38,7 @@ constexpr Field kFields[] = {
     {"process.rlimits[].soft", kU64, kGuest, ""},
     {"process.noNewPrivileges", kBool, kGuest, ""},
     {"process.apparmorProfile", kString, kDropped, "the guest kernel has no AppArmor; the virtual machine confines"},
-    {"process.oomScoreAdj", kI32, kGuest, ""},
+    {"process.oomScoreAdj", kI32, kGuest, "for VMM and file server, too: the lowest of the sandbox's containers, a pod's pause aside; 0 where none says"},
     {"process.scheduler", kObject, kDropped, "crun 1.8 in the guest does not know it"},
     {"process.scheduler.policy", kString, kDropped, "crun 1.8 in the guest does not know it"},
     {"process.scheduler.nice", kI32, kDropped, "crun 1.8 in the guest does not know it"},

@@ -89,6 +89,10 @@ void ReadProcess(const Json& process, Facts& facts) {
     facts.rows = static_cast<uint32_t>(GetInt(*size, "height"));
     facts.columns = static_cast<uint32_t>(GetInt(*size, "width"));
   }
+  if (process.contains("oomScoreAdj")) {
+    facts.oom_score_adj =
+        static_cast<int>(std::clamp<int64_t>(GetInt(process, "oomScoreAdj"), -1000, 1000));
+  }
 }
 
 Result<Facts> ReadFacts(const Json& document) {

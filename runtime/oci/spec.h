@@ -38,7 +38,8 @@ struct Facts {
   std::string root_path;
   bool root_readonly = false;
   bool terminal = false;
-  uint32_t rows = 0, columns = 0;  // process.consoleSize
+  uint32_t rows = 0, columns = 0;    // process.consoleSize
+  std::optional<int> oom_score_adj;  // process.oomScoreAdj, -1000..1000
   std::string hostname;
   std::string cgroups_path;            // linux.cgroupsPath as given
   bool network_namespace = false;      // false: the host's network was asked for

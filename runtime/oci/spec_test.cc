@@ -230,6 +230,18 @@ TEST(SpecTest, SysctlsAreSplitByNamespace) {
   EXPECT_EQ(Guest(json)["linux"]["sysctl"], Json({{"kernel.shmmax", "5"}}));
 }
 
+TEST(SpecTest, OomScoreIsForTheHostToo) {
+  Json json = Minimal();
+  EXPECT_FALSE(Spec::Parse(json.dump())->facts().oom_score_adj.has_value());
+  for (const int score : {-998, 0, 1000}) {
+    json["process"]["oomScoreAdj"] = score;
+    EXPECT_EQ(Spec::Parse(json.dump())->facts().oom_score_adj, score);
+    EXPECT_EQ(Guest(json)["process"]["oomScoreAdj"], score);
+  }
+  json["process"]["oomScoreAdj"] = -5000;
+  EXPECT_EQ(Spec::Parse(json.dump())->facts().oom_score_adj, -1000);
+}
+
 TEST(SpecTest, HostDevicesAreRefusedUnlessEverythingIsAllowed) {
   Json json = Minimal();
   json["linux"]["devices"] = Json::parse(

@@ -74,6 +74,7 @@ Result<ProcessIo> SandboxImpl::CreateContainer(const ContainerOptions& options) 
     return tl::unexpected(std::move(io).error().WithContext("container " + options.id));
   }
   timeline_.Add("container-create", start);
+  AdjustOomScore();
   return io;
 }
 
@@ -349,6 +350,7 @@ Result<ExitInfo> SandboxImpl::DeleteInit(const ContainerPtr& container, const Pr
   for (const ProcessPtr& process : rest) {
     SetExited(process, 128 + SIGKILL);
   }
+  AdjustOomScore();
   const std::lock_guard lock(mu_);
   return *init->exit;
 }

@@ -403,6 +403,47 @@ TEST_F(LifecycleTest, ShutdownWithRunningContainersLeavesNothing) {
   EXPECT_EQ(LeftBehind(), "");
 }
 
+TEST_F(LifecycleTest, MachineCountsAsItsContainersWhenTheHostIsShortOfMemory) {
+  const auto scores = [this] {
+    std::vector<std::string> out;
+    const auto record = LoadState(StateDirectory(state_dir_, "default", "box"));
+    for (const ProcessRecord& process : record->processes) {
+      out.push_back(
+          process.role + " " +
+          ReadFile("/proc/" + std::to_string(process.pid) + "/oom_score_adj").value_or("gone\n"));
+    }
+    return out;
+  };
+  const auto both = [](const std::string& score) {
+    return testing::UnorderedElementsAre("vmm " + score + "\n", "fs " + score + "\n");
+  };
+  BundleOptions pause;
+  pause.args = {"sleep", "1000"};
+  pause.process = R"(,"oomScoreAdj":100)";
+  pause.annotations = R"({"io.kubernetes.cri.container-type":"sandbox"})";
+  const std::string before = *ReadFile("/proc/self/oom_score_adj");
+  ASSERT_TRUE(WriteFile("/proc/self/oom_score_adj", "50").has_value());
+  Boot(pause);
+  ASSERT_TRUE(WriteFile("/proc/self/oom_score_adj", before).has_value());
+  EXPECT_THAT(scores(), both("0"));
+  const auto create = [this](const std::string& id, const BundleOptions& options) {
+    const auto io =
+        sandbox_->CreateContainer(ContainerOf(id, MakeBundle(id, options), false, false));
+    ASSERT_TRUE(io.has_value()) << io.error().message();
+  };
+  create("box", pause);
+  EXPECT_THAT(scores(), both("0"));
+  BundleOptions options;
+  options.process = R"(,"oomScoreAdj":900)";
+  create("a", options);
+  EXPECT_THAT(scores(), both("900"));
+  options.process = R"(,"oomScoreAdj":300)";
+  create("b", options);
+  EXPECT_THAT(scores(), both("300"));
+  EXPECT_TRUE(sandbox_->DeleteProcess("b", "").has_value());
+  EXPECT_THAT(scores(), both("900"));
+}
+
 TEST_F(LifecycleTest, DeathOfTheMachineEndsEverythingOnce) {
   Boot({});
   Sleeper("c");

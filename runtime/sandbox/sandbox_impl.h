@@ -31,6 +31,10 @@
 
 namespace wyvern::runtime {
 
+// oom_score.cc: what a container wants to count for when the host is short of memory. None: it does not say, or is a pod's pause.
+std::optional<int> OomScoreOf(const oci::Facts& facts);
+Result<> SetOomScore(pid_t pid, int score);
+
 // What tests put in place of the product's parts.
 struct Backend {
   std::function<std::unique_ptr<Machine>(MachineOptions)> make_machine = MakeMicroVm;
@@ -159,6 +163,9 @@ class SandboxImpl final : public Sandbox {
   Result<ExitInfo> DeleteExec(const ContainerPtr& container, const std::string& exec_id,
                               const ProcessPtr& exec);
   HookState HookStateOf(const Container& container, const char* status) const;
+
+  // oom_score.cc
+  void AdjustOomScore();
 
   // guest_exec.cc
   Result<> CheckGuestExec() const;

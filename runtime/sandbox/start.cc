@@ -207,6 +207,9 @@ Result<> SandboxImpl::StartMachine() {
   auto spawned = [this, &cgroup](const MachineProcess& process) -> Result<> {
     WV_TRY(const ProcessRecord record, RecordProcess(process.role, process.pid));
     WV_TRY_VOID(cgroup.Add(process.pid));
+    if (auto set = SetOomScore(process.pid, OomScoreOf(facts_).value_or(0)); !set.has_value()) {
+      WV_WARN("sandbox {}: {}", options_.id, set.error().message());
+    }
     return state_->Update("spawned-" + process.role,
                           [&](SandboxRecord& r) { r.processes.push_back(record); });
   };

@@ -77,11 +77,14 @@ std::string SandboxFixture::MakeBundle(const std::string& id, const BundleOption
   const std::string cgroup = options.cgroups_path.empty()
                                  ? fmt::format("/wyvern-host-{}/{}", getpid(), id)
                                  : options.cgroups_path;
+  const std::string annotations =
+      options.annotations.empty() ? "" : R"("annotations":)" + options.annotations + ",";
   const std::string hooks = options.hooks.empty() ? "" : R"("hooks":)" + options.hooks + ",";
   const std::string text =
       R"({"ociVersion":"1.1.0","process":{"user":{"uid":0,"gid":0},"cwd":"/","env":["PATH=/bin"],"args":[)" +
-      Quoted(options.args) + R"(]},"root":{"path":")" + dir_ + R"(/root","readonly":)" +
-      (options.read_only_root ? "true" : "false") + R"(},"hostname":"box",)" + hooks +
+      Quoted(options.args) + "]" + options.process + R"(},"root":{"path":")" + dir_ +
+      R"(/root","readonly":)" + (options.read_only_root ? "true" : "false") +
+      R"(},"hostname":"box",)" + hooks + annotations +
       R"("mounts":[{"destination":"/proc","type":"proc","source":"proc"},)"
       R"({"destination":"/dev","type":"tmpfs","source":"tmpfs","options":["nosuid","mode=755"]},)"
       R"({"destination":"/dev/pts","type":"devpts","source":"devpts","options":["newinstance","ptmxmode=0666","mode=0620"]})" +

@@ -16,6 +16,8 @@ struct BundleOptions {
   std::vector<std::string> args = {"true"};
   std::string mounts;        // more JSON objects for mounts[], each with a comma in front
   std::string hooks;         // JSON object
+  std::string process;       // more members of process, each with a comma in front
+  std::string annotations;   // JSON object
   std::string cgroups_path;  // empty: one of the test's own
   bool read_only_root = false;
 };
