@@ -68,6 +68,13 @@ void CleanContainer(const std::string& cgroup_root, const ContainerRecord& conta
   }
 }
 
+void CleanContainers(const std::string& cgroup_root, const SandboxRecord& record,
+                     Collector& collector) {
+  for (const auto& [id, container] : record.containers) {
+    CleanContainer(cgroup_root, container, collector);
+  }
+}
+
 void CleanBundle(const std::string& bundle, Collector& collector) {
   std::error_code error;
   if (bundle.starts_with('/') && std::filesystem::is_directory(bundle + "/rootfs", error)) {
@@ -85,9 +92,7 @@ Result<> CleanSandbox(const Places& places, const std::string& directory,
   for (const ProcessRecord& process : record.processes) {
     collector.Keep(KillProcess(process));
   }
-  for (const auto& [id, container] : record.containers) {
-    CleanContainer(places.cgroup_root, container, collector);
-  }
+  CleanContainers(places.cgroup_root, record, collector);
   for (auto it = record.cgroups.rbegin(); it != record.cgroups.rend(); ++it) {
     collector.Keep(RemoveCgroup(places.cgroup_root, *it));
   }
@@ -127,6 +132,12 @@ bool IsServedElsewhere(const Places& places, const std::string& ns, const std::s
 }
 
 }  // namespace
+
+Result<> CleanRecordedContainers(const std::string& cgroup_root, const SandboxRecord& record) {
+  Collector collector;
+  CleanContainers(cgroup_root, record, collector);
+  return collector.Take();
+}
 
 Result<> CleanUpIn(const Places& places, const std::string& ns, const std::string& id,
                    const std::string& bundle) {

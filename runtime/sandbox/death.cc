@@ -5,6 +5,7 @@
 #include <csignal>
 
 #include "base/log.h"
+#include "sandbox/cleanup.h"
 #include "sandbox/sandbox_impl.h"
 
 namespace wyvern::runtime {
@@ -199,6 +200,10 @@ Result<> SandboxImpl::ReleaseAll() {
       containers_.erase(container->id);
     }
     keep(std::move(released));
+  }
+  // What is recorded still is left of a create that could not be undone, or of a release that failed above.
+  if (state_ != nullptr) {
+    keep(CleanRecordedContainers(config_.cgroup_root, state_->Snapshot()));
   }
   network_.fd.Reset();
   if (cgroup_.has_value()) {

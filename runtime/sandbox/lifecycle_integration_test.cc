@@ -378,6 +378,27 @@ TEST_F(LifecycleTest, ShutdownDoesNotWaitForAHook) {
   EXPECT_FALSE(ProcessStartTime(hook).has_value());
 }
 
+TEST_F(LifecycleTest, ShutdownUndoesACreateThatCouldNotBeUndone) {
+  Boot({});
+  BundleOptions options;
+  const std::string cgroup = "/sys/fs/cgroup/wyvern-host-" + std::to_string(getpid()) + "/u";
+  options.hooks = R"({"prestart":[{"path":"/bin/busybox","args":["busybox","sh","-c","mkdir )" +
+                  cgroup + R"(/busy; exit 1"]}]})";
+  const auto io =
+      sandbox_->CreateContainer(ContainerOf("u", MakeBundle("u", options), false, false));
+  ASSERT_FALSE(io.has_value());
+  EXPECT_EQ(sandbox_->ContainerCount(), 0U);
+  ASSERT_TRUE(std::filesystem::exists(cgroup));  // busy: it could not be removed
+  // It is not forgotten, neither while it is busy nor after.
+  EXPECT_FALSE(sandbox_->Shutdown().has_value());
+  const auto record = LoadState(StateDirectory(state_dir_, "default", "box"));
+  ASSERT_TRUE(record.has_value());
+  EXPECT_TRUE(record->containers.contains("u"));
+  std::filesystem::remove(cgroup + "/busy");
+  EXPECT_TRUE(sandbox_->Shutdown().has_value());
+  EXPECT_EQ(LeftBehind(), "");
+}
+
 TEST_F(LifecycleTest, StatsHaveFigures) {
   Boot({});
   Sleeper("c");
