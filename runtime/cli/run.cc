@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <fmt/format.h>
+#include <chrono>
 #include <csignal>
 #include <optional>
 #include <thread>
@@ -34,6 +35,8 @@ namespace wyvern::cli {
 namespace {
 
 constexpr const char* kNamespace = "wyvern-run";
+// How long a guest may keep the output of a process open without a byte after the process has ended.
+constexpr std::chrono::seconds kOutputStall{10};
 
 std::string RandomName() {
   uint32_t number = 0;
@@ -159,7 +162,7 @@ Result<int> RunContainer(const RunOptions& options, runtime::Sandbox& sandbox, S
   WV_TRY(const runtime::ExitInfo exit, sandbox.Wait(container.id, ""));
   for (const auto& stream : {&streams.output, &streams.error}) {
     if (*stream) {
-      (*stream)->Finish();
+      (*stream)->Finish(kOutputStall);
     }
   }
   if (streams.input) {
