@@ -178,6 +178,7 @@ TEST_F(GuestTest, WhatCannotRunSaysWhyAndHasEnded) {
   const auto started = agent->Start("", "d");
   ASSERT_FALSE(started.has_value());
   EXPECT_NE(started.error().message().find("/no/such/directory"), std::string::npos);
+  EXPECT_NE(agent->Wait("", "d"), 0U);
   EXPECT_TRUE(agent->Delete("", "d").has_value());
 }
 

@@ -8,11 +8,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <set>
 #include <thread>
-
-#include <nlohmann/json.hpp>
 
 #include "base/cleanup.h"
 #include "base/subprocess.h"
@@ -392,6 +392,9 @@ TEST_P(TranscriptTest, EveryRequestIsKnownAndAnsweredAsThatContainerdExpects) {
   }
   EXPECT_TRUE(methods_.contains("Create"));
   EXPECT_EQ(services_.size(), 1U);
+  for (int i = 0; i < 500 && !shut_down_; ++i) {  // it comes just after the answer
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
   EXPECT_TRUE(shut_down_);  // each of these lives was seen to its end
 }
 
