@@ -242,7 +242,7 @@ def test_guest_exec_is_outside_of_every_container(container):
 
 @pytest.mark.wyvern_only
 def test_agent_is_small(container):
-    """Resident at most 4 MiB, its program included."""
+    """Resident at most 4 MiB; its program is the host's memory (DAX)."""
     assert container.exec("true").returncode == 0
     status = guest(container, "cat", "/proc/1/status").stdout.decode()
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
