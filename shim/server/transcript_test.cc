@@ -226,6 +226,8 @@ std::string ParamName(const ::testing::TestParamInfo<std::string>& info) {
 class TranscriptTest : public TaskFixture, public ::testing::WithParamInterface<std::string> {
  protected:
   TranscriptTest() : home_(MakeHome()) { ignore_rootfs_ = true; }
+  TranscriptTest(const TranscriptTest&) = delete;
+  TranscriptTest& operator=(const TranscriptTest&) = delete;
 
   ~TranscriptTest() override {
     service_->Terminate();  // else a failed test's readers would wait for processes that run
@@ -405,6 +407,8 @@ INSTANTIATE_TEST_SUITE_P(Recorded, TranscriptTest, ::testing::ValuesIn(AllFiles(
 class TranscriptLaunchTest : public ::testing::TestWithParam<std::string> {
  protected:
   TranscriptLaunchTest() : home_(MakeHome()), events_(home_ + "/c.sock.ttrpc") {}
+  TranscriptLaunchTest(const TranscriptLaunchTest&) = delete;
+  TranscriptLaunchTest& operator=(const TranscriptLaunchTest&) = delete;
 
   ~TranscriptLaunchTest() override {
     if (const pid_t pid = socket_.empty() ? 0 : ListenerPid(socket_); pid > 0 && pid != getpid()) {
