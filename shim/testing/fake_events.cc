@@ -57,9 +57,11 @@ void FakeEvents::Start() {
         "containerd.services.events.ttrpc.v1.Events", "Forward",
         [this](const ev::ForwardRequest& request, const ttrpc::CallContext&,
                const ttrpc::Responder<pb::Empty>& responder) {
+          const auto late =
+              delay();  // before the event is there to be seen: a test changes it then
           // As a shared pointer: an Error is not copied, a task of the loop may be.
           auto answer = std::make_shared<Result<pb::Empty>>(Forward(request));
-          if (const auto late = delay(); late.count() > 0) {
+          if (late.count() > 0) {
             (void)thread_->loop().After(
                 late, [responder, answer] { responder.Answer(std::move(*answer)); });
             return;

@@ -12,11 +12,13 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <mutex>
 #include <optional>
+#include <thread>
 
 #include "base/check.h"
 #include "base/subprocess.h"
@@ -198,8 +200,21 @@ class NativeMachine final : public TwoProcesses {
     std::filesystem::remove(path, error);
   }
 
+  // crun's containers, one directory each, are in the agent's cgroup of their name.
+  void KillContainers() const {
+    std::error_code error;
+    for (const auto& container : std::filesystem::directory_iterator(dir_ + "/crun", error)) {
+      const std::string cgroup = "/sys/fs/cgroup/wyvern/" + container.path().filename().string();
+      static_cast<void>(WriteFile(cgroup + "/cgroup.kill", "1"));
+      for (int i = 0; i < 200 && rmdir(cgroup.c_str()) != 0 && errno == EBUSY; ++i) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      }
+    }
+  }
+
   // What a guest's end does by itself.
   void OnEnd() override {
+    KillContainers();
     for (const auto& entry : std::filesystem::directory_iterator(kShare)) {
       Unmount(entry.path().string());
     }
