@@ -226,6 +226,7 @@ std::string ParamName(const ::testing::TestParamInfo<std::string>& info) {
 class TranscriptTest : public TaskFixture, public ::testing::WithParamInterface<std::string> {
  protected:
   TranscriptTest() : home_(MakeHome()) { ignore_rootfs_ = true; }
+
   TranscriptTest(const TranscriptTest&) = delete;
   TranscriptTest& operator=(const TranscriptTest&) = delete;
 
@@ -407,6 +408,7 @@ INSTANTIATE_TEST_SUITE_P(Recorded, TranscriptTest, ::testing::ValuesIn(AllFiles(
 class TranscriptLaunchTest : public ::testing::TestWithParam<std::string> {
  protected:
   TranscriptLaunchTest() : home_(MakeHome()), events_(home_ + "/c.sock.ttrpc") {}
+
   TranscriptLaunchTest(const TranscriptLaunchTest&) = delete;
   TranscriptLaunchTest& operator=(const TranscriptLaunchTest&) = delete;
 

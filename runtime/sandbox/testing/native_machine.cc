@@ -63,7 +63,7 @@ class TwoProcesses : public Machine {
  public:
   TwoProcesses() = default;
 
-  ~TwoProcesses() override { TwoProcesses::End(); }
+  ~TwoProcesses() override { EndProcesses(); }
 
   TwoProcesses(const TwoProcesses&) = delete;
   TwoProcesses& operator=(const TwoProcesses&) = delete;
@@ -79,16 +79,7 @@ class TwoProcesses : public Machine {
 
   void End() override {
     const std::lock_guard lock(mu_);
-    if (watch_ != nullptr) {
-      watch_->Join();
-    }
-    for (std::optional<Subprocess>* process : {&vmm_, &fs_}) {
-      if (process->has_value()) {
-        static_cast<void>((*process)->Kill(SIGKILL));
-        static_cast<void>((*process)->Wait());
-        process->reset();
-      }
-    }
+    EndProcesses();
     OnEnd();
   }
 
@@ -113,6 +104,19 @@ class TwoProcesses : public Machine {
   UniqueFd life_;
 
  private:
+  void EndProcesses() {
+    if (watch_ != nullptr) {
+      watch_->Join();
+    }
+    for (std::optional<Subprocess>* process : {&vmm_, &fs_}) {
+      if (process->has_value()) {
+        static_cast<void>((*process)->Kill(SIGKILL));
+        static_cast<void>((*process)->Wait());
+        process->reset();
+      }
+    }
+  }
+
   void Watch(const EventFd& stop) {
     WV_CHECK(vmm_.has_value() && fs_.has_value());
     pollfd waits[] = {{stop.fd().get(), POLLIN, 0},
