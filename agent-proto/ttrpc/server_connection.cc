@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/utf8.h"
 #include "ttrpc_wire.pb.h"
 
 namespace wyvern::ttrpc {
@@ -20,50 +21,15 @@ constexpr int kReadsPerEvent = 16;
 // A client's deadline beyond this is none; also keeps the clock's arithmetic from overflowing.
 constexpr std::chrono::nanoseconds kLongestTimeout = std::chrono::hours(24 * 365);
 
-// Bytes of the letter that `text` begins with; 0 if it begins with none (RFC 3629 §4).
-size_t LetterLength(std::string_view text) {
-  const auto byte = [&](size_t i) { return static_cast<uint8_t>(text[i]); };
-  const uint8_t first = byte(0);
-  if (first < 0x80) {
-    return 1;
-  }
-  const size_t length = first >= 0xf0 ? 4 : first >= 0xe0 ? 3 : 2;
-  if (first < 0xc2 || first > 0xf4 || text.size() < length) {
-    return 0;
-  }
-  const uint8_t low = first == 0xe0 ? 0xa0 : first == 0xf0 ? 0x90 : 0x80;
-  const uint8_t high = first == 0xed ? 0x9f : first == 0xf4 ? 0x8f : 0xbf;
-  if (byte(1) < low || byte(1) > high) {
-    return 0;
-  }
-  for (size_t i = 2; i < length; ++i) {
-    if ((byte(i) & 0xc0U) != 0x80) {
-      return 0;
-    }
-  }
-  return length;
-}
-
-// An error's text may hold what a hook or the guest printed, or a file's name. A proto3 string is
-// UTF-8, and who receives another loses the whole message: what is none becomes '?'.
-std::string AsUtf8(std::string text) {
-  for (size_t at = 0; at < text.size();) {
-    const size_t length = LetterLength(std::string_view(text).substr(at));
-    if (length == 0) {
-      text[at] = '?';
-    }
-    at += std::max<size_t>(length, 1);
-  }
-  return text;
-}
-
 std::string EncodeResponse(uint32_t stream_id, Result<std::string> payload) {
   wire::Response response;
   if (payload) {
     response.set_payload(*std::move(payload));
   } else {
     response.mutable_status()->set_code(static_cast<int32_t>(payload.error().code()));
-    response.mutable_status()->set_message(AsUtf8(payload.error().message()));
+    // It may hold what a hook or the guest printed, or a file's name. A proto3 string is UTF-8, and who receives another loses all of
+    // the message.
+    response.mutable_status()->set_message(ToUtf8(payload.error().message()));
   }
   if (response.ByteSizeLong() > kMaxData) {
     response.clear_payload();

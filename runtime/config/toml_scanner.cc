@@ -6,6 +6,8 @@
 #include <charconv>
 #include <utility>
 
+#include "base/utf8.h"
+
 namespace wyvern::runtime {
 namespace {
 
@@ -38,28 +40,6 @@ void AppendUtf8(std::string& out, uint32_t code) {
   for (int i = more - 1; i >= 0; --i) {
     out += static_cast<char>(0x80U | ((code >> (6 * i)) & 0x3fU));
   }
-}
-
-// The length of the character that `text` begins with; 0: no UTF-8 (RFC 3629).
-size_t Utf8Length(std::string_view text) {
-  const auto lead = static_cast<unsigned char>(text.front());
-  if (lead < 0x80) {
-    return 1;
-  }
-  const size_t length = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
-  if (lead < 0xc2 || lead > 0xf4 || text.size() < length) {
-    return 0;
-  }
-  uint32_t code = lead & (0x7fU >> length);
-  for (size_t i = 1; i < length; ++i) {
-    const auto byte = static_cast<unsigned char>(text[i]);
-    if ((byte & 0xc0U) != 0x80) {
-      return 0;
-    }
-    code = (code << 6U) | (byte & 0x3fU);
-  }
-  static constexpr uint32_t kLeast[] = {0, 0, 0x80, 0x800, 0x10000};
-  return code >= kLeast[length] && IsCharacter(code) ? length : 0;
 }
 
 }  // namespace
