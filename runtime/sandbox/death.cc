@@ -21,32 +21,13 @@ SandboxImpl::~SandboxImpl() {
   agent_.reset();
   if (loop_ != nullptr) {
     loop_->Stop();
-    loop_thread_.reset();
   }
-}
-
-void SandboxImpl::OnLoop(const std::function<void()>& task) {
-  if (loop_->OnLoopThread()) {
-    task();
-    return;
-  }
-  std::mutex mu;
-  std::condition_variable done;
-  bool ran = false;
-  loop_->Post([&] {
-    task();
-    const std::lock_guard lock(mu);
-    ran = true;
-    done.notify_all();
-  });
-  std::unique_lock lock(mu);
-  done.wait(lock, [&] { return ran; });
 }
 
 void SandboxImpl::WatchAnchor(const ContainerPtr& container) {
-  OnLoop([&] {
-    auto token = loop_->Add(container->host->anchor().pid_fd().fd(), EPOLLIN,
-                            [this, container](uint32_t) { OnAnchorDeath(container); });
+  loop_->Call([&] {
+    auto token = loop_->loop().Add(container->host->anchor().pid_fd().fd(), EPOLLIN,
+                                   [this, container](uint32_t) { OnAnchorDeath(container); });
     if (!token.has_value()) {
       WV_ERROR("container {}: watching its anchor: {}", container->id, token.error().message());
       return;
@@ -56,12 +37,14 @@ void SandboxImpl::WatchAnchor(const ContainerPtr& container) {
 }
 
 void SandboxImpl::UnwatchAnchor(const ContainerPtr& container) {
-  OnLoop([&] { loop_->Remove(std::exchange(container->anchor_watch, EventLoop::Token::kNone)); });
+  loop_->Call([&] {
+    loop_->loop().Remove(std::exchange(container->anchor_watch, EventLoop::Token::kNone));
+  });
 }
 
 // Somebody killed the pid that stands for the container: that is a SIGKILL of the container.
 void SandboxImpl::OnAnchorDeath(const ContainerPtr& container) {
-  loop_->Remove(std::exchange(container->anchor_watch, EventLoop::Token::kNone));
+  loop_->loop().Remove(std::exchange(container->anchor_watch, EventLoop::Token::kNone));
   WV_WARN("container {}: its anchor was killed: the container is, too", container->id);
   pool_->Run([this, container] {
     ProcessPtr init;
@@ -76,10 +59,10 @@ void SandboxImpl::OnAnchorDeath(const ContainerPtr& container) {
 }
 
 void SandboxImpl::OnMachineEvent(const MachineEvent& event) {
-  loop_->Post([this, event] {
+  loop_->loop().Post([this, event] {
     // Told by name first: the process's end that follows says less.
     if (event.kind == MachineEvent::Kind::kProcessDied) {
-      loop_->After(std::chrono::milliseconds(50), [this, text = event.text] { Die(text); });
+      loop_->loop().After(std::chrono::milliseconds(50), [this, text = event.text] { Die(text); });
     } else {
       Die(event.text);
     }
@@ -102,8 +85,8 @@ std::vector<SandboxImpl::ProcessPtr> SandboxImpl::AllProcesses() const {
 
 // For what may be the first sign of the machine's end: the VMM's own word for it comes within moments and says more.
 void SandboxImpl::DieSoon(std::string reason) {
-  loop_->Post([this, reason = std::move(reason)] {
-    loop_->After(kLastWords, [this, reason] { Die(reason); });
+  loop_->loop().Post([this, reason = std::move(reason)] {
+    loop_->loop().After(kLastWords, [this, reason] { Die(reason); });
   });
 }
 

@@ -203,9 +203,9 @@ Result<> SandboxImpl::KillInit(const ContainerPtr& container, const ProcessPtr& 
       return killed;
     }
   }
-  loop_->Post([this, container, init] {
+  loop_->loop().Post([this, container, init] {
     const auto limit = backend_.patience.kill_exit;
-    loop_->After(limit, [this, container, init, limit] {
+    loop_->loop().After(limit, [this, container, init, limit] {
       if (!HasEnded(init)) {
         Die(fmt::format("container {} did not end within {} ms of SIGKILL", container->id,
                         limit.count()));

@@ -1,7 +1,7 @@
 // sandbox/sandbox_impl.h — the Sandbox behind sandbox.h. Internal to sandbox/.
 // Locks:   mu_ guards the tables and the states; it is never held over a call to agent, VMM or kernel that can take long.
 //          shutdown_mu_ before mu_.
-// Threads: callers' threads; loop_thread_ (anchors' deaths, delays); pool_ for what a death starts; callbacks of agent client and machine,
+// Threads: callers' threads; loop_ (anchors' deaths, delays); pool_ for what a death starts; callbacks of agent client and machine,
 //          which only post to the loop.
 #pragma once
 
@@ -15,8 +15,7 @@
 #include <vector>
 
 #include "agent_client/agent_client.h"
-#include "base/event_loop.h"
-#include "base/worker_thread.h"
+#include "base/loop_thread.h"
 #include "cgroup/cgroup.h"
 #include "config/config.h"
 #include "container/hooks.h"
@@ -193,8 +192,6 @@ class SandboxImpl final : public Sandbox {
   std::vector<ProcessPtr> AllProcesses() const;  // with mu_ held
   std::vector<ContainerPtr> Settle();
   Result<> ReleaseAll();
-  // Runs on the loop's thread and waits for it.
-  void OnLoop(const std::function<void()>& task);
 
   const SandboxOptions options_;
   const Backend backend_;
@@ -206,8 +203,7 @@ class SandboxImpl final : public Sandbox {
   NetworkNamespace network_;
   std::unique_ptr<Machine> machine_;
   std::unique_ptr<AgentClient> agent_;
-  std::unique_ptr<EventLoop> loop_;
-  std::unique_ptr<WorkerThread> loop_thread_;
+  std::unique_ptr<LoopThread> loop_;
   std::unique_ptr<ttrpc::BlockingPool> pool_;
   std::atomic<uint32_t> next_index_{0};
 

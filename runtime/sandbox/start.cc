@@ -83,11 +83,8 @@ Result<> SandboxImpl::Start() {
   WV_TRY_VOID(oci::CheckId(options_.id));
   WV_TRY_VOID(ReadBundle());
   WV_TRY_VOID(CheckCgroupRoot(config_.cgroup_root));
-  WV_TRY(loop_, EventLoop::Create());
   pool_ = std::make_unique<ttrpc::BlockingPool>("sandbox-pool");
-  WV_TRY(loop_thread_, WorkerThread::Start("sandbox-loop", [this](const EventFd&) {
-           static_cast<void>(loop_->Run());
-         }));
+  WV_TRY(loop_, LoopThread::Start("sandbox-loop"));
   WV_TRY_VOID(OpenState());
   WV_TRY_VOID(MakeCgroup());
   WV_TRY_VOID(OpenNetwork());

@@ -11,10 +11,10 @@
 #include <vector>
 
 #include "base/log.h"
+#include "base/loop_thread.h"
 #include "base/unix_socket.h"
 #include "control/exec_spec.h"
 #include "control/exec_stream.h"
-#include "loop/loop_thread.h"
 #include "ttrpc/blocking.h"
 #include "ttrpc/server.h"
 

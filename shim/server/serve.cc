@@ -14,11 +14,11 @@
 
 #include "base/event_fd.h"
 #include "base/log.h"
+#include "base/loop_thread.h"
 #include "base/worker_thread.h"
 #include "bootstrap/start.h"
 #include "control/control_server.h"
 #include "events/publisher.h"
-#include "loop/loop_thread.h"
 #include "server/host.h"
 #include "task/register.h"
 #include "ttrpc/server.h"

@@ -9,8 +9,8 @@
 #include <algorithm>
 #include <thread>
 
+#include "base/loop_thread.h"
 #include "base/unix_socket.h"
-#include "loop/loop_thread.h"
 #include "testing/must.h"
 #include "testing/temp_dir.h"
 

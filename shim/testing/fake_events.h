@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "loop/loop_thread.h"
+#include "base/loop_thread.h"
 #include "proto/containerd_events.pb.h"
 #include "ttrpc/server.h"
 

@@ -11,8 +11,8 @@
 #include <thread>
 #include <vector>
 
+#include "base/loop_thread.h"
 #include "events/publisher.h"
-#include "loop/loop_thread.h"
 #include "task/register.h"
 #include "testing/fake_events.h"
 #include "testing/fake_sandbox.h"

@@ -5,14 +5,13 @@
 #include <sys/socket.h>
 
 #include <chrono>
-#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
-#include "base/event_loop.h"
+#include "base/loop_thread.h"
 #include "base/unix_socket.h"
 #include "ttrpc/client.h"
 #include "ttrpc/frame.h"
@@ -46,8 +45,8 @@ inline Message MakeMessage(std::string value) {
 class TestServer {
  public:
   explicit TestServer(ServerOptions options = {}) {
-    loop_ = Must(EventLoop::Create());
-    server_ = Must(Server::Create(*loop_, std::move(options)));
+    loop_ = Must(LoopThread::Start("test-server"));
+    OnLoop([&] { server_ = Must(Server::Create(loop_->loop(), std::move(options))); });
     server_->RegisterUnary<Message, Message>(
         "test.Echo", "Echo",
         [this](const Message& request, const CallContext& context,
@@ -97,7 +96,6 @@ class TestServer {
             }
           };
         });
-    thread_ = std::thread([this] { (void)loop_->Run(); });
   }
 
   ~TestServer() {
@@ -105,23 +103,13 @@ class TestServer {
       kept.clear();
       server_.reset();
     });
-    loop_->Stop();
-    thread_.join();
   }
 
   TestServer(const TestServer&) = delete;
   TestServer& operator=(const TestServer&) = delete;
 
   // Runs on the loop's thread and waits for it.
-  void OnLoop(const std::function<void()>& work) {
-    std::atomic<bool> done{false};
-    loop_->Post([&] {
-      work();
-      done = true;
-      done.notify_all();
-    });
-    done.wait(false);
-  }
+  void OnLoop(const EventLoop::Task& work) { loop_->Call(work); }
 
   // A new connection's client end, blocking, with a receive timeout so that no test hangs.
   UniqueFd Connect() {
@@ -149,8 +137,6 @@ class TestServer {
     return false;
   }
 
-  EventLoop& loop() { return *loop_; }
-
   Server& server() { return *server_; }
 
   CallContext last_context;              // loop's thread
@@ -158,9 +144,8 @@ class TestServer {
   std::string garbled;                   // set between calls
 
  private:
-  std::unique_ptr<EventLoop> loop_;
+  std::unique_ptr<LoopThread> loop_;
   std::unique_ptr<Server> server_;
-  std::thread thread_;
 };
 
 inline std::string Hex(const std::string& text) {

@@ -2,7 +2,6 @@
 
 #include <sys/socket.h>
 
-#include <atomic>
 #include <csignal>
 
 #include "base/check.h"
@@ -16,41 +15,30 @@ constexpr char kAgentService[] = "wyvern.agent.v1.Agent";
 }  // namespace
 
 FakeAgent::FakeAgent() {
-  auto loop = EventLoop::Create();
+  auto loop = LoopThread::Start("fake-agent");
   WV_CHECK(loop.has_value());
   loop_ = std::move(*loop);
-  auto server = ttrpc::Server::Create(*loop_);
-  WV_CHECK(server.has_value());
-  server_ = std::move(*server);
-  Register();
-  thread_ = std::thread([this] { static_cast<void>(loop_->Run()); });
+  loop_->Call([this] {
+    auto server = ttrpc::Server::Create(loop_->loop());
+    WV_CHECK(server.has_value());
+    server_ = std::move(*server);
+    Register();
+  });
 }
 
 FakeAgent::~FakeAgent() {
-  OnLoop([this] {
+  loop_->Call([this] {
     hung_.clear();
     waiters_.clear();
     watchers_.clear();
     server_.reset();
   });
-  loop_->Stop();
-  thread_.join();
-}
-
-void FakeAgent::OnLoop(const std::function<void()>& work) {
-  std::atomic<bool> done{false};
-  loop_->Post([&] {
-    work();
-    done = true;
-    done.notify_all();
-  });
-  done.wait(false);
 }
 
 GuestConnector FakeAgent::Connector() {
   return [this](uint32_t port) -> Result<UniqueFd> {
     WV_TRY(SocketPair pair, MakeSocketPair(SOCK_STREAM));
-    OnLoop([&] {
+    loop_->Call([&] {
       if (port == kAgentPort) {
         WV_CHECK(server_->Adopt(std::move(pair.first)).has_value());
       } else {
@@ -74,7 +62,7 @@ void FakeAgent::Add(const char* method,
         } else if (fault != faults_.end()) {
           responder.Fail(Error(fault->second, "the agent refuses"));
         } else if (delay_.count() > 0) {
-          loop_->After(delay_, [answer, request, responder] { answer(request, responder); });
+          loop_->loop().After(delay_, [answer, request, responder] { answer(request, responder); });
         } else {
           answer(request, responder);
         }
@@ -128,7 +116,7 @@ void FakeAgent::Register() {
 }
 
 void FakeAgent::Refuse(const std::string& method, Code code) {
-  OnLoop([&] { faults_[method] = code; });
+  loop_->Call([&] { faults_[method] = code; });
 }
 
 void FakeAgent::Hang(const std::string& method) {
@@ -136,11 +124,11 @@ void FakeAgent::Hang(const std::string& method) {
 }
 
 void FakeAgent::Ignore(bool kills) {
-  OnLoop([&] { ignores_kills_ = kills; });
+  loop_->Call([&] { ignores_kills_ = kills; });
 }
 
 void FakeAgent::Delay(std::chrono::milliseconds delay) {
-  OnLoop([&] { delay_ = delay; });
+  loop_->Call([&] { delay_ = delay; });
 }
 
 void FakeAgent::ExitNow(const std::string& id, uint32_t status) {
@@ -155,14 +143,14 @@ void FakeAgent::ExitNow(const std::string& id, uint32_t status) {
 }
 
 void FakeAgent::Exit(const std::string& id, uint32_t status) {
-  OnLoop([&] { ExitNow(id, status); });
+  loop_->Call([&] { ExitNow(id, status); });
 }
 
 void FakeAgent::SendOom(const std::string& id, int count) {
   agent_pb::Event event;
   event.set_container_id(id);
   event.mutable_oom();
-  OnLoop([&] {
+  loop_->Call([&] {
     for (int i = 0; i < count; ++i) {
       for (const auto& watcher : watchers_) {
         static_cast<void>(watcher.Send(event));

@@ -7,12 +7,11 @@
 #include <map>
 #include <memory>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "agent_client/agent_client.h"
-#include "base/event_loop.h"
+#include "base/loop_thread.h"
 #include "ttrpc/server.h"
 
 namespace wyvern::runtime {
@@ -44,13 +43,10 @@ class FakeAgent {
   void Add(const char* method,
            std::function<void(const Req&, const ttrpc::Responder<Resp>&)> answer);
   void Register();
-  // Runs on the loop's thread and waits for it.
-  void OnLoop(const std::function<void()>& work);
   void ExitNow(const std::string& id, uint32_t status);
 
-  std::unique_ptr<EventLoop> loop_;
+  std::unique_ptr<LoopThread> loop_;
   std::unique_ptr<ttrpc::Server> server_;
-  std::thread thread_;
   // The loop's thread only.
   std::map<std::string, Code> faults_;  // kOk: no answer
   bool ignores_kills_ = false;

@@ -64,14 +64,14 @@ Result<std::unique_ptr<BlkDevice>> BlkDevice::Create(BlkOptions options) {
   if (options.serial.size() > VIRTIO_BLK_ID_BYTES) {
     return Fail(Code::kInvalidArgument, "a disk's serial has at most 20 bytes");
   }
-  WV_TRY(auto worker, DeviceWorker::Start(options.worker));
+  WV_TRY(auto worker, StartWorker(options.worker));
   const BlkLimits limits{.sectors = sectors, .read_only = options.read_only};
   std::unique_ptr<BlkDevice> device(new BlkDevice(std::move(options), limits, std::move(worker)));
   WV_TRY_VOID(device->StartEngine());
   return device;
 }
 
-BlkDevice::BlkDevice(BlkOptions options, BlkLimits limits, std::unique_ptr<DeviceWorker> worker)
+BlkDevice::BlkDevice(BlkOptions options, BlkLimits limits, std::unique_ptr<LoopThread> worker)
     : options_(std::move(options)),
       limits_(limits),
       slots_(kQueueSize),

@@ -70,7 +70,7 @@ class BlkDevice final : public virtio::VirtioDevice {
     std::vector<iovec> parts;
   };
 
-  BlkDevice(BlkOptions options, BlkLimits limits, std::unique_ptr<DeviceWorker> worker);
+  BlkDevice(BlkOptions options, BlkLimits limits, std::unique_ptr<LoopThread> worker);
   Result<> StartEngine();
   void Serve();
   void Begin(virtio::Chain chain);
@@ -101,7 +101,7 @@ class BlkDevice final : public virtio::VirtioDevice {
   };
 
   Counters counters_;
-  std::unique_ptr<DeviceWorker> worker_;  // last: ends before what it uses
+  std::unique_ptr<LoopThread> worker_;  // last: ends before what it uses
 };
 
 }  // namespace wyvern::devices

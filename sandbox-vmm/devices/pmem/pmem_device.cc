@@ -23,11 +23,11 @@ struct Config {
 
 Result<std::unique_ptr<PmemDevice>> PmemDevice::Create(const WorkerOptions& options,
                                                        PmemRange range) {
-  WV_TRY(auto worker, DeviceWorker::Start(options));
+  WV_TRY(auto worker, StartWorker(options));
   return std::unique_ptr<PmemDevice>(new PmemDevice(std::move(worker), range));
 }
 
-PmemDevice::PmemDevice(std::unique_ptr<DeviceWorker> worker, PmemRange range)
+PmemDevice::PmemDevice(std::unique_ptr<LoopThread> worker, PmemRange range)
     : range_(range), worker_(std::move(worker)) {
   traits_.device_id = virtio::kDevicePmem;
   traits_.features = virtio::kRingFeatures;

@@ -40,7 +40,7 @@ class PmemDevice final : public virtio::VirtioDevice {
   std::vector<virtio::CounterValue> counters() const override;
 
  private:
-  PmemDevice(std::unique_ptr<DeviceWorker> worker, PmemRange range);
+  PmemDevice(std::unique_ptr<LoopThread> worker, PmemRange range);
   void Serve();
   static uint32_t Answer(virtio::Chain& chain, bool* valid);
 
@@ -50,7 +50,7 @@ class PmemDevice final : public virtio::VirtioDevice {
   std::atomic<uint64_t> flushes_{0};
   std::atomic<uint64_t> bad_requests_{0};
   std::atomic<uint64_t> faults_{0};
-  std::unique_ptr<DeviceWorker> worker_;  // last: ends before what it uses
+  std::unique_ptr<LoopThread> worker_;  // last: ends before what it uses
 };
 
 }  // namespace wyvern::devices

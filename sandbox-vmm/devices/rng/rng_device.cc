@@ -10,11 +10,11 @@
 namespace wyvern::devices {
 
 Result<std::unique_ptr<RngDevice>> RngDevice::Create(const WorkerOptions& options) {
-  WV_TRY(auto worker, DeviceWorker::Start(options));
+  WV_TRY(auto worker, StartWorker(options));
   return std::unique_ptr<RngDevice>(new RngDevice(std::move(worker)));
 }
 
-RngDevice::RngDevice(std::unique_ptr<DeviceWorker> worker) : worker_(std::move(worker)) {
+RngDevice::RngDevice(std::unique_ptr<LoopThread> worker) : worker_(std::move(worker)) {
   traits_.device_id = virtio::kDeviceEntropy;
   traits_.features = virtio::kRingFeatures;
   traits_.queue_sizes = {64};

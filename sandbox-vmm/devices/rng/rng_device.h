@@ -36,7 +36,7 @@ class RngDevice final : public virtio::VirtioDevice {
   std::vector<virtio::CounterValue> counters() const override;
 
  private:
-  explicit RngDevice(std::unique_ptr<DeviceWorker> worker);
+  explicit RngDevice(std::unique_ptr<LoopThread> worker);
   void Serve();
   uint32_t Fill(virtio::Chain& chain);
 
@@ -45,7 +45,7 @@ class RngDevice final : public virtio::VirtioDevice {
   std::atomic<uint64_t> requests_{0};
   std::atomic<uint64_t> bytes_{0};
   std::atomic<uint64_t> faults_{0};
-  std::unique_ptr<DeviceWorker> worker_;  // last: ends before what it uses
+  std::unique_ptr<LoopThread> worker_;  // last: ends before what it uses
 };
 
 }  // namespace wyvern::devices

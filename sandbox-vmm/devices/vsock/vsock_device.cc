@@ -11,11 +11,11 @@
 namespace wyvern::devices {
 
 Result<std::unique_ptr<VsockDevice>> VsockDevice::Create(const VsockOptions& options) {
-  WV_TRY(auto worker, DeviceWorker::Start(options.worker));
+  WV_TRY(auto worker, StartWorker(options.worker));
   return std::unique_ptr<VsockDevice>(new VsockDevice(options, std::move(worker)));
 }
 
-VsockDevice::VsockDevice(const VsockOptions& options, std::unique_ptr<DeviceWorker> worker)
+VsockDevice::VsockDevice(const VsockOptions& options, std::unique_ptr<LoopThread> worker)
     : options_(options), worker_(std::move(worker)) {
   traits_.device_id = virtio::kDeviceVsock;
   traits_.features = virtio::kRingFeatures;
@@ -115,7 +115,7 @@ Result<> VsockDevice::ConnectStream(uint32_t port, UniqueFd socket, Connected co
   }
   // std::function wants copies; the descriptor has one owner.
   auto held = std::make_shared<UniqueFd>(std::move(socket));
-  worker_->Post([this, port, held, connected = std::move(connected)]() mutable {
+  worker_->loop().Post([this, port, held, connected = std::move(connected)]() mutable {
     Open(port, std::move(*held), std::move(connected));
   });
   return {};
@@ -201,7 +201,7 @@ void VsockDevice::DropStreams() {
 }
 
 void VsockDevice::ResetTransport() {
-  worker_->Post([this] {
+  worker_->loop().Post([this] {
     DropStreams();
     event_due_ = true;
     SendEvents();

@@ -77,7 +77,7 @@ class VsockDevice final : public virtio::VirtioDevice {
   static constexpr uint16_t kFromGuest = 1;
   static constexpr uint16_t kEvents = 2;
 
-  VsockDevice(const VsockOptions& options, std::unique_ptr<DeviceWorker> worker);
+  VsockDevice(const VsockOptions& options, std::unique_ptr<LoopThread> worker);
   static uint64_t Key(VsockConnection::Ports ports);
 
   // vsock_device.cc
@@ -131,7 +131,7 @@ class VsockDevice final : public virtio::VirtioDevice {
   };
 
   Counters counters_;
-  std::unique_ptr<DeviceWorker> worker_;  // last: ends before what it uses
+  std::unique_ptr<LoopThread> worker_;  // last: ends before what it uses
 };
 
 }  // namespace wyvern::devices
