@@ -18,8 +18,7 @@ class Pump {
   ~Pump();
   Pump(const Pump&) = delete;
   Pump& operator=(const Pump&) = delete;
-  // Copies `from` to `to` until the end of `from`, then calls `on_end` (on the thread) with the source of the end: true when `to` took
-  // everything. `stop` of the thread ends a pump that waits for input (stdin).
+  // Copies `from` to `to` until `from` ends or `to` takes no more, then calls `on_end` (may be empty) on its thread.
   static Result<std::unique_ptr<Pump>> Start(const char* name, UniqueFd from, UniqueFd to,
                                              std::function<void()> on_end);
   // Waits for the end of `from`; from now on it ends also when nothing comes for `stall`: the process is gone, and a guest that keeps its

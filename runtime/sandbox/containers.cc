@@ -147,7 +147,7 @@ void SandboxImpl::UndoCreate(const ContainerPtr& container, bool in_guest) {
     obeys = deleted.has_value() || deleted.error().code() == Code::kNotFound;
     if (!obeys) {
       WV_WARN("container {}: deleting it in the guest: {}", container->id,
-              deleted.error().message());
+              PlainText(deleted.error().message(), kMaxGuestError));
     }
   }
   static_cast<void>(ReleaseContainer(container, obeys));
@@ -162,7 +162,7 @@ Result<> SandboxImpl::ReleaseContainer(const ContainerPtr& container, bool guest
     for (auto it = names.rbegin(); it != names.rend(); ++it) {
       if (auto detached = agent_->DetachShare(*it); !detached.has_value()) {
         WV_WARN("container {}: detaching {} in the guest: {}", container->id, *it,
-                detached.error().message());
+                PlainText(detached.error().message(), kMaxGuestError));
         if (detached.error().code() == Code::kDeadlineExceeded) {
           break;  // the others would take as long
         }

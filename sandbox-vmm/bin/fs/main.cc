@@ -78,7 +78,9 @@ bool ParseOption(std::string_view name, const char* value, Arguments* arguments)
   }
   if (name == "--log-level") {
     const auto level = wyvern::ParseLogLevel(value);
-    arguments->log_level = level.value_or(wyvern::LogLevel::kInfo);
+    if (level) {
+      arguments->log_level = *level;
+    }
     return level.has_value();
   }
   return false;

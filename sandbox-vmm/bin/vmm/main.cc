@@ -21,9 +21,8 @@ constexpr int kDonationFd = 4;
 // Above what distributions, systemd (dynamic users end at 65519, containers at 1879048191) and newuidmap hand out; pids have 22 bits.
 constexpr uid_t kUidBase = 0x70000000;
 constexpr const char* kUsage =
-    "usage: wyvern-vmm [--id ID] [--log-level debug|info|warn|error] (started by the Wyvern "
-    "runtime, "
-    "with its sockets at fds 3 and 4)\n";
+    "usage: wyvern-vmm [--id ID] [--log-level debug|info|warn|error]\n"
+    "It is started by the Wyvern runtime, with its sockets at fds 3 and 4.\n";
 
 struct Arguments {
   std::string id;
