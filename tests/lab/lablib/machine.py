@@ -144,10 +144,11 @@ class Machine:
 
     def spread_processors(self):
         """Each virtual processor's thread on a processor of its own. A wake-up between two of them is an interrupt that takes
-        QEMU's lock, and the kernel likes to put both threads on one processor, where they take turns of milliseconds."""
+        QEMU's lock, and the kernel likes to put both threads on one processor, where they take turns of milliseconds.
+        A machine of one goes where there is room: another machine may be beside it."""
         here = sorted(os.sched_getaffinity(0))
         processors = self.command("query-cpus-fast")
-        if len(processors) > len(here):
+        if len(processors) == 1 or len(processors) > len(here):
             return
         for index, processor in enumerate(processors):
             os.sched_setaffinity(processor["thread-id"], {here[(index + self.process.pid) % len(here)]})
