@@ -151,6 +151,7 @@ tl::expected<std::unique_ptr<Queue>, ChainFault> SplitQueue::Create(
     queue->next_used_ = resume->next_used;
   }
   queue->available_seen_ = queue->next_available_;
+  queue->avail_event_ = queue->next_available_;
   queue->signalled_used_ = queue->next_used_;
   return queue;
 }
@@ -293,16 +294,22 @@ bool SplitQueue::NeedsInterrupt() {
 }
 
 void SplitQueue::DisableNotification() {
-  // With EVENT_IDX the flags stay 0 (VIRTIO §2.7.10) and an avail_event that is left behind
-  // suppresses by itself.
   if (!event_idx_) {
     used_.Store16(kFlags, FromLe(kUsedNoNotify));
+    return;
+  }
+  // With EVENT_IDX the flags stay 0 (VIRTIO §2.7.10). An avail_event that is left behind suppresses
+  // by itself, and saves writing to what the driver reads.
+  if (avail_event_ == next_available_) {
+    --avail_event_;
+    used_.Store16(wv_ring_avail_event(size_), FromLe(avail_event_));
   }
 }
 
 bool SplitQueue::EnableNotification() {
   if (event_idx_) {
-    used_.Store16(wv_ring_avail_event(size_), FromLe(next_available_));
+    avail_event_ = next_available_;
+    used_.Store16(wv_ring_avail_event(size_), FromLe(avail_event_));
   } else {
     used_.Store16(kFlags, 0);
   }

@@ -55,6 +55,7 @@ class SplitQueue final : public Queue {
   std::optional<ChainFault> broken_;
   uint16_t size_ = 0;
   uint16_t next_available_ = 0;
+  uint16_t avail_event_ = 0;     // what we wrote there last (EVENT_IDX)
   uint16_t available_seen_ = 0;  // the driver's index when it was last read
   uint16_t next_used_ = 0;
   uint16_t signalled_used_ = 0;  // next_used_ at the last NeedsInterrupt

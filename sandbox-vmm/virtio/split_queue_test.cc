@@ -321,6 +321,18 @@ TEST_F(SplitQueueTest, AvailEventAsksForTheNextChainOnly) {
   queue_->Push(MustPop(), 0);
 }
 
+TEST_F(SplitQueueTest, DisableTakesBackWhatAvailEventAskedFor) {
+  for (const uint16_t start : {uint16_t{0}, uint16_t{65535}}) {
+    Start(8, kRingFeatures, QueueState{start, start});
+    EXPECT_FALSE(queue_->EnableNotification());
+    queue_->DisableNotification();
+    driver_->Build().Readable("x").Submit();
+    EXPECT_FALSE(driver_->ShouldNotify());
+    EXPECT_TRUE(queue_->EnableNotification());
+    queue_->Push(MustPop(), 0);
+  }
+}
+
 // A driver and a device thread that sleep whenever the suppression rules allow it: no wake-up may
 // be lost.
 TEST_F(SplitQueueTest, TwoThreadsWithEventIdxLoseNoNotification) {
@@ -336,7 +348,10 @@ TEST_F(SplitQueueTest, TwoThreadsWithEventIdxLoseNoNotification) {
       ASSERT_TRUE(popped);
       if (std::optional<Chain>& chain = *popped; chain.has_value()) {
         queue_->Push(*std::move(chain), 0);
-        ++served;
+        if (++served % 3 == 0) {
+          (void)queue_->EnableNotification();
+          queue_->DisableNotification();
+        }
       } else if (!queue_->EnableNotification()) {
         while (kick->Drain() == 0) {
           std::this_thread::yield();
