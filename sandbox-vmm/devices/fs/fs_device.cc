@@ -247,8 +247,12 @@ void FsDevice::Serve(uint16_t index, Buffers* buffers) {
     const std::shared_ptr<virtio::Interrupt> interrupt =
         slot.queue->NeedsInterrupt() ? slot.interrupt : nullptr;
     if (interrupt != nullptr) {
-      // In the lock, so that StopQueue returns after the last signal.
+      // The answer may bring the next request before we have looked: no kick for it, no other
+      // thread, and nobody who waits for the lock. StopQueue waits for what is in flight.
+      slot.queue->DisableNotification();
+      lock.unlock();
       interrupt->SignalQueue(index);
+      lock.lock();
     }
     if (--slot.in_flight == 0) {
       slot.idle.notify_all();

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <latch>
 #include <thread>
 
 #include "fs/testing/fs_test_base.h"
@@ -99,6 +100,52 @@ TEST_F(FsDeviceTest, RequestsThatAreNoneAreGivenBackEmpty) {
   kick->Signal();
   ASSERT_TRUE(interrupt->WaitQueue(1, 0));
   EXPECT_EQ(driver.TakeUsed().value_or(virtio::testing::Used{.written = 1}).written, 0U);
+}
+
+// Whose signal takes until the test lets it go.
+class SlowInterrupt final : public virtio::Interrupt {
+ public:
+  void SignalQueue(uint16_t /*index*/) override {
+    entered.count_down();
+    leave.wait();
+    left = true;
+  }
+
+  void SignalConfig() override {}
+
+  FdRef QueueCallFd(uint16_t /*index*/) override { return FdRef(-1); }
+
+  std::latch entered{1};
+  std::latch leave{1};
+  std::atomic<bool> left{false};
+};
+
+TEST_F(FsDeviceTest, NoSignalComesAfterStop) {
+  const auto device = Make(1, 1);
+  auto interrupt = std::make_shared<SlowInterrupt>();
+  GuestRam ram;
+  FakeDriver driver(ram, 8, virtio::kRingEventIdx);
+  const auto kick = EventFd::Create();
+  virtio::QueueResources resources;
+  resources.memory = ram.memory();
+  resources.config = driver.config();
+  resources.kick = kick->fd();
+  resources.interrupt = interrupt;
+  ASSERT_TRUE(device->StartQueue(1, std::move(resources), virtio::kRingEventIdx, {}).has_value());
+  driver.Build().Writable(64).Submit();
+  EXPECT_TRUE(driver.ShouldNotify());
+  kick->Signal();
+  interrupt->entered.wait();
+  // Who signals looks at the ring again, so it asks for no kick meanwhile.
+  driver.Build().Writable(64).Submit();
+  EXPECT_FALSE(driver.ShouldNotify());
+  std::thread later([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    interrupt->leave.count_down();
+  });
+  EXPECT_EQ(device->StopQueue(1).value_or(virtio::QueueState{}).next_used, 1U);
+  EXPECT_TRUE(interrupt->left);
+  later.join();
 }
 
 // Many requests at once from several queues: each is answered once, and stopping waits for what is
