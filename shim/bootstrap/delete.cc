@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <charconv>
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
@@ -32,6 +33,15 @@ std::string FindSocket(const Args& args, const DeleteEnvironment& environment,
     return address->substr(kScheme.size());
   }
   return SocketPath(environment.socket_dir, args.address, args.ns, group.empty() ? args.id : group);
+}
+
+// The init's pid as Create wrote it down; 0: it never came so far.
+uint32_t ReadPid(const std::string& bundle) {
+  uint32_t pid = 0;
+  if (const auto text = ReadFile(bundle + "/init.pid", 16)) {
+    std::from_chars(text->data(), text->data() + text->size(), pid);
+  }
+  return pid;
 }
 
 // A server that still lives has lost its sandbox or its containerd: told to end, it publishes what it has to and goes.
@@ -106,6 +116,7 @@ Result<std::string> RunDelete(const Args& args, const DeleteEnvironment& environ
     return tl::unexpected(std::move(cleaned).error());
   }
   containerd::task::v2::DeleteResponse response;
+  response.set_pid(ReadPid(environment.bundle));
   response.set_exit_status(kKilled);
   const auto now = std::chrono::system_clock::now().time_since_epoch();
   const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(now);

@@ -246,6 +246,7 @@ TEST_F(BinaryTest, Scenario37_DeleteIsIdempotentWithAndWithoutEverything) {
     EXPECT_EQ(output.status.AsShell(), 0) << output.err;
     task::DeleteResponse response;
     ASSERT_TRUE(response.ParseFromString(output.out));
+    EXPECT_EQ(response.pid(), 0U);
     EXPECT_EQ(response.exit_status(), 137U);
     EXPECT_GT(response.exited_at().seconds(), 1700000000);
     EXPECT_TRUE(AwaitGone(sockets_[0]));  // a living server is told to end
@@ -257,13 +258,16 @@ TEST_F(BinaryTest, Scenario37_DeleteIsIdempotentWithAndWithoutEverything) {
 
 TEST_F(BinaryTest, Scenario28_AfterKillOfTheServerDeleteCleansUpAndStartWorksAgain) {
   const std::string address = Start("t1");
+  uint32_t pid = 0;
   {
     const auto client = Connect(address);
     task::CreateTaskRequest create;
     create.set_id("t1");
     create.set_bundle(dir_ / "t1");
-    ASSERT_TRUE((client->Call<task::CreateTaskRequest, task::CreateTaskResponse>(
-        "containerd.task.v2.Task", "Create", create)));
+    const auto created = client->Call<task::CreateTaskRequest, task::CreateTaskResponse>(
+        "containerd.task.v2.Task", "Create", create);
+    ASSERT_TRUE(created);
+    pid = created->pid();
   }
   const pid_t server = ListenerPid(sockets_[0]);
   ASSERT_GT(server, 0);
@@ -271,7 +275,12 @@ TEST_F(BinaryTest, Scenario28_AfterKillOfTheServerDeleteCleansUpAndStartWorksAga
   for (int i = 0; i < 100 && IsConnectable(sockets_[0]); ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
-  EXPECT_EQ(Run("t1", {"-bundle", dir_ / "t1", "delete"}, "").status.AsShell(), 0);
+  const CommandOutput deleted = Run("t1", {"-bundle", dir_ / "t1", "delete"}, "");
+  EXPECT_EQ(deleted.status.AsShell(), 0) << deleted.err;
+  task::DeleteResponse response;
+  ASSERT_TRUE(response.ParseFromString(deleted.out));
+  EXPECT_GT(pid, 0U);
+  EXPECT_EQ(response.pid(), pid);
   EXPECT_NE(access(sockets_[0].c_str(), F_OK), 0);
   const auto client = Connect(Start("t1"));
   RunTask(*client, "containerd.task.v2.Task", "t1");

@@ -147,6 +147,11 @@ Result<TaskService::ContainerPtr> TaskService::CreateInSandbox(
   WV_TRY(const runtime::ProcessState state, box->State(request.id(), ""));
   undo.Cancel();
   stdio->AwaitClient();
+  // runc's shim has it there, too. For `delete` after our death: what containerd then publishes names the pid.
+  if (auto written = WriteFile(request.bundle() + "/init.pid", std::to_string(state.pid));
+      !written) {
+    WV_WARN("{}", written.error().message());
+  }
 
   auto container = std::make_shared<Container>(request.id(), request.bundle());
   auto init = std::make_shared<Process>("", spec);
