@@ -33,7 +33,7 @@ using virtio::testing::FakeInterrupt;
 // Our file server in this process, behind our back-end.
 class LocalBackend {
  public:
-  explicit LocalBackend(const std::string& directory) {
+  explicit LocalBackend(const std::string& directory, uint16_t request_queues = 1) {
     auto pair = MakeSocketPair(SOCK_STREAM);
     socket = std::move(pair->first);
     fs::FileServerOptions options;
@@ -41,6 +41,7 @@ class LocalBackend {
     server_ = *fs::FileServer::Create(std::move(options));
     fs::FsDeviceOptions device;
     device.tag = "t";
+    device.request_queues = request_queues;
     device.threads = 2;
     backend_ = std::make_unique<Backend>(std::move(pair->second),
                                          *fs::FsDevice::Create(*server_, device), BackendOptions{});
@@ -103,6 +104,38 @@ TEST_F(FrontendTest, OurFrontEndAndOurBackEnd) {
   EXPECT_TRUE(guest.Init());
   EXPECT_EQ(guest.ReadFile("hello"), "hello from the host");
   EXPECT_FALSE((*device)->lost());
+}
+
+TEST_F(FrontendTest, FourRequestQueuesAreServedSideBySide) {
+  constexpr uint16_t kQueues = 4;
+  LocalBackend backend(directory_, kQueues);
+  auto device = Frontend::CreateFs(std::move(backend.socket), "tag", kQueues, 64);
+  ASSERT_TRUE(device.has_value()) << device.error().message();
+  EXPECT_EQ((*device)->traits().queue_sizes.size(), size_t{kQueues} + 1);
+  std::array<std::byte, 48> config{};
+  (*device)->ReadConfig(0, config);
+  EXPECT_EQ(config[36], std::byte{kQueues});
+  FuseGuest guest(kQueues);
+  const auto started = guest.Start(**device);
+  ASSERT_TRUE(started.has_value()) << started.error().message();
+  EXPECT_TRUE(guest.Init());
+  const auto [node, handle] = guest.OpenFile("hello");
+  std::vector<uint16_t> requests;
+  for (uint16_t queue = 1; queue <= kQueues; ++queue) {
+    guest.UseQueue(queue);
+    requests.push_back(guest.SubmitRead(node, handle));
+  }
+  for (uint16_t queue = 1; queue <= kQueues; ++queue) {
+    guest.UseQueue(queue);
+    EXPECT_EQ(guest.Await(requests.at(queue - 1U)), "hello from the host") << queue;
+    EXPECT_GT(guest.interrupt().queue_signals(queue), 0U) << queue;
+  }
+  // INIT, LOOKUP and OPEN came by queue 1. The last queue goes on when the others have stopped.
+  EXPECT_EQ((*device)->StopQueue(1).value_or(virtio::QueueState{}).next_used, 4U);
+  EXPECT_EQ((*device)->StopQueue(2).value_or(virtio::QueueState{}).next_used, 1U);
+  EXPECT_EQ((*device)->StopQueue(3).value_or(virtio::QueueState{}).next_used, 1U);
+  EXPECT_EQ(guest.ReadFile("hello"), "hello from the host");
+  EXPECT_EQ((*device)->StopQueue(4).value_or(virtio::QueueState{}).next_used, 4U);
 }
 
 TEST_F(FrontendTest, StoppedQueueGoesOnWhereItWas) {

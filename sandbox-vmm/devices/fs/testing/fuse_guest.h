@@ -1,5 +1,5 @@
-// fs/testing/fuse_guest.h — the driver of a virtio-fs device over its rings: hiprio and one request
-// queue.
+// fs/testing/fuse_guest.h — the driver of a virtio-fs device over its rings: hiprio and request
+// queues.
 // Threads: one.
 #pragma once
 
@@ -7,6 +7,8 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "fs/fuse_abi.h"
 #include "virtio/device.h"
@@ -15,43 +17,65 @@
 
 namespace wyvern::fs::testing {
 
-// A guest with one request queue, as far as a file system needs one.
+// A guest, as far as a file system needs one.
 class FuseGuest {
  public:
   static constexpr uint64_t kFeatures = virtio::kVersion1 | virtio::kRingIndirectDesc;
 
-  FuseGuest() : ram_(8 << 20), hiprio_(ram_, 64, kFeatures), requests_(ram_, 64, kFeatures) {}
-
-  Result<> Start(virtio::VirtioDevice& device, std::optional<virtio::QueueState> resume = {}) {
-    WV_TRY_VOID(StartOne(device, 0, hiprio_, {}));
-    return StartOne(device, 1, requests_, resume);
+  explicit FuseGuest(uint16_t request_queues = 1) : ram_(8 << 20) {
+    for (uint16_t i = 0; i <= request_queues; ++i) {
+      rings_.push_back({virtio::testing::FakeDriver(ram_, 64, kFeatures), *EventFd::Create()});
+    }
   }
+
+  // `resume`: where every request queue goes on.
+  Result<> Start(virtio::VirtioDevice& device, std::optional<virtio::QueueState> resume = {}) {
+    uint16_t index = 0;
+    for (const Ring& ring : rings_) {
+      WV_TRY_VOID(StartOne(device, index, ring, index == 0 ? std::nullopt : resume));
+      ++index;
+    }
+    return {};
+  }
+
+  // The request queue, 1…, that Call, Submit and what is made of them use.
+  void UseQueue(uint16_t index) { queue_ = index; }
 
   // The reply's payload; "<no answer>" if there is none in time.
   std::string Call(uint32_t opcode, uint64_t node, const std::string& body, uint32_t room,
                    int* error = nullptr) {
+    return Await(Submit(opcode, node, body, room), error);
+  }
+
+  // A request whose answer Await takes, from the same queue.
+  uint16_t Submit(uint32_t opcode, uint64_t node, const std::string& body, uint32_t room) {
     fuse_in_header header{};
     header.len = static_cast<uint32_t>(sizeof(header) + body.size());
     header.opcode = opcode;
     header.nodeid = node;
     header.unique = ++unique_;
     const std::string head(reinterpret_cast<const char*>(&header), sizeof(header));
-    const uint64_t seen = interrupt_->queue_signals(1);
-    const uint16_t at = requests_.Build()
+    Ring& ring = rings_.at(queue_);
+    ring.seen = interrupt_->queue_signals(queue_);
+    const uint16_t at = ring.driver.Build()
                             .Readable(head + body)
                             .Writable(sizeof(fuse_out_header))
                             .Writable(room)
                             .Indirect()
                             .Submit();
-    kicks_[1].Signal();
-    const std::optional<virtio::testing::Used> used = AwaitUsed(seen);
+    ring.kick.Signal();
+    return at;
+  }
+
+  std::string Await(uint16_t at, int* error = nullptr) {
+    const std::optional<virtio::testing::Used> used = AwaitUsed();
     if (!used) {
       return "<no answer>";
     }
     if (used->head != at) {
       return "<another answer>";
     }
-    const std::string reply = requests_.Written(at, used->written);
+    const std::string reply = rings_.at(queue_).driver.Written(at, used->written);
     fuse_out_header out{};
     std::memcpy(&out, reply.data(), std::min(reply.size(), sizeof(out)));
     if (error != nullptr) {
@@ -73,15 +97,28 @@ class FuseGuest {
     return Call(FUSE_INIT, 0, Bytes(in), 64).size() == 64;
   }
 
-  std::string ReadFile(const std::string& name) {
+  // A read of 4096 bytes, submitted.
+  uint16_t SubmitRead(uint64_t node, uint64_t handle) {
+    fuse_read_in read{};
+    read.fh = handle;
+    read.size = 4096;
+    return Submit(FUSE_READ, node, Bytes(read), 4096);
+  }
+
+  // The file's node and the handle of it that is open.
+  std::pair<uint64_t, uint64_t> OpenFile(const std::string& name) {
     const std::string entry = Call(FUSE_LOOKUP, 1, name + '\0', sizeof(fuse_entry_out));
     fuse_entry_out found{};
     std::memcpy(&found, entry.data(), std::min(entry.size(), sizeof(found)));
     const std::string opened = Call(FUSE_OPEN, found.nodeid, Bytes(fuse_open_in{}), 16);
-    fuse_read_in read{};
-    std::memcpy(&read.fh, opened.data(), std::min(opened.size(), sizeof(read.fh)));
-    read.size = 4096;
-    return Call(FUSE_READ, found.nodeid, Bytes(read), 4096);
+    uint64_t handle = 0;
+    std::memcpy(&handle, opened.data(), std::min(opened.size(), sizeof(handle)));
+    return {found.nodeid, handle};
+  }
+
+  std::string ReadFile(const std::string& name) {
+    const auto [node, handle] = OpenFile(name);
+    return Await(SubmitRead(node, handle));
   }
 
   virtio::testing::GuestRam& ram() { return ram_; }
@@ -89,31 +126,37 @@ class FuseGuest {
   const virtio::testing::FakeInterrupt& interrupt() const { return *interrupt_; }
 
  private:
+  struct Ring {
+    virtio::testing::FakeDriver driver;
+    EventFd kick;
+    uint64_t seen = 0;  // interrupts before the last request
+  };
+
   // A back-end may signal without a reason: QEMU's does when it gets the eventfd.
-  std::optional<virtio::testing::Used> AwaitUsed(uint64_t seen) {
-    while (interrupt_->WaitQueue(1, seen)) {
-      seen = interrupt_->queue_signals(1);
-      if (auto used = requests_.TakeUsed()) {
+  std::optional<virtio::testing::Used> AwaitUsed() {
+    Ring& ring = rings_.at(queue_);
+    while (interrupt_->WaitQueue(queue_, ring.seen)) {
+      ring.seen = interrupt_->queue_signals(queue_);
+      if (auto used = ring.driver.TakeUsed()) {
         return used;
       }
     }
     return std::nullopt;
   }
 
-  Result<> StartOne(virtio::VirtioDevice& device, uint16_t index,
-                    virtio::testing::FakeDriver& driver, std::optional<virtio::QueueState> resume) {
+  Result<> StartOne(virtio::VirtioDevice& device, uint16_t index, const Ring& ring,
+                    std::optional<virtio::QueueState> resume) {
     virtio::QueueResources resources;
     resources.memory = ram_.memory();
-    resources.config = driver.config();
-    resources.kick = kicks_[index].fd();
+    resources.config = ring.driver.config();
+    resources.kick = ring.kick.fd();
     resources.interrupt = interrupt_;
     return device.StartQueue(index, std::move(resources), kFeatures, resume);
   }
 
   virtio::testing::GuestRam ram_;
-  virtio::testing::FakeDriver hiprio_;
-  virtio::testing::FakeDriver requests_;
-  EventFd kicks_[2] = {*EventFd::Create(), *EventFd::Create()};
+  std::vector<Ring> rings_;  // 0: hiprio
+  uint16_t queue_ = 1;
   std::shared_ptr<virtio::testing::FakeInterrupt> interrupt_ =
       std::make_shared<virtio::testing::FakeInterrupt>();
   uint64_t unique_ = 0;
