@@ -66,8 +66,8 @@ Result<UniqueFd> CloneTree(const std::string& source, const TreeOptions& options
     attributes.attr_set |= MOUNT_ATTR_RDONLY;
   }
   if (options.for_guest) {
-    // Not noexec: access(2) for execution, which the file server asks in the guest's name, would be refused.
-    attributes.attr_set |= MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID;
+    // The guest's kernel executes what it has read; whether a file is executable the file server sees by its mode.
+    attributes.attr_set |= MOUNT_ATTR_NODEV | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC;
   }
   if (mount_setattr(tree.get(), "", AT_EMPTY_PATH | AT_RECURSIVE, &attributes,
                     sizeof(attributes)) != 0) {

@@ -16,7 +16,8 @@ struct TreeOptions {
   bool read_only = false;
   // Slave propagation: later mounts of the host below it appear, with the host's own flags.
   bool follow_host_mounts = false;
-  // nodev and nosuid: what a guest makes in it means nothing on the host. To the guest, whose kernel decides by its own mounts, it is the same.
+  // nodev, nosuid, noexec: what a guest makes in it means nothing on the host. To the guest, whose kernel decides by its own mounts, it is the
+  // same.
   bool for_guest = false;
 };
 

@@ -143,7 +143,7 @@ TEST_F(ExportsTest, DevicesInATreeForTheGuestCannotBeOpened) {
   EXPECT_TRUE(OpenAt(*tree, "sub/f", O_RDWR).has_value());
   struct statvfs info = {};
   ASSERT_EQ(fstatvfs(OpenAt(*tree, "sub", O_RDONLY)->get(), &info), 0);
-  EXPECT_EQ(info.f_flag & (ST_NOSUID | ST_NOEXEC | ST_RDONLY), ST_NOSUID);
+  EXPECT_EQ(info.f_flag & (ST_NOSUID | ST_NOEXEC | ST_RDONLY), ST_NOSUID | ST_NOEXEC);
   // The host's own mounts, and a tree for others, stay as they are.
   EXPECT_TRUE(Open(source + "/sub/null", O_RDONLY).has_value());
   const auto other = CloneTree(source, {.recursive = true});
