@@ -11,8 +11,12 @@ from xml.sax.saxutils import escape
 COLUMNS = 48
 
 
+def duration(points):
+    return max(1, *(p["end_ns"] for p in points))
+
+
 def text(points):
-    total = max(p["end_ns"] for p in points)
+    total = duration(points)
     width = max(len(p["name"]) for p in points)
     for p in points:
         first = p["start_ns"] * COLUMNS // total
@@ -23,7 +27,7 @@ def text(points):
 
 
 def svg(points, path):
-    total = max(p["end_ns"] for p in points)
+    total = duration(points)
     row, left, width = 26, 170, 700
     height = row * (len(points) + 1) + 20
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 110}" height="{height}" '

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Format of every file, lint of what changed since the last landing (or of the last commit), the layers' rules, and names that the house
-# style bans.
+# Format of every file, lint of what changed since the last landing (or of the last commit), the layers' rules, names that the house
+# style bans, and the tests of scripts (*_test.py), which need neither root nor network.
 set -uo pipefail
 
 result() { # name, text of what is wrong (empty: fine)
@@ -8,11 +8,21 @@ result() { # name, text of what is wrong (empty: fine)
     echo "FAIL style/$1: $(echo "$2" | head -3 | tr '\n' ' ')" >>"$WYVERN_RESULTS"; echo "$2"; fi
 }
 
+# What a test program says of what failed, and all that it said; nothing where it passes.
+failures() {
+  local output
+  output=$("$@" 2>&1) && return
+  grep -aE '^(FAIL|ERROR|[A-Za-z.]+Error)' <<<"$output" || echo "$* failed"
+  echo "$output"
+}
+
 mapfile -t sources < <(git ls-files '*.h' '*.cc' '*.c')
 result format "$(printf '%s\0' "${sources[@]}" | xargs -0 -n 40 clang-format-16 --dry-run -Werror 2>&1 | grep -a error: | head -20)"
 result architecture-macros "$(git grep -nE '__(x86_64|aarch64|riscv|amd64|arm64)[a-z_]*_*' -- '*.h' '*.cc' '*.c' ':!*/arch/*' | head)"
 result dependencies "$(python3 tools/check_deps.py 2>&1)"
 result shell "$(git ls-files '*.sh' | xargs -n1 bash -n 2>&1)"
+# The rules of the build, tools, the bench's table and the quickstart, each on a small tree of its own (seconds).
+for test in $(git ls-files '*_test.py'); do result "$(basename "$test" .py)" "$(failures python3 "$test")"; done
 result python "$(git ls-files '*.py' | xargs -r python3 -m py_compile 2>&1)"
 
 # Names that say nothing, as a whole name of a file, directory, type, namespace or component; master and slave anywhere, but for what
