@@ -56,6 +56,8 @@ def counts(what, unit, ours, peer, peer_name):
     total = [side["vmm_calls"] + side.get("server_calls", 0) for side in (ours, peer)]
     row(f"{what}: exits per {unit}", ours["exits"], "", peer["exits"], peer_name, ratio_at_most=1.0)
     row(f"{what}: system calls per {unit}", total[0], "", total[1], peer_name, ratio_at_most=1.0)
+    if "wakeups" in ours and "wakeups" in peer:  # older files have none
+        row(f"{what}: wake-ups per {unit}", ours["wakeups"], "", peer["wakeups"], peer_name, ratio_at_most=1.0)
     row(f"{what}: time", ours["us"], "µs", peer["us"], peer_name)
 
 
