@@ -134,7 +134,7 @@ constexpr Field kFields[] = {
     {"linux.resources.cpu", kObject, kGuest, ""},
     {"linux.resources.cpu.shares", kU64, kGuest, ""},
     {"linux.resources.cpu.quota", kI64, kGuest, ""},
-    {"linux.resources.cpu.burst", kU64, kGuest, ""},
+    {"linux.resources.cpu.burst", kU64, kDropped, "crun 1.8 in the guest does not write it"},
     {"linux.resources.cpu.period", kU64, kGuest, ""},
     {"linux.resources.cpu.idle", kI64, kGuest, ""},
     {"linux.resources.cpu.realtimeRuntime", kI64, kDropped, "the guest has cgroup v2, which has no such control"},

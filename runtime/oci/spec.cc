@@ -19,6 +19,8 @@ struct Spec::Rep {
 
 namespace {
 
+constexpr int64_t kDefaultCpuPeriod = 100'000;  // µs; Linux, cgroup-v2.rst, cpu.max
+
 // Runs `body`; an exception of the JSON library would be our bug, but the input is hostile: it becomes an error.
 template <typename Body>
 auto Fenced(Body body) -> decltype(body()) {
@@ -80,6 +82,9 @@ void ReadLinux(const Json& linux_section, Facts& facts) {
   if (const Json* cpu = Child(*resources, "cpu"); cpu != nullptr) {
     facts.cpu_quota = GetInt(*cpu, "quota");
     facts.cpu_period = GetInt(*cpu, "period");
+    if (facts.cpu_period == 0) {  // `ctr run --cpu-quota` sends 0
+      facts.cpu_period = kDefaultCpuPeriod;
+    }
   }
 }
 

@@ -263,14 +263,33 @@ TEST(SpecTest, WhatTheGuestsCrunDoesNotKnowIsLeftOutWithANote) {
   json["process"]["scheduler"] = {{"policy", "SCHED_FIFO"}, {"priority", 1}};
   json["process"]["ioPriority"] = {{"class", "IOPRIO_CLASS_IDLE"}, {"priority", 0}};
   json["linux"]["timeOffsets"] = {{"boottime", {{"secs", 1}, {"nanosecs", 0}}}};
+  json["linux"]["resources"]["cpu"] = {{"quota", 20000}, {"period", 10000}, {"burst", 5000}};
   const std::vector<std::string> notes = NotesOf(json);
-  for (const char* field : {"process.scheduler", "process.ioPriority", "linux.timeOffsets"}) {
+  for (const char* field : {"process.scheduler", "process.ioPriority", "linux.timeOffsets",
+                            "linux.resources.cpu.burst"}) {
     EXPECT_THAT(notes, Contains(HasSubstr(std::string(field) + ": ignored: crun 1.8")));
   }
   const Json guest = Guest(json);
   EXPECT_FALSE(guest["process"].contains("scheduler"));
   EXPECT_FALSE(guest["process"].contains("ioPriority"));
   EXPECT_FALSE(guest["linux"].contains("timeOffsets"));
+  EXPECT_EQ(guest["linux"]["resources"]["cpu"], Json::parse(R"({"quota":20000,"period":10000})"));
+}
+
+TEST(SpecTest, LimitsOfTheContainerAreFacts) {
+  Json json = Minimal();
+  EXPECT_EQ(Spec::Parse(json.dump())->facts().memory_limit, 0);
+  EXPECT_EQ(Spec::Parse(json.dump())->facts().cpu_quota, 0);
+  json["linux"]["resources"] =
+      Json::parse(R"({"memory":{"limit":536870912},"cpu":{"quota":150000,"period":50000}})");
+  const Facts facts = Spec::Parse(json.dump())->facts();
+  EXPECT_EQ(facts.memory_limit, 536870912);
+  EXPECT_EQ(facts.cpu_quota, 150000);
+  EXPECT_EQ(facts.cpu_period, 50000);
+  for (const char* cpu : {R"({"quota":150000})", R"({"quota":150000,"period":0})"}) {
+    json["linux"]["resources"]["cpu"] = Json::parse(cpu);
+    EXPECT_EQ(Spec::Parse(json.dump())->facts().cpu_period, 100000) << cpu;
+  }
 }
 
 TEST(SpecTest, ResourcesLoseWhatTheGuestHasNot) {
