@@ -300,6 +300,26 @@ def test_sysctl_hostname_masked_and_readonly_paths(spec_file):
     assert b"Read-only file system" in done.stderr
 
 
+@pytest.mark.wyvern_only
+def test_limits_are_the_machines_size_and_the_cgroups():
+    """The default machine is smaller than both; and what the container may use is what its cgroup says."""
+    script = ("nproc; grep MemTotal /proc/meminfo; cd /sys/fs/cgroup/$(cut -d: -f3 /proc/self/cgroup); "
+              "cat memory.max cpu.max")
+    output = shell(script, flags=["--memory-limit", str(512 * MIB), "--cpus", "2",
+                                  "--mount", "type=cgroup,src=cgroup,dst=/sys/fs/cgroup,options=ro"])
+    count, _, kib, _, limit, quota, period = output.split()
+    assert int(count) == min(2, os.cpu_count())
+    # The guest's kernel and agent have some beside the limit (kGuestOverhead in runtime/sandbox/start.cc).
+    assert 512 << 10 <= int(kib) <= 608 << 10
+    assert (limit, quota, period) == (str(512 * MIB), "200000", "100000")
+
+
+@pytest.mark.wyvern_only
+def test_annotation_sizes_the_machine():
+    output = shell("grep MemTotal /proc/meminfo", flags=["--annotation", "io.wyvern.memory=512MiB"])
+    assert 400 << 10 < int(output.split()[1]) <= 512 << 10
+
+
 @pytest.mark.thorough
 def test_tmpfs_with_options(spec_file):
     def change(spec):
