@@ -11,7 +11,6 @@
 #include <tuple>
 #include <vector>
 
-#include "bootstrap/bundle.h"
 #include "bootstrap/sha256.h"
 
 namespace wyvern::shim {
@@ -87,6 +86,7 @@ TEST_F(BindTest, OfManyAtOnceExactlyOneListens) {
   std::ignore = BindOrReuse(path);  // leaves a stale file
   std::array<Result<BoundSocket>, 8> results;
   std::vector<std::thread> threads;
+  threads.reserve(results.size());
   for (auto& result : results) {
     threads.emplace_back([&result, &path] { result = BindOrReuse(path); });
   }
@@ -99,27 +99,6 @@ TEST_F(BindTest, OfManyAtOnceExactlyOneListens) {
     listeners += result->listener.valid() ? 1 : 0;
   }
   EXPECT_EQ(listeners, 1);
-}
-
-TEST(BundleTest, GroupByAnnotationInContainerdsOrder) {
-  EXPECT_EQ(*GroupOfSpec(R"({"annotations":{"io.kubernetes.cri.sandbox-id":"pod"}})"), "pod");
-  EXPECT_EQ(
-      *GroupOfSpec(
-          R"({"annotations":{"io.kubernetes.cri.sandbox-id":"pod","io.containerd.runc.v2.group":"g"}})"),
-      "g");
-  EXPECT_EQ(*GroupOfSpec("{}"), "");
-  EXPECT_EQ(*GroupOfSpec(R"({"annotations":{"io.containerd.runc.v2.group":7}})"), "");
-  EXPECT_EQ(*GroupOfSpec(R"({"annotations":[]})"), "");
-}
-
-TEST(BundleTest, MalformedConfigIsAnError) {
-  EXPECT_FALSE(GroupOfSpec(""));
-  EXPECT_FALSE(GroupOfSpec("not json"));
-  EXPECT_FALSE(GroupOfSpec("[1]"));
-  EXPECT_FALSE(GroupOfSpec(std::string(100000, '[')));
-  EXPECT_FALSE(GroupOfSpec(R"({"annotations":{"io.containerd.runc.v2.group":")" +
-                           std::string(5000, 'x') + "\"}}"));
-  EXPECT_FALSE(GroupOf("/no/such/bundle"));
 }
 
 }  // namespace

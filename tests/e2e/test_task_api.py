@@ -9,7 +9,7 @@ import pytest
 from harness.ctr import call, wait_until
 from harness.shim import Shim, default_spec
 
-NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION = 5, 6, 9
+INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, FAILED_PRECONDITION = 3, 5, 6, 7, 9
 
 
 @pytest.fixture
@@ -25,6 +25,37 @@ def test_runtime_options_as_the_cri_plugin_sends_them(shim):
     assert code == 0, message
     effective = call(["wyvern", "config", "--effective", shim.name]).stdout.decode()
     assert "vcpus: 2  # runtime options:5" in effective and "memory: 320MiB  # runtime options:4" in effective
+
+
+@pytest.fixture
+def annotated(scratch, busybox_root):
+    """Creates a task with these annotations in its spec: (code, message, effective configuration)."""
+    def create(annotations):
+        spec = default_spec(busybox_root, ["sleep", "1000"])
+        spec["annotations"] = annotations
+        with Shim(scratch / "bundle", spec) as it:
+            code, message, _ = it.call("Create", it.create())
+            return code, message, call(["wyvern", "config", "--effective", it.name]).stdout.decode() if code == 0 else ""
+    return create
+
+
+@pytest.mark.wyvern_only
+def test_annotations_that_are_allowed(annotated):
+    code, message, effective = annotated({"io.wyvern.vcpus": "2", "io.wyvern.memory": "320MiB", "org.example.else": "{"})
+    assert code == 0, message
+    assert "vcpus: 2  # annotation io.wyvern.vcpus" in effective
+    assert "memory: 320MiB  # annotation io.wyvern.memory" in effective
+
+
+@pytest.mark.wyvern_only
+@pytest.mark.parametrize("name, value, says, expected", [
+    ("io.wyvern.sandbox.kernel", "/x", "annotations.allow does not list sandbox.kernel", PERMISSION_DENIED),
+    ("io.wyvern.vcpu", "2", "unknown key vcpu", INVALID_ARGUMENT),
+    ("io.wyvern.vcpus", "many", "'many' is not a whole number", INVALID_ARGUMENT),
+], ids=["not allowed", "unknown", "no number"])
+def test_annotations_that_fail_create(annotated, name, value, says, expected):
+    code, message, _ = annotated({name: value})
+    assert code == expected and f"annotation {name}: " in message and says in message, (code, message)
 
 
 def test_life_of_a_task(shim):

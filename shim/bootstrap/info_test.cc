@@ -1,0 +1,33 @@
+#include "bootstrap/info.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "proto/containerd_bootstrap.pb.h"
+
+namespace wyvern::shim {
+namespace {
+
+TEST(InfoTest, OnlyWhatIsImplementedIsOffered) {
+  const auto features = nlohmann::json::parse(FeaturesJson());
+  EXPECT_EQ(features["linux"]["cgroup"],
+            nlohmann::json::parse(R"({"v1":false,"v2":true,"systemd":false,"systemdUser":false})"));
+  EXPECT_EQ(features["linux"]["namespaces"],
+            nlohmann::json({"cgroup", "ipc", "mount", "network", "pid", "uts"}));
+  EXPECT_EQ(features["linux"]["seccomp"]["enabled"], true);
+  for (const char* module : {"apparmor", "selinux"}) {
+    EXPECT_EQ(features["linux"][module]["enabled"], false) << module;
+  }
+}
+
+TEST(InfoTest, ContainerdReadsItAsRuntimeInfo) {
+  containerd::runtime::bootstrap::v1::RuntimeInfo info;
+  ASSERT_TRUE(info.ParseFromString(EncodeRuntimeInfo("1.2.3")));
+  EXPECT_EQ(info.name(), "io.containerd.wyvern.v2");
+  EXPECT_EQ(info.version().version(), "1.2.3");
+  EXPECT_EQ(info.features().value(), FeaturesJson());
+}
+
+}  // namespace
+}  // namespace wyvern::shim
