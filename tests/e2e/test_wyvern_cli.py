@@ -52,6 +52,7 @@ def test_check_says_that_kvm_works():
     assert done.returncode == 0, done.stdout.decode()
     findings = {f["name"]: f for f in json.loads(done.stdout)}
     assert findings["kvm"]["verdict"] == "ok"
+    assert " ".join(findings) == "kvm kernel cgroups shmem-thp io_uring memory guest image vmm fs anchor"
     assert all(f["remedy"] for f in findings.values() if f["verdict"] != "ok")
 
 
