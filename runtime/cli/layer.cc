@@ -43,6 +43,14 @@ tl::unexpected<Error> ArchiveError(archive* from, const std::string& what) {
   return Fail(Code::kDataLoss, what + ": " + (text != nullptr ? text : "damaged archive"));
 }
 
+// What the disk refuses has its errno beside a text that says only what was tried.
+tl::unexpected<Error> DiskError(archive* writer, const std::string& name) {
+  const char* text = archive_error_string(writer);
+  const std::string what = name + ": " + (text != nullptr ? text : "cannot be written");
+  const int error = archive_errno(writer);
+  return error > 0 ? SysErrorFrom(error, what) : Fail(Code::kDataLoss, what);
+}
+
 Result<Reader> OpenArchive(FdRef file) {
   Reader reader(archive_read_new());
   // Not all that libarchive knows: for some it runs programs of the host.
@@ -107,7 +115,7 @@ Result<> MakeWhiteout(FdRef root, const Split& path) {
 Result<> CopyEntry(archive* reader, archive* writer, archive_entry* entry) {
   const std::string name = archive_entry_pathname(entry);
   if (archive_write_header(writer, entry) < ARCHIVE_WARN) {
-    return ArchiveError(writer, name);
+    return DiskError(writer, name);
   }
   for (;;) {
     const void* block = nullptr;
@@ -120,12 +128,13 @@ Result<> CopyEntry(archive* reader, archive* writer, archive_entry* entry) {
     if (got < ARCHIVE_WARN) {
       return ArchiveError(reader, name);
     }
-    if (archive_write_data_block(writer, block, size, offset) < ARCHIVE_WARN) {
-      return ArchiveError(writer, name);
+    // A full disk is only a warning to libarchive, which then makes the file as long as it should be, of zeros.
+    if (archive_write_data_block(writer, block, size, offset) < ARCHIVE_OK) {
+      return DiskError(writer, name);
     }
   }
   if (archive_write_finish_entry(writer) < ARCHIVE_WARN) {
-    return ArchiveError(writer, name);
+    return DiskError(writer, name);
   }
   return {};
 }

@@ -11,7 +11,8 @@
 namespace wyvern::cli {
 
 // `archive`: tar, plain or compressed with gzip, zstd, xz or bzip2. `directory` exists and is empty. Whiteouts become character
-// devices 0:0 and the xattr trusted.overlay.opaque, as overlayfs wants them. DATA_LOSS: a damaged archive.
+// devices 0:0 and the xattr trusted.overlay.opaque, as overlayfs wants them. DATA_LOSS: a damaged archive. A disk that does
+// not take all of it is an error, too.
 Result<> UnpackLayer(FdRef archive, const std::string& directory);
 
 // Unpacks a whole tar (an OCI archive) into `directory`: regular files and directories only.

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from harness.ctr import BUSYBOX, RUNTIME, call, ctr, run, run_argv, unique
+from harness.ctr import BUSYBOX, RUNTIME, call, ctr, run, run_argv, unique, wait_until
 from harness.shim import Shim, default_spec
 
 LAYOUT = "/opt/images/busybox"
@@ -209,6 +209,45 @@ def test_full_state_directory():
     done = call(private("mkdir -p /run/wyvern; mount -t tmpfs -o size=64k none /run/wyvern; "
                         "head -c 1000000 /dev/zero > /run/wyvern/fill || true", *wyvern_run()))
     assert_clear(done, "No space left")
+
+
+@pytest.mark.wyvern_only
+def test_full_image_store():
+    """While a layer is unpacked: an error that says so, and no layer that lacks something is kept for the next run."""
+    store = "/var/lib/wyvern/images"
+    script = 'code=0; "$@" || code=$?; ls ' + store + "/layers; exit $code"
+    done = call(private(f"mkdir -p {store}; mount -t tmpfs -o size=512k none {store}", "sh", "-c", script, "sh", *wyvern_run()))
+    assert_clear(done, "No space left", "unpack layer")
+    assert done.stdout == b""
+
+
+@pytest.fixture
+def full_run_wyvern():
+    """What containerd's shims find: they run in its mount namespace, so /run/wyvern itself is full for a while."""
+    state = pathlib.Path("/run/wyvern")
+    state.mkdir(exist_ok=True)
+    assert call(["mount", "-t", "tmpfs", "-o", "size=64k", "none", state]).returncode == 0
+    try:
+        call(["sh", "-c", f"cat /dev/zero > {state}/fill"])
+        yield state
+    finally:
+        assert wait_until(lambda: call(["umount", state]).returncode == 0, 10)
+
+
+@pytest.mark.wyvern_only
+def test_full_state_directory_through_containerd(full_run_wyvern):
+    name = unique()
+    assert_clear(run(BUSYBOX, "true", name=name), "No space left", code=1)
+    assert os.listdir(full_run_wyvern) == ["fill"]
+    assert name not in ctr("task", "ls", "-q").stdout.decode()
+    ctr("container", "delete", name)  # should --rm not have done it
+    assert name not in ctr("container", "ls", "-q").stdout.decode()
+
+
+@pytest.mark.wyvern_only
+def test_annotation_that_is_refused():
+    done = run(BUSYBOX, "true", flags=["--annotation", "io.wyvern.sandbox.kernel=/x"])
+    assert_clear(done, "annotation io.wyvern.sandbox.kernel: annotations.allow does not list sandbox.kernel", code=1)
 
 
 def test_full_disk_in_the_container(scratch):
