@@ -15,7 +15,7 @@
 namespace wyvern::runtime {
 namespace {
 
-Result<std::vector<std::string>> ListInterfaces() {
+Result<std::vector<std::string>> ListOurInterfaces() {
   struct if_nameindex* list = if_nameindex();
   if (list == nullptr) {
     return SysError("listing network interfaces");
@@ -56,14 +56,7 @@ Result<NetworkNamespace> OpenNetworkNamespace(const std::string& path) {
     return Fail(Code::kInvalidArgument,
                 "linux.namespaces: " + path + " is not a network namespace");
   }
-  Result<> listed = OnPrivateThread([&]() -> Result<> {
-    if (setns(out.fd.get(), CLONE_NEWNET) != 0) {
-      return SysError("setns " + path);
-    }
-    WV_TRY(out.interfaces, ListInterfaces());
-    return {};
-  });
-  WV_TRY_VOID(std::move(listed));
+  WV_TRY_CONTEXT(out.interfaces, ListInterfaces(out.fd), path);
   return out;
 }
 
@@ -76,9 +69,23 @@ Result<NetworkNamespace> MakeNetworkNamespace() {
     }
     WV_TRY_VOID(LoopbackUp());
     WV_TRY(out.fd, Open("/proc/thread-self/ns/net", O_RDONLY));
+    WV_TRY(out.interfaces, ListOurInterfaces());
     return {};
   });
   WV_TRY_VOID(std::move(made));
+  return out;
+}
+
+Result<std::vector<std::string>> ListInterfaces(FdRef network_namespace) {
+  std::vector<std::string> out;
+  Result<> listed = OnPrivateThread([&]() -> Result<> {
+    if (setns(network_namespace.get(), CLONE_NEWNET) != 0) {
+      return SysError("setns to a network namespace");
+    }
+    WV_TRY(out, ListOurInterfaces());
+    return {};
+  });
+  WV_TRY_VOID(std::move(listed));
   return out;
 }
 

@@ -152,6 +152,7 @@ Result<> SandboxImpl::StartProcess(const std::string& id, const std::string& exe
         !hooked.has_value()) {
       WV_WARN("container {}: {}", id, hooked.error().message());
     }
+    TellNewInterfaces();
   }
   return {};
 }

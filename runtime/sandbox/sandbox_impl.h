@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <stop_token>
 #include <string>
 #include <vector>
@@ -141,6 +142,8 @@ class SandboxImpl final : public Sandbox {
   Result<> OpenState();
   Result<> MakeCgroup();
   Result<> OpenNetwork();
+  void TellInterfaces(const std::vector<std::string>& interfaces);  // each once; takes mu_
+  void TellNewInterfaces();
   Result<> StartMachine();
   Result<> BootMachine();
   Result<> ConnectAgent();
@@ -215,6 +218,7 @@ class SandboxImpl final : public Sandbox {
   std::mutex mu_;
   std::condition_variable changed_;
   std::map<std::string, ContainerPtr> containers_;
+  std::set<std::string> told_interfaces_;  // that they do not reach the guest
   // What runs in the guest itself, as a container without id, init and host side.
   const ContainerPtr guest_ = std::make_shared<Container>();
   int busy_ = 0;  // creates and deletes under way: Shutdown waits for them

@@ -26,14 +26,6 @@ uint64_t HostMemory() {
          static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
 }
 
-std::string Joined(const std::vector<std::string>& words) {
-  std::string out;
-  for (const std::string& word : words) {
-    out += (out.empty() ? "" : ", ") + word;
-  }
-  return out;
-}
-
 // An imported kernel comes with its own initial RAM disk; the root image stays the same.
 Result<> UseImportedGuest(const Config& config, MachineOptions& machine) {
   if (config.guest.name.empty()) {
@@ -143,14 +135,44 @@ Result<> SandboxImpl::OpenNetwork() {
               options_.id);
     }
     WV_TRY(network_, MakeNetworkNamespace());
+    told_interfaces_.insert(network_.interfaces.begin(), network_.interfaces.end());
     return {};
   }
   WV_TRY(network_, OpenNetworkNamespace(path));
-  if (!network_.interfaces.empty()) {
-    WV_WARN("sandbox {}: {} of {} do not reach the guest: this version has loopback only",
-            options_.id, Joined(network_.interfaces), path);
-  }
+  TellInterfaces(network_.interfaces);
   return {};
+}
+
+void SandboxImpl::TellInterfaces(const std::vector<std::string>& interfaces) {
+  std::string untold;
+  {
+    const std::lock_guard lock(mu_);
+    for (const std::string& name : interfaces) {
+      if (told_interfaces_.insert(name).second) {
+        untold += (untold.empty() ? "" : ", ") + name;
+      }
+    }
+  }
+  if (!untold.empty()) {
+    WV_WARN(
+        "sandbox {}: the guest does not get {} of its network namespace: this version has "
+        "loopback only",
+        options_.id, untold);
+  }
+}
+
+// A hook may have brought one, or whoever called Create (`ctr run --cni`).
+void SandboxImpl::TellNewInterfaces() {
+  const Busy busy(*this);  // Shutdown, which closes the namespace, waits
+  if (!CheckAlive().has_value()) {
+    return;
+  }
+  const auto interfaces = ListInterfaces(network_.fd);
+  if (!interfaces.has_value()) {
+    WV_WARN("sandbox {}: {}", options_.id, interfaces.error().message());
+    return;
+  }
+  TellInterfaces(*interfaces);
 }
 
 // As the configuration says, but enough for what the container is allowed to use.

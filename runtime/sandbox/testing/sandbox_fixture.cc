@@ -89,7 +89,8 @@ std::string SandboxFixture::MakeBundle(const std::string& id, const BundleOption
       R"({"destination":"/dev","type":"tmpfs","source":"tmpfs","options":["nosuid","mode=755"]},)"
       R"({"destination":"/dev/pts","type":"devpts","source":"devpts","options":["newinstance","ptmxmode=0666","mode=0620"]})" +
       options.mounts + R"(],"linux":{"cgroupsPath":")" + cgroup +
-      R"(","namespaces":[{"type":"pid"},{"type":"ipc"},{"type":"uts"},{"type":"mount"},{"type":"network"}]}})";
+      R"(","namespaces":[{"type":"pid"},{"type":"ipc"},{"type":"uts"},{"type":"mount"})" +
+      options.network + "]}}";
   EXPECT_TRUE(WriteFile(bundle + "/config.json", text).has_value());
   return bundle;
 }
