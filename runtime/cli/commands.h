@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "cli/exec_options.h"
 #include "cli/run_spec.h"
+#include "cli/sandbox_ref.h"
 
 namespace wyvern::cli {
 
@@ -22,10 +23,6 @@ Result<int> Check(const CheckOptions& options);
 // The container's exit code (128 + n for a signal); 125 is main's code for an Error.
 Result<int> Run(const RunOptions& options);
 
-struct SandboxRef {
-  std::string id;  // sandbox or container id, as `ps` prints it; a unique prefix will do
-};
-
 Result<int> Ps(bool json);
 Result<int> Logs(const SandboxRef& sandbox);
 Result<int> Timeline(const SandboxRef& sandbox);  // JSON, as `run --timeline` writes it
@@ -35,8 +32,8 @@ Result<int> Exec(const ExecOptions& options);
 
 struct ConfigOptions {
   bool effective = false;
-  std::string id;    // with effective: of a living sandbox; empty: of the next one
-  std::string file;  // with effective and no id: on top of /etc/wyvern/wyvern.yaml
+  SandboxRef sandbox;  // with effective: a living one; without id: the next one
+  std::string file;    // with effective and no id: on top of /etc/wyvern/wyvern.yaml
 };
 
 Result<int> ShowConfig(const ConfigOptions& options);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "cli/sandbox_ref.h"
 #include "proto/control.pb.h"
 #include "ttrpc/client.h"
 
@@ -18,7 +19,7 @@ struct LivingSandbox {
   control::v1::HelloResponse hello;
 };
 
-// All sandboxes whose control socket answers within a second; dead leftovers are passed over.
+// All sandboxes whose control socket answers within a second, by namespace and id; dead leftovers are passed over.
 Result<std::vector<LivingSandbox>> ListSandboxes(const std::string& state_dir);
 
 struct FoundContainer {
@@ -26,8 +27,10 @@ struct FoundContainer {
   std::string container_id;  // empty: the sandbox has none
 };
 
-// The container whose id is, or uniquely begins with, `id` (or the first container of the sandbox of that id, if it has any).
-// NOT_FOUND, or INVALID_ARGUMENT when several match.
-Result<FoundContainer> FindContainer(const std::string& state_dir, const std::string& id);
+// The container of that id, else the first of the sandbox of that id, else what alone begins with `id`. NOT_FOUND, or INVALID_ARGUMENT when
+// several are meant, in several namespaces or of one beginning: it lists them.
+Result<FoundContainer> FindContainer(const std::string& state_dir, const SandboxRef& ref);
+// The same for whom one container of the sandbox is as good as another.
+Result<LivingSandbox> FindSandbox(const std::string& state_dir, const SandboxRef& ref);
 
 }  // namespace wyvern::cli

@@ -214,6 +214,21 @@ Result<int> Session::ExitStatus() {
   return static_cast<int>(exit.exit_status());
 }
 
+// With --guest the sandbox alone counts.
+Result<FoundContainer> FindTarget(const std::string& state_dir, const ExecOptions& options) {
+  const SandboxRef ref{.id = options.id, .ns = options.ns};
+  if (options.guest) {
+    WV_TRY(LivingSandbox sandbox, FindSandbox(state_dir, ref));
+    return FoundContainer{std::move(sandbox), ""};
+  }
+  WV_TRY(FoundContainer found, FindContainer(state_dir, ref));
+  if (found.container_id.empty()) {
+    return Fail(Code::kNotFound,
+                "sandbox " + options.id + " has no container; --guest runs a command beside them");
+  }
+  return found;
+}
+
 }  // namespace
 
 Result<int> Exec(const ExecOptions& asked) {
@@ -223,12 +238,8 @@ Result<int> Exec(const ExecOptions& asked) {
   const bool on_terminal = IsTerminal(FdRef(STDIN_FILENO));
   const ExecOptions options = CompleteExecOptions(asked, on_terminal);
   WV_TRY(const auto config, runtime::LoadConfig({}));
-  WV_TRY(const FoundContainer found, FindContainer(config->state_dir, options.id));
-  if (found.container_id.empty() && !options.guest) {
-    return Fail(Code::kNotFound,
-                "sandbox " + options.id + " has no container; --guest runs a command beside them");
-  }
-  const std::string container = options.guest ? "" : found.container_id;
+  WV_TRY(const FoundContainer found, FindTarget(config->state_dir, options));
+  const std::string& container = found.container_id;
   ttrpc::Client& client = *found.sandbox.client;
   WV_TRY(const auto exec,
          (client.Call<pb::ExecRequest, pb::ExecResponse>(

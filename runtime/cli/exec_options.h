@@ -8,6 +8,7 @@ namespace wyvern::cli {
 
 struct ExecOptions {
   std::string id;      // sandbox or container, as `ps` prints it; a unique prefix will do
+  std::string ns;      // empty: any
   bool guest = false;  // outside of every container
   bool tty = false;
   bool interactive = false;  // standard input is passed

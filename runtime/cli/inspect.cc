@@ -2,10 +2,11 @@
 #include <fmt/format.h>
 
 #include <cstdio>
-#include <nlohmann/json.hpp>
+#include <vector>
 
 #include "cli/commands.h"
 #include "cli/control_client.h"
+#include "cli/ps.h"
 #include "cli/timeline.h"
 #include "cli/version.h"
 #include "config/config.h"
@@ -21,13 +22,12 @@ Result<std::string> StateDirectory() {
   return config->state_dir;
 }
 
-// One question to the sandbox that `id` names.
 template <typename Answer>
-Result<Answer> Ask(const std::string& id, const char* method) {
+Result<Answer> Ask(const SandboxRef& ref, const char* method) {
   WV_TRY(const std::string directory, StateDirectory());
-  WV_TRY(const FoundContainer found, FindContainer(directory, id));
-  return found.sandbox.client->Call<control::v1::Empty, Answer>(kControlService, method, {},
-                                                                {.timeout = kQueryTimeout});
+  WV_TRY(const LivingSandbox sandbox, FindSandbox(directory, ref));
+  return sandbox.client->Call<control::v1::Empty, Answer>(kControlService, method, {},
+                                                          {.timeout = kQueryTimeout});
 }
 
 }  // namespace
@@ -35,34 +35,17 @@ Result<Answer> Ask(const std::string& id, const char* method) {
 Result<int> Ps(bool json) {
   WV_TRY(const std::string directory, StateDirectory());
   WV_TRY(const auto sandboxes, ListSandboxes(directory));
-  nlohmann::json list = nlohmann::json::array();
-  if (!json) {
-    fmt::print("{:<24} {:<24} {:<9} {:>8}  {}\n", "SANDBOX", "CONTAINER", "STATUS", "PID",
-               "KERNEL");
-  }
+  std::vector<control::v1::HelloResponse> hellos;
+  hellos.reserve(sandboxes.size());
   for (const LivingSandbox& sandbox : sandboxes) {
-    for (const auto& container : sandbox.hello.containers()) {
-      if (json) {
-        list.push_back({{"sandbox", sandbox.hello.sandbox_id()},
-                        {"container", container.id()},
-                        {"status", container.status()},
-                        {"pid", container.anchor_pid()},
-                        {"bundle", container.bundle()},
-                        {"kernel", sandbox.hello.kernel_release()}});
-      } else {
-        fmt::print("{:<24} {:<24} {:<9} {:>8}  {}\n", sandbox.hello.sandbox_id(), container.id(),
-                   container.status(), container.anchor_pid(), sandbox.hello.kernel_release());
-      }
-    }
+    hellos.push_back(sandbox.hello);
   }
-  if (json) {
-    fmt::print("{}\n", list.dump(1));
-  }
+  fmt::print("{}", json ? PsJson(hellos) : PsTable(hellos));
   return 0;
 }
 
 Result<int> Logs(const SandboxRef& sandbox) {
-  WV_TRY(const auto log, Ask<control::v1::ConsoleLogResponse>(sandbox.id, "ConsoleLog"));
+  WV_TRY(const auto log, Ask<control::v1::ConsoleLogResponse>(sandbox, "ConsoleLog"));
   if (log.dropped() > 0) {
     fmt::print(stderr, "({} earlier bytes are gone)\n", log.dropped());
   }
@@ -71,7 +54,7 @@ Result<int> Logs(const SandboxRef& sandbox) {
 }
 
 Result<int> Timeline(const SandboxRef& sandbox) {
-  WV_TRY(const auto timeline, Ask<control::v1::TimelineResponse>(sandbox.id, "Timeline"));
+  WV_TRY(const auto timeline, Ask<control::v1::TimelineResponse>(sandbox, "Timeline"));
   std::vector<runtime::TimelinePoint> points;
   for (const auto& point : timeline.points()) {
     points.push_back({point.name(), static_cast<int64_t>(point.start_ns()),
@@ -86,7 +69,7 @@ Result<int> ShowConfig(const ConfigOptions& options) {
     fmt::print("{}", runtime::DefaultYaml());
     return 0;
   }
-  if (options.id.empty()) {
+  if (options.sandbox.id.empty()) {
     runtime::ConfigSources sources;
     sources.options_path = options.file;
     WV_TRY(const auto config, runtime::LoadConfig(sources));
@@ -94,7 +77,7 @@ Result<int> ShowConfig(const ConfigOptions& options) {
     return 0;
   }
   WV_TRY(const auto config,
-         Ask<control::v1::EffectiveConfigResponse>(options.id, "EffectiveConfig"));
+         Ask<control::v1::EffectiveConfigResponse>(options.sandbox, "EffectiveConfig"));
   fmt::print("{}", config.yaml());
   return 0;
 }

@@ -179,6 +179,7 @@ Result<std::unique_ptr<shim::ControlServer>> ServeControl(const std::string& pat
                                                           runtime::Sandbox& sandbox) {
   const auto created = std::chrono::system_clock::now();
   shim::ControlOptions options;
+  options.ns = kNamespace;
   options.sandbox_id = name;
   options.version = kVersion;
   options.containers = [name, bundle, created, &sandbox] {

@@ -18,6 +18,12 @@ void AddRepeated(CLI::App& verb, const char* name, std::vector<std::string>& val
   verb.add_option(name, values, help)->allow_extra_args(false);
 }
 
+// Ids are unique in a namespace of containerd, or in that of `wyvern run`.
+CLI::Option* AddNamespace(CLI::App& verb, std::string& ns) {
+  return verb.add_option("-n,--namespace", ns,
+                         "of the sandbox, as `wyvern ps` prints it, where an id is in several");
+}
+
 void AddCheck(CLI::App& app, std::function<Result<int>()>& action) {
   auto* verb = app.add_subcommand(
       "check", "Can this host run sandboxes? Each line says what to do about what is missing");
@@ -63,6 +69,7 @@ void AddExec(CLI::App& app, std::function<Result<int>()>& action) {
   verb->add_option("id", options->id, "sandbox or container, as `wyvern ps` prints it")->required();
   verb->add_option("command", options->command,
                    "command and its arguments, after \"--\"; with --guest a shell by default");
+  AddNamespace(*verb, options->ns);
   verb->add_flag("--guest", options->guest,
                  "in the guest itself, as its root; see guest.debug_exec in wyvern.yaml");
   verb->add_flag("-t,--tty", options->tty, "give it a terminal, and pass our standard input");
@@ -72,7 +79,8 @@ void AddExec(CLI::App& app, std::function<Result<int>()>& action) {
   verb->add_option("-u,--user", options->user, "UID or UID:GID");
   verb->footer(
       "Examples:\n  wyvern exec web -- ps\n  wyvern exec -t web -- sh\n"
-      "  wyvern exec -i web -- tar x < files.tar\n  wyvern exec --guest web\n"
+      "  wyvern exec -i web -- tar x < files.tar\n"
+      "  wyvern exec -n k8s.io 4f1e -- id\n  wyvern exec --guest web\n"
       "  wyvern exec --guest web -- dmesg");
   verb->callback([options, &action] {
     if (options->command.empty() && !options->guest) {
@@ -92,12 +100,14 @@ void AddInspection(CLI::App& app, std::function<Result<int>()>& action) {
   auto* logs = app.add_subcommand("logs", "Prints the last 64 KiB of a guest's console");
   auto sandbox = std::make_shared<SandboxRef>();
   logs->add_option("id", sandbox->id, "sandbox, as `wyvern ps` prints it")->required();
+  AddNamespace(*logs, sandbox->ns);
   logs->footer("Example:\n  wyvern logs web");
   logs->callback([sandbox, &action] { action = [sandbox] { return Logs(*sandbox); }; });
 
   auto* timeline = app.add_subcommand(
       "timeline", "Prints how long each step of a sandbox's start took, as JSON");
   timeline->add_option("id", sandbox->id, "sandbox, as `wyvern ps` prints it")->required();
+  AddNamespace(*timeline, sandbox->ns);
   timeline->footer("Example:\n  wyvern timeline web");
   timeline->callback([sandbox, &action] { action = [sandbox] { return Timeline(*sandbox); }; });
 
@@ -106,7 +116,9 @@ void AddInspection(CLI::App& app, std::function<Result<int>()>& action) {
   auto options = std::make_shared<ConfigOptions>();
   auto* effective =
       config->add_flag("--effective", options->effective, "every value with its origin");
-  auto* id = config->add_option("id", options->id, "with --effective: of this living sandbox");
+  auto* id =
+      config->add_option("id", options->sandbox.id, "with --effective: of this living sandbox");
+  AddNamespace(*config, options->sandbox.ns)->needs(id);
   auto* file = config->add_option("--config", options->file,
                                   "with --effective: configuration on top of "
                                   "/etc/wyvern/wyvern.yaml");

@@ -36,6 +36,19 @@ TEST_F(VerbsTest, ExecNeedsACommandExceptInTheGuest) {
   EXPECT_THAT(Parse({"exec", "web"}), HasSubstr("command is required"));
 }
 
+TEST_F(VerbsTest, NamespaceGoesWithEachVerbThatNamesASandbox) {
+  for (const char* verb : {"exec", "logs", "timeline"}) {
+    std::vector<std::string> words = {verb, "-n", "default", "web"};
+    if (words[0] == "exec") {
+      words.insert(words.end(), {"--", "true"});
+    }
+    EXPECT_EQ(Parse(words), "parsed") << verb;
+  }
+  EXPECT_EQ(Parse({"config", "--effective", "--namespace", "default", "web"}), "parsed");
+  EXPECT_THAT(Parse({"config", "--effective", "-n", "default"}),
+              HasSubstr("--namespace requires id;"));
+}
+
 TEST_F(VerbsTest, RepeatedOptionsTakeOneValueEach) {
   EXPECT_EQ(Parse({"run", "-e", "A=1", "-e", "B=2", "-v", "/a:/b", "image", "--", "sh", "-c", "x"}),
             "parsed");

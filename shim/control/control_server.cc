@@ -185,6 +185,7 @@ Result<pb::HelloResponse> ControlServer::Impl::Hello(const pb::HelloRequest& req
   response.set_protocol(kProtocol);
   response.set_version(options_.version);
   response.set_sandbox_id(options_.sandbox_id);
+  response.set_ns(options_.ns);
   response.set_kernel_release(sandbox_.KernelRelease());
   for (const ControlContainer& container : options_.containers()) {
     auto& info = *response.add_containers();

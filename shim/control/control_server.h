@@ -25,6 +25,7 @@ struct ControlContainer {
 };
 
 struct ControlOptions {
+  std::string ns;  // of containerd, or that of `wyvern run`: ids are unique in it
   std::string sandbox_id;
   std::string version;
   std::function<std::vector<ControlContainer>()> containers;

@@ -37,6 +37,7 @@ class ControlServerTest : public ::testing::Test {
     WV_CHECK(sandbox_.CreateContainer(container).has_value());
     WV_CHECK(sandbox_.StartProcess("c", "").has_value());
     ControlOptions options;
+    options.ns = "some-namespace";
     options.sandbox_id = "c";
     options.version = "1.2.3";
     options.containers = [this] {
@@ -113,6 +114,7 @@ TEST_F(ControlServerTest, HelloTellsVersionAndContainersAndRefusesOtherProtocols
   const auto hello = Call<cp::HelloResponse>("Hello", request);
   ASSERT_TRUE(hello);
   EXPECT_EQ(hello->version(), "1.2.3");
+  EXPECT_EQ(hello->ns(), "some-namespace");
   EXPECT_EQ(hello->kernel_release(), "6.12.0-fake");
   ASSERT_EQ(hello->containers_size(), 1);
   EXPECT_EQ(hello->containers(0).status(), "running");

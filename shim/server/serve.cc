@@ -121,6 +121,7 @@ void ServerProcess::StartControl(runtime::Sandbox& sandbox) {
     return;
   }
   ControlOptions options;
+  options.ns = args_.ns;
   options.sandbox_id = args_.id;
   options.version = hooks_.version;
   options.containers = [this] {

@@ -156,10 +156,14 @@ def test_ps_exec_logs_config():
     assert it.name not in wyvern("ps").stdout.decode()
 
 
-def test_ps_and_exec_of_a_container_of_containerd():
-    with Container(BUSYBOX) as container:
-        assert container.name in wyvern("ps").stdout.decode()
-        assert wyvern("exec", container.name, "--", "echo", "hi").stdout == b"hi\n"
+def test_ps_and_exec_of_a_container_of_containerd_beside_a_run_of_that_name():
+    with Running() as it, Container(BUSYBOX, name=it.name):
+        rows = [row["namespace"] for row in json.loads(wyvern("ps", "--json").stdout) if row["container"] == it.name]
+        assert rows == ["default", "wyvern-run"]
+        done = wyvern("exec", it.name, "--", "true")
+        assert done.returncode == 125 and f"default/{it.name}, wyvern-run/{it.name}".encode() in done.stderr
+        assert b"sleep 100000" in wyvern("exec", "-n", "default", it.name, "--", "ps").stdout
+        assert b"sleep 100000" not in wyvern("exec", "--namespace", "wyvern-run", it.name, "--", "ps").stdout
 
 
 def test_terminate_reaches_the_container():
