@@ -26,7 +26,7 @@ int main(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) {
-      return app.exit(error);  // help
+      return app.exit(error);  // help or the version
     }
     fprintf(stderr, "%s\n", cli::UsageMessage(app, error).c_str());
     return kUsage;

@@ -7,6 +7,7 @@
 #include "cli/commands.h"
 #include "cli/guest_verbs.h"
 #include "cli/keeper.h"
+#include "cli/version.h"
 
 namespace wyvern::cli {
 
@@ -162,6 +163,7 @@ void AddKeepRun(CLI::App& app, std::function<Result<int>()>& action) {
 
 void AddVerbs(CLI::App& app, std::function<Result<int>()>& action) {
   app.require_subcommand(1);
+  app.set_version_flag("--version", std::string("wyvern ") + kVersion, "Prints the version");
   AddCheck(app, action);
   AddRun(app, action);
   AddExec(app, action);

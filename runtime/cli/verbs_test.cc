@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -47,6 +48,20 @@ TEST_F(VerbsTest, NamespaceGoesWithEachVerbThatNamesASandbox) {
   EXPECT_EQ(Parse({"config", "--effective", "--namespace", "default", "web"}), "parsed");
   EXPECT_THAT(Parse({"config", "--effective", "-n", "default"}),
               HasSubstr("--namespace requires id;"));
+}
+
+TEST(VersionTest, IsAnOptionToo) {
+  CLI::App app{"Wyvern", "wyvern"};
+  std::function<Result<int>()> action;
+  AddVerbs(app, action);
+  try {
+    app.parse(std::vector<std::string>{"--version"});
+    FAIL() << "it is no option";
+  } catch (const CLI::ParseError& error) {
+    std::ostringstream out;
+    EXPECT_EQ(app.exit(error, out, out), 0);
+    EXPECT_THAT(out.str(), testing::MatchesRegex("wyvern [0-9.]+.*\n"));
+  }
 }
 
 TEST_F(VerbsTest, RepeatedOptionsTakeOneValueEach) {

@@ -62,7 +62,8 @@ def test_check_for_people():
 
 
 def test_version():
-    assert wyvern("version").stdout.startswith(b"wyvern ")
+    said = wyvern("version").stdout
+    assert said.startswith(b"wyvern ") and wyvern("--version").stdout == said
 
 
 @pytest.mark.parametrize("verb", ["check", "run", "exec", "ps", "logs", "timeline", "config", "image", "guest", "version"])
