@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -25,6 +26,10 @@ using Json = nlohmann::json;
 
 constexpr size_t kMaxDocument = 4U << 20U;
 constexpr size_t kMaxLayers = 127;
+// To who names an image of a registry, too.
+constexpr const char* kSources =
+    "wyvern pulls none; give a root directory, an OCI layout or an OCI archive, such as "
+    "\"skopeo copy docker://IMAGE oci:DIRECTORY\" or \"ctr images export FILE IMAGE\" makes";
 
 Result<Json> ParseJson(const std::string& text, const std::string& name) {
   Json document = Json::parse(text, nullptr, false);
@@ -255,6 +260,10 @@ Result<Image> OpenImage(const std::string& source, const std::string& store) {
   struct stat info {};
 
   if (stat(source.c_str(), &info) != 0) {
+    if (errno == ENOENT) {
+      return Fail(Code::kNotFound,
+                  "there is no image or root directory " + source + " here: " + kSources);
+    }
     return SysError("the image or root directory " + source);
   }
   const bool is_directory = S_ISDIR(info.st_mode);

@@ -125,7 +125,9 @@ TEST_F(ImageTest, DamagedBlobIsFoundByItsDigest) {
 }
 
 TEST_F(ImageTest, BadSourcesSayWhatTheyAre) {
-  EXPECT_EQ(OpenImage(root_ + "/nothing", root_ + "/store").error().code(), Code::kNotFound);
+  const auto nothing = OpenImage("busybox-of-a-registry", root_ + "/store");
+  EXPECT_EQ(nothing.error().code(), Code::kNotFound);
+  EXPECT_NE(nothing.error().message().find("skopeo copy docker://"), std::string::npos);
   std::ofstream(root_ + "/text") << "this is no archive";
   EXPECT_EQ(OpenImage(root_ + "/text", root_ + "/store").error().code(), Code::kDataLoss);
   std::ofstream(root_ + "/layout/index.json") << "{]";
