@@ -1,17 +1,12 @@
 #include "cli/image.h"
 
 #include <fcntl.h>
-#include <linux/openat2.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <filesystem>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "base/cleanup.h"
 #include "cli/digest.h"
@@ -212,48 +207,6 @@ Result<Image> OpenArchiveFile(const std::string& path, const std::string& store)
   return OpenLayout(temporary, store);
 }
 
-// Opens a file of the image without leaving it: symlinks are resolved inside the layer.
-Result<std::string> ReadInImage(const Image& image, const std::string& path) {
-  for (auto layer = image.layers.rbegin(); layer != image.layers.rend(); ++layer) {
-    WV_TRY(const UniqueFd root, Open(*layer, O_PATH | O_DIRECTORY));
-    open_how how{};
-    how.flags = O_RDONLY | O_CLOEXEC;
-    how.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
-    const UniqueFd file(
-        static_cast<int>(syscall(SYS_openat2, root.get(), path.c_str(), &how, sizeof(how))));
-    if (file.valid()) {
-      return ReadToEnd(file, kMaxDocument);
-    }
-  }
-  return Fail(Code::kNotFound, "the image has no " + path);
-}
-
-std::vector<std::string> Fields(const std::string& line, char separator) {
-  std::vector<std::string> fields;
-  std::stringstream stream(line);
-  for (std::string field; std::getline(stream, field, separator);) {
-    fields.push_back(field);
-  }
-  return fields;
-}
-
-bool ParseNumber(std::string_view text, uint32_t* out) {
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), *out);
-  return error == std::errc() && end == text.data() + text.size() && !text.empty();
-}
-
-// The line of a passwd or group file whose first field is `name` (or whose third is `number`).
-std::vector<std::string> FindLine(const std::string& text, const std::string& name) {
-  std::stringstream stream(text);
-  for (std::string line; std::getline(stream, line);) {
-    std::vector<std::string> fields = Fields(line, ':');
-    if (fields.size() >= 3 && (fields[0] == name || fields[2] == name)) {
-      return fields;
-    }
-  }
-  return {};
-}
-
 }  // namespace
 
 Result<Image> OpenImage(const std::string& source, const std::string& store) {
@@ -278,33 +231,11 @@ Result<Image> OpenImage(const std::string& source, const std::string& store) {
   return image;
 }
 
-Result<UserIds> ResolveUser(const Image& image, const std::string& user) {
-  UserIds ids;
-  if (user.empty()) {
-    return ids;
-  }
-  const std::vector<std::string> parts = Fields(user, ':');
-  if (parts.empty() || parts.size() > 2 || parts[0].empty()) {
-    return Fail(Code::kInvalidArgument,
-                "--user is UID, UID:GID, NAME or NAME:GROUP, not \"" + user + "\"");
-  }
-  const std::string passwd = ReadInImage(image, "/etc/passwd").value_or("");
-  const std::vector<std::string> line = FindLine(passwd, parts[0]);
-  if (line.size() >= 4) {
-    if (!ParseNumber(line[2], &ids.uid) || !ParseNumber(line[3], &ids.gid)) {
-      return Fail(Code::kInvalidArgument,
-                  "the image's /etc/passwd has no numbers for the user \"" + parts[0] + "\"");
-    }
-  } else if (!ParseNumber(parts[0], &ids.uid)) {
-    return Fail(Code::kNotFound, "the image's /etc/passwd has no user \"" + parts[0] + "\"");
-  }
-  if (parts.size() == 2 && !ParseNumber(parts[1], &ids.gid)) {
-    const std::vector<std::string> group =
-        FindLine(ReadInImage(image, "/etc/group").value_or(""), parts[1]);
-    if (group.empty() || !ParseNumber(group[2], &ids.gid)) {
-      return Fail(Code::kNotFound, "the image's /etc/group has no group \"" + parts[1] + "\"");
-    }
-  }
+Result<runtime::UserIds> ResolveUser(const Image& image, const std::string& user) {
+  constexpr const char* kWhat = "--user, or the image's user";
+  WV_TRY_CONTEXT(const runtime::UserFiles files,
+                 runtime::ReadUserFiles({image.layers.rbegin(), image.layers.rend()}), kWhat);
+  WV_TRY_CONTEXT(runtime::UserIds ids, runtime::FindUser(files, user), kWhat);
   return ids;
 }
 

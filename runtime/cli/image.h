@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "user/user.h"
 
 namespace wyvern::cli {
 
@@ -30,13 +31,7 @@ struct Image {
 // once into <store>/layers/<digest> and reused; none is removed while the image lives. NOT_FOUND, INVALID_ARGUMENT or DATA_LOSS say what is wrong with the source.
 Result<Image> OpenImage(const std::string& source, const std::string& store);
 
-struct UserIds {
-  uint32_t uid = 0;
-  uint32_t gid = 0;
-  std::vector<uint32_t> groups;
-};
-
-// "", "uid", "uid:gid", "name", "name:group": names are looked up in the image's /etc/passwd and /etc/group, never the host's.
-Result<UserIds> ResolveUser(const Image& image, const std::string& user);
+// Of the image's config or of --user: names are looked up in the image, never on the host (user/user.h).
+Result<runtime::UserIds> ResolveUser(const Image& image, const std::string& user);
 
 }  // namespace wyvern::cli

@@ -199,17 +199,28 @@ TEST_F(ImageTest, LayerCannotWriteOutsideOfItsDirectory) {
 
 TEST_F(ImageTest, UsersComeFromTheImage) {
   fs::create_directories(root_ + "/fs/etc");
-  std::ofstream(root_ + "/fs/etc/passwd") << "root:x:0:0::/:/bin/sh\nweb:x:33:44::/:/bin/sh\n"
-                                          << "odd:x:n:44::/:/bin/sh\n";
-  std::ofstream(root_ + "/fs/etc/group") << "adm:x:4:\n";
+  std::ofstream(root_ + "/fs/etc/passwd") << "root:x:0:0::/:/bin/sh\nweb:x:33:44::/:/bin/sh\n";
+  std::ofstream(root_ + "/fs/etc/group") << "adm:x:4:\nlog:x:5:web\n";
   const Image image = *OpenImage(root_ + "/fs", root_ + "/store");
   EXPECT_TRUE(image.is_directory);
-  EXPECT_EQ(ResolveUser(image, "web")->gid, 44U);
+  EXPECT_EQ(ResolveUser(image, "web")->groups, (std::vector<uint32_t>{44, 5}));
   EXPECT_EQ(ResolveUser(image, "web:adm")->gid, 4U);
-  EXPECT_EQ(ResolveUser(image, "1000:7")->uid, 1000U);
-  EXPECT_EQ(ResolveUser(image, "nobody-here").error().code(), Code::kNotFound);
-  EXPECT_EQ(ResolveUser(image, "1:2:3").error().code(), Code::kInvalidArgument);
-  EXPECT_EQ(ResolveUser(image, "odd").error().code(), Code::kInvalidArgument);
+  const auto nobody = ResolveUser(image, "nobody-here");
+  EXPECT_EQ(nobody.error().code(), Code::kNotFound);
+  EXPECT_NE(nobody.error().message().find("user: /etc/passwd has no user"), std::string::npos);
+}
+
+TEST_F(ImageTest, UsersComeFromTheUppermostLayerThatHasThem) {
+  for (const char* layer : {"/lower/etc", "/upper/etc"}) {
+    fs::create_directories(root_ + layer);
+  }
+  std::ofstream(root_ + "/lower/etc/passwd") << "web:x:1:1::/:/bin/sh\n";
+  std::ofstream(root_ + "/lower/etc/group") << "log:x:5:web\n";
+  std::ofstream(root_ + "/upper/etc/passwd") << "web:x:2:2::/:/bin/sh\n";
+  Image image;
+  image.layers = {root_ + "/lower", root_ + "/upper"};
+  EXPECT_EQ(ResolveUser(image, "web")->uid, 2U);
+  EXPECT_EQ(ResolveUser(image, "web")->groups, (std::vector<uint32_t>{2, 5}));
 }
 
 }  // namespace

@@ -135,7 +135,7 @@ Result<Json> MakeProcess(const RunOptions& options, const Image& image) {
                     options.source + " -- sh");
   }
   const std::string user = options.user.empty() ? image.config.user : options.user;
-  WV_TRY(const UserIds ids, ResolveUser(image, user));
+  WV_TRY(const runtime::UserIds ids, ResolveUser(image, user));
   std::string cwd = options.cwd.empty() ? image.config.cwd : options.cwd;
   if (cwd.empty()) {
     cwd = "/";
@@ -149,7 +149,7 @@ Result<Json> MakeProcess(const RunOptions& options, const Image& image) {
   }
   return Json{
       {"terminal", options.tty},
-      {"user", {{"uid", ids.uid}, {"gid", ids.gid}}},
+      {"user", {{"uid", ids.uid}, {"gid", ids.gid}, {"additionalGids", ids.groups}}},
       {"args", args},
       {"env", MakeEnv(options, image)},
       {"cwd", cwd},

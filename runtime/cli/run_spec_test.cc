@@ -38,6 +38,13 @@ TEST(RunSpecTest, EnvironmentOfTheUserBeatsTheImages) {
   EXPECT_EQ(env, Json({"PATH=/image", "A=user"}));
 }
 
+TEST(RunSpecTest, UserHasItsGroups) {
+  RunOptions options;
+  options.user = "1000:7";
+  const Json expected = {{"uid", 1000}, {"gid", 7}, {"additionalGids", {7}}};
+  EXPECT_EQ(Spec(options, SomeImage())["process"]["user"], expected);
+}
+
 TEST(RunSpecTest, WrongOptionsAreNamed) {
   RunOptions options;
   options.source = "dir";

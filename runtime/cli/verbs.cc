@@ -77,11 +77,12 @@ void AddExec(CLI::App& app, std::function<Result<int>()>& action) {
   verb->add_flag("-i,--interactive", options->interactive, "pass our standard input");
   AddRepeated(*verb, "-e,--env", options->env, "K=V, or K to pass our own; may be repeated");
   verb->add_option("-w,--cwd", options->cwd, "working directory");
-  verb->add_option("-u,--user", options->user, "UID or UID:GID");
+  verb->add_option("-u,--user", options->user,
+                   "UID, UID:GID, NAME or NAME:GROUP of the container; numbers with --guest");
   verb->footer(
       "Examples:\n  wyvern exec web -- ps\n  wyvern exec -t web -- sh\n"
       "  wyvern exec -i web -- tar x < files.tar\n"
-      "  wyvern exec -n k8s.io 4f1e -- id\n  wyvern exec --guest web\n"
+      "  wyvern exec -n k8s.io -u www-data 4f1e -- id\n  wyvern exec --guest web\n"
       "  wyvern exec --guest web -- dmesg");
   verb->callback([options, &action] {
     if (options->command.empty() && !options->guest) {

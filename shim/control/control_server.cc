@@ -96,7 +96,7 @@ class ControlServer::Impl {
   void EndAbandoned(const Key& key);
 
   Result<Exec> CheckOurs(const std::string& container_id, const std::string& exec_id);
-  Result<std::string> ReadSpec(const std::string& container_id) const;
+  Result<std::string> BundleOf(const std::string& container_id) const;
 
   const std::string path_;
   runtime::Sandbox& sandbox_;
@@ -198,10 +198,10 @@ Result<pb::HelloResponse> ControlServer::Impl::Hello(const pb::HelloRequest& req
   return response;
 }
 
-Result<std::string> ControlServer::Impl::ReadSpec(const std::string& container_id) const {
+Result<std::string> ControlServer::Impl::BundleOf(const std::string& container_id) const {
   for (const ControlContainer& container : options_.containers()) {
     if (container.id == container_id) {
-      return ReadFile(container.bundle + "/config.json", kMaxSpec);
+      return container.bundle;
     }
   }
   return Fail(Code::kNotFound, "container " + container_id + " not found");
@@ -210,11 +210,16 @@ Result<std::string> ControlServer::Impl::ReadSpec(const std::string& container_i
 Result<pb::ExecResponse> ControlServer::Impl::AddExec(const pb::ExecRequest& request,
                                                       const ttrpc::CallContext& client) {
   const std::string container = request.guest() ? std::string() : request.container_id();
+  std::string bundle;
   std::string spec;
   if (!request.guest()) {
-    WV_TRY(spec, ReadSpec(container));
+    WV_TRY(bundle, BundleOf(container));
+    WV_TRY(spec, ReadFile(bundle + "/config.json", kMaxSpec));
   }
-  WV_TRY(const std::string process, MakeExecSpec(spec, request));
+  const auto read_users = [&bundle](const std::string& root) {
+    return runtime::ReadUserFiles({root.starts_with('/') ? root : bundle + "/" + root});
+  };
+  WV_TRY(const std::string process, MakeExecSpec(spec, request, read_users));
   Key key{request.container_id(), ""};
   {
     const std::lock_guard lock(mu_);

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <functional>
 #include <future>
 #include <thread>
@@ -29,7 +30,7 @@ class ControlServerTest : public ::testing::Test {
     WV_CHECK(
         WriteFile(
             dir_ / "config.json",
-            R"({"process":{"args":["/bin/sleep","60"],"cwd":"/","env":["PATH=/usr/bin:/bin"]}})")
+            R"({"process":{"args":["/bin/sleep","60"],"cwd":"/","env":["PATH=/usr/bin:/bin"]},"root":{"path":"rootfs"}})")
             .has_value());
     runtime::ContainerOptions container;
     container.id = "c";
@@ -206,6 +207,22 @@ TEST_F(ControlServerTest, ExecInTheGuestItselfNeedsNoContainer) {
   cp::ExecRef ref;
   ref.set_exec_id(exec);
   EXPECT_EQ(Must(Call<cp::WaitExecResponse>("WaitExec", ref)).exit_status(), 7U);
+}
+
+TEST_F(ControlServerTest, UserOfAnExecIsLookedUpInTheContainersRoot) {
+  cp::ExecRequest request;
+  request.set_container_id("c");
+  request.add_args("/bin/true");
+  request.set_user("somebody-there");
+  EXPECT_FALSE(Call<cp::ExecResponse>("Exec", request));
+  std::filesystem::create_directories(dir_ / "rootfs/etc");
+  const auto absent = Call<cp::ExecResponse>("Exec", request);
+  ASSERT_FALSE(absent);
+  EXPECT_NE(absent.error().message().find("somebody-there"), std::string::npos);
+  ASSERT_TRUE(WriteFile(dir_ / "rootfs/etc/passwd", "somebody-there:x:33:44::/:\n"));
+  const auto found = Call<cp::ExecResponse>("Exec", request);
+  ASSERT_TRUE(found) << found.error().message();
+  EXPECT_EQ(WaitExec(found->exec_id()), 0U);
 }
 
 TEST_F(ControlServerTest, ClientThatIsGoneHangsTheTerminalUpAndLeavesNoProcess) {

@@ -16,7 +16,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (!request.ParseFromString(text.substr(std::min(split + 1, text.size())))) {
     return 0;
   }
-  if (const auto process = wyvern::shim::MakeExecSpec(text.substr(0, split), request); process) {
+  const auto users = [](const std::string&) -> wyvern::Result<wyvern::runtime::UserFiles> {
+    return wyvern::runtime::UserFiles{"root:x:0:0::/:\nweb:x:33:44::/:\n", "log:x:5:web\n"};
+  };
+  if (const auto process = wyvern::shim::MakeExecSpec(text.substr(0, split), request, users);
+      process) {
     std::vector<std::string> notes;
     (void)wyvern::oci::TranslateProcess(*process, request.terminal(), &notes);
   }

@@ -1,7 +1,5 @@
 #include "control/exec_spec.h"
 
-#include <charconv>
-#include <optional>
 #include <string_view>
 
 #include <nlohmann/json.hpp>
@@ -38,36 +36,39 @@ void MergeEnv(json& process, const google::protobuf::RepeatedPtrField<std::strin
   process["env"] = std::move(merged);
 }
 
-// "uid" or "uid:gid": names would need the container's /etc/passwd.
-Result<json> ParseUser(const std::string& text) {
-  const auto number = [](std::string_view digits) -> std::optional<uint32_t> {
-    uint32_t value = 0;
-    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
-    return error == std::errc() && end == digits.data() + digits.size() && !digits.empty()
-               ? std::optional(value)
-               : std::nullopt;
-  };
-  const size_t colon = text.find(':');
-  const auto uid = number(std::string_view(text).substr(0, colon));
-  const auto gid = colon == std::string::npos ? std::optional<uint32_t>(0)
-                                              : number(std::string_view(text).substr(colon + 1));
-  if (!uid || !gid) {
-    return Fail(Code::kInvalidArgument,
-                "user must be UID or UID:GID in numbers, not \"" + text + "\"");
+Result<json> UserOf(const json& spec, const std::string& user, const UserFilesReader& read_users) {
+  if (!spec.is_object()) {
+    auto ids = runtime::FindUser({}, user);
+    if (!ids.has_value()) {
+      return Fail(Code::kInvalidArgument,
+                  "a user of the guest itself is UID or UID:GID in numbers, not \"" + user + "\"");
+    }
+    return json{{"uid", ids->uid}, {"gid", ids->gid}};
   }
-  return json{{"uid", *uid}, {"gid", *gid}};
+  const auto root = spec.find("root");
+  if (root == spec.end() || !root->is_object() || !root->contains("path") ||
+      !(*root)["path"].is_string()) {
+    return Fail(Code::kInvalidArgument, "the container's config.json has no root.path");
+  }
+  WV_TRY_CONTEXT(const runtime::UserFiles files, read_users((*root)["path"].get<std::string>()),
+                 "the user in the container");
+  WV_TRY_CONTEXT(const runtime::UserIds ids, runtime::FindUser(files, user),
+                 "the user in the container");
+  return json{{"uid", ids.uid}, {"gid", ids.gid}, {"additionalGids", ids.groups}};
 }
 
 }  // namespace
 
 Result<std::string> MakeExecSpec(const std::string& config_json,
-                                 const wyvern::control::v1::ExecRequest& request) {
+                                 const wyvern::control::v1::ExecRequest& request,
+                                 const UserFilesReader& read_users) {
   if (request.args().empty()) {
     return Fail(Code::kInvalidArgument, "no command was given");
   }
   json process = {{"user", {{"uid", 0}, {"gid", 0}}}, {"env", {kPath, "HOME=/"}}, {"cwd", "/"}};
+  json spec;
   if (!config_json.empty()) {
-    const json spec = json::parse(config_json, nullptr, false);
+    spec = json::parse(config_json, nullptr, false);
     if (!spec.is_object() || !spec.contains("process") || !spec["process"].is_object()) {
       return Fail(Code::kInvalidArgument, "the container's config.json has no process");
     }
@@ -84,7 +85,7 @@ Result<std::string> MakeExecSpec(const std::string& config_json,
     process["cwd"] = request.cwd();
   }
   if (!request.user().empty()) {
-    WV_TRY(process["user"], ParseUser(request.user()));
+    WV_TRY(process["user"], UserOf(spec, request.user(), read_users));
   }
   return process.dump(-1, ' ', false, json::error_handler_t::replace);
 }

@@ -265,6 +265,18 @@ def test_guest_exec_in_directory_as_user(container):
 
 
 @pytest.mark.wyvern_only
+def test_wyvern_exec_as_a_user_of_the_container(container):
+    script = "echo web:x:33:44::/:/bin/sh >> /etc/passwd; echo log:x:55:daemon,web >> /etc/group"
+    assert container.exec("sh", "-c", script).returncode == 0
+    done = call(exec_argv(container, "sh", "-c", "id -u; id -g; id -G", flags=["-u", "web"]))
+    assert done.stdout.splitlines() == [b"33", b"44", b"44 55"], done.stderr
+    done = call(exec_argv(container, "sh", "-c", "id -u; id -G", flags=["-u", "web:users"]))
+    assert done.stdout.splitlines() == [b"33", b"100"], done.stderr
+    done = call(exec_argv(container, "true", flags=["-u", "nobody-here"]))
+    assert done.returncode == 125 and b"nobody-here" in done.stderr
+
+
+@pytest.mark.wyvern_only
 def test_guest_exec_without_a_command_reads_a_script(container):
     done = guest(container, stdin=b"cat /proc/1/comm\nexit 5\n")
     assert (done.returncode, done.stdout) == (5, b"wyvern-agent\n"), done.stderr
