@@ -22,7 +22,7 @@ const UserFiles& Files() {
       "\nroot:x:0:0:root:/root:/bin/sh\nweb:x:33:44::/:/bin/sh\nodd:x:n:44::/:/bin/sh\nshort:x:9\n"
       "7:x:70:70::/:/bin/sh\nhigh:x:4294967295:1::/:\nlast:x:8:80",
       "root:x:0:\nlog:x:5:daemon,web\nbad:x:n:web\nadm:x:4:web,root\nagain:x:5:web\nown:x:44:web\n"
-      "near:x:6:webmaster\n"};
+      "near:x:6:webadmin\n"};
   return files;
 }
 

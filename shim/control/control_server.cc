@@ -1,5 +1,6 @@
 #include "control/control_server.h"
 
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -315,12 +316,13 @@ Result<pb::MetricsResponse> ControlServer::Impl::Metrics(const pb::Empty& /*requ
     if (!stats) {
       continue;  // it has ended
     }
-    counters["container." + id + ".cpu_usage_usec"] = stats->cpu_usage_usec;
-    counters["container." + id + ".memory_current"] = stats->memory_current;
-    counters["container." + id + ".memory_limit"] = stats->memory_limit;
-    counters["container." + id + ".pids_current"] = stats->pids_current;
+    const std::string prefix = "container." + id + ".";
+    counters[prefix + "cpu_usage_usec"] = stats->cpu_usage_usec;
+    counters[prefix + "memory_current"] = stats->memory_current;
+    counters[prefix + "memory_limit"] = stats->memory_limit;
+    counters[prefix + "pids_current"] = stats->pids_current;
     for (const auto& [name, value] : stats->memory_events) {
-      counters["container." + id + ".memory_events." + name] = value;
+      counters[fmt::format("{}memory_events.{}", prefix, name)] = value;
     }
   }
   return response;

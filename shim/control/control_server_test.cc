@@ -142,7 +142,7 @@ TEST_F(ControlServerTest, ExecWithInputOutputAndExitStatus) {
   std::string err;
   while (const auto payload = Must(stream.Read(std::chrono::seconds(10)))) {
     cp::StreamData message;
-    ASSERT_TRUE(message.ParseFromString(*payload));
+    ASSERT_TRUE(message.ParseFromString(payload.value_or("")));
     (message.stream() == 2 ? err : out) += message.data();
   }
   EXPECT_EQ(out, "hello");
@@ -161,7 +161,7 @@ TEST_F(ControlServerTest, AcknowledgedOutputIsBoundedByASlowClient) {
   size_t total = 0;
   while (const auto payload = Must(stream.Read(std::chrono::seconds(10)))) {
     cp::StreamData message;
-    ASSERT_TRUE(message.ParseFromString(*payload));
+    ASSERT_TRUE(message.ParseFromString(payload.value_or("")));
     total += message.data().size();
     if (!message.data().empty()) {
       cp::StreamData acknowledgement;
@@ -200,7 +200,7 @@ TEST_F(ControlServerTest, ExecInTheGuestItselfNeedsNoContainer) {
   std::string out;
   while (const auto payload = Must(stream.Read(std::chrono::seconds(10)))) {
     cp::StreamData message;
-    ASSERT_TRUE(message.ParseFromString(*payload));
+    ASSERT_TRUE(message.ParseFromString(payload.value_or("")));
     out += message.data();
   }
   EXPECT_EQ(out, "/\n");

@@ -178,10 +178,11 @@ Result<> Serve(const Args& args, const RuntimeHooks& hooks) {
   if (Env("SCHED_CORE") == "1") {
     JoinSchedCore();
   }
-  auto* const process = new ServerProcess(args, hooks);  // lives as long as the process
+  // Lives as long as the process.
+  auto* const process = new ServerProcess(args, hooks);
   auto started = process->Start();
   if (!started) {
-    ReportReady(started.error().message());
+    ReportReady(started.error().message());  // NOLINT(clang-analyzer-cplusplus.NewDeleteLeaks)
     return started;
   }
   process->Run();
