@@ -79,7 +79,8 @@ class BoundedRun {
 
   Result<> Wait(std::chrono::milliseconds patience) {
     std::unique_lock lock(state_->mu);
-    if (!state_->done.wait_for(lock, patience, [this] { return state_->result.has_value(); })) {
+    state_->done.wait_for(lock, patience, [this] { return state_->result.has_value(); });
+    if (!state_->result.has_value()) {
       return Fail(Code::kDeadlineExceeded, "clean-up did not finish in time; call delete again");
     }
     finished_ = true;

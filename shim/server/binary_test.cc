@@ -37,7 +37,7 @@ class BinaryTest : public ::testing::Test {
   }
 
   std::string Bundle(const std::string& id, const std::string& annotations) {
-    const std::string bundle = dir_ / id;
+    std::string bundle = dir_ / id;
     std::filesystem::create_directories(bundle + "/rootfs");
     WV_CHECK(
         WriteFile(

@@ -185,7 +185,7 @@ def test_wrong_usage(argv, says):
 
 
 @pytest.mark.wyvern_only
-@pytest.mark.parametrize("what, says", [("missing", "image: No such file"), ("empty directory", "true"),
+@pytest.mark.parametrize("what, says", [("missing", "there is no image or root directory"), ("empty directory", "true"),
                                         ("not an archive", "image: not a tar archive"), ("broken archive", "Truncated tar archive"),
                                         ("broken layout", "the image is damaged: blob")])
 def test_bad_image(scratch, what, says):
