@@ -80,11 +80,12 @@ class BoundedRun {
   Result<> Wait(std::chrono::milliseconds patience) {
     std::unique_lock lock(state_->mu);
     state_->done.wait_for(lock, patience, [this] { return state_->result.has_value(); });
-    if (!state_->result.has_value()) {
+    std::optional<Result<>> result = std::move(state_->result);
+    if (!result.has_value()) {
       return Fail(Code::kDeadlineExceeded, "clean-up did not finish in time; call delete again");
     }
     finished_ = true;
-    return *std::move(state_->result);
+    return *std::move(result);
   }
 
  private:
