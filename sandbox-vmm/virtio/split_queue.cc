@@ -298,9 +298,10 @@ void SplitQueue::DisableNotification() {
     used_.Store16(kFlags, FromLe(kUsedNoNotify));
     return;
   }
-  // With EVENT_IDX the flags stay 0 (VIRTIO §2.7.10). An avail_event that is left behind suppresses
-  // by itself, and saves writing to what the driver reads.
-  if (avail_event_ == next_available_) {
+  // With EVENT_IDX the flags stay 0 (VIRTIO §2.7.10). An avail_event that the driver has passed
+  // suppresses by itself, and saves writing to what the driver reads.
+  if (avail_event_ == next_available_ &&
+      FromLe(available_.LoadAcquire16(kIndex)) == next_available_) {
     --avail_event_;
     used_.Store16(wv_ring_avail_event(size_), FromLe(avail_event_));
   }
