@@ -17,6 +17,17 @@ using virtio::testing::FakeDriver;
 using virtio::testing::FakeInterrupt;
 using virtio::testing::GuestRam;
 
+virtio::QueueResources ResourcesOf(const GuestRam& ram, const FakeDriver& driver,
+                                   const EventFd& kick,
+                                   std::shared_ptr<virtio::Interrupt> interrupt) {
+  virtio::QueueResources resources;
+  resources.memory = ram.memory();
+  resources.config = driver.config();
+  resources.kick = kick.fd();
+  resources.interrupt = std::move(interrupt);
+  return resources;
+}
+
 class FsDeviceTest : public testing::FsTest {
  protected:
   std::unique_ptr<FsDevice> Make(uint16_t queues, unsigned threads) {
@@ -69,11 +80,7 @@ TEST_F(FsDeviceTest, ChainOutsideMemoryNeedsAReset) {
   GuestRam ram;
   FakeDriver driver(ram, 8);
   const auto kick = EventFd::Create();
-  virtio::QueueResources resources;
-  resources.memory = ram.memory();
-  resources.config = driver.config();
-  resources.kick = kick->fd();
-  resources.interrupt = std::make_shared<FakeInterrupt>();
+  auto resources = ResourcesOf(ram, driver, *kick, std::make_shared<FakeInterrupt>());
   ASSERT_TRUE(device->StartQueue(1, std::move(resources), virtio::kVersion1, {}).has_value());
   driver.Build().ReadableAt(mem::Gpa{~uint64_t{0} - 100}, 4096).Submit();
   kick->Signal();
@@ -90,11 +97,7 @@ TEST_F(FsDeviceTest, RequestsThatAreNoneAreGivenBackEmpty) {
   GuestRam ram;
   FakeDriver driver(ram, 8);
   const auto kick = EventFd::Create();
-  virtio::QueueResources resources;
-  resources.memory = ram.memory();
-  resources.config = driver.config();
-  resources.kick = kick->fd();
-  resources.interrupt = interrupt;
+  auto resources = ResourcesOf(ram, driver, *kick, interrupt);
   ASSERT_TRUE(device->StartQueue(1, std::move(resources), virtio::kVersion1, {}).has_value());
   driver.Build().Writable(64).Submit();
   kick->Signal();
@@ -126,11 +129,7 @@ TEST_F(FsDeviceTest, NoSignalComesAfterStop) {
   GuestRam ram;
   FakeDriver driver(ram, 8, virtio::kRingEventIdx);
   const auto kick = EventFd::Create();
-  virtio::QueueResources resources;
-  resources.memory = ram.memory();
-  resources.config = driver.config();
-  resources.kick = kick->fd();
-  resources.interrupt = interrupt;
+  auto resources = ResourcesOf(ram, driver, *kick, interrupt);
   ASSERT_TRUE(device->StartQueue(1, std::move(resources), virtio::kRingEventIdx, {}).has_value());
   driver.Build().Writable(64).Submit();
   EXPECT_TRUE(driver.ShouldNotify());
@@ -163,11 +162,7 @@ TEST_F(FsDeviceTest, QueuesInParallelLoseNothing) {
     GuestRam ram(4 << 20);
     FakeDriver driver(ram, 32, virtio::kRingEventIdx);
     const auto kick = EventFd::Create();
-    virtio::QueueResources resources;
-    resources.memory = ram.memory();
-    resources.config = driver.config();
-    resources.kick = kick->fd();
-    resources.interrupt = interrupt;
+    auto resources = ResourcesOf(ram, driver, *kick, interrupt);
     ASSERT_TRUE(
         device->StartQueue(index, std::move(resources), virtio::kRingEventIdx, {}).has_value());
     fuse_in_header header{};
