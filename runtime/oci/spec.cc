@@ -82,7 +82,7 @@ void ReadLinux(const Json& linux_section, Facts& facts) {
   if (const Json* cpu = Child(*resources, "cpu"); cpu != nullptr) {
     facts.cpu_quota = GetInt(*cpu, "quota");
     facts.cpu_period = GetInt(*cpu, "period");
-    if (facts.cpu_period == 0) {  // `ctr run --cpu-quota` sends 0
+    if (facts.cpu_period == 0) {  // none was given
       facts.cpu_period = kDefaultCpuPeriod;
     }
   }
