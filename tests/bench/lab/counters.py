@@ -18,7 +18,7 @@ EVENTS = {
     "kvm/kvm_exit": "hist:keys=exit_reason:size=512",
     "kvm/kvm_userspace_exit": "hist:keys=reason:size=512",
     "raw_syscalls/sys_enter": "hist:keys=common_pid,id.syscall:size=8192",
-    "sched/sched_wakeup": "hist:keys=pid:size=8192",
+    "sched/sched_wakeup": "hist:keys=pid,comm:size=8192",
 }
 
 
@@ -56,9 +56,13 @@ class Counting:
             if thread in vmm or thread in servers:
                 counts["vmm_calls" if thread in vmm else "server_calls"] += n
                 by_name[name if thread in vmm else f"server {name}"] += n
+        woken = collections.Counter()
         for key, n in self._rows("sched/sched_wakeup"):
-            if int(key.split(":")[1]) in vmm | servers:
+            match = re.match(r"pid:\s+(\d+), comm: (\S+)", key)
+            if int(match[1]) in vmm | servers:
                 counts["wakeups"] += n
+                woken[match[2]] += n
+        counts["woken"] = dict(woken)
         counts["calls"] = dict(by_name.most_common(25))
         for name, rows, names in (("reasons", exits, SVM), ("vmm_reasons", to_vmm, USERSPACE)):
             numbers = ((int(key.split(":")[1], 0), n) for key, n in rows)

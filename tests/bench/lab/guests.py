@@ -119,11 +119,11 @@ def make_initrd(path):
 
 @contextlib.contextmanager
 def virtiofsd(directory):
-    """Debian's file server on a socket; one connection."""
+    """Debian's file server on a socket; one connection. O_DIRECT reaches the host's file, as with wyvern-fs: by default it drops it."""
     with tempfile.TemporaryDirectory() as tmp:
         path = f"{tmp}/fs.sock"
         process = subprocess.Popen([VIRTIOFSD, "--socket-path", path, "--shared-dir", str(directory), "--cache", "auto",
-                                    "--sandbox", "chroot", "--thread-pool-size", "1", "--log-level", "error"])
+                                    "--sandbox", "chroot", "--thread-pool-size", "1", "--allow-direct-io", "--log-level", "error"])
         try:
             while not os.path.exists(path):
                 time.sleep(0.01)

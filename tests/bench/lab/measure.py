@@ -263,10 +263,14 @@ def per_operation(make, operation, servers):
         runs[n] = (counts, run.operations()[operation][1])
     difference = {key: (runs[HIGH][0][key] - runs[LOW][0][key]) / (HIGH - LOW)
                   for key in COUNTED}
-    names = set(runs[HIGH][0]["calls"]) | set(runs[LOW][0]["calls"])
-    calls = {name: round((runs[HIGH][0]["calls"].get(name, 0) - runs[LOW][0]["calls"].get(name, 0)) / (HIGH - LOW), 2)
-             for name in names}
-    return {**difference, "us": runs[HIGH][1] / HIGH / 1000, "calls": {n: c for n, c in calls.items() if abs(c) >= 0.05}}
+    return {**difference, "us": runs[HIGH][1] / HIGH / 1000, **{what: by_name(runs, what) for what in ("calls", "woken")}}
+
+
+def by_name(runs, what):
+    """System calls, or wake-ups of each thread, per operation."""
+    names = set(runs[HIGH][0][what]) | set(runs[LOW][0][what])
+    each = {name: round((runs[HIGH][0][what].get(name, 0) - runs[LOW][0][what].get(name, 0)) / (HIGH - LOW), 2) for name in names}
+    return {name: n for name, n in each.items() if abs(n) >= 0.05}
 
 
 def io():
@@ -301,7 +305,8 @@ def io():
             runs[n] = (counts, run.operations()[operation][1])
         other = {key: (runs[HIGH][0][key] - runs[LOW][0][key]) / (HIGH - LOW)
                  for key in COUNTED}
-        keep(operation, ours=own, peer={**other, "us": runs[HIGH][1] / HIGH / 1000})
+        keep(operation, ours=own, peer={**other, "us": runs[HIGH][1] / HIGH / 1000,
+                                        **{what: by_name(runs, what) for what in ("calls", "woken")}})
 
 
 def vsock():
