@@ -24,13 +24,20 @@
 
 namespace wyvern::virtio {
 
+// A shared-memory region that the device has (VIRTIO §2.10). The transport finds it a place in guest
+// physical memory; what is mapped there is the device's affair.
+struct SharedMemoryRegion {
+  uint8_t id = 0;       // device-specific; virtio-fs: 0 is the DAX window
+  uint64_t length = 0;  // bytes, a multiple of 4096
+};
+
 struct DeviceTraits {
   uint16_t device_id = 0;  // VIRTIO §5: 2 blk, 4 rng, 19 vsock, 26 fs, 27 pmem, …
   uint64_t features = 0;  // device-specific and ring features offered; the transport adds VERSION_1
   std::vector<uint16_t> queue_sizes;  // maximum size per queue, powers of two
   uint32_t config_length = 0;         // bytes of device-specific configuration
   const char* name = "";              // for logs, metrics and thread names
-  // Shared-memory regions (VIRTIO §2.10) are added with the devices that need them.
+  std::vector<SharedMemoryRegion> shared_memory{};
 };
 
 // How a device interrupts its driver; hides irqfd, MSI-X and vhost-user call fds. Any thread.

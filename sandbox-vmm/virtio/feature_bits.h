@@ -12,14 +12,20 @@ inline constexpr uint64_t kVersion1 = uint64_t{1} << 32;
 inline constexpr uint64_t kAccessPlatform = uint64_t{1} << 33;
 inline constexpr uint64_t kRingPacked = uint64_t{1} << 34;
 inline constexpr uint64_t kInOrder = uint64_t{1} << 35;
+inline constexpr uint64_t kNotificationData = uint64_t{1} << 38;
+inline constexpr uint64_t kRingReset = uint64_t{1} << 40;
 
 // What every device of ours offers for its rings.
 inline constexpr uint64_t kRingFeatures = kRingIndirectDesc | kRingEventIdx;
 
 // VIRTIO §5
+inline constexpr uint16_t kDeviceNet = 1;
 inline constexpr uint16_t kDeviceBlock = 2;
+inline constexpr uint16_t kDeviceConsole = 3;
 inline constexpr uint16_t kDeviceEntropy = 4;
+inline constexpr uint16_t kDeviceBalloon = 5;
 inline constexpr uint16_t kDeviceVsock = 19;
+inline constexpr uint16_t kDeviceMem = 24;
 inline constexpr uint16_t kDeviceFs = 26;
 inline constexpr uint16_t kDevicePmem = 27;
 
