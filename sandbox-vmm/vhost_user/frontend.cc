@@ -62,7 +62,8 @@ Result<std::unique_ptr<Frontend>> Frontend::CreateFs(UniqueFd socket, const std:
   options.device_id = virtio::kDeviceFs;
   options.name = "fs";
   options.on_thread_start = std::move(on_thread_start);
-  options.features = virtio::kRingFeatures;
+  // Packed rings have a base of 32 bits, of which this side knows 16 (QueueState).
+  options.features = virtio::kRingFeatures & ~virtio::kRingPacked;
   options.queue_sizes.assign(size_t{request_queues} + 1, queue_size);
   options.config.resize(kTagSize + sizeof(Le32));
   std::memcpy(options.config.data(), tag.data(), tag.size());

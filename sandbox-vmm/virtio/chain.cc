@@ -72,8 +72,8 @@ const char* ChainFaultName(ChainFault fault) {
       return "indirect flags";
     case ChainFault::kHeadInFlight:
       return "head already in flight";
-    case ChainFault::kUnsupported:
-      return "unsupported ring format";
+    case ChainFault::kRingState:
+      return "ring state";
   }
   return "unknown fault";
 }
@@ -148,14 +148,6 @@ tl::expected<void, ChainFault> Chain::ReadableIovecs(uint32_t offset, uint32_t l
 tl::expected<void, ChainFault> Chain::WritableIovecs(uint32_t offset, uint32_t length,
                                                      std::vector<iovec>* out) const {
   return Iovecs(writable(), writable_length(), offset, length, true, out);
-}
-
-Chain Queue::MakeChain(std::unique_ptr<ChainStorage> storage) {
-  return Chain(std::move(storage));
-}
-
-std::unique_ptr<ChainStorage> Queue::Reclaim(Chain chain) {
-  return std::move(chain.storage_);
 }
 
 }  // namespace wyvern::virtio

@@ -15,8 +15,8 @@ inline constexpr uint64_t kInOrder = uint64_t{1} << 35;
 inline constexpr uint64_t kNotificationData = uint64_t{1} << 38;
 inline constexpr uint64_t kRingReset = uint64_t{1} << 40;
 
-// What every device of ours offers for its rings.
-inline constexpr uint64_t kRingFeatures = kRingIndirectDesc | kRingEventIdx;
+// What every device of ours offers for its rings. A device that serves in order may add kInOrder.
+inline constexpr uint64_t kRingFeatures = kRingIndirectDesc | kRingEventIdx | kRingPacked;
 
 // VIRTIO §5
 inline constexpr uint16_t kDeviceNet = 1;

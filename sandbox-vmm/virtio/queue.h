@@ -1,7 +1,6 @@
-// virtio/queue.h — device side of a virtqueue, split now, packed behind the same interface later.
-// Spec:    VIRTIO 1.3 §2.7 (split virtqueues), §2.7.5.3 (indirect), §2.7.7/§2.7.8 (suppression,
-//          EVENT_IDX).
-// Units:   lengths in bytes; addresses are Gpa; ring indices are free-running uint16_t.
+// virtio/queue.h — device side of a virtqueue, split and packed behind one interface.
+// Spec:    VIRTIO 1.3 §2.7 (split virtqueues), §2.8 (packed virtqueues); IN_ORDER §2.7.9, §2.8.8.
+// Units:   lengths in bytes; addresses are Gpa.
 // Errors:  ChainFault for what the driver wrote; the queue is broken from then on (Pop keeps
 //          failing) until it is stopped.
 // Threads: one consumer thread owns a Queue.
@@ -23,22 +22,25 @@ namespace wyvern::virtio {
 
 // What a transport tells about a queue (split: descriptor, available, used areas).
 struct QueueConfig {
-  uint16_t size = 0;  // 1..32768, a power of two for split
+  uint16_t size = 0;  // 1..32768; a power of two for split (Queue::SizeValid)
   mem::Gpa descriptor_area{};
   mem::Gpa driver_area{};
   mem::Gpa device_area{};
 };
 
 // What survives a stop: vhost-user's GET_VRING_BASE and snapshots need just that.
+// Split: free-running indices. Packed: the slot in bits 0-14 and the wrap counter in bit 15, so a new
+// packed queue stands at 0x8000; vhost-user's vring base is next_available | next_used << 16 there, and
+// next_available alone for split, whose used index is in the ring.
 struct QueueState {
-  uint16_t next_available = 0;  // next index to take from the available ring
-  uint16_t next_used = 0;       // next index to write in the used ring
+  uint16_t next_available = 0;  // next to take
+  uint16_t next_used = 0;       // next to write
 };
 
 enum class ChainFault : uint8_t {
   kRingAddress = 1,  // an area outside memory or misaligned
   kRingSize = 2,
-  kAvailIndexJump = 3,   // more entries than the queue's size became available
+  kAvailIndexJump = 3,   // more became available than the queue has
   kDescriptorIndex = 4,  // head or next ≥ size
   kLoop = 5,             // more descriptors than the queue's size
   kIndirectNested = 6,
@@ -49,8 +51,8 @@ enum class ChainFault : uint8_t {
   kTotalLength = 11,    // more than 2^32 - 1 bytes
   kTooShort = 12,       // a device expected more bytes than the chain has
   kIndirectFlags = 13,  // INDIRECT together with NEXT, or not negotiated
-  kHeadInFlight = 14,   // the same head again before its chain was given back
-  kUnsupported = 15,    // a ring format that this build does not have
+  kHeadInFlight = 14,   // the same head or buffer id again before its chain was given back
+  kRingState = 15,      // a state to resume from that a queue of this size cannot have
 };
 
 const char* ChainFaultName(ChainFault fault);
@@ -71,8 +73,10 @@ struct ChainStorage {
   size_t readable_count = 0;
   uint32_t readable_length = 0;
   uint32_t writable_length = 0;
-  uint16_t head = 0;
-  uint16_t available_index = 0;  // where in the available ring it was taken from
+  uint16_t head = 0;      // packed: the buffer id
+  uint16_t slots = 0;     // packed: descriptors of the ring that it takes
+  uint16_t position = 0;  // where in the ring it was taken from
+  uint16_t place = 0;     // among the chains in flight (IN_ORDER)
 };
 
 // One buffer chain: validated once when popped (indices, bounds, order, total length). Move-only;
@@ -86,6 +90,7 @@ class Chain {
   Chain& operator=(const Chain&) = delete;
   ~Chain();
 
+  // What names the chain to the driver: the index of its head (split), its buffer id (packed).
   uint16_t head() const { return storage_->head; }
 
   std::span<const Buffer> readable() const {
@@ -133,15 +138,24 @@ class Chain {
   std::unique_ptr<ChainStorage> storage_;  // null: moved from or given back
 };
 
+// With IN_ORDER (bit 35) the driver relies on getting chains back in the order in which they were made
+// available. A device may push in any order all the same: what was pushed too early is held back here,
+// and published with what it waited for, as one used element where the spec allows it. The alternative,
+// a WV_CHECK that order is kept, would put the rule into each device's completion path, where only a
+// race would find it broken; here it is stated, and proved, once. What it costs is latency behind the
+// slowest chain, so only a device that serves in order anyway should offer the bit.
 class Queue {
  public:
-  // `features`: negotiated (RING_INDIRECT_DESC 28, RING_EVENT_IDX 29, RING_PACKED 34). Validates
-  // and maps the three areas.
+  // `features`: negotiated (RING_INDIRECT_DESC 28, RING_EVENT_IDX 29, RING_PACKED 34, IN_ORDER 35).
+  // Validates and maps the three areas.
   static tl::expected<std::unique_ptr<Queue>, ChainFault> Create(
       std::shared_ptr<const mem::GuestMemory> memory, const QueueConfig& config, uint64_t features,
       std::optional<QueueState> resume);
-  // The index in the used area as it stands in memory: where a vhost-user back-end starts, which is
-  // told the available index only.
+  // Where a new queue of that format stands.
+  static QueueState StartState(uint64_t features);
+  static bool SizeValid(uint32_t size, uint64_t features);
+  // Split only: the index in the used area as it stands in memory: where a vhost-user back-end starts,
+  // which is told the available index only.
   static tl::expected<uint16_t, ChainFault> UsedIndexInRing(const mem::GuestMemory& memory,
                                                             const QueueConfig& config);
   virtual ~Queue() = default;
@@ -149,12 +163,12 @@ class Queue {
   // The next available chain, nothing when there is none. A fault latches.
   virtual tl::expected<std::optional<Chain>, ChainFault> Pop() = 0;
   // Gives the chain back; `written`: bytes written into its device-writable part (from the
-  // beginning).
+  // beginning). Published at once, with IN_ORDER when all before it are.
   virtual void Push(Chain chain, uint32_t written) = 0;
   // Undoes the last Pop (the chain will be popped and validated again): for back-pressure.
   virtual void UndoPop(Chain chain) = 0;
-  // True if the driver wants an interrupt for what was pushed since the last call (§2.7.7.2,
-  // EVENT_IDX or NO_INTERRUPT).
+  // True if the driver wants an interrupt for what was published since the last call (§2.7.7.2,
+  // §2.8.10).
   virtual bool NeedsInterrupt() = 0;
   // Asks the driver not to / to notify. Enable returns true if chains became available meanwhile:
   // the caller must Pop again. A broken queue says false: nothing will come of it.

@@ -1,14 +1,16 @@
 // virtio/split_queue.h — device side of the split virtqueue; made by Queue::Create, private to this
 // component.
-// Spec:    VIRTIO 1.3 §2.7; notification suppression §2.7.7 (flags) and §2.7.8/§2.7.10 (EVENT_IDX).
+// Spec:    VIRTIO 1.3 §2.7; notification suppression §2.7.7 (flags) and §2.7.8/§2.7.10 (EVENT_IDX);
+//          IN_ORDER §2.7.9.
 // Shape:   descriptors 16N B align 16; available 6+2N B align 2; used 6+8N B align 4; N a power of
-//          two.
+//          two. What is decided without memory is in split_ring_core.h.
 // Invariants: next_used - next_available never passes the number of chains in flight; a head is in
 //          flight at most once.
 // Threads: one consumer.   Trust: the three areas are guest-controlled and change at any time;
 //          every field is fetched once per use.
 #pragma once
 
+#include "virtio/chain_pool.h"
 #include "virtio/queue.h"
 #include "virtio/split_ring_core.h"
 
@@ -18,10 +20,7 @@ class SplitQueue final : public Queue {
  public:
   static tl::expected<std::unique_ptr<Queue>, ChainFault> Create(
       std::shared_ptr<const mem::GuestMemory> memory, const QueueConfig& config, uint64_t features,
-      std::optional<QueueState> resume);
-  ~SplitQueue() override;
-  SplitQueue(const SplitQueue&) = delete;
-  SplitQueue& operator=(const SplitQueue&) = delete;
+      QueueState state);
 
   tl::expected<std::optional<Chain>, ChainFault> Pop() override;
   void Push(Chain chain, uint32_t written) override;
@@ -30,38 +29,27 @@ class SplitQueue final : public Queue {
   void DisableNotification() override;
   bool EnableNotification() override;
 
-  QueueState state() const override { return {next_available_, next_used_}; }
+  QueueState state() const override { return {ring_.next_available, ring_.next_used}; }
 
-  uint16_t size() const override { return size_; }
+  uint16_t size() const override { return ring_.size; }
 
  private:
-  SplitQueue() = default;
+  SplitQueue(std::shared_ptr<const mem::GuestMemory> memory, const wv_split& ring,
+             uint64_t features);
   tl::expected<std::optional<Chain>, ChainFault> Break(ChainFault fault);
   tl::expected<void, ChainFault> Walk(uint16_t head, ChainStorage* storage);
-  std::unique_ptr<ChainStorage> TakeStorage();
-  void Recycle(std::unique_ptr<ChainStorage> storage);
+  void WriteUsed(uint16_t head, uint32_t written);
+  void PublishInOrder(const ChainStorage& storage, uint32_t written);
 
-  bool InFlight(uint16_t head) const { return (in_flight_[head / 64U] >> (head % 64U) & 1U) != 0; }
-
-  void FlipInFlight(uint16_t head) { in_flight_[head / 64U] ^= uint64_t{1} << (head % 64U); }
-
-  std::shared_ptr<const mem::GuestMemory> memory_;
+  ChainPool pool_;
   mem::MappedArea descriptors_;
   mem::MappedArea available_;
   mem::MappedArea used_;
-  std::shared_ptr<std::atomic<bool>> lives_;
-  std::vector<uint64_t> in_flight_;  // one bit per head
-  std::vector<std::unique_ptr<ChainStorage>> spare_;
+  wv_split ring_;
+  IdSet in_flight_;  // heads
+  UseOrder order_;
   std::optional<ChainFault> broken_;
-  uint16_t size_ = 0;
-  uint16_t next_available_ = 0;
-  uint16_t avail_event_ = 0;     // what we wrote there last (EVENT_IDX)
-  uint16_t available_seen_ = 0;  // the driver's index when it was last read
-  uint16_t next_used_ = 0;
-  uint16_t signalled_used_ = 0;  // next_used_ at the last NeedsInterrupt
-  bool signalled_valid_ = false;
-  bool indirect_ = false;
-  bool event_idx_ = false;
+  const bool indirect_;
 };
 
 }  // namespace wyvern::virtio

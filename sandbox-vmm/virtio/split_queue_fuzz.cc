@@ -3,51 +3,20 @@
 // then 1 B operations.
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <vector>
 
 #include "base/check.h"
 #include "virtio/feature_bits.h"
-#include "virtio/queue.h"
-
-namespace {
+#include "virtio/fuzz_chain.h"
 
 using wyvern::mem::Gpa;
 using wyvern::virtio::Chain;
 using wyvern::virtio::Queue;
 
-constexpr uint64_t kBase = 0x1000;
-constexpr uint64_t kSize = 0x4000;
+namespace {
 
-std::shared_ptr<const wyvern::mem::GuestMemory> Memory() {
-  static const auto memory = [] {
-    std::vector<wyvern::mem::RegionSpec> specs;
-    specs.push_back({.start = Gpa{kBase}, .size = kSize});
-    auto made = wyvern::mem::GuestMemory::Create(std::move(specs));
-    WV_CHECK(made.has_value());
-    return *std::move(made);
-  }();
-  return memory;
-}
-
-void Use(Chain& chain) {
-  uint64_t readable = 0;
-  for (const auto& buffer : chain.readable()) {
-    readable += buffer.length;
-  }
-  WV_CHECK(readable == chain.readable_length());
-  std::byte block[64];
-  (void)chain.Read(0, block);
-  (void)chain.Write(chain.writable_length() / 2, block);
-  std::vector<iovec> parts;
-  WV_CHECK(chain.WritableIovecs(0, chain.writable_length(), &parts).has_value());
-  uint64_t total = 0;
-  for (const iovec& part : parts) {
-    total += part.iov_len;
-  }
-  WV_CHECK(total == chain.writable_length());
-}
+constexpr uint64_t kBase = wyvern::virtio::kFuzzBase;
 
 }  // namespace
 
@@ -55,15 +24,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size < 3) {
     return 0;
   }
-  const auto memory = Memory();
-  const std::vector<std::byte> zero(kSize);
-  (void)memory->WriteBytes(Gpa{kBase}, zero);
+  const auto memory = wyvern::virtio::FuzzMemory();
   const wyvern::virtio::QueueConfig config{.size = static_cast<uint16_t>(1U << (data[0] & 7U)),
                                            .descriptor_area = Gpa{kBase},
                                            .driver_area = Gpa{kBase + 0x800},
                                            .device_area = Gpa{kBase + 0xa00}};
   const uint64_t features = ((data[0] & 8U) != 0 ? wyvern::virtio::kRingEventIdx : 0) |
-                            ((data[0] & 16U) != 0 ? wyvern::virtio::kRingIndirectDesc : 0);
+                            ((data[0] & 16U) != 0 ? wyvern::virtio::kRingIndirectDesc : 0) |
+                            ((data[0] & 32U) != 0 ? wyvern::virtio::kInOrder : 0);
   const auto start = static_cast<uint16_t>(data[1] | data[2] << 8U);
   data += 3;
   size -= 3;
@@ -85,7 +53,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
           break;
         }
         if (std::optional<Chain>& chain = *popped; chain.has_value()) {
-          Use(*chain);
+          UseChain(*chain);
           held.push_back(std::move(*chain));
           WV_CHECK(held.size() <= config.size);
         }

@@ -20,7 +20,7 @@ using testing::MustPop;
 
 class SplitQueueHostileTest : public ::testing::Test {
  protected:
-  SplitQueueHostileTest() { Start(8, kRingFeatures); }
+  SplitQueueHostileTest() { Start(8, kRingIndirectDesc | kRingEventIdx); }
 
   void Start(uint16_t size, uint64_t features) {
     driver_ = std::make_unique<FakeDriver>(ram_, size, features);
@@ -312,13 +312,6 @@ TEST(SplitQueueCreateTest, SizesThatNoSplitRingHasAreFaults) {
     config.size = size;
     EXPECT_EQ(Queue::Create(ram.memory(), config, 0, std::nullopt).error(), ChainFault::kRingSize);
   }
-}
-
-TEST(SplitQueueCreateTest, PackedRingIsNotBuiltYet) {
-  GuestRam ram;
-  FakeDriver driver(ram, 8);
-  EXPECT_EQ(Queue::Create(ram.memory(), driver.config(), kRingPacked, std::nullopt).error(),
-            ChainFault::kUnsupported);
 }
 
 TEST(SplitQueueDeathTest, ChainDroppedWhileItsQueueLivesAborts) {

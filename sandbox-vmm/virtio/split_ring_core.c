@@ -1,4 +1,4 @@
-/* The one place that decides what a guest's descriptor chain may look like. */
+/* The one place that decides what a chain of a split ring may look like. */
 #include "virtio/split_ring_core.h"
 
 bool wv_walk_begin(struct wv_walk* walk, uint16_t head, uint16_t size, bool indirect_allowed) {
@@ -6,8 +6,8 @@ bool wv_walk_begin(struct wv_walk* walk, uint16_t head, uint16_t size, bool indi
   walk->index = head;
   walk->table_count = size;
   walk->seen = 0;
-  walk->readable_length = 0;
-  walk->writable_length = 0;
+  walk->lengths.readable = 0;
+  walk->lengths.writable = 0;
   walk->indirect_allowed = indirect_allowed;
   walk->in_table = false;
   walk->done = head >= size;
@@ -16,15 +16,14 @@ bool wv_walk_begin(struct wv_walk* walk, uint16_t head, uint16_t size, bool indi
 
 /* A descriptor that refers to an indirect table (§2.7.5.3). It must be the last of its chain; its
  * WRITE flag is ignored. */
-static enum wv_walk_action EnterTable(struct wv_walk* walk, const struct wv_desc* desc) {
+static enum wv_walk_action EnterSplitTable(struct wv_walk* walk, const struct wv_desc* desc) {
   if (walk->in_table) {
     return WV_WALK_FAULT_NESTED;
   }
   if (!walk->indirect_allowed || (desc->flags & WV_DESC_F_NEXT) != 0U) {
     return WV_WALK_FAULT_FLAGS;
   }
-  if (desc->len == 0U || desc->len % WV_DESC_SIZE != 0U ||
-      desc->len / WV_DESC_SIZE > WV_RING_SIZE_MAX) {
+  if (!wv_table_length_valid(desc->len)) {
     return WV_WALK_FAULT_TABLE;
   }
   walk->in_table = true;
@@ -33,31 +32,10 @@ static enum wv_walk_action EnterTable(struct wv_walk* walk, const struct wv_desc
   return WV_WALK_TABLE;
 }
 
-static enum wv_walk_action AddBuffer(struct wv_walk* walk, const struct wv_desc* desc) {
-  const bool writable = (desc->flags & WV_DESC_F_WRITE) != 0U;
-  const uint64_t total =
-      (uint64_t)walk->readable_length + walk->writable_length + (uint64_t)desc->len;
-  if (desc->len == 0U) {
-    return WV_WALK_EMPTY;
-  }
-  if (total > UINT32_MAX) {
-    return WV_WALK_FAULT_TOTAL;
-  }
-  if (writable) {
-    walk->writable_length += desc->len;
-    return WV_WALK_WRITABLE;
-  }
-  if (walk->writable_length != 0U) {
-    return WV_WALK_FAULT_ORDER;
-  }
-  walk->readable_length += desc->len;
-  return WV_WALK_READABLE;
-}
-
 enum wv_walk_action wv_walk_step(struct wv_walk* walk, const struct wv_desc* desc) {
   enum wv_walk_action action;
   if ((desc->flags & WV_DESC_F_INDIRECT) != 0U) {
-    action = EnterTable(walk, desc);
+    action = EnterSplitTable(walk, desc);
     if (action >= WV_WALK_FAULT) {
       walk->done = true;
     }
@@ -68,7 +46,7 @@ enum wv_walk_action wv_walk_step(struct wv_walk* walk, const struct wv_desc* des
     return WV_WALK_FAULT_LOOP;
   }
   walk->seen++;
-  action = AddBuffer(walk, desc);
+  action = wv_lengths_add(&walk->lengths, desc->len, desc->flags);
   if (action >= WV_WALK_FAULT || (desc->flags & WV_DESC_F_NEXT) == 0U) {
     walk->done = true;
     return action;

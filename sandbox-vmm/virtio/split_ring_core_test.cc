@@ -36,6 +36,30 @@ TEST(SplitRingCoreTest, NeedEventIsTrueExactlyWhenTheEventIndexWasPassed) {
   }
 }
 
+TEST(SplitRingCoreTest, SignalAnswersAsNeedEventDoesFromTheSecondTimeOn) {
+  for (uint32_t used = 1; used < 6; ++used) {
+    for (uint32_t distance = 0; distance < 0x10000; ++distance) {
+      wv_split queue;
+      ASSERT_TRUE(wv_split_init(&queue, 8, 0xfffd, 0xfffd, true));
+      queue.signalled = true;
+      const uint16_t old_index = queue.next_used;
+      const uint16_t new_index = wv_split_use(&queue, static_cast<uint16_t>(used));
+      const auto event = static_cast<uint16_t>(old_index + distance);
+      ASSERT_EQ(wv_split_signal(&queue, event), wv_ring_need_event(event, new_index, old_index));
+    }
+  }
+}
+
+TEST(SplitRingCoreTest, SignalAfterWholeLapsOfTheIndexIsNotLost) {
+  wv_split queue;
+  ASSERT_TRUE(wv_split_init(&queue, 8, 0, 0, true));
+  queue.signalled = true;
+  for (uint32_t i = 0; i < 0x20000; ++i) {
+    wv_split_use(&queue, 1);
+  }
+  EXPECT_TRUE(wv_split_signal(&queue, 1234));
+}
+
 TEST(SplitRingCoreTest, HeadOutsideTheTableIsRefused) {
   wv_walk walk;
   EXPECT_TRUE(wv_walk_begin(&walk, 7, 8, true));
@@ -83,7 +107,7 @@ TEST(SplitRingCoreTest, TotalOfExactlyTheLimitIsAccepted) {
   const wv_desc last = {.addr = 0, .len = 1, .flags = WV_DESC_F_WRITE, .next = 0};
   EXPECT_EQ(wv_walk_step(&walk, &first), WV_WALK_READABLE);
   EXPECT_EQ(wv_walk_step(&walk, &last), WV_WALK_WRITABLE);
-  EXPECT_EQ(walk.readable_length + walk.writable_length, 0xffffffffU);
+  EXPECT_EQ(walk.lengths.readable + walk.lengths.writable, 0xffffffffU);
 }
 
 // Every pair of descriptors in the ring against every pair in the indirect table, over the values
@@ -123,7 +147,7 @@ bool WalkKeepsItsPromises(const wv_desc* ring, const wv_desc* table, uint16_t si
     buffers += action == WV_WALK_TABLE ? 0 : 1;
     if ((action == WV_WALK_READABLE && writable_seen) || (action == WV_WALK_TABLE && in_table) ||
         buffers != walk.seen || walk.seen > size ||
-        uint64_t{walk.readable_length} + walk.writable_length > UINT32_MAX) {
+        uint64_t{walk.lengths.readable} + walk.lengths.writable > UINT32_MAX) {
       return false;
     }
     writable_seen = writable_seen || action == WV_WALK_WRITABLE;

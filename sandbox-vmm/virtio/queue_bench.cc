@@ -1,5 +1,5 @@
 // Ring operations, native: the twins of rust-vmm's virtio-queue benches (one chain of 128, 128
-// chains of one; direct and indirect).
+// chains of one; direct and indirect), on split rings and then on packed ones.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -15,6 +15,9 @@ namespace {
 
 using testing::FakeDriver;
 using testing::GuestRam;
+
+constexpr uint64_t kSplit = kRingIndirectDesc | kRingEventIdx;
+constexpr uint64_t kPacked = kSplit | kRingPacked;
 
 struct Ring {
   explicit Ring(uint64_t features) : driver(ram, 256, features) {
@@ -60,8 +63,8 @@ class Rounds {
 
 // The driver's part costs more than the device's, so each round offers a full ring and only the
 // device is timed.
-void PopPush(benchmark::State& state, int parts, bool indirect) {
-  Ring ring(kRingFeatures);
+void PopPush(benchmark::State& state, uint64_t features, int parts, bool indirect) {
+  Ring ring(features);
   const mem::Gpa buffer = ring.ram.Allocate(4096);
   const int chains = indirect ? 128 : 128 / parts;
   const uint64_t mark = ring.ram.Mark();
@@ -91,19 +94,31 @@ void PopPush(benchmark::State& state, int parts, bool indirect) {
 }
 
 void BM_PopPush128ChainsOfOne(benchmark::State& state) {
-  PopPush(state, 1, false);
+  PopPush(state, kSplit, 1, false);
 }
 
 void BM_PopPush1ChainOf128(benchmark::State& state) {
-  PopPush(state, 128, false);
+  PopPush(state, kSplit, 128, false);
 }
 
 void BM_PopPush128IndirectChainsOfThree(benchmark::State& state) {
-  PopPush(state, 3, true);
+  PopPush(state, kSplit, 3, true);
 }
 
-void BM_Push128(benchmark::State& state) {
-  Ring ring(kRingFeatures);
+void BM_PackedPopPush128ChainsOfOne(benchmark::State& state) {
+  PopPush(state, kPacked, 1, false);
+}
+
+void BM_PackedPopPush1ChainOf128(benchmark::State& state) {
+  PopPush(state, kPacked, 128, false);
+}
+
+void BM_PackedPopPush128IndirectChainsOfThree(benchmark::State& state) {
+  PopPush(state, kPacked, 3, true);
+}
+
+void Push(benchmark::State& state, uint64_t features) {
+  Ring ring(features);
   const mem::Gpa buffer = ring.ram.Allocate(4096);
   std::vector<Chain> chains;
   Rounds rounds(state, 128);
@@ -127,10 +142,22 @@ void BM_Push128(benchmark::State& state) {
   }
 }
 
+void BM_Push128(benchmark::State& state) {
+  Push(state, kSplit);
+}
+
+void BM_PackedPush128(benchmark::State& state) {
+  Push(state, kPacked);
+}
+
 BENCHMARK(BM_PopPush128ChainsOfOne)->UseManualTime();
 BENCHMARK(BM_PopPush1ChainOf128)->UseManualTime();
 BENCHMARK(BM_PopPush128IndirectChainsOfThree)->UseManualTime();
 BENCHMARK(BM_Push128)->UseManualTime();
+BENCHMARK(BM_PackedPopPush128ChainsOfOne)->UseManualTime();
+BENCHMARK(BM_PackedPopPush1ChainOf128)->UseManualTime();
+BENCHMARK(BM_PackedPopPush128IndirectChainsOfThree)->UseManualTime();
+BENCHMARK(BM_PackedPush128)->UseManualTime();
 
 }  // namespace
 }  // namespace wyvern::virtio
