@@ -126,6 +126,7 @@ Result<> Machine::MakeMemory() {
     mem::RegionSpec region;
     region.start = mem::Gpa{range.start};
     region.size = range.size;
+    region.guest_ram = true;
     if (shared.valid()) {
       WV_TRY(region.fd, shared.Duplicate());
       region.fd_offset = offset;

@@ -1,9 +1,11 @@
 #include "mem/guest_memory.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <cstring>
 #include <limits>
 #include <utility>
@@ -32,6 +34,7 @@ struct GuestMemory::Region {
   UniqueFd fd;
   uint64_t fd_offset = 0;
   bool read_only = false;
+  bool guest_ram = false;
   std::shared_ptr<const Mapping> reservation;  // address space; the region is mapped inside it
   std::byte* base = nullptr;
 
@@ -130,6 +133,7 @@ Result<std::shared_ptr<const GuestMemory::Region>> GuestMemory::MapRegion(Region
   region->fd = std::move(spec.fd);
   region->fd_offset = spec.fd_offset;
   region->read_only = spec.read_only;
+  region->guest_ram = spec.guest_ram;
   region->reservation = std::make_shared<const Mapping>(std::move(reservation));
   region->base = base;
   return region;
@@ -153,6 +157,7 @@ Result<std::shared_ptr<const GuestMemory>> GuestMemory::FromRegions(
                                         .fd = FdRef(region->fd.get()),
                                         .fd_offset = region->fd_offset,
                                         .read_only = region->read_only,
+                                        .guest_ram = region->guest_ram,
                                         .host_address = reinterpret_cast<uintptr_t>(region->base)});
   }
   return memory;
@@ -175,6 +180,17 @@ Result<std::shared_ptr<const GuestMemory>> GuestMemory::WithRegion(RegionSpec re
   std::vector<std::shared_ptr<const Region>> regions = regions_;
   WV_TRY(auto mapped, MapRegion(std::move(region)));
   regions.push_back(std::move(mapped));
+  return FromRegions(std::move(regions));
+}
+
+Result<std::shared_ptr<const GuestMemory>> GuestMemory::WithoutRegion(Gpa start) const {
+  std::vector<std::shared_ptr<const Region>> regions = regions_;
+  if (std::erase_if(regions, [start](const auto& region) { return region->start == start; }) == 0) {
+    return Fail(Code::kNotFound, fmt::format("no memory region starts at {:#x}", Raw(start)));
+  }
+  if (regions.empty()) {
+    return Fail(Code::kFailedPrecondition, "guest memory needs at least one region");
+  }
   return FromRegions(std::move(regions));
 }
 
@@ -283,6 +299,37 @@ bool GuestMemory::Contains(Gpa start, uint64_t length) const {
     return Find(start) != nullptr;
   }
   return ForEachPart(start, length, false, [](std::byte*, uint64_t) { return true; }).has_value();
+}
+
+MemResult<> GuestMemory::FreeRange(Gpa start, uint64_t length) const {
+  if (Raw(start) % kPageSize != 0 || length % kPageSize != 0) {
+    return tl::unexpected(MemFault::kUnaligned);
+  }
+  const Region* region = Find(start);
+  if (region == nullptr || length == 0 || length > region->size ||
+      region->offset_of(start) > region->size - length) {
+    return tl::unexpected(MemFault::kOutOfRange);
+  }
+  if (region->read_only) {
+    return tl::unexpected(MemFault::kReadOnly);
+  }
+  if (!region->guest_ram) {
+    return tl::unexpected(MemFault::kNotRam);
+  }
+  const uint64_t offset = region->offset_of(start);
+  int failed = 0;
+  do {
+    // A hole in the memfd is gone from every process that maps it; private memory has only us.
+    failed = region->fd.valid()
+                 ? ::fallocate(region->fd.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                               static_cast<off_t>(region->fd_offset + offset),
+                               static_cast<off_t>(length))
+                 : ::madvise(region->base + offset, length, MADV_DONTNEED);
+  } while (failed != 0 && errno == EINTR);
+  if (failed != 0) {
+    return tl::unexpected(MemFault::kHostRefused);
+  }
+  return {};
 }
 
 }  // namespace wyvern::mem

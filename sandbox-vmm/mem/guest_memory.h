@@ -37,6 +37,8 @@ enum class MemFault : uint8_t {
   kReadOnly = 2,    // a write to a read-only region
   kUnaligned = 3,   // an atomic access that is not naturally aligned
   kTooManyParts = 4,
+  kNotRam = 5,       // FreeRange of a region that was not given as guest RAM
+  kHostRefused = 6,  // FreeRange: the host's call failed; the memory is as it was
 };
 
 template <typename T = void>
@@ -48,6 +50,9 @@ struct RegionSpec {
   UniqueFd fd;             // memfd or file, mapped MAP_SHARED; invalid: private anonymous memory
   uint64_t fd_offset = 0;  // page-aligned
   bool read_only = false;  // mapped PROT_READ
+  // Memory that the guest may give back by FreeRange: anonymous, or a memfd of ours. Never an image
+  // or a file: a hole punched in it would be a hole in the file.
+  bool guest_ram = false;
 };
 
 struct RegionInfo {
@@ -56,6 +61,7 @@ struct RegionInfo {
   FdRef fd{-1};  // -1: anonymous
   uint64_t fd_offset = 0;
   bool read_only = false;
+  bool guest_ram = false;
   uint64_t host_address =
       0;  // for KVM_SET_USER_MEMORY_REGION and SET_MEM_TABLE's userspace address only
 };
@@ -93,6 +99,10 @@ class GuestMemory {
   // as Create.
   Result<std::shared_ptr<const GuestMemory>> WithRegion(RegionSpec region) const;
 
+  // This memory less the region that starts at `start`: whoever holds the old list still reaches
+  // it. NOT_FOUND: no region starts there. FAILED_PRECONDITION: it is the last one.
+  Result<std::shared_ptr<const GuestMemory>> WithoutRegion(Gpa start) const;
+
   ~GuestMemory();
   GuestMemory(const GuestMemory&) = delete;
   GuestMemory& operator=(const GuestMemory&) = delete;
@@ -127,6 +137,12 @@ class GuestMemory {
   MemResult<MappedArea> Map(Gpa start, uint64_t length, uint64_t alignment, bool writable) const;
 
   bool Contains(Gpa start, uint64_t length) const;
+
+  // Gives [start, start + length) back to the host with one call: from now on it reads as zeros,
+  // and costs nothing until it is touched again. Multiples of 4096, inside ONE region of guest_ram:
+  // what leaves its region is refused whole (kOutOfRange), so that no hole is ever punched where
+  // the region's file goes on with something else.
+  MemResult<> FreeRange(Gpa start, uint64_t length) const;
 
   std::span<const RegionInfo> regions() const { return infos_; }
 

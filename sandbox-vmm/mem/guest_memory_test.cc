@@ -1,10 +1,13 @@
 #include "mem/guest_memory.h"
 
+#include <fcntl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <array>
 #include <cstring>
 #include <limits>
+#include <string>
 #include <string_view>
 
 #include <gtest/gtest.h>
@@ -163,6 +166,117 @@ TEST(GuestMemoryTest, WithRegionSharesTheOldRegions) {
   EXPECT_FALSE(before->Contains(Gpa{8 * kMiB}, 1));
   EXPECT_TRUE(after->Contains(Gpa{8 * kMiB}, kMiB));
   EXPECT_EQ(before->WithRegion(Anonymous(0, 4096)).error().code(), Code::kInvalidArgument);
+}
+
+TEST(GuestMemoryTest, WithoutRegionLeavesTheOthersAndTheOldList) {
+  auto before = Make({{0, kMiB}, {8 * kMiB, kMiB}});
+  auto after = *before->WithoutRegion(Gpa{8 * kMiB});
+  EXPECT_FALSE(after->Contains(Gpa{8 * kMiB}, 1));
+  EXPECT_EQ(after->Read<uint32_t>(Gpa{8 * kMiB}).error(), MemFault::kOutOfRange);
+  ASSERT_TRUE(after->Write<uint32_t>(Gpa{64}, 7).has_value());
+  EXPECT_EQ(before->Read<uint32_t>(Gpa{64}).value(), 7U);
+  EXPECT_TRUE(before->Contains(Gpa{8 * kMiB}, kMiB));
+  EXPECT_EQ(before->WithoutRegion(Gpa{kMiB}).error().code(), Code::kNotFound);
+  EXPECT_EQ(after->WithoutRegion(Gpa{0}).error().code(), Code::kFailedPrecondition);
+}
+
+class FreeRangeTest : public ::testing::TestWithParam<bool> {
+ protected:
+  // Two adjacent regions of RAM in one memfd (or anonymous), with file content before and behind
+  // that is not theirs, and a read-only and an ordinary region above.
+  void SetUp() override {
+    std::vector<RegionSpec> specs;
+    if (GetParam()) {
+      file_ = *MakeMemfd("test", 4 * kMiB);
+      EXPECT_TRUE(WriteAll(file_, std::string(4 * kMiB, 'h')));
+    }
+    for (uint64_t i = 0; i < 2; ++i) {
+      specs.push_back(Anonymous(i * kMiB, kMiB));
+      specs.back().guest_ram = true;
+      if (GetParam()) {
+        specs.back().fd = *file_.Duplicate();
+        specs.back().fd_offset = (i + 1) * kMiB;
+      }
+    }
+    specs.push_back(Anonymous(8 * kMiB, kMiB, true));
+    specs.push_back(Anonymous(16 * kMiB, kMiB));
+    memory_ = *GuestMemory::Create(std::move(specs));
+    const std::string full(2 * kMiB, 'g');
+    EXPECT_TRUE(memory_->WriteBytes(Gpa{0}, std::as_bytes(std::span(full))));
+  }
+
+  // The first byte of each page in [0, 2 MiB) as it reads now: 'g' or 0.
+  bool PagesAre(uint64_t from, uint64_t to, char value) const {
+    for (uint64_t at = from; at < to; at += 4096) {
+      if (memory_->Read<char>(Gpa{at}).value() != value) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  UniqueFd file_;
+  std::shared_ptr<const GuestMemory> memory_;
+};
+
+TEST_P(FreeRangeTest, RangeReadsAsZerosAndItsNeighboursStay) {
+  ASSERT_TRUE(memory_->FreeRange(Gpa{8192}, 16384));
+  EXPECT_TRUE(PagesAre(0, 8192, 'g'));
+  EXPECT_TRUE(PagesAre(8192, 8192 + 16384, 0));
+  EXPECT_TRUE(PagesAre(8192 + 16384, 2 * kMiB, 'g'));
+  ASSERT_TRUE(memory_->Write<char>(Gpa{8192}, 'n'));
+  EXPECT_EQ(memory_->Read<char>(Gpa{8192}).value(), 'n');
+}
+
+TEST_P(FreeRangeTest, WholeRegionsAreFreed) {
+  ASSERT_TRUE(memory_->FreeRange(Gpa{0}, kMiB));
+  ASSERT_TRUE(memory_->FreeRange(Gpa{kMiB}, kMiB));
+  EXPECT_TRUE(PagesAre(0, 2 * kMiB, 0));
+}
+
+TEST_P(FreeRangeTest, Ch326cd8807_RangeThatCrossesARegionIsRefused) {
+  EXPECT_EQ(memory_->FreeRange(Gpa{kMiB - 4096}, 8192).error(), MemFault::kOutOfRange);
+  EXPECT_EQ(memory_->FreeRange(Gpa{2 * kMiB - 4096}, 8192).error(), MemFault::kOutOfRange);
+  EXPECT_EQ(memory_->FreeRange(Gpa{0}, 2 * kMiB).error(), MemFault::kOutOfRange);
+  EXPECT_EQ(memory_->FreeRange(Gpa{0}, kTop - 4095).error(), MemFault::kOutOfRange);
+  EXPECT_EQ(memory_->FreeRange(Gpa{kTop - 4095}, 8192).error(), MemFault::kOutOfRange);
+  EXPECT_TRUE(PagesAre(0, 2 * kMiB, 'g'));
+  if (file_.valid()) {
+    char byte = 0;
+    ASSERT_EQ(::pread(file_.get(), &byte, 1, 0), 1);
+    EXPECT_EQ(byte, 'h');
+    ASSERT_EQ(::pread(file_.get(), &byte, 1, static_cast<off_t>(3 * kMiB)), 1);
+    EXPECT_EQ(byte, 'h');
+  }
+}
+
+TEST_P(FreeRangeTest, PiecesOfPagesAndNothingAreRefused) {
+  EXPECT_EQ(memory_->FreeRange(Gpa{1}, 4096).error(), MemFault::kUnaligned);
+  EXPECT_EQ(memory_->FreeRange(Gpa{0}, 4095).error(), MemFault::kUnaligned);
+  EXPECT_EQ(memory_->FreeRange(Gpa{0}, 0).error(), MemFault::kOutOfRange);
+}
+
+TEST_P(FreeRangeTest, OnlyRamIsGivenBack) {
+  EXPECT_EQ(memory_->FreeRange(Gpa{8 * kMiB}, 4096).error(), MemFault::kReadOnly);
+  EXPECT_EQ(memory_->FreeRange(Gpa{16 * kMiB}, 4096).error(), MemFault::kNotRam);
+  EXPECT_EQ(memory_->FreeRange(Gpa{4 * kMiB}, 4096).error(), MemFault::kOutOfRange);
+}
+
+INSTANTIATE_TEST_SUITE_P(Memory, FreeRangeTest, ::testing::Bool(), [](const auto& info) {
+  return std::string(info.param ? "Memfd" : "Anonymous");
+});
+
+TEST(GuestMemoryTest, MemoryThatTheHostWillNotTakeBackStaysAsItWas) {
+  RegionSpec spec = Anonymous(0, kMiB);
+  spec.fd = *MakeMemfd("test", kMiB, MFD_ALLOW_SEALING);
+  spec.guest_ram = true;
+  auto sealed = *spec.fd.Duplicate();
+  auto memory = *GuestMemory::Create(Specs(std::move(spec)));
+  ASSERT_TRUE(memory->Write<char>(Gpa{0}, 'g'));
+  // No writes by system calls any more, and so no holes; the mapping that is there may still write.
+  ASSERT_EQ(::fcntl(sealed.get(), F_ADD_SEALS, F_SEAL_FUTURE_WRITE), 0);
+  EXPECT_EQ(memory->FreeRange(Gpa{0}, 4096).error(), MemFault::kHostRefused);
+  EXPECT_EQ(memory->Read<char>(Gpa{0}).value(), 'g');
 }
 
 TEST(MappedAreaTest, AreaOutlivesTheMemory) {

@@ -12,7 +12,7 @@ GuestRam::GuestRam(const std::vector<std::pair<mem::Gpa, uint64_t>>& regions) {
   for (const auto& [start, size] : regions) {
     auto fd = MakeMemfd("guest-ram", size);
     WV_CHECK(fd.has_value());
-    specs.push_back({.start = start, .size = size, .fd = *std::move(fd)});
+    specs.push_back({.start = start, .size = size, .fd = *std::move(fd), .guest_ram = true});
   }
   auto memory = mem::GuestMemory::Create(std::move(specs));
   WV_CHECK(memory.has_value());
