@@ -1,0 +1,136 @@
+// A hostile driver of the console, hosts that come, go, write and read, and an owner who adds and
+// removes ports.
+// Input:   records of 8 B: operation, port, 2 B event or length, 4 B value.
+#include <sys/socket.h>
+
+#include <cstring>
+
+#include "console/testing/console_guest.h"
+
+namespace {
+
+using wyvern::UniqueFd;
+using wyvern::devices::ConsoleControl;
+using wyvern::devices::testing::ConsoleGuest;
+
+struct Record {
+  uint8_t operation;
+  uint8_t port;
+  uint16_t what;
+  uint32_t value;
+};
+
+constexpr uint32_t kPorts = 4;
+const std::string kScrap(70000, 'f');
+
+bool Room(ConsoleGuest& guest, uint16_t queue) {
+  auto& driver = guest.rig().queue(queue);
+  if (driver.free_descriptors() < 4) {
+    (void)guest.rig().WaitMaybe(queue, std::chrono::milliseconds(0));
+  }
+  return driver.free_descriptors() >= 4;
+}
+
+void Driver(ConsoleGuest& guest, const Record& record) {
+  const uint16_t queue = record.port % 10;
+  if (!Room(guest, queue)) {
+    return;
+  }
+  auto build = guest.rig().queue(queue).Build();
+  if ((record.operation & 0x40U) != 0) {
+    build.Indirect();
+  }
+  switch (record.operation % 4) {
+    case 0:
+      build.Writable(1 + record.what % 5000U);
+      break;
+    case 1:
+      build.Readable(std::string_view(kScrap).substr(0, record.what));
+      break;
+    case 2: {
+      ConsoleControl control;
+      control.id = (record.operation & 0x80U) != 0 ? record.value : record.value % kPorts;
+      control.event = record.what;
+      control.value = static_cast<uint16_t>(record.value >> 16U);
+      build.Readable({reinterpret_cast<const char*>(&control), sizeof(control)});
+      break;
+    }
+    default:
+      build.Readable("both").Writable(1 + record.what % 64U);
+      break;
+  }
+  build.Submit();
+  guest.rig().KickAlways(queue);
+}
+
+void Owner(ConsoleGuest& guest, std::array<UniqueFd, kPorts>& hosts, const Record& record) {
+  const uint32_t id = record.port % kPorts;
+  auto& device = guest.device();
+  switch (record.what % 8) {
+    case 0:
+      if (auto pair = wyvern::MakeSocketPair(SOCK_STREAM)) {
+        if (device.Attach(id, {.in = std::move(pair->second), .out = {}, .in_is_out = true})) {
+          hosts[id] = std::move(pair->first);
+        }
+      }
+      break;
+    case 1:
+      (void)device.Detach(id);
+      break;
+    case 2:
+      (void)device.Resize(id, static_cast<uint16_t>(record.value), 25);
+      break;
+    case 3:
+      (void)device.AddPort(id, {.name = std::string(record.value % 130U, 'n'),
+                                .console = (record.value & 0x100U) != 0});
+      break;
+    case 4:
+      (void)device.RemovePort(id);
+      break;
+    case 5:
+      hosts[id].Reset();
+      break;
+    case 6:
+      if (hosts[id].valid()) {
+        (void)send(hosts[id].get(), kScrap.data(), record.value % kScrap.size(),
+                   MSG_DONTWAIT | MSG_NOSIGNAL);
+      }
+      break;
+    default:
+      (void)guest.rig().core().Pause();
+      WV_CHECK(guest.rig().core().Resume().has_value());
+      break;
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  static auto* guest = new ConsoleGuest();
+  const uint64_t mark = guest->rig().ram().Mark();
+  std::array<UniqueFd, kPorts> hosts;
+  guest->Start(size > 0 ? uint64_t{data[0]} & 7U : 0, 8);
+  for (size_t i = 0; size >= sizeof(Record) && i < 64;
+       data += sizeof(Record), size -= sizeof(Record), ++i) {
+    Record record{};
+    std::memcpy(&record, data, sizeof(record));
+    if (record.operation % 8 == 7) {
+      Owner(*guest, hosts, record);
+    } else if (record.operation % 8 == 6) {
+      guest->rig().core().WriteConfig(record.what % 16U,
+                                      std::as_bytes(std::span(&record.value, 1)));
+    } else {
+      Driver(*guest, record);
+    }
+    if (hosts[record.port % kPorts].valid()) {
+      std::array<char, 4096> scrap;
+      (void)recv(hosts[record.port % kPorts].get(), scrap.data(), scrap.size(), MSG_DONTWAIT);
+    }
+  }
+  for (uint32_t id = 0; id < kPorts; ++id) {
+    (void)guest->device().Detach(id);
+  }
+  guest->rig().core().WriteStatus(0);
+  guest->rig().ram().Release(mark);
+  return 0;
+}
