@@ -134,7 +134,7 @@ TEST(BalloonDeviceTest, ReportedPagesGoBackToTheHost) {
   guest.Offer(BalloonGuest::kReports, {{BalloonGuest::At(kPage + kMiBPages), 1 << 20},
                                        {BalloonGuest::At(kPage + 3 * kMiBPages), 1 << 20},
                                        {BalloonGuest::At(kPage), 1 << 20}});
-  EXPECT_LE(guest.HostPages(), before - 3 * kMiBPages);
+  EXPECT_LE(guest.HostPages(), before - uint64_t{3} * kMiBPages);
   EXPECT_EQ(guest.rig().counter("host_calls"), 2U);
   EXPECT_EQ(guest.rig().counter("reported_pages"), 3U * kMiBPages);
   EXPECT_FALSE(guest.Freed(kPage + 2 * kMiBPages));

@@ -17,7 +17,6 @@ namespace {
 using testing::BalloonGuest;
 using virtio::testing::GuestRam;
 using virtio::testing::kNext;
-using virtio::testing::kWrite;
 
 constexpr uint64_t kHalf = testing::DeviceRig::kRamSize / 2;
 // The first page of the second half of memory.

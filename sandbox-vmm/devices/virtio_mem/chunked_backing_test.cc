@@ -205,6 +205,36 @@ TEST_F(ChunkedBackingTest, MemoryThatTheHostDoesNotTakeBackIsUnpluggedAllTheSame
   EXPECT_EQ(backing_->free_failures(), 1U);
 }
 
+// The whole way: requests of a driver, blocks, chunks, published memory.
+TEST(MemDeviceOverChunksTest, PluggedBlocksAreOrdinaryMemoryAndUnpluggedOnesAreNotThere) {
+  // VIRTIO §5.15.6.2: plugged memory can be read and written, and nobody else changes it; §5.15.5.2:
+  // neither does a device reset.
+  auto slots = std::make_unique<FakeSlots>();
+  FakeSlots* published = slots.get();
+  MemOptions options = MemGuest::Options();
+  options.region.size = kChunks * kChunk;
+  options.backing = std::make_unique<ChunkedBacking>(
+      ChunkLayout{.region = options.region, .block_size = kMemBlock, .chunk_size = kMemBlock * 4},
+      std::move(slots));
+  MemGuest guest(std::move(options));
+  guest.rig().Start();
+  guest.Request(12);
+  const auto block = [](uint64_t index) { return mem::Gpa{kRegionStart + index * kMemBlock}; };
+  ASSERT_EQ(guest.Plug(0, 8), MemResponseType::kAck);
+  ASSERT_TRUE(published->memory->Write<uint64_t>(block(1), 0x1122334455667788U));
+  ASSERT_EQ(guest.Plug(8, 4), MemResponseType::kAck);
+  ASSERT_EQ(guest.Unplug(4, 4), MemResponseType::kAck);
+  EXPECT_EQ(guest.State(0, 12), MemBlockState::kMixed);
+  guest.rig().core().WriteStatus(0);
+  guest.rig().Start();
+  EXPECT_EQ(published->memory->Read<uint64_t>(block(1)).value(), 0x1122334455667788U);
+  EXPECT_EQ(published->memory->Read<uint64_t>(block(5)).error(), mem::MemFault::kOutOfRange);
+  EXPECT_EQ(published->memory->Write<uint64_t>(block(12), 1).error(), mem::MemFault::kOutOfRange);
+  ASSERT_EQ(guest.UnplugAll(), MemResponseType::kAck);
+  EXPECT_EQ(published->memory->Read<uint64_t>(block(1)).error(), mem::MemFault::kOutOfRange);
+  EXPECT_EQ(published->HostBytes(), 0U);
+}
+
 TEST_F(ChunkedBackingTest, RangeOutsideTheRegionAborts) {
   EXPECT_DEATH((void)backing_->Plug(Blocks(31, 2)), "CHECK failed");
 }
