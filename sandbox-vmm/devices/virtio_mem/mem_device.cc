@@ -96,18 +96,21 @@ Result<> MemDevice::Restore(const MemState& state) {
   }
   auto map = PlugMap::FromWords(map_.blocks(), state.plugged);
   const uint64_t usable_blocks = state.usable_size / block;
-  if (!map || map->NextPlugged(usable_blocks)) {
+  if (!map || map->NextPlugged(usable_blocks).has_value()) {
     return Fail(Code::kInvalidArgument, "its blocks are not those of the region");
   }
+  PlugMap restored = *std::move(map);
   Result<> result;
   worker_->Call([&] {
-    for (auto run = map->NextPlugged(0); run; run = map->NextPlugged(run->first + run->count)) {
+    std::optional<BlockRun> run = restored.NextPlugged(0);
+    while (run.has_value()) {
       if (auto plugged = options_.backing->Plug(RangeOf(*run)); !plugged) {
         result = tl::unexpected(std::move(plugged).error());
         return;
       }
+      run = restored.NextPlugged(run->first + run->count);
     }
-    map_ = *std::move(map);
+    map_ = std::move(restored);
     config_change_.Quietly([&] {
       config_.usable_size = state.usable_size;
       config_.requested_size = state.requested_size;

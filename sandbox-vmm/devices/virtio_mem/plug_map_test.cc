@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include "base/check.h"
+
 namespace wyvern::devices {
 namespace {
 
@@ -23,11 +25,11 @@ TEST(PlugMapTest, RunsAreAsLongAsTheyGo) {
   map.Set({.first = 3, .count = 2}, true);
   map.Set({.first = 63, .count = 67}, true);
   auto run = map.NextPlugged(0);
-  ASSERT_TRUE(run);
+  WV_CHECK(run.has_value());
   EXPECT_EQ(run->first, 3U);
   EXPECT_EQ(run->count, 2U);
   run = map.NextPlugged(5);
-  ASSERT_TRUE(run);
+  WV_CHECK(run.has_value());
   EXPECT_EQ(run->first, 63U);
   EXPECT_EQ(run->count, 67U);
   EXPECT_FALSE(map.NextPlugged(130));
@@ -38,7 +40,7 @@ TEST(PlugMapTest, WordsComeBackAndForeignOnesDoNot) {
   map.Set({.first = 0, .count = 3}, true);
   map.Set({.first = 69, .count = 1}, true);
   const auto copy = PlugMap::FromWords(70, map.words());
-  ASSERT_TRUE(copy);
+  WV_CHECK(copy.has_value());
   EXPECT_EQ(copy->plugged(), 4U);
   EXPECT_TRUE(copy->Plugged(69));
   EXPECT_FALSE(PlugMap::FromWords(69, map.words()));  // a block that it does not have
