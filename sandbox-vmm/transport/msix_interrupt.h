@@ -18,9 +18,6 @@ class PciTransport::MsixInterrupt final : public virtio::Interrupt {
     Reset();
   }
 
-  // Once, before a device can signal.
-  void set_core(TransportCore* core) { core_ = core; }
-
   void SignalQueue(uint16_t index) override {
     if (msix_.enabled()) {
       msix_.Signal(queue_vector(index));
@@ -30,11 +27,9 @@ class PciTransport::MsixInterrupt final : public virtio::Interrupt {
   }
 
   void SignalConfig() override {
-    core_->BumpConfigGeneration();
+    isr_.fetch_or(kIsrConfig, std::memory_order_acq_rel);  // with MSI-X too: §4.1.4.5.1
     if (msix_.enabled()) {
       msix_.Signal(config_vector());
-    } else {
-      isr_.fetch_or(kIsrConfig, std::memory_order_acq_rel);
     }
   }
 
@@ -76,7 +71,6 @@ class PciTransport::MsixInterrupt final : public virtio::Interrupt {
   uint16_t Valid(uint16_t vector) const { return vector < msix_.vectors() ? vector : kNoVector; }
 
   const pci::Msix& msix_;
-  TransportCore* core_ = nullptr;
   std::vector<std::atomic<uint16_t>> queue_vectors_;
   std::atomic<uint16_t> config_vector_{kNoVector};
   std::atomic<uint8_t> isr_{0};

@@ -35,6 +35,7 @@ constexpr std::array kFields = {
     Field{CommonField::kDriverHigh, 4},
     Field{CommonField::kDeviceLow, 4},
     Field{CommonField::kDeviceHigh, 4},
+    Field{CommonField::kQueueReset, 2},
 };
 
 // VIRTIO §4.1.3.1: each field is accessed in its own size, 64-bit fields as two halves. Other
@@ -65,6 +66,8 @@ void PciTransport::ReadCommon(uint64_t offset, std::span<std::byte> out) {
   if (IsField(offset, out.size())) {
     const Le32 value = ReadCommonField(static_cast<uint8_t>(offset));
     std::memcpy(out.data(), &value, out.size());
+  } else {
+    Ignore();
   }
 }
 
@@ -78,6 +81,8 @@ void PciTransport::WriteCommon(uint64_t offset, std::span<const std::byte> in) {
     Le32 value = 0;
     std::memcpy(&value, in.data(), in.size());
     WriteCommonField(static_cast<uint8_t>(offset), value);
+  } else {
+    Ignore();
   }
 }
 
@@ -126,6 +131,8 @@ uint32_t PciTransport::ReadCommonField(uint8_t field) {
       return low(core_->queue(queue).config.device_area);
     case CommonField::kDeviceHigh:
       return high(core_->queue(queue).config.device_area);
+    case CommonField::kQueueReset:
+      return core_->queue_resetting(queue) ? 1 : 0;
   }
   return 0;
 }
@@ -167,11 +174,20 @@ void PciTransport::WriteQueueField(uint8_t field, uint16_t queue, uint32_t value
       return;
     case CommonField::kQueueEnable:
       // Only 1 means something (VIRTIO §4.1.4.3.2).
-      if (value == 1) {
-        core_->EnableQueue(queue);
-        if (core_->queue(queue).enabled) {
-          EnableDoorbell(queue);
-        }
+      if (value != 1) {
+        Ignore();
+        return;
+      }
+      core_->EnableQueue(queue);
+      if (core_->queue(queue).enabled) {
+        EnableDoorbell(queue);
+      }
+      return;
+    case CommonField::kQueueReset:
+      if (value != 1) {
+        Ignore();
+      } else if (core_->ResetQueue(queue)) {
+        interrupt_->SetQueueVector(queue, kNoVector);  // as after any reset: §4.1.5.1.2.1
       }
       return;
     case CommonField::kDescriptorLow:
@@ -190,7 +206,8 @@ void PciTransport::WriteQueueField(uint8_t field, uint16_t queue, uint32_t value
                                field == static_cast<uint8_t>(CommonField::kDeviceHigh), value);
       return;
     default:
-      return;  // read-only
+      Ignore();  // read-only
+      return;
   }
 }
 

@@ -1,6 +1,8 @@
 #include "transport/pci_transport.h"
 
 #include <algorithm>
+#include <bit>
+#include <bitset>
 
 #include "base/check.h"
 #include "base/log.h"
@@ -37,6 +39,22 @@ bool InArea(uint64_t offset, size_t length, uint64_t start, uint64_t size) {
   return offset >= start && length <= size && offset - start <= size - length;
 }
 
+constexpr uint64_t kPage = 4096;
+constexpr uint64_t kHugePage = uint64_t{2} << 20U;
+constexpr uint64_t kMaxRegion = uint64_t{1} << 40U;
+
+bool RegionsAreSound(const std::vector<virtio::SharedMemoryRegion>& regions) {
+  std::bitset<256> ids;
+  for (const virtio::SharedMemoryRegion& region : regions) {
+    if (ids.test(region.id) || region.length == 0 || region.length % kPage != 0 ||
+        region.length > kMaxRegion) {
+      return false;
+    }
+    ids.set(region.id);
+  }
+  return true;
+}
+
 }  // namespace
 
 Result<std::shared_ptr<PciTransport>> PciTransport::Create(
@@ -44,8 +62,12 @@ Result<std::shared_ptr<PciTransport>> PciTransport::Create(
     irq::MsiRouter& router, irq::DoorbellRegistry& doorbells) {
   const virtio::DeviceTraits& traits = device->traits();
   const size_t queues = traits.queue_sizes.size();
-  if (queues > kMaxQueues || traits.config_length > kRegionLength) {
+  if (queues > kMaxQueues || traits.config_length > kRegionLength ||
+      traits.shared_memory.size() > kMaxSharedMemory) {
     return Fail(Code::kInvalidArgument, "virtio device is too large for its PCI transport");
+  }
+  if (!RegionsAreSound(traits.shared_memory)) {
+    return Fail(Code::kInvalidArgument, "shared-memory regions have ids of their own and pages");
   }
   std::vector<EventFd> kicks;
   for (size_t i = 0; i < queues; ++i) {
@@ -58,10 +80,10 @@ Result<std::shared_ptr<PciTransport>> PciTransport::Create(
   transport->interrupt_ = std::make_shared<MsixInterrupt>(*msix, queues);
   transport->AddMsix(std::move(msix), 0, kMsixTableOffset, kMsixPbaOffset);
   PciTransport* self = transport.get();
-  transport->core_ =
-      std::make_unique<TransportCore>(std::move(device), std::move(memory), transport->interrupt_,
-                                      [self](uint16_t queue) { return self->kicks_[queue].fd(); });
-  transport->interrupt_->set_core(transport->core_.get());
+  transport->core_ = std::make_unique<TransportCore>(
+      std::move(device), std::move(memory), transport->interrupt_,
+      [self](uint16_t queue) { return self->kicks_[queue].fd(); },
+      virtio::kRingReset | virtio::kNotificationData);
   transport->core_->set_reset_callback([self] { self->ResetRegisters(); });
   return transport;
 }
@@ -121,35 +143,75 @@ void PciTransport::AddStructures(const virtio::DeviceTraits& traits) {
   std::fill(writable.begin() + 6, writable.end(), std::byte{0xff});
   pci_access_ =
       set_up().AddCapability(kCapabilityVendor, std::as_bytes(std::span(&access, 1)), writable);
+  AddSharedMemory(traits.shared_memory);
 }
 
-void PciTransport::ReadBar(unsigned /*bar*/, uint64_t offset, std::span<std::byte> out) {
+// VIRTIO §4.1.4.7. Regions of huge pages begin at one, so that the host can map them so.
+void PciTransport::AddSharedMemory(const std::vector<virtio::SharedMemoryRegion>& regions) {
+  if (regions.empty()) {
+    return;
+  }
+  uint64_t end = 0;
+  for (const virtio::SharedMemoryRegion& region : regions) {
+    const uint64_t alignment = region.length >= kHugePage ? kHugePage : kPage;
+    const uint64_t offset = (end + alignment - 1) / alignment * alignment;
+    end = offset + region.length;
+    shared_memory_.emplace_back(region.id, offset);
+    VirtioPciCapability64 body;
+    body.low.length = sizeof(body) + 2;
+    body.low.type = static_cast<uint8_t>(CapabilityType::kSharedMemory);
+    body.low.bar = kSharedMemoryBar;
+    body.low.id = region.id;
+    body.low.offset = static_cast<uint32_t>(offset);
+    body.low.size = static_cast<uint32_t>(region.length);
+    body.offset_high = static_cast<uint32_t>(offset >> 32U);
+    body.size_high = static_cast<uint32_t>(region.length >> 32U);
+    set_up().AddCapability(kCapabilityVendor, std::as_bytes(std::span(&body, 1)));
+  }
+  set_up().AddMemoryBar(kSharedMemoryBar, std::bit_ceil(end));
+}
+
+void PciTransport::ReadBar(unsigned bar, uint64_t offset, std::span<std::byte> out) {
   std::ranges::fill(out, std::byte{0});
+  if (bar != 0) {
+    Ignore();  // shared memory where nothing is mapped
+    return;
+  }
   if (InArea(offset, out.size(), kCommonOffset, kCommonLength)) {
     ReadCommon(offset - kCommonOffset, out);
-  } else if (offset == kIsrOffset) {
+  } else if (offset == kIsrOffset && out.size() == 1) {
     out[0] = std::byte{interrupt_->TakeIsr()};
   } else if (InArea(offset, out.size(), kDeviceOffset, kRegionLength)) {
     core_->ReadConfig(static_cast<uint32_t>(offset - kDeviceOffset), out);
+  } else {
+    Ignore();
   }
 }
 
-void PciTransport::WriteBar(unsigned /*bar*/, uint64_t offset, std::span<const std::byte> in) {
+void PciTransport::WriteBar(unsigned bar, uint64_t offset, std::span<const std::byte> in) {
+  if (bar != 0) {
+    Ignore();
+    return;
+  }
   if (InArea(offset, in.size(), kCommonOffset, kCommonLength)) {
     WriteCommon(offset - kCommonOffset, in);
   } else if (InArea(offset, in.size(), kDeviceOffset, kRegionLength)) {
     core_->WriteConfig(static_cast<uint32_t>(offset - kDeviceOffset), in);
   } else if (InArea(offset, in.size(), kNotifyOffset, kRegionLength)) {
     Ring(offset - kNotifyOffset);
+  } else {
+    Ignore();
   }
 }
 
 // A notification that the kernel did not take: no doorbell was to be had, or it came by the PCI
-// access capability.
+// access capability. Of any width, as a doorbell's.
 void PciTransport::Ring(uint64_t notify_offset) {
   const uint64_t queue = notify_offset / kNotifyMultiplier;
   if (notify_offset % kNotifyMultiplier == 0 && queue < kicks_.size()) {
     kicks_[queue].Signal();
+  } else {
+    Ignore();
   }
 }
 
@@ -181,7 +243,15 @@ void PciTransport::EnableDoorbell(uint16_t queue) {
   }
 }
 
-void PciTransport::OnBarMapped(unsigned /*bar*/, std::optional<uint64_t> address) {
+void PciTransport::OnBarMapped(unsigned bar, std::optional<uint64_t> address) {
+  if (bar == kSharedMemoryBar) {
+    for (const auto& [id, offset] : shared_memory_) {
+      if (on_moved_) {
+        on_moved_(id, address ? std::optional(mem::Gpa{*address + offset}) : std::nullopt);
+      }
+    }
+    return;
+  }
   const std::lock_guard lock(bell_mu_);
   for (size_t i = 0; i < bells_.size(); ++i) {
     if (bells_[i].assigned) {

@@ -1,18 +1,28 @@
 // A guest that writes anywhere in a virtio-pci function: configuration space, common configuration,
-// MSI-X, notifications.
+// MSI-X, notifications, shared memory. The device changes its configuration and breaks beside it.
 // Input:   records of 12 B: operation, size exponent, 2 B offset, 8 B value.
 #include "transport/pci_transport.h"
 #include "transport/testing/pci_guest.h"
-#include "virtio/testing/fake_device.h"
+#include "transport/testing/shaped_device.h"
 #include "virtio/testing/guest_ram.h"
+
+namespace {
+
+std::unique_ptr<wyvern::transport::testing::ShapedDevice> MakeDevice() {
+  auto traits = wyvern::transport::testing::ShapedDevice::Traits();
+  traits.queue_sizes = {64, 128};
+  traits.shared_memory = {{.id = 0, .length = 4096}, {.id = 1, .length = uint64_t{1} << 32U}};
+  return std::make_unique<wyvern::transport::testing::ShapedDevice>(std::move(traits));
+}
+
+}  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using wyvern::transport::PciTransport;
-  using wyvern::virtio::testing::FakeDevice;
   static wyvern::virtio::testing::GuestRam ram(uint64_t{1} << 20U);
   wyvern::transport::testing::PciGuest guest;
-  auto device = std::make_unique<FakeDevice>(std::vector<uint16_t>{64, 128});
-  FakeDevice* raw = device.get();
+  auto device = MakeDevice();
+  auto* raw = device.get();
   auto made = PciTransport::Create(std::move(device), ram.memory(), guest.router, guest.doorbells);
   WV_CHECK(made.has_value());
   guest.Plug(*made);
@@ -38,19 +48,18 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         guest.bus.ecam()->Read(config, bytes);
         break;
       case 4:  // the common configuration, densely
-        guest.mmio.Write(guest.bar + offset % 56U, bytes);
+        guest.mmio.Write(guest.bar + offset % wyvern::transport::kCommonLength, bytes);
         break;
       case 5:
-        for (auto& [index, running] : raw->running) {
-          auto chain = running.queue->Pop();
-          if (chain && *chain) {
-            running.queue->Push(std::move(**chain), 0);
-            running.resources.interrupt->SignalQueue(index);
-          }
-        }
+        raw->Serve();
         break;
       case 6:
-        raw->Break();
+        if ((data[0] & 8U) != 0) {
+          guest.ResetQueue(offset);
+        } else {
+          raw->Break();
+        }
+        raw->config[offset % raw->config.size()] = value[0];
         break;
       default:
         (void)(*made)->core().Pause();

@@ -2,7 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+#include <map>
+#include <vector>
+
 #include "transport/testing/pci_guest.h"
+#include "transport/testing/shaped_device.h"
 #include "virtio/testing/fake_device.h"
 #include "virtio/testing/fake_driver.h"
 
@@ -10,6 +15,7 @@ namespace wyvern::transport {
 namespace {
 
 using testing::PciGuest;
+using testing::ShapedDevice;
 using virtio::testing::FakeDevice;
 using virtio::testing::FakeDriver;
 using virtio::testing::GuestRam;
@@ -54,7 +60,8 @@ TEST_F(PciTransportTest, GuestFindsAModernDeviceWithItsStructures) {
 }
 
 TEST_F(PciTransportTest, NegotiationStartsTheDevice) {
-  EXPECT_EQ(guest_.OfferedFeatures(), virtio::kVersion1 | virtio::kRingFeatures | 1);
+  EXPECT_EQ(guest_.OfferedFeatures(), device_->traits().features | virtio::kVersion1 |
+                                          virtio::kRingReset | virtio::kNotificationData);
   EXPECT_EQ(guest_.Get<Le16>(CommonField::kQueueCount), 2U);
   StartQueue0();
   EXPECT_EQ(device_->calls, (std::vector<std::string>{"reset", "start 0"}));
@@ -119,9 +126,141 @@ TEST_F(PciTransportTest, WithoutMsixTheIsrTellsAndClearsOnRead) {
 
 TEST_F(PciTransportTest, ConfigChangeRaisesTheGeneration) {
   StartQueue0();
+  EXPECT_EQ(guest_.Read<uint8_t>(kDeviceOffset), 0);
   const uint8_t before = guest_.Get<uint8_t>(CommonField::kGeneration);
+  device_->config[0] = std::byte{1};
   device_->running[0].resources.interrupt->SignalConfig();
+  EXPECT_EQ(guest_.Read<uint8_t>(kDeviceOffset), 1);
   EXPECT_NE(guest_.Get<uint8_t>(CommonField::kGeneration), before);
+}
+
+TEST_F(PciTransportTest, ConfigChangeIsInTheIsrWithMsixToo) {
+  // VIRTIO §4.1.4.5.1
+  guest_.EnableMsix(3);
+  StartQueue0();
+  guest_.Set(CommonField::kConfigVector, Le16(uint16_t{0}));
+  device_->running[0].resources.interrupt->SignalConfig();
+  uint64_t count = 0;
+  EXPECT_EQ(read(guest_.VectorEvent(0), &count, 8), 8);
+  EXPECT_EQ(guest_.Read<uint8_t>(kIsrOffset), 2);
+  EXPECT_EQ(guest_.Read<uint8_t>(kIsrOffset), 0);
+}
+
+TEST_F(PciTransportTest, NotificationDataIsTakenByTheDoorbellAndByAnExit) {
+  // VIRTIO §4.1.4.4.1: room for 32 bits per queue
+  const auto notify = guest_.capabilities[2];
+  EXPECT_EQ(guest_.ConfigRead<Le32>(static_cast<uint16_t>(notify + 12)), 8U);
+  EXPECT_EQ(guest_.ConfigRead<Le32>(static_cast<uint16_t>(notify + 8)) % 4, 0U);
+  EXPECT_EQ(guest_.ConfigRead<Le32>(static_cast<uint16_t>(notify + 16)) % 4, 0U);
+  ASSERT_TRUE(guest_.Negotiate(virtio::kVersion1 | virtio::kNotificationData));
+  guest_.SetUpQueue(0, driver_.config(), 1);
+  guest_.DriverOk();
+  const int kick = device_->running[0].resources.kick.get();
+  uint64_t count = 0;
+  EXPECT_TRUE(guest_.Ring(0, Le32(0x80150000U)));
+  EXPECT_EQ(read(kick, &count, 8), 8);
+  guest_.Write(kNotifyOffset, Le32(0x80150000U));
+  EXPECT_EQ(read(kick, &count, 8), 8);
+}
+
+class PciSharedMemoryTest : public ::testing::Test {
+ protected:
+  static Result<std::shared_ptr<PciTransport>> Make(
+      PciGuest& guest, const GuestRam& ram, std::vector<virtio::SharedMemoryRegion> regions) {
+    virtio::DeviceTraits traits = ShapedDevice::Traits();
+    traits.shared_memory = std::move(regions);
+    return PciTransport::Create(std::make_unique<ShapedDevice>(std::move(traits)), ram.memory(),
+                                guest.router, guest.doorbells);
+  }
+
+  GuestRam ram_;
+  PciGuest guest_;
+};
+
+constexpr uint64_t kGiB = uint64_t{1} << 30U;
+
+TEST_F(PciSharedMemoryTest, EachRegionHasACapabilityOf64Bits) {
+  // VIRTIO §4.1.4.7, struct virtio_pci_cap64
+  auto made =
+      Make(guest_, ram_, {{.id = 0, .length = 5 * kGiB + 4096}, {.id = 5, .length = 6 * kGiB}});
+  ASSERT_TRUE(made);
+  guest_.Plug(*made);
+  std::vector<std::array<uint64_t, 4>> found;  // id, bar, offset, length
+  for (uint16_t at = guest_.ConfigRead<uint8_t>(0x34); at != 0;
+       at = guest_.ConfigRead<uint8_t>(static_cast<uint16_t>(at + 1))) {
+    const auto field = [&](uint16_t offset) {
+      return uint64_t{guest_.ConfigRead<Le32>(static_cast<uint16_t>(at + offset)).value()};
+    };
+    if (guest_.ConfigRead<uint8_t>(at) == kCapabilityVendor && (field(0) >> 24U) == 8) {
+      EXPECT_EQ((field(0) >> 16U) & 0xffU, 24U);
+      found.push_back({(field(4) >> 8U) & 0xffU, field(4) & 0xffU, field(8) | field(16) << 32U,
+                       field(12) | field(20) << 32U});
+    }
+  }
+  // Huge pages from a huge page on.
+  const uint64_t second = 5 * kGiB + (2U << 20U);
+  EXPECT_EQ(found, (std::vector<std::array<uint64_t, 4>>{{0, kSharedMemoryBar, 0, 5 * kGiB + 4096},
+                                                         {5, kSharedMemoryBar, second, 6 * kGiB}}));
+  EXPECT_EQ((*made)->bars().at(1).index, unsigned{kSharedMemoryBar});
+  EXPECT_EQ((*made)->bars().at(1).size, 16 * kGiB);
+}
+
+TEST_F(PciSharedMemoryTest, MachineLearnsWhereARegionIsAndWhenItMoves) {
+  auto made = Make(guest_, ram_, {{.id = 3, .length = 1 << 20}, {.id = 4, .length = 4096}});
+  ASSERT_TRUE(made);
+  std::map<uint8_t, std::optional<mem::Gpa>> places;
+  int moves = 0;
+  (*made)->set_shared_memory_callback([&](uint8_t id, std::optional<mem::Gpa> address) {
+    places[id] = address;
+    ++moves;
+  });
+  guest_.Plug(*made);
+  const uint64_t base = (*made)->mapped(kSharedMemoryBar).value_or(0);
+  EXPECT_NE(base, 0U);
+  EXPECT_EQ(places[3], mem::Gpa{base});
+  EXPECT_EQ(places[4], mem::Gpa{base + (1 << 20)});
+  EXPECT_EQ(moves, 2);
+  guest_.ConfigWrite(0x18, Le32(static_cast<uint32_t>(PciGuest::kWindow + 0x800000)));
+  EXPECT_EQ(places[3], mem::Gpa{PciGuest::kWindow + 0x800000});
+  // Out of every window: nowhere.
+  guest_.ConfigWrite(0x1c, Le32(0U));
+  EXPECT_FALSE(places[3]);
+  EXPECT_FALSE(places[4]);
+  (*made)->set_shared_memory_callback({});
+}
+
+TEST_F(PciSharedMemoryTest, WhereNothingIsMappedTheGuestReadsZeros) {
+  auto made = Make(guest_, ram_, {{.id = 0, .length = 4096}});
+  ASSERT_TRUE(made);
+  guest_.Plug(*made);
+  const uint64_t base = (*made)->mapped(kSharedMemoryBar).value_or(0);
+  uint64_t value = ~uint64_t{0};
+  const auto bytes = std::as_writable_bytes(std::span(&value, 1));
+  // As the registers of BAR 0 they would start the device.
+  for (uint64_t offset = 0; offset < 64; offset += 8) {
+    EXPECT_TRUE(guest_.mmio.Write(base + offset, bytes));
+  }
+  EXPECT_TRUE(guest_.mmio.Read(base, bytes));
+  EXPECT_EQ(value, 0U);
+  EXPECT_EQ(guest_.status(), 0);
+  EXPECT_EQ((*made)->ignored_accesses(), 9U);
+}
+
+TEST_F(PciSharedMemoryTest, RegionsThatAreNoneAreAnError) {
+  using Regions = std::vector<virtio::SharedMemoryRegion>;
+  for (const Regions& regions :
+       {Regions{{.id = 0, .length = 0}}, Regions{{.id = 0, .length = 4097}},
+        Regions{{.id = 0, .length = uint64_t{1} << 63U}},
+        Regions{{.id = 1, .length = 4096}, {.id = 1, .length = 4096}},
+        Regions{{.id = 0, .length = 4096},
+                {.id = 1, .length = 4096},
+                {.id = 2, .length = 4096},
+                {.id = 3, .length = 4096}}}) {
+    EXPECT_EQ(Make(guest_, ram_, regions).error().code(), Code::kInvalidArgument);
+  }
+  EXPECT_TRUE(
+      Make(guest_, ram_,
+           {{.id = 0, .length = 4096}, {.id = 1, .length = 4096}, {.id = 255, .length = 4096}}));
 }
 
 TEST_F(PciTransportTest, Crosvm002cd87a0_VectorThatDoesNotExistReadsBackAsNoVector) {

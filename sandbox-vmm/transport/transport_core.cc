@@ -1,6 +1,7 @@
 #include "transport/transport_core.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "base/check.h"
 #include "base/log.h"
@@ -20,30 +21,28 @@ using virtio::kStatusNeedsReset;
 constexpr uint8_t kDriverBits =
     kStatusAcknowledge | kStatusDriver | kStatusFeaturesOk | kStatusDriverOk | kStatusFailed;
 
-mem::Gpa WithHalf(mem::Gpa address, bool high, uint32_t value) {
-  const uint64_t raw = mem::Raw(address);
-  return mem::Gpa{high ? (raw & 0xffffffff) | uint64_t{value} << 32U
-                       : (raw & ~uint64_t{0xffffffff}) | value};
-}
-
 }  // namespace
 
 TransportCore::TransportCore(std::unique_ptr<virtio::VirtioDevice> device,
                              std::shared_ptr<const mem::GuestMemory> memory,
-                             std::shared_ptr<virtio::Interrupt> interrupt, KickSource kick)
+                             std::shared_ptr<virtio::Interrupt> interrupt, KickSource kick,
+                             uint64_t transport_features)
     : device_(std::move(device)),
       interrupt_(std::move(interrupt)),
       kick_(std::move(kick)),
+      transport_features_(transport_features),
       memory_(std::move(memory)),
-      queues_(device_->traits().queue_sizes.size()) {
+      queues_(device_->traits().queue_sizes.size()),
+      resetting_(queues_.size()) {
   for (size_t i = 0; i < queues_.size(); ++i) {
     WV_CHECK(wv_ring_size_valid(traits().queue_sizes[i]));
-    queues_[i].registers.config.size = traits().queue_sizes[i];
+    queues_[i] = DefaultSlot(i);
   }
   device_->set_fault_callback([this] { MarkNeedsReset(); });
 }
 
 TransportCore::~TransportCore() {
+  on_reset_ = nullptr;  // whoever set it may be gone
   {
     const std::lock_guard lock(mu_);
     ResetLocked();
@@ -53,37 +52,37 @@ TransportCore::~TransportCore() {
 }
 
 uint64_t TransportCore::device_features() const {
-  return traits().features | virtio::kVersion1;
+  return traits().features | virtio::kVersion1 | transport_features_;
 }
 
 void TransportCore::WriteStatus(uint8_t value) {
+  const std::lock_guard lock(mu_);
   if (value == 0) {
-    {
-      const std::lock_guard lock(mu_);
-      ResetLocked();
-    }
-    if (on_reset_) {
-      on_reset_();
-    }
+    ResetLocked();
     return;
   }
-  const std::lock_guard lock(mu_);
   // DEVICE_NEEDS_RESET is ours: drivers write back what they read.
   AddStatusLocked(value & kDriverBits);
 }
 
 void TransportCore::ResetLocked() {
   for (size_t i = 0; i < queues_.size(); ++i) {
-    QueueSlot& slot = queues_[i];
-    if (slot.running) {
-      device_->StopQueue(static_cast<uint16_t>(i));
-    }
-    slot = QueueSlot{};
-    slot.registers.config.size = traits().queue_sizes[i];
+    StopLocked(static_cast<uint16_t>(i));
+    queues_[i] = DefaultSlot(i);
   }
   device_->Reset();
   driver_features_ = 0;
+  if (on_reset_) {
+    on_reset_();
+  }
+  // Last: a driver that reads 0 may begin anew at once, with another vCPU (VIRTIO §2.4.1).
   status_.store(0, std::memory_order_release);
+}
+
+TransportCore::QueueSlot TransportCore::DefaultSlot(size_t index) const {
+  QueueSlot slot;
+  slot.registers.config.size = traits().queue_sizes[index];
+  return slot;
 }
 
 void TransportCore::AddStatusLocked(uint8_t value) {
@@ -126,16 +125,20 @@ bool TransportCore::FeaturesAcceptable() const {
 
 void TransportCore::StartEnabledLocked() {
   for (size_t i = 0; i < queues_.size(); ++i) {
-    if (!queues_[i].registers.enabled) {
-      continue;
-    }
-    if (auto started = StartLocked(static_cast<uint16_t>(i), std::nullopt); !started) {
-      WV_WARN_LIMITED("{}: queue {} does not start: {}", traits().name, i,
-                      started.error().message());
-      MarkNeedsReset();
+    if (queues_[i].registers.enabled && !StartOrBreakLocked(static_cast<uint16_t>(i))) {
       return;
     }
   }
+}
+
+bool TransportCore::StartOrBreakLocked(uint16_t index) {
+  if (auto started = StartLocked(index, std::nullopt); !started) {
+    WV_WARN_LIMITED("{}: queue {} does not start: {}", traits().name, index,
+                    started.error().message());
+    MarkNeedsReset();
+    return false;
+  }
+  return true;
 }
 
 Result<> TransportCore::StartLocked(uint16_t index, std::optional<virtio::QueueState> resume) {
@@ -144,10 +147,21 @@ Result<> TransportCore::StartLocked(uint16_t index, std::optional<virtio::QueueS
                                    .config = slot.registers.config,
                                    .kick = kick_(index),
                                    .interrupt = interrupt_};
-  WV_TRY_VOID(device_->StartQueue(index, std::move(resources), driver_features_, resume));
+  // The transport's own bits are none of the device's business; a vhost-user back-end would refuse
+  // bits that it has not offered.
+  const uint64_t features = driver_features_ & (traits().features | virtio::kVersion1);
+  WV_TRY_VOID(device_->StartQueue(index, std::move(resources), features, resume));
   slot.running = true;
   slot.paused.reset();
   return {};
+}
+
+std::optional<virtio::QueueState> TransportCore::StopLocked(uint16_t index) {
+  if (!queues_[index].running) {
+    return std::nullopt;
+  }
+  queues_[index].running = false;
+  return device_->StopQueue(index);
 }
 
 void TransportCore::MarkNeedsReset() {
@@ -196,57 +210,21 @@ void TransportCore::WriteDriverFeatures(uint32_t select, uint32_t value) {
                                                                                  << shift;
 }
 
-QueueRegisters TransportCore::queue(uint16_t index) const {
-  const std::lock_guard lock(mu_);
-  return index < queues_.size() ? queues_[index].registers : QueueRegisters{};
-}
-
-TransportCore::QueueSlot* TransportCore::ConfigurableLocked(uint16_t index) {
-  const uint8_t status = status_.load(std::memory_order_relaxed);
-  if (index >= queues_.size() || queues_[index].registers.enabled || queues_[index].running ||
-      (status & kStatusFeaturesOk) == 0 || (status & (kStatusDriverOk | kStatusFailed)) != 0) {
-    Refuse();
-    return nullptr;
-  }
-  return &queues_[index];
-}
-
-void TransportCore::WriteQueueSize(uint16_t index, uint16_t size) {
-  const std::lock_guard lock(mu_);
-  QueueSlot* slot = ConfigurableLocked(index);
-  if (slot == nullptr) {
-    return;
-  }
-  if (!wv_ring_size_valid(size) || size > traits().queue_sizes[index]) {
-    Refuse();
-    return;
-  }
-  slot->registers.config.size = size;
-}
-
-void TransportCore::WriteQueueAddress(uint16_t index, Area area, bool high, uint32_t value) {
-  const std::lock_guard lock(mu_);
-  QueueSlot* slot = ConfigurableLocked(index);
-  if (slot == nullptr) {
-    return;
-  }
-  virtio::QueueConfig& config = slot->registers.config;
-  mem::Gpa& address = area == Area::kDescriptor ? config.descriptor_area
-                      : area == Area::kDriver   ? config.driver_area
-                                                : config.device_area;
-  address = WithHalf(address, high, value);
-}
-
-void TransportCore::EnableQueue(uint16_t index) {
-  const std::lock_guard lock(mu_);
-  if (QueueSlot* slot = ConfigurableLocked(index); slot != nullptr) {
-    slot->registers.enabled = true;
-  }
-}
-
 void TransportCore::ReadConfig(uint32_t offset, std::span<std::byte> out) {
   const std::lock_guard lock(mu_);
-  device_->ReadConfig(offset, out);
+  config_now_.resize(traits().config_length);
+  if (!config_now_.empty()) {
+    device_->ReadConfig(0, config_now_);
+  }
+  if (!config_seen_.empty() && config_now_ != config_seen_) {
+    generation_.fetch_add(1, std::memory_order_acq_rel);
+  }
+  config_now_.swap(config_seen_);
+  std::ranges::fill(out, std::byte{0});
+  if (offset < config_seen_.size()) {
+    const size_t bytes = std::min(out.size(), config_seen_.size() - offset);
+    std::memcpy(out.data(), config_seen_.data() + offset, bytes);
+  }
 }
 
 void TransportCore::WriteConfig(uint32_t offset, std::span<const std::byte> in) {
@@ -271,7 +249,7 @@ Result<> TransportCore::ConfigureQueue(uint16_t index, const virtio::QueueConfig
   if (index >= queues_.size()) {
     return Fail(Code::kInvalidArgument, "no such queue");
   }
-  if (!wv_ring_size_valid(config.size) || config.size > traits().queue_sizes[index]) {
+  if (!SizeValidLocked(index, config.size)) {
     return Fail(Code::kInvalidArgument, "bad queue size");
   }
   if (queues_[index].running) {
@@ -294,11 +272,7 @@ Result<> TransportCore::StartQueue(uint16_t index, std::optional<virtio::QueueSt
 
 std::optional<virtio::QueueState> TransportCore::StopQueue(uint16_t index) {
   const std::lock_guard lock(mu_);
-  if (index >= queues_.size() || !queues_[index].running) {
-    return std::nullopt;
-  }
-  queues_[index].running = false;
-  return device_->StopQueue(index);
+  return index < queues_.size() ? StopLocked(index) : std::nullopt;
 }
 
 bool TransportCore::running(uint16_t index) const {
@@ -319,8 +293,7 @@ TransportState TransportCore::Pause() {
   for (size_t i = 0; i < queues_.size(); ++i) {
     QueueSlot& slot = queues_[i];
     if (slot.running) {
-      slot.paused = device_->StopQueue(static_cast<uint16_t>(i));
-      slot.running = false;
+      slot.paused = StopLocked(static_cast<uint16_t>(i));
     }
     state.queues.push_back(slot.registers);
     state.rings.push_back(slot.paused);

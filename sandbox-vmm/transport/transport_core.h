@@ -4,8 +4,9 @@
 // State:   status bits are only ever added by the driver, in the order ACKNOWLEDGE, DRIVER,
 //          FEATURES_OK, DRIVER_OK; writing 0 resets.
 //          Queues are configured between FEATURES_OK and DRIVER_OK; a queue's size and addresses
-//          are frozen once it is enabled and until
-//          reset (CVE-2026-5747). DRIVER_OK starts the enabled queues.
+//          are frozen once it is enabled and until a reset of the device or, where RING_RESET is
+//          negotiated, of the queue (CVE-2026-5747). DRIVER_OK starts the enabled queues; one that
+//          is enabled again after its own reset starts at once.
 //          vhost-user has no such bits by default: VhostUserBackend uses SetFeatures,
 //          ConfigureQueue, StartQueue and StopQueue.
 // Errors:  what the driver may not do is ignored and counted; a queue that cannot start or that
@@ -33,11 +34,13 @@ namespace wyvern::transport {
 struct QueueRegisters {
   virtio::QueueConfig config;
   bool enabled = false;
+  // By VIRTIO_F_RING_RESET, and not enabled since: the driver sets it up again, also after DRIVER_OK.
+  bool reset = false;
 };
 
 // What survives a stop of the whole device; versioned for snapshots.
 struct TransportState {
-  static constexpr uint32_t kVersion = 1;
+  static constexpr uint32_t kVersion = 2;
   uint32_t version = kVersion;
   uint8_t status = 0;
   uint64_t driver_features = 0;
@@ -52,10 +55,13 @@ class TransportCore {
   // stays open until the queue has stopped.
   using KickSource = std::function<FdRef(uint16_t index)>;
 
-  // `interrupt` is handed to the device with each queue.
+  // `interrupt` is handed to the device with each queue. `transport_features`: bits that the
+  // transport offers besides the device's, and that the device does not get to see (RING_RESET,
+  // NOTIFICATION_DATA).
   TransportCore(std::unique_ptr<virtio::VirtioDevice> device,
                 std::shared_ptr<const mem::GuestMemory> memory,
-                std::shared_ptr<virtio::Interrupt> interrupt, KickSource kick);
+                std::shared_ptr<virtio::Interrupt> interrupt, KickSource kick,
+                uint64_t transport_features = 0);
   // Stops every queue, then destroys the device.
   ~TransportCore();
   TransportCore(const TransportCore&) = delete;
@@ -65,13 +71,14 @@ class TransportCore {
 
   virtio::VirtioDevice& device() { return *device_; }
 
-  // VERSION_1 and what the device offers.
+  // VERSION_1, what the device offers and what the transport does.
   uint64_t device_features() const;
 
   // --- The driver's part: registers of PCI and MMIO. ---
   uint8_t status() const { return status_.load(std::memory_order_acquire); }
 
-  // 0 resets: every queue is stopped when this returns.
+  // 0 resets: every queue is stopped when this returns. It always succeeds, whatever state the
+  // device is in (FC #5818).
   void WriteStatus(uint8_t value);
   // 32 bits at a time (select 0 or 1; others are zero).
   uint32_t ReadDeviceFeatures(uint32_t select) const;
@@ -83,19 +90,39 @@ class TransportCore {
   // A queue that does not exist reads as size 0 and ignores writes: `index` comes from
   // queue_select.
   QueueRegisters queue(uint16_t index) const;
+
+  // What the device can do; 0 for a queue that does not exist.
+  uint16_t max_queue_size(uint16_t index) const {
+    return index < queue_count() ? traits().queue_sizes[index] : uint16_t{0};
+  }
+
+  // At most the device's maximum: a power of two, or any size but 0 where RING_PACKED is negotiated
+  // (VIRTIO §2.7, §2.8).
   void WriteQueueSize(uint16_t index, uint16_t size);
   enum class Area : uint8_t { kDescriptor, kDriver, kDevice };
   // Low or high 32 bits of an address.
   void WriteQueueAddress(uint16_t index, Area area, bool high, uint32_t value);
   void EnableQueue(uint16_t index);
+  // MMIO's QueueReady = 0 (VIRTIO §4.2.2): the queue is stopped when this returns. After DRIVER_OK
+  // only a reset of it, or of the device, makes it the driver's to set up again.
+  void DisableQueue(uint16_t index);
+  // VIRTIO §2.6.1, where RING_RESET is negotiated: stops the queue, after which its registers are as
+  // after a reset of the device, and writable. The other queues go on. True if it was carried out.
+  bool ResetQueue(uint16_t index);
 
+  // What queue_reset shows: ResetQueue runs in another thread. Takes no lock, since that one is
+  // held meanwhile.
+  bool queue_resetting(uint16_t index) const {
+    return index < resetting_.size() && resetting_[index].load(std::memory_order_acquire);
+  }
+
+  // VIRTIO §2.5: past the end reads as zero. A read that shows any change since the last one raises
+  // the generation first, so that no change can hide in an 8-bit generation that went round
+  // (VIRTIO §4.1.4.3.1) and no device has to tell.
   void ReadConfig(uint32_t offset, std::span<std::byte> out);
   void WriteConfig(uint32_t offset, std::span<const std::byte> in);
 
   uint32_t config_generation() const { return generation_.load(std::memory_order_acquire); }
-
-  // By the transport's Interrupt before it signals (VIRTIO §2.5.1).
-  void BumpConfigGeneration() { generation_.fetch_add(1, std::memory_order_acq_rel); }
 
   // --- vhost-user's part: the same device without status bits. ---
   // INVALID_ARGUMENT: a bit that was not offered, or a queue is running.
@@ -113,12 +140,12 @@ class TransportCore {
   // For queues that start from now on (memory hot-plug, SET_MEM_TABLE).
   void SetMemory(std::shared_ptr<const mem::GuestMemory> memory);
   // Stops every queue and remembers the rings: pause, snapshot, before SetMemory. Resume continues;
-  // an error when a ring is gone.
+  // an error when a ring is gone. Preconditions: no vCPU runs in between.
   TransportState Pause();
   Result<> Resume();
 
-  // Called when status becomes 0, with no lock of the core held: the transport resets its own
-  // registers.
+  // Called before the status becomes 0, under the core's lock: the transport resets its own
+  // registers. It must not call back.
   void set_reset_callback(std::function<void()> callback) { on_reset_ = std::move(callback); }
 
   // Called when DEVICE_NEEDS_RESET appears, and for every fault while the status is 0, as it always
@@ -136,10 +163,15 @@ class TransportCore {
   };
 
   void ResetLocked();
+  QueueSlot DefaultSlot(size_t index) const;
   void AddStatusLocked(uint8_t value);
   bool FeaturesAcceptable() const;
   void StartEnabledLocked();
+  // False, with NEEDS_RESET, when the device does not take it.
+  bool StartOrBreakLocked(uint16_t index);
   Result<> StartLocked(uint16_t index, std::optional<virtio::QueueState> resume);
+  std::optional<virtio::QueueState> StopLocked(uint16_t index);
+  bool SizeValidLocked(uint16_t index, uint16_t size) const;
   QueueSlot* ConfigurableLocked(uint16_t index);
   void MarkNeedsReset();
 
@@ -148,10 +180,14 @@ class TransportCore {
   std::unique_ptr<virtio::VirtioDevice> device_;
   const std::shared_ptr<virtio::Interrupt> interrupt_;
   const KickSource kick_;
+  const uint64_t transport_features_;
   mutable std::mutex mu_;
   std::shared_ptr<const mem::GuestMemory> memory_;  // guarded by mu_
   std::vector<QueueSlot> queues_;                   // guarded by mu_
   uint64_t driver_features_ = 0;                    // guarded by mu_
+  std::vector<std::byte> config_now_;               // guarded by mu_
+  std::vector<std::byte> config_seen_;              // guarded by mu_; empty: not read yet
+  std::vector<std::atomic<bool>> resetting_;        // written under mu_
   std::atomic<uint8_t> status_{0};
   std::atomic<uint32_t> generation_{0};
   std::atomic<uint64_t> refused_{0};

@@ -2,11 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <thread>
 
 #include "base/check.h"
+#include "transport/testing/shaped_device.h"
 #include "virtio/testing/fake_device.h"
 #include "virtio/testing/fake_driver.h"
 #include "virtio/testing/fake_interrupt.h"
@@ -26,14 +29,23 @@ constexpr uint8_t kOk = kFeatures | virtio::kStatusDriverOk;
 
 class TransportCoreTest : public ::testing::Test {
  protected:
-  TransportCoreTest() {
-    auto device = std::make_unique<FakeDevice>();
+  TransportCoreTest() { Make(std::make_unique<FakeDevice>()); }
+
+  void Make(std::unique_ptr<FakeDevice> device, uint64_t transport_features = 0) {
+    core_.reset();
     device_ = device.get();
     auto kick = EventFd::Create();
     EXPECT_TRUE(kick);
     kick_ = std::make_unique<EventFd>(*std::move(kick));
-    core_ = std::make_unique<TransportCore>(std::move(device), ram_.memory(), interrupt_,
-                                            [this](uint16_t) { return kick_->fd(); });
+    core_ = std::make_unique<TransportCore>(
+        std::move(device), ram_.memory(), interrupt_, [this](uint16_t) { return kick_->fd(); },
+        transport_features);
+  }
+
+  void MakePacked() {
+    virtio::DeviceTraits traits = testing::ShapedDevice::Traits();
+    traits.features |= virtio::kRingPacked;
+    Make(std::make_unique<testing::ShapedDevice>(std::move(traits)));
   }
 
   void Negotiate(uint64_t features = virtio::kVersion1) {
@@ -86,7 +98,7 @@ TEST_F(TransportCoreTest, FeaturesOkDoesNotStayWithoutVersion1) {
 }
 
 TEST_F(TransportCoreTest, FeaturesOkDoesNotStayWithABitThatWasNotOffered) {
-  Negotiate(virtio::kVersion1 | virtio::kRingPacked);
+  Negotiate(virtio::kVersion1 | virtio::kAccessPlatform);
   EXPECT_EQ(core_->status(), kDriver);
 }
 
@@ -160,6 +172,200 @@ TEST_F(TransportCoreTest, ImpossibleQueueSizesAreRefused) {
   }
 }
 
+TEST_F(TransportCoreTest, PackedQueuesHaveAnySizeUpToTheMaximum) {
+  // VIRTIO §2.8: no power of two is asked for
+  MakePacked();
+  Negotiate(virtio::kVersion1 | virtio::kRingPacked);
+  ASSERT_EQ(core_->status(), kFeatures);
+  for (const uint16_t size : {1, 3, 24, 63, 64}) {
+    core_->WriteQueueSize(0, size);
+    EXPECT_EQ(core_->queue(0).config.size, size);
+  }
+  for (const uint16_t size : {0, 65, 128, 0x8000, 0xffff}) {
+    core_->WriteQueueSize(0, size);
+    EXPECT_EQ(core_->queue(0).config.size, 64);
+  }
+}
+
+TEST_F(TransportCoreTest, SplitQueuesOfADeviceThatCouldDoPackedArePowersOfTwo) {
+  MakePacked();
+  Negotiate();
+  core_->WriteQueueSize(0, 24);
+  EXPECT_EQ(core_->queue(0).config.size, 64);
+  EXPECT_EQ(core_->refused_writes(), 1U);
+}
+
+TEST_F(TransportCoreTest, VhostUserQueuesHaveTheSizesOfTheirFormat) {
+  MakePacked();
+  virtio::QueueConfig config = driver_.config();
+  config.size = 24;
+  EXPECT_EQ(core_->ConfigureQueue(0, config).error().code(), Code::kInvalidArgument);
+  ASSERT_TRUE(core_->SetFeatures(virtio::kRingPacked));
+  EXPECT_TRUE(core_->ConfigureQueue(0, config));
+}
+
+TEST_F(TransportCoreTest, TransportsOwnFeaturesAreOfferedButNotPassedOn) {
+  Make(std::make_unique<FakeDevice>(), virtio::kRingReset | virtio::kNotificationData);
+  EXPECT_EQ(core_->ReadDeviceFeatures(1) & 0x141U, 0x141U);  // bits 32, 38, 40
+  Negotiate(virtio::kVersion1 | virtio::kRingReset | virtio::kNotificationData);
+  ASSERT_EQ(core_->status(), kFeatures);
+  SetAreas(0, driver_.config());
+  core_->EnableQueue(0);
+  core_->WriteStatus(kOk);
+  EXPECT_EQ(device_->running[0].features, virtio::kVersion1);
+}
+
+TEST_F(TransportCoreTest, GenerationGoesUpExactlyWhenAReadShowsAChange) {
+  // VIRTIO §2.5.1, §4.1.4.3.1
+  const auto read = [&](uint32_t offset) {
+    std::byte value{};
+    core_->ReadConfig(offset, std::span(&value, 1));
+    return value;
+  };
+  const uint32_t before = core_->config_generation();
+  EXPECT_EQ(read(0), std::byte{0});
+  device_->config[7] = std::byte{9};
+  EXPECT_EQ(core_->config_generation(), before);  // nobody has seen it
+  EXPECT_EQ(read(0), std::byte{0});               // another byte than the one that changed
+  EXPECT_EQ(core_->config_generation(), before + 1);
+  EXPECT_EQ(read(7), std::byte{9});
+  EXPECT_EQ(core_->config_generation(), before + 1);
+}
+
+TEST_F(TransportCoreTest, GenerationOf8BitsCannotGoRoundBetweenTwoReads) {
+  std::byte value{};
+  core_->ReadConfig(0, std::span(&value, 1));
+  const uint32_t before = core_->config_generation();
+  for (int i = 0; i < 256; ++i) {
+    device_->config[0] = std::byte{static_cast<uint8_t>(i + 1)};
+    interrupt_->SignalConfig();
+  }
+  device_->config[0] = std::byte{1};
+  core_->ReadConfig(0, std::span(&value, 1));
+  EXPECT_NE(core_->config_generation() & 0xffU, before & 0xffU);
+}
+
+TEST_F(TransportCoreTest, ConfigurationPastItsEndIsZeroWhateverTheDeviceSays) {
+  virtio::DeviceTraits traits = testing::ShapedDevice::Traits();
+  traits.config_length = 4;  // of the 8 bytes that the device would give
+  Make(std::make_unique<testing::ShapedDevice>(std::move(traits)));
+  device_->config.assign(8, std::byte{7});
+  std::array<std::byte, 8> out{};
+  core_->ReadConfig(2, out);
+  EXPECT_EQ(out, (std::array{std::byte{7}, std::byte{7}, std::byte{0}, std::byte{0}, std::byte{0},
+                             std::byte{0}, std::byte{0}, std::byte{0}}));
+  for (const uint32_t offset : {4U, 8U, 0xfffffffcU, 0xffffffffU}) {
+    out.fill(std::byte{1});
+    core_->ReadConfig(offset, out);
+    EXPECT_EQ(out, (std::array<std::byte, 8>{})) << offset;
+  }
+}
+
+TEST_F(TransportCoreTest, ConfigurationIsReadableBeforeFeaturesOk) {
+  // VIRTIO §2.5.2
+  device_->config[0] = std::byte{5};
+  std::byte value{};
+  core_->ReadConfig(0, std::span(&value, 1));
+  EXPECT_EQ(value, std::byte{5});
+}
+
+TEST_F(TransportCoreTest, DisabledQueueIsStoppedUntilAReset) {
+  Negotiate();
+  SetAreas(0, driver_.config());
+  core_->EnableQueue(0);
+  core_->WriteStatus(kOk);
+  core_->DisableQueue(0);
+  core_->DisableQueue(0);
+  core_->DisableQueue(7);
+  EXPECT_FALSE(core_->running(0));
+  EXPECT_EQ(device_->calls, (std::vector<std::string>{"start 0", "stop 0"}));
+  core_->EnableQueue(0);
+  EXPECT_FALSE(core_->queue(0).enabled);
+}
+
+// Does not stop as it should, and does not start again at once: a back-end that is lost for a while.
+class UnwillingDevice final : public FakeDevice {
+ public:
+  Result<> StartQueue(uint16_t index, virtio::QueueResources resources, uint64_t features,
+                      std::optional<virtio::QueueState> resume) override {
+    if (!willing) {
+      return Fail(Code::kUnavailable, "the back-end is gone");
+    }
+    return FakeDevice::StartQueue(index, std::move(resources), features, resume);
+  }
+
+  std::optional<virtio::QueueState> StopQueue(uint16_t index) override {
+    FakeDevice::StopQueue(index);
+    Break();
+    return std::nullopt;
+  }
+
+  bool willing = true;
+};
+
+TEST_F(TransportCoreTest, Firecracker5818_ReinitialisationAfterAResetThatFailedInTheDevice) {
+  auto device = std::make_unique<UnwillingDevice>();
+  UnwillingDevice& unwilling = *device;
+  Make(std::move(device));
+  const auto start = [&] {
+    Negotiate();
+    SetAreas(0, driver_.config());
+    core_->EnableQueue(0);
+    core_->WriteStatus(kOk);
+  };
+  start();
+  EXPECT_TRUE(core_->running(0));
+  core_->WriteStatus(0);  // the device reports a fault in the middle of it
+  EXPECT_EQ(core_->status(), 0);
+  unwilling.willing = false;
+  start();
+  EXPECT_EQ(core_->status(), kOk | virtio::kStatusNeedsReset);
+  EXPECT_FALSE(core_->running(0));
+  core_->WriteStatus(0);
+  EXPECT_EQ(core_->status(), 0);
+  unwilling.willing = true;
+  start();
+  EXPECT_EQ(core_->status(), kOk);
+  EXPECT_TRUE(core_->running(0));
+}
+
+TEST_F(TransportCoreTest, Firecracker5818_SetUpSurvivesNeitherResetNorRenegotiation) {
+  Negotiate();
+  SetAreas(0, driver_.config());
+  core_->EnableQueue(0);
+  core_->WriteStatus(0);
+  Negotiate();
+  core_->WriteStatus(kOk);
+  EXPECT_TRUE(device_->running.empty());
+  EXPECT_EQ(core_->status(), kOk);
+}
+
+TEST_F(TransportCoreTest, Crosvm83ff1c996_SizeThatChangesBesideTheEnableIsJudgedBeforeItStarts) {
+  // A second vCPU writes sizes, good and bad, while the first enables the queue and starts it.
+  for (int round = 0; round < 50; ++round) {
+    Negotiate();
+    SetAreas(0, driver_.config());
+    std::atomic<bool> stop = false;
+    std::thread second([&] {
+      while (!stop) {
+        for (const uint16_t size : {8, 0, 16, 0xffff, 4, 3}) {
+          core_->WriteQueueSize(0, size);
+        }
+      }
+    });
+    core_->EnableQueue(0);
+    core_->WriteStatus(kOk);
+    stop = true;
+    second.join();
+    ASSERT_TRUE(core_->running(0));
+    const uint16_t size = device_->running[0].resources.config.size;
+    EXPECT_EQ(size, device_->running[0].queue->size());
+    EXPECT_EQ(size, core_->queue(0).config.size);
+    EXPECT_TRUE(size == 4 || size == 8 || size == 16) << size;
+    core_->WriteStatus(0);
+  }
+}
+
 TEST_F(TransportCoreTest, Ch082fdc4d0_QueueThatDoesNotExistReadsAsZero) {
   Negotiate();
   for (const uint16_t index : {2, 0xffff}) {
@@ -215,11 +421,16 @@ TEST_F(TransportCoreTest, ResetStopsRunningQueuesBeforeTheDevice) {
   core_->EnableQueue(0);
   core_->WriteStatus(kOk);
   int resets = 0;
-  core_->set_reset_callback([&] { ++resets; });
+  uint8_t status_at_reset = 0;
+  core_->set_reset_callback([&] {
+    ++resets;
+    status_at_reset = core_->status();
+  });
   core_->WriteStatus(0);
   EXPECT_EQ(device_->calls, (std::vector<std::string>{"start 0", "stop 0", "reset"}));
   EXPECT_EQ(core_->status(), 0);
   EXPECT_EQ(resets, 1);
+  EXPECT_EQ(status_at_reset, kOk);  // 0 comes last: it tells that all is done (VIRTIO §2.4.1)
   EXPECT_EQ(core_->ReadDriverFeatures(1), 0U);
 }
 

@@ -20,6 +20,7 @@ enum class CapabilityType : uint8_t {
   kIsr = 3,
   kDevice = 4,
   kPciAccess = 5,
+  kSharedMemory = 8,
 };
 
 // struct virtio_pci_cap without its first two bytes (id, next).
@@ -35,7 +36,17 @@ struct VirtioPciCapability {
 
 static_assert(sizeof(VirtioPciCapability) == 14);
 
-// Fields of struct virtio_pci_common_cfg.
+// struct virtio_pci_cap64, likewise: offset and length of 64 bits.
+struct VirtioPciCapability64 {
+  VirtioPciCapability low;
+  Le32 offset_high = 0;
+  Le32 size_high = 0;
+};
+
+static_assert(sizeof(VirtioPciCapability64) == 22);
+
+// Fields of struct virtio_pci_common_cfg. queue_notify_data (56) and what follows queue_reset exist
+// only with features that we do not offer.
 enum class CommonField : uint8_t {
   kDeviceFeatureSelect = 0,
   kDeviceFeature = 4,
@@ -56,9 +67,10 @@ enum class CommonField : uint8_t {
   kDriverHigh = 44,
   kDeviceLow = 48,
   kDeviceHigh = 52,
+  kQueueReset = 58,
 };
 
-inline constexpr uint32_t kCommonLength = 56;
+inline constexpr uint32_t kCommonLength = 60;
 
 // BAR 0.
 inline constexpr uint64_t kCommonOffset = 0x0000;
@@ -68,6 +80,10 @@ inline constexpr uint64_t kNotifyOffset = 0x3000;
 inline constexpr uint64_t kMsixTableOffset = 0x4000;
 inline constexpr uint64_t kMsixPbaOffset = 0x5000;
 inline constexpr uint32_t kRegionLength = 0x1000;
+// VIRTIO §4.1.4.4.1: a power of two and, for NOTIFICATION_DATA, a multiple of 4.
 inline constexpr uint32_t kNotifyMultiplier = 4;
+
+// Shared-memory regions have a BAR of their own (and of its registers 2 and 3).
+inline constexpr uint8_t kSharedMemoryBar = 2;
 
 }  // namespace wyvern::transport

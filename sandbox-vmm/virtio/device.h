@@ -47,7 +47,7 @@ class Interrupt {
   virtual ~Interrupt() = default;
   // Used buffers in queue `index` (the queue has already decided that the driver wants to know).
   virtual void SignalQueue(uint16_t index) = 0;
-  // Configuration changed (VIRTIO §2.3: the generation goes up first).
+  // Configuration changed: what the driver reads from now on. The generation is the transport's.
   virtual void SignalConfig() = 0;
   // The eventfd behind SignalQueue(index) when a second process may signal it (vhost-user call fd);
   // invalid FdRef if there is none.

@@ -11,6 +11,7 @@
 #include "bus/bus.h"
 #include "irq/testing/fake_interrupts.h"
 #include "pci/pci_bus.h"
+#include "transport/testing/doorbell_path.h"
 #include "transport/virtio_pci_layout.h"
 #include "virtio/feature_bits.h"
 #include "virtio/queue.h"
@@ -20,8 +21,9 @@ namespace wyvern::transport::testing {
 class PciGuest {
  public:
   static constexpr uint64_t kWindow = 0x200000000;
+  static constexpr uint32_t kFirstMessage = 0x40;  // data of vector 0
 
-  PciGuest() : mmio(~uint64_t{0}), bus(mmio, {.windows = {{kWindow, 0x1000000}}}) {}
+  PciGuest() : mmio(~uint64_t{0}), bus(mmio, {.windows = {{kWindow, uint64_t{1} << 40U}}}) {}
 
   // Puts the function in and turns decoding on, as a guest does. Finds its structures.
   void Plug(std::shared_ptr<pci::Function> function) {
@@ -114,19 +116,53 @@ class PciGuest {
 
   void DriverOk() { SetStatus(15); }
 
+  // VIRTIO §4.1.4.3.2: true once the reset has ended, with the queue disabled.
+  bool ResetQueue(uint16_t index) {
+    Set(CommonField::kQueueSelect, Le16(index));
+    Set(CommonField::kQueueReset, Le16(uint16_t{1}));
+    return Get<Le16>(CommonField::kQueueReset) == 0 && Get<Le16>(CommonField::kQueueEnable) == 0;
+  }
+
+  uint16_t QueueSize(uint16_t index) {
+    Set(CommonField::kQueueSelect, Le16(index));
+    return Get<Le16>(CommonField::kQueueSize);
+  }
+
   void EnableMsix(uint16_t vectors) {
     for (uint16_t i = 0; i < vectors; ++i) {
       const uint64_t entry = kMsixTableOffset + uint64_t{16} * i;
       Write(entry, Le32(0xfee00000U));
       Write(entry + 4, Le32(0U));
-      Write(entry + 8, Le32(0x40U + i));
+      Write(entry + 8, Le32(kFirstMessage + i));
       Write(entry + 12, Le32(0U));
     }
     ConfigWrite(static_cast<uint16_t>(msix + 2), Le16(uint16_t{0x8000}));
   }
 
+  // As an exit, past any doorbell.
   bool Notify(uint16_t queue) {
     return Write(kNotifyOffset + uint64_t{kNotifyMultiplier} * queue, Le16(queue));
+  }
+
+  // As a machine does it: by the doorbell where there is one. True if it was.
+  template <typename T>
+  bool Ring(uint16_t queue, T value) {
+    const uint64_t offset = kNotifyOffset + uint64_t{kNotifyMultiplier} * queue;
+    if (RingDoorbell(doorbells, bar + offset, std::as_bytes(std::span(&value, 1)))) {
+      return true;
+    }
+    Write(offset, value);
+    return false;
+  }
+
+  // The eventfd of an MSI-X vector that EnableMsix programmed; -1 if there is none.
+  int VectorEvent(uint16_t vector) const {
+    for (const auto& [route, entry] : router.entries()) {
+      if (!entry.masked && entry.message.data == kFirstMessage + vector) {
+        return entry.event_fd;
+      }
+    }
+    return -1;
   }
 
   irq::testing::FakeMsiRouter router;  // these two outlive what is plugged into the bus
