@@ -1,5 +1,6 @@
 #include "testing/device_rig.h"
 
+#include <algorithm>
 #include <thread>
 
 #include "base/check.h"
@@ -13,46 +14,39 @@ using virtio::testing::Used;
 
 }  // namespace
 
-DeviceRig::DeviceRig(std::unique_ptr<virtio::VirtioDevice> device) {
-  for (size_t i = 0; i < device->traits().queue_sizes.size(); ++i) {
-    auto kick = EventFd::Create();
-    WV_CHECK(kick.has_value());
-    kicks_.push_back(*std::move(kick));
-  }
-  core_ = std::make_unique<transport::TransportCore>(
-      std::move(device), ram_.memory(), interrupt_,
-      [this](uint16_t index) { return kicks_.at(index).fd(); });
+DeviceRig::DeviceRig(std::unique_ptr<virtio::VirtioDevice> device, RigOptions options)
+    : options_(options), device_(device.get()) {
+  guest_ = MakeGuestTransport(options.transport, std::move(device), ram_.memory(), interrupt_);
 }
 
 void DeviceRig::Prepare(uint64_t refused, uint16_t queue_size) {
-  using Area = transport::TransportCore::Area;
-  const uint64_t features = core_->device_features() & ~refused;
-  core_->WriteStatus(0);
-  core_->WriteStatus(1);
-  core_->WriteStatus(3);
-  core_->WriteDriverFeatures(0, static_cast<uint32_t>(features));
-  core_->WriteDriverFeatures(1, static_cast<uint32_t>(features >> 32U));
-  core_->WriteStatus(11);
-  WV_CHECK(core_->status() == 11);
+  const uint64_t offered = guest_->OfferedFeatures();
+  const bool packed = options_.ring == RingKind::kPacked;
+  WV_CHECK(!packed || (offered & virtio::kRingPacked) != 0);
+  features_ = offered & ~refused & ~(packed ? uint64_t{0} : virtio::kRingPacked);
+  WV_CHECK(guest_->Negotiate(features_));
+  const uint16_t queues = guest_->core().queue_count();
   drivers_.clear();
-  for (uint16_t i = 0; i < core_->queue_count(); ++i) {
-    const uint16_t size = std::min(queue_size, core_->queue(i).config.size);
-    virtio::testing::FakeDriver& driver = drivers_.emplace_back(ram_, size, features);
-    core_->WriteQueueSize(i, size);
-    const auto set = [&](Area area, mem::Gpa address) {
-      core_->WriteQueueAddress(i, area, false, static_cast<uint32_t>(mem::Raw(address)));
-      core_->WriteQueueAddress(i, area, true, static_cast<uint32_t>(mem::Raw(address) >> 32U));
-    };
-    set(Area::kDescriptor, driver.config().descriptor_area);
-    set(Area::kDriver, driver.config().driver_area);
-    set(Area::kDevice, driver.config().device_area);
-    core_->EnableQueue(i);
+  drivers_.resize(queues);
+  for (uint16_t i = 0; i < queues; ++i) {
+    SetUpAgain(i, queue_size);
   }
 }
 
+void DeviceRig::SetUpAgain(uint16_t index, uint16_t queue_size) {
+  const uint16_t size = std::min(queue_size, guest_->MaxQueueSize(index));
+  drivers_.at(index) = std::make_unique<virtio::testing::FakeDriver>(ram_, size, features_);
+  guest_->SetUpQueue(index, drivers_.at(index)->config());
+}
+
+void DeviceRig::ResetQueue(uint16_t index) {
+  WV_CHECK(guest_->ResetQueue(index));
+  drivers_.at(index).reset();
+}
+
 void DeviceRig::DriverOk() {
-  core_->WriteStatus(15);
-  WV_CHECK(core_->status() == 15);
+  guest_->DriverOk();
+  WV_CHECK(guest_->Status() == 15);
 }
 
 void DeviceRig::Start(uint64_t refused, uint16_t queue_size) {
@@ -61,22 +55,29 @@ void DeviceRig::Start(uint64_t refused, uint16_t queue_size) {
 }
 
 void DeviceRig::Kick(uint16_t index) {
-  if (drivers_.at(index).ShouldNotify()) {
+  if (queue(index).ShouldNotify()) {
     KickAlways(index);
   }
 }
 
 void DeviceRig::KickAlways(uint16_t index) {
-  kicks_.at(index).Signal();
+  guest_->Kick(index);
+}
+
+std::optional<Used> DeviceRig::TakeUsed(uint16_t index) {
+  virtio::testing::FakeDriver& driver = queue(index);
+  auto used = driver.TakeUsed();
+  if (used) {
+    // Interrupts are wanted for the next one, as a driver that has taken all would say.
+    driver.SetUsedEvent(static_cast<uint16_t>(driver.UsedIndexInRing()));
+  }
+  return used;
 }
 
 std::optional<Used> DeviceRig::WaitMaybe(uint16_t index, std::chrono::milliseconds timeout) {
   const auto end = Clock::now() + timeout;
-  virtio::testing::FakeDriver& driver = drivers_.at(index);
   for (int spin = 0;; ++spin) {
-    if (auto used = driver.TakeUsed()) {
-      // Interrupts are wanted for the next one, as a driver that has taken all would say.
-      driver.SetUsedEvent(static_cast<uint16_t>(driver.UsedIndexInRing()));
+    if (auto used = TakeUsed(index)) {
       return used;
     }
     if (Clock::now() >= end) {
@@ -84,6 +85,18 @@ std::optional<Used> DeviceRig::WaitMaybe(uint16_t index, std::chrono::millisecon
     }
     if (spin > 100) {
       std::this_thread::sleep_for(std::chrono::microseconds(100));
+    }
+  }
+}
+
+Used DeviceRig::WaitInterrupted(uint16_t index, std::chrono::milliseconds timeout) {
+  const auto end = Clock::now() + timeout;
+  for (;;) {
+    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - Clock::now());
+    WV_CHECK(left.count() > 0 && guest_->WaitInterrupt(index, left));
+    // It may be for another queue, or of buffers that were taken already.
+    if (auto used = TakeUsed(index)) {
+      return *used;
     }
   }
 }
@@ -96,7 +109,7 @@ Used DeviceRig::WaitUsed(uint16_t index, std::chrono::milliseconds timeout) {
 
 bool DeviceRig::WaitNeedsReset(std::chrono::milliseconds timeout) {
   const auto end = Clock::now() + timeout;
-  while ((core_->status() & virtio::kStatusNeedsReset) == 0) {
+  while ((guest_->Status() & virtio::kStatusNeedsReset) == 0) {
     if (Clock::now() >= end) {
       return false;
     }
@@ -106,7 +119,7 @@ bool DeviceRig::WaitNeedsReset(std::chrono::milliseconds timeout) {
 }
 
 uint64_t DeviceRig::counter(std::string_view name) {
-  for (const virtio::CounterValue& counter : core_->device().counters()) {
+  for (const virtio::CounterValue& counter : device_->counters()) {
     if (name == counter.name) {
       return counter.value;
     }

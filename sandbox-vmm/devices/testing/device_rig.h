@@ -1,5 +1,5 @@
-// testing/device_rig.h — a device behind TransportCore with a driver per queue: what every device
-// test needs.
+// testing/device_rig.h — a device behind one of the product's transports with a driver per queue:
+// what every device test needs.
 #pragma once
 
 #include <chrono>
@@ -7,17 +7,25 @@
 #include <memory>
 #include <vector>
 
+#include "testing/guest_transport.h"
 #include "transport/transport_core.h"
 #include "virtio/testing/fake_driver.h"
 #include "virtio/testing/fake_interrupt.h"
 
 namespace wyvern::devices::testing {
 
+enum class RingKind : uint8_t { kSplit, kPacked };
+
+struct RigOptions {
+  TransportKind transport = TransportKind::kCore;
+  RingKind ring = RingKind::kSplit;
+};
+
 class DeviceRig {
  public:
   static constexpr uint64_t kRamSize = uint64_t{16} << 20;
 
-  explicit DeviceRig(std::unique_ptr<virtio::VirtioDevice> device);
+  explicit DeviceRig(std::unique_ptr<virtio::VirtioDevice> device, RigOptions options = {});
 
   // Negotiates (`refused`: bits not taken), sets up every queue with at most `queue_size` entries
   // and sets DRIVER_OK.
@@ -26,7 +34,18 @@ class DeviceRig {
   void Prepare(uint64_t refused = 0, uint16_t queue_size = 64);
   void DriverOk();
 
-  virtio::testing::FakeDriver& queue(uint16_t index) { return drivers_.at(index); }
+  // Status 0.
+  void Reset() { guest_->Reset(); }
+
+  uint8_t Status() { return guest_->Status(); }
+
+  // Resets the queue (RING_RESET) and forgets its ring; SetUpAgain gives it a new one.
+  void ResetQueue(uint16_t index);
+  void SetUpAgain(uint16_t index, uint16_t queue_size = 64);
+
+  uint16_t queue_count() { return static_cast<uint16_t>(drivers_.size()); }
+
+  virtio::testing::FakeDriver& queue(uint16_t index) { return *drivers_.at(index); }
 
   // Notifies if the device asked for it.
   void Kick(uint16_t index);
@@ -35,31 +54,49 @@ class DeviceRig {
   virtio::testing::Used WaitUsed(uint16_t index,
                                  std::chrono::milliseconds timeout = std::chrono::seconds(10));
   std::optional<virtio::testing::Used> WaitMaybe(uint16_t index, std::chrono::milliseconds timeout);
+  // The same without looking at the ring before the device has interrupted.
+  virtio::testing::Used WaitInterrupted(
+      uint16_t index, std::chrono::milliseconds timeout = std::chrono::seconds(10));
   // Until the device says DEVICE_NEEDS_RESET.
   bool WaitNeedsReset(std::chrono::milliseconds timeout = std::chrono::seconds(5));
+
+  // The same, or what the transport has in its place.
+  bool WaitBroken(std::chrono::milliseconds timeout = std::chrono::seconds(5)) {
+    return guest_->WaitBroken(timeout);
+  }
 
   template <typename T>
   T Config(uint32_t offset) {
     T value;
-    core_->ReadConfig(offset, std::as_writable_bytes(std::span(&value, 1)));
+    guest_->ReadConfig(offset, std::as_writable_bytes(std::span(&value, 1)));
     return value;
   }
 
   uint64_t counter(std::string_view name);
 
-  transport::TransportCore& core() { return *core_; }
+  // What the driver took, as of the last Prepare.
+  uint64_t features() const { return features_; }
+
+  transport::TransportCore& core() { return guest_->core(); }
+
+  GuestTransport& guest() { return *guest_; }
 
   virtio::testing::GuestRam& ram() { return ram_; }
 
+  // With TransportKind::kCore.
   virtio::testing::FakeInterrupt& interrupt() { return *interrupt_; }
 
  private:
+  std::optional<virtio::testing::Used> TakeUsed(uint16_t index);
+
+  const RigOptions options_;
+  uint64_t features_ = 0;
   virtio::testing::GuestRam ram_{kRamSize};
   std::shared_ptr<virtio::testing::FakeInterrupt> interrupt_ =
       std::make_shared<virtio::testing::FakeInterrupt>();
-  std::vector<EventFd> kicks_;
-  std::deque<virtio::testing::FakeDriver> drivers_;
-  std::unique_ptr<transport::TransportCore> core_;  // last: stops its queues first
+  std::vector<std::unique_ptr<virtio::testing::FakeDriver>> drivers_;
+  const virtio::VirtioDevice* device_;     // for its counters
+  std::unique_ptr<GuestTransport> guest_;  // last: stops the queues first
 };
 
 }  // namespace wyvern::devices::testing
