@@ -3,6 +3,7 @@
 #include "base/endian.h"
 #include "virtio/feature_bits.h"
 #include "virtio/packed_queue.h"
+#include "virtio/queue_maker.h"
 #include "virtio/split_queue.h"
 
 namespace wyvern::virtio {
@@ -10,6 +11,9 @@ namespace wyvern::virtio {
 tl::expected<std::unique_ptr<Queue>, ChainFault> Queue::Create(
     std::shared_ptr<const mem::GuestMemory> memory, const QueueConfig& config, uint64_t features,
     std::optional<QueueState> resume) {
+  if (config.maker != nullptr) {
+    return config.maker->Make(std::move(memory), config, features, resume);
+  }
   const QueueState state = resume.value_or(StartState(features));
   if ((features & kRingPacked) != 0) {
     return PackedQueue::Create(std::move(memory), config, features, state);

@@ -20,12 +20,15 @@
 
 namespace wyvern::virtio {
 
+class QueueMaker;
+
 // What a transport tells about a queue (split: descriptor, available, used areas).
 struct QueueConfig {
   uint16_t size = 0;  // 1..32768; a power of two for split (Queue::SizeValid)
   mem::Gpa descriptor_area{};
   mem::Gpa driver_area{};
   mem::Gpa device_area{};
+  std::shared_ptr<QueueMaker> maker{};  // who makes it; null: Queue::Create itself
 };
 
 // What survives a stop: vhost-user's GET_VRING_BASE and snapshots need just that.
