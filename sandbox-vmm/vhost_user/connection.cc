@@ -28,6 +28,8 @@ const char* FaultName(Fault fault) {
       return "message with a wrong number of descriptors";
     case Fault::kUnexpected:
       return "unexpected message";
+    case Fault::kRefused:
+      return "the peer refused";
   }
   return "unknown fault";
 }
@@ -94,10 +96,9 @@ Wire<Message> Connection::Receive(Clock::time_point deadline) {
   return message;
 }
 
-Wire<> Connection::Send(Request request, uint32_t flags, std::span<const std::byte> payload,
+Wire<> Connection::Send(uint32_t request, uint32_t flags, std::span<const std::byte> payload,
                         std::span<const FdRef> fds, Clock::time_point deadline) {
-  const Header header{static_cast<uint32_t>(request), kVersion | flags,
-                      static_cast<uint32_t>(payload.size())};
+  const Header header{request, kVersion | flags, static_cast<uint32_t>(payload.size())};
   std::vector<std::byte> bytes(sizeof(header) + payload.size());
   std::memcpy(bytes.data(), &header, sizeof(header));
   std::copy(payload.begin(), payload.end(), bytes.begin() + sizeof(header));

@@ -1,7 +1,6 @@
 // vhost_user/connection.h — one vhost-user message after the other over a stream socket, with
 // descriptors and deadlines.
-// Errors:  Fault for what the peer did (closing included): the connection is of no use afterwards,
-//          but for kUnknown* of the layers above.
+// Errors:  Fault for what the peer did (closing included): the connection is of no use afterwards.
 // Threads: one user at a time.
 // Trust:   length, flags, descriptors and timing are the peer's: a message is taken whole or not at
 //          all, at most kMaxPayload long.
@@ -28,6 +27,7 @@ enum class Fault : uint8_t {
   kPayloadSize = 6,  // longer than any message, or not what the request carries
   kFdCount = 7,      // too many or too few descriptors, or in the wrong place
   kUnexpected = 8,   // a reply to something else, a request where a reply is due
+  kRefused = 9,      // the peer said no: nothing is wrong with the connection
 };
 
 const char* FaultName(Fault fault);
@@ -62,8 +62,18 @@ class Connection {
 
   // Blocks at most until `deadline`.
   Wire<Message> Receive(Clock::time_point deadline);
-  Wire<> Send(Request request, uint32_t flags, std::span<const std::byte> payload,
+  Wire<> Send(uint32_t request, uint32_t flags, std::span<const std::byte> payload,
               std::span<const FdRef> fds, Clock::time_point deadline);
+
+  Wire<> Send(Request request, uint32_t flags, std::span<const std::byte> payload,
+              std::span<const FdRef> fds, Clock::time_point deadline) {
+    return Send(static_cast<uint32_t>(request), flags, payload, fds, deadline);
+  }
+
+  Wire<> Send(BackendRequest request, uint32_t flags, std::span<const std::byte> payload,
+              std::span<const FdRef> fds, Clock::time_point deadline) {
+    return Send(static_cast<uint32_t>(request), flags, payload, fds, deadline);
+  }
 
   // Ends the connection for both sides; the descriptor stays.
   void Shutdown() const;

@@ -2,24 +2,31 @@
 // vhost-user.
 // State:   Create negotiates; the first StartQueue sends features and the memory table. Queues go
 //          to the back-end one by one; kicks and calls then pass between guest and back-end without
-//          us. Once the back-end is lost it stays lost.
-// Errors:  every call ends within the timeout; a back-end that hangs up, stalls or lies makes the
-//          call fail, closes the connection, sets NEEDS_RESET and calls the lost callback, once.
-// Threads: VirtioDevice's rule for its methods. One thread of its own watches for a hang-up, and
+//          us. A back-end that is lost stays lost, or its successor takes over (Reconnect).
+// Errors:  every call ends within the timeout for each message; a back-end that hangs up, stalls or
+//          lies makes the call fail, closes the connection, sets NEEDS_RESET (unless it may be
+//          replaced) and calls the lost callback, once.
+// Threads: VirtioDevice's rule for its methods; Reconnect, the log's and the state's from any
+//          thread. One thread of its own watches for a hang-up, answers what the back-end asks, and
 //          carries calls for interrupts without an eventfd. The callbacks come from that thread.
+//          Locks: control_ before mu_; that thread takes only mu_.
 // Trust:   replies are the back-end's, checked for size, id and range. What the guest has written
 //          goes to the back-end unseen.
 #pragma once
 
+#include <array>
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/worker_thread.h"
 #include "vhost_user/frontend_channel.h"
+#include "vhost_user/shared_window.h"
 #include "virtio/device.h"
 
 namespace wyvern::vhost_user {
@@ -28,23 +35,49 @@ struct FrontendOptions {
   uint16_t device_id = 0;
   const char* name = "vhost-user";
   uint64_t features = 0;              // device features wanted, of those the back-end offers
+  uint64_t own_features = 0;          // offered by us, unknown to the back-end (net: MAC)
   std::vector<uint16_t> queue_sizes;  // one per queue
-  std::vector<std::byte> config;      // the device's configuration space, answered by us
+  // Queues from this one on are not the back-end's: they start, stop and stay idle (events of
+  // vsock). 0: all are.
+  uint16_t backend_queues = 0;
+  // Bytes of configuration space that the back-end answers for (PROTOCOL_F_CONFIG).
+  uint32_t backend_config = 0;
+  // What we answer for, over the back-end's from `config_offset` on.
+  std::vector<std::byte> config;
+  uint32_t config_offset = 0;
   std::chrono::milliseconds timeout{5000};
   // Regions that the guest may only read (pmem) have read-only descriptors, which only back-ends
   // like ours can map.
   bool share_read_only_memory = true;
+  // A lost back-end will be replaced: queues wait for Reconnect instead of NEEDS_RESET.
+  bool reconnects = false;
+  // The back-end records what is in flight, if it can; a successor goes on with it.
+  bool track_inflight = false;
+  uint16_t mtu = 0;  // for PROTOCOL_F_MTU; 0: not told
+  // Where files of the back-end become visible to the guest (PROTOCOL_F_SHMEM).
+  std::shared_ptr<SharedMemoryWindow> window{};
   std::function<void()> on_thread_start;  // first thing its thread does: confines it
 };
 
 class Frontend final : public virtio::VirtioDevice {
  public:
-  // UNAVAILABLE: the back-end does not answer; FAILED_PRECONDITION: it lacks queues or VERSION_1.
+  // UNAVAILABLE: the back-end does not answer; FAILED_PRECONDITION: it lacks queues, VERSION_1 or a
+  // configuration.
   static Result<std::unique_ptr<Frontend>> Create(UniqueFd socket, FrontendOptions options);
   // A virtio-fs device: queue 0 is hiprio.
   static Result<std::unique_ptr<Frontend>> CreateFs(UniqueFd socket, const std::string& tag,
                                                     uint16_t request_queues, uint16_t queue_size,
                                                     std::function<void()> on_thread_start = {});
+  // The rest fill in device_id, name, features, queues and configuration; what else `options` says
+  // holds. Capacity, geometry and the like are the back-end's.
+  static Result<std::unique_ptr<Frontend>> CreateBlk(UniqueFd socket, uint16_t queues,
+                                                     uint16_t queue_size, FrontendOptions options);
+  // One queue pair; the control queue, and so more pairs, is not the back-end's to serve.
+  static Result<std::unique_ptr<Frontend>> CreateNet(UniqueFd socket, std::array<uint8_t, 6> mac,
+                                                     uint16_t queue_size, FrontendOptions options);
+  // The guest's CID is the back-end's.
+  static Result<std::unique_ptr<Frontend>> CreateVsock(UniqueFd socket, uint16_t queue_size,
+                                                       FrontendOptions options);
   ~Frontend() override;
   Frontend(const Frontend&) = delete;
   Frontend& operator=(const Frontend&) = delete;
@@ -55,53 +88,136 @@ class Frontend final : public virtio::VirtioDevice {
   const virtio::DeviceTraits& traits() const override { return traits_; }
 
   void ReadConfig(uint32_t offset, std::span<std::byte> out) override;
-
-  void WriteConfig(uint32_t /*offset*/, std::span<const std::byte> /*in*/) override {}
-
+  void WriteConfig(uint32_t offset, std::span<const std::byte> in) override;
   Result<> StartQueue(uint16_t index, virtio::QueueResources resources, uint64_t features,
                       std::optional<virtio::QueueState> resume) override;
   std::optional<virtio::QueueState> StopQueue(uint16_t index) override;
   void Reset() override;
+  std::vector<virtio::CounterValue> counters() const override;
 
   bool lost() const;
+
+  // A new back-end instead of the lost one: queues that run go on where the ring or the record of
+  // what is in flight says. FAILED_PRECONDITION: none is lost, or this one offers less. Not from the
+  // lost callback, which holds up what answers the back-end. After an error it may be tried again.
+  Result<> Reconnect(UniqueFd socket);
+
+  // Live migration: from now on the back-end marks in `log` (one bit per page of 4096 bytes, from
+  // guest address 0) what it writes. FAILED_PRECONDITION: it cannot.
+  Result<> StartLog(FdRef log, uint64_t size);
+  Result<> StopLog();
+  // The device's state beyond its rings; every queue is stopped. FAILED_PRECONDITION: the back-end
+  // has no such thing.
+  Result<std::vector<std::byte>> SaveState();
+  Result<> LoadState(std::span<const std::byte> state);
+  // Announces the guest's address after a migration, for guests that do not.
+  Result<> SendRarp(std::array<uint8_t, 6> mac);
 
  private:
   struct Queue {
     bool running = false;
-    std::shared_ptr<const mem::GuestMemory> memory;
-    virtio::QueueConfig config;
+    virtio::QueueResources resources;
+    uint64_t features = 0;
+    virtio::QueueState begun;  // where it was started
     // When the interrupt has no eventfd: ours, signalled by the back-end and carried on by the
     // watching thread. Never read, written or waited for but by epoll: its flags are the back-end's.
     std::optional<EventFd> relay;
     std::shared_ptr<virtio::Interrupt> interrupt;
   };
 
-  Frontend(UniqueFd socket, FrontendOptions options);
+  // What we keep for the back-end, and its successors.
+  struct Inflight {
+    UniqueFd fd;
+    InflightArea area;
+  };
+
+  struct Log {
+    UniqueFd fd;
+    uint64_t size = 0;
+  };
+
+  Frontend(UniqueFd socket, FrontendOptions options, UniqueFd epoll, EventFd error);
+
+  // frontend.cc
   Result<> Negotiate();
+  Result<> CheckQueues();
+  Result<> FetchConfig();
+  Result<> FetchSharedMemory();
+  uint64_t WantedProtocol() const;
+  uint64_t OfferedFeatures() const;
+  void ForgetSession();
+  Result<> RestartQueues();
+
+  // frontend_queues.cc
   Result<> Configure(const std::shared_ptr<const mem::GuestMemory>& memory, uint64_t features);
+  Result<> SendFeatures(uint64_t features);
+  Result<> SendInflight();
   Result<> SendMemory(const mem::GuestMemory& memory);
   Result<> SendSlots(const std::vector<mem::RegionInfo>& regions);
-  Result<> SendQueue(uint16_t index, const virtio::QueueResources& resources, uint16_t base);
-  Result<FdRef> CallFd(uint16_t index, const virtio::QueueResources& resources);
+  Result<> StartOnBackend(uint16_t index);
+  virtio::QueueState StopOnBackend(uint16_t index);
+  Result<> SendQueue(uint16_t index, const virtio::QueueState& base);
+  Result<> SendAddress(uint16_t index);
+  Result<FdRef> CallFd(uint16_t index);
+  bool served(uint16_t index) const;
+  bool AnyRunning() const;
 
+  // frontend_migration.cc
+  Result<> SendLogBase();
+  Result<> SetLogging(std::optional<Log> log);
+  Result<Message> BeginTransfer(uint32_t direction, FdRef channel);
+  Result<> CheckTransfer();
+
+  // frontend_watch.cc
+  Result<> Attach();
+  void Detach();
   void Watch(const EventFd& stop);
+  void Dispatch(uint64_t what);
   void Relay(uint16_t index);
   void OnHangUp();
+  void OnRequest();
+  Wire<> Answer(Connection& connection, uint64_t protocol_features);
+  Result<> Act(const Message& message, std::vector<UniqueFd>& fds);
+  void OnConfigChange();
 
   const FrontendOptions options_;
-  FrontendChannel channel_;
   virtio::DeviceTraits traits_;
   UniqueFd epoll_;
+  EventFd error_;  // of every queue: the driver broke one. Shared and watched as `relay`.
+  SharedMappings mappings_;
+
+  mutable std::mutex control_;  // up to `log_sent_`
+  std::unique_ptr<FrontendChannel> channel_;
+  UniqueFd our_requests_;  // until Attach: our end of the back-end's channel
   uint64_t backend_features_ = 0;
   uint64_t protocol_features_ = 0;
-  std::vector<Queue> queues_;                       // `relay` and `interrupt` guarded by mu_
+  std::vector<virtio::SharedMemoryRegion> shared_memory_;
+  std::vector<Queue> queues_;                       // `relay` and `interrupt` also by mu_
   std::shared_ptr<const mem::GuestMemory> memory_;  // what the back-end has
-  std::vector<mem::RegionInfo> slots_;              // the same, if it was sent by slots
-  uint64_t sent_features_ = 0;
+  std::vector<mem::RegionInfo> slots_;              // the same, one by one
+  std::optional<uint64_t> sent_features_;
+  bool touched_ = false;  // the back-end has something to reset
+  bool driver_ok_ = false;
+  bool reconnecting_ = false;  // queues that are started were another back-end's
+  bool inflight_sent_ = false;
+  std::optional<Inflight> inflight_;
+  std::optional<Log> log_;
+  bool log_sent_ = false;
 
-  mutable std::mutex mu_;
-  bool lost_ = false;                         // guarded by mu_
-  std::function<void(std::string)> on_lost_;  // guarded by mu_
+  std::atomic<bool> config_stale_{false};
+  std::atomic<uint64_t> losses_{0};
+  std::atomic<uint64_t> reconnects_{0};
+  std::atomic<uint64_t> backend_requests_{0};
+  std::atomic<uint64_t> backend_requests_refused_{0};
+
+  mutable std::mutex mu_;  // the rest
+  std::vector<std::byte> config_;
+  bool lost_ = false;
+  std::function<void(std::string)> on_lost_;
+  std::shared_ptr<virtio::Interrupt> interrupt_;  // for changes of the configuration
+  std::shared_ptr<Connection> requests_;          // the back-end's
+  uint64_t watched_features_ = 0;                 // protocol_features_, for the watching thread
+  int watched_socket_ = -1;                       // the channel's, while it is watched
   std::unique_ptr<WorkerThread> watcher_;
 };
 

@@ -11,17 +11,17 @@ tl::unexpected<Error> FrontendChannel::Lose(Request request, Fault fault) {
               fmt::format("{}: {}", RequestName(static_cast<uint32_t>(request)), FaultName(fault)));
 }
 
-Wire<Message> FrontendChannel::ReceiveReply(Request request, size_t size,
+Wire<Message> FrontendChannel::ReceiveReply(Request request, const Expected& expected,
                                             Connection::Clock::time_point deadline) {
   WV_TRY(Message reply, connection_.Receive(deadline));
   if (reply.header.request != static_cast<uint32_t>(request) ||
       (reply.header.flags & kFlagReply) == 0) {
     return tl::unexpected(Fault::kUnexpected);
   }
-  if (reply.payload.size() != size) {
+  if (reply.payload.size() < expected.min_size || reply.payload.size() > expected.max_size) {
     return tl::unexpected(Fault::kPayloadSize);
   }
-  if (!reply.fds.empty()) {
+  if (reply.fds.size() > expected.max_fds) {
     return tl::unexpected(Fault::kFdCount);
   }
   return reply;
@@ -42,7 +42,7 @@ Result<> FrontendChannel::Set(Request request, std::span<const std::byte> payloa
   if (!acknowledged) {
     return {};
   }
-  const auto reply = ReceiveReply(request, sizeof(uint64_t), deadline);
+  const auto reply = ReceiveReply(request, {sizeof(uint64_t), sizeof(uint64_t), 0}, deadline);
   if (!reply) {
     return Lose(request, reply.error());
   }
@@ -54,16 +54,16 @@ Result<> FrontendChannel::Set(Request request, std::span<const std::byte> payloa
 }
 
 Result<Message> FrontendChannel::Ask(Request request, std::span<const std::byte> payload,
-                                     size_t reply_size) {
+                                     std::span<const FdRef> fds, const Expected& expected) {
   if (lost_) {
     return Fail(Code::kUnavailable, "the vhost-user back-end is lost");
   }
   const auto deadline = Connection::Clock::now() + timeout_;
-  const auto sent = connection_.Send(request, 0, payload, {}, deadline);
+  const auto sent = connection_.Send(request, 0, payload, fds, deadline);
   if (!sent) {
     return Lose(request, sent.error());
   }
-  auto reply = ReceiveReply(request, reply_size, deadline);
+  auto reply = ReceiveReply(request, expected, deadline);
   if (!reply) {
     return Lose(request, reply.error());
   }

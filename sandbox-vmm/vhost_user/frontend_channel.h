@@ -16,6 +16,13 @@ namespace wyvern::vhost_user {
 
 class FrontendChannel {
  public:
+  // What a reply may be.
+  struct Expected {
+    size_t min_size = 0;
+    size_t max_size = 0;
+    size_t max_fds = 0;
+  };
+
   FrontendChannel(UniqueFd socket, std::chrono::milliseconds timeout)
       : connection_(std::move(socket)), timeout_(timeout) {}
 
@@ -35,16 +42,19 @@ class FrontendChannel {
   // A request that has a reply of its own: exactly a T.
   template <typename T>
   Result<T> Get(Request request, std::span<const std::byte> payload = {}) {
-    WV_TRY(const Message reply, Ask(request, payload, sizeof(T)));
+    WV_TRY(const Message reply, Ask(request, payload, {}, {sizeof(T), sizeof(T), 0}));
     return reply.As<T>();
   }
+
+  Result<Message> Ask(Request request, std::span<const std::byte> payload,
+                      std::span<const FdRef> fds, const Expected& expected);
 
   // The reply makes no sense: as any other breach.
   tl::unexpected<Error> Lose(Request request, Fault fault);
 
  private:
-  Result<Message> Ask(Request request, std::span<const std::byte> payload, size_t reply_size);
-  Wire<Message> ReceiveReply(Request request, size_t size, Connection::Clock::time_point deadline);
+  Wire<Message> ReceiveReply(Request request, const Expected& expected,
+                             Connection::Clock::time_point deadline);
 
   Connection connection_;
   const std::chrono::milliseconds timeout_;

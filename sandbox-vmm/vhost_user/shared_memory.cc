@@ -96,8 +96,14 @@ Result<> SharedMemory::Remove(const MemoryRegion& region) {
   if (it == slots_.end()) {
     return Fail(Code::kNotFound, "no such memory region");
   }
-  slots_.erase(it);
-  WV_TRY(memory_, Map(slots_));
+  Slot removed = std::move(*it);
+  const auto at = slots_.erase(it);
+  auto mapped = Map(slots_);
+  if (!mapped) {
+    slots_.insert(at, std::move(removed));
+    return tl::unexpected(std::move(mapped).error());
+  }
+  memory_ = *std::move(mapped);
   return {};
 }
 

@@ -1,31 +1,35 @@
-// Both ends of vhost-user against a peer that writes what it likes. First byte even: messages to
-// the back-end, each {descriptors, request, flags, size (2 bytes), payload}; odd: the bytes that
-// answer a front-end.
+// The back-end against a front-end that writes what it likes. First byte: what the back-end offers,
+// and whether the fuzzer keeps to the lengths and descriptors of the table (structure), so that what
+// follows is about meaning. Then requests, each {request, descriptors and their kind, flags,
+// size (2 bytes), payload}; between them a byte of the device's own life.
+#include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 
 #include "base/check.h"
 #include "base/log.h"
 #include "base/unix_socket.h"
 #include "vhost_user/backend.h"
-#include "vhost_user/frontend.h"
 #include "virtio/feature_bits.h"
-#include "virtio/testing/fake_interrupt.h"
-#include "virtio/testing/guest_ram.h"
 
 namespace wyvern::vhost_user {
 namespace {
 
-// Keeps its queues as a device does, without looking into them.
+// Keeps its queues as a device does; takes and gives back chains when told to.
 class QuietDevice final : public virtio::VirtioDevice {
  public:
-  QuietDevice() {
+  explicit QuietDevice(bool shares) {
     traits_.features = virtio::kRingFeatures;
     traits_.queue_sizes = {256, 256};
     traits_.config_length = 64;
+    if (shares) {
+      traits_.shared_memory = {{.id = 0, .length = 1 << 20}};
+    }
   }
 
   const virtio::DeviceTraits& traits() const override { return traits_; }
@@ -43,6 +47,7 @@ class QuietDevice final : public virtio::VirtioDevice {
       return Fail(Code::kInvalidArgument, "bad ring");
     }
     queues_[index] = std::move(*queue);
+    interrupt_ = resources.interrupt;
     return {};
   }
 
@@ -57,62 +62,134 @@ class QuietDevice final : public virtio::VirtioDevice {
 
   void Reset() override {}
 
+  // A few chains of each queue.
+  void Work() {
+    for (const auto& queue : queues_) {
+      for (int i = 0; queue != nullptr && i < 4; ++i) {
+        auto popped = queue->Pop();
+        if (!popped) {
+          NeedsReset();
+          break;
+        }
+        std::optional<virtio::Chain>& chain = *popped;
+        if (!chain) {
+          break;
+        }
+        queue->Push(*std::move(chain), 0);
+        static_cast<void>(queue->NeedsInterrupt());
+      }
+    }
+    if (interrupt_ != nullptr) {
+      interrupt_->SignalConfig();
+      interrupt_->SignalQueue(0);
+    }
+  }
+
  private:
   virtio::DeviceTraits traits_;
   std::unique_ptr<virtio::Queue> queues_[2];
+  std::shared_ptr<virtio::Interrupt> interrupt_;
 };
 
-void FuzzBackend(const uint8_t* data, size_t size) {
-  auto pair = MakeSocketPair(SOCK_STREAM);
-  WV_CHECK(pair.has_value());
-  Backend backend(std::move(pair->second), std::make_unique<QuietDevice>(),
-                  {.offer_config = true, .timeout = std::chrono::milliseconds(0)});
-  static const UniqueFd memory = *MakeMemfd("fuzz", 1 << 20);
-  std::vector<std::byte> sink(8192);
-  while (size >= 5) {
-    const size_t fd_count = data[0] % 10;
-    const Header header{data[1], data[2], data[3] | (uint32_t{data[4]} << 8U)};
-    data += 5;
-    size -= 5;
-    const size_t length = std::min<size_t>(size, header.size);
-    std::vector<std::byte> message(sizeof(header) + length);
-    std::memcpy(message.data(), &header, sizeof(header));
-    std::memcpy(message.data() + sizeof(header), data, length);
-    data += length;
-    size -= length;
-    const std::vector<FdRef> fds(fd_count, memory);
-    if (!SendMessage(pair->first, message, fds) || !backend.Serve()) {
-      return;
+struct Input {
+  const uint8_t* data;
+  size_t size;
+
+  uint8_t Byte() {
+    if (size == 0) {
+      return 0;
     }
-    // What it answers must not fill the socket.
-    static_cast<void>(::recv(pair->first.get(), sink.data(), sink.size(), MSG_DONTWAIT));
+    --size;
+    return *data++;
+  }
+
+  std::vector<std::byte> Take(size_t count) {
+    const size_t have = std::min(count, size);
+    std::vector<std::byte> bytes(count);
+    std::copy_n(reinterpret_cast<const std::byte*>(data), have, bytes.begin());
+    data += have;
+    size -= have;
+    return bytes;
+  }
+};
+
+// Files that stay the same over all runs: guest memory, an eventfd, a socket.
+UniqueFd MakeGuestMemory() {
+  UniqueFd memory = *MakeMemfd("fuzz", 1 << 20, MFD_ALLOW_SEALING);
+  // Who signals it as an eventfd must not make it grow.
+  WV_CHECK(::fcntl(memory.get(), F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK) == 0);
+  return memory;
+}
+
+FdRef FileOf(uint8_t kind) {
+  static const UniqueFd memory = MakeGuestMemory();
+  static const EventFd event = *EventFd::Create();
+  static const SocketPair pair = *MakeSocketPair(SOCK_STREAM | SOCK_NONBLOCK);
+  switch (kind % 4) {
+    case 0:
+    case 1:
+      return memory;
+    case 2:
+      return event.fd();
+    default:
+      return pair.first;
   }
 }
 
-void FuzzFrontend(const uint8_t* data, size_t size) {
+BackendOptions Offers(uint8_t how) {
+  BackendOptions options;
+  options.timeout = std::chrono::milliseconds(0);
+  options.offer_config = (how & 2U) != 0;
+  options.track_inflight = (how & 4U) != 0;
+  options.offer_status = (how & 8U) != 0;
+  if ((how & 16U) != 0) {
+    options.state = NoDeviceState();
+    options.set_mtu = [](uint16_t) { return Result<>(); };
+    options.send_rarp = [](std::array<uint8_t, 6>) { return Result<>(); };
+  }
+  return options;
+}
+
+// False when the session is over.
+bool SendOne(Input* input, bool structured, FdRef socket) {
+  const uint8_t id = input->Byte();
+  const uint8_t fd_byte = input->Byte();
+  Header header{id, uint32_t{input->Byte()} | (structured ? kVersion : 0), 0};
+  header.flags = structured ? (header.flags & ~2U) : header.flags;
+  header.size = input->Byte();
+  header.size |= uint32_t{input->Byte()} << 8U;
+  size_t fd_count = fd_byte % 10U;
+  if (const RequestRule* rule = FindRule(RequestRules(), id); structured && rule != nullptr) {
+    header.size = rule->min_size + header.size % (rule->max_size - rule->min_size + 1);
+    fd_count = rule->min_fds + fd_count % (rule->max_fds - rule->min_fds + 1);
+  }
+  const size_t length = structured ? header.size : std::min<size_t>(header.size, input->size);
+  std::vector<std::byte> message(sizeof(header));
+  std::memcpy(message.data(), &header, sizeof(header));
+  const std::vector<std::byte> payload = input->Take(std::min<size_t>(length, 8192));
+  message.insert(message.end(), payload.begin(), payload.end());
+  const std::vector<FdRef> fds(fd_count, FileOf(fd_byte / 10U));
+  return SendMessage(socket, message, fds).has_value();
+}
+
+void Fuzz(Input input) {
+  const uint8_t how = input.Byte();
   auto pair = MakeSocketPair(SOCK_STREAM);
   WV_CHECK(pair.has_value());
-  if (size > 0 && ::write(pair->second.get(), data, size) < 0) {
-    return;
+  auto device = std::make_unique<QuietDevice>((how & 32U) != 0);
+  QuietDevice* quiet = device.get();
+  Backend backend(std::move(pair->second), std::move(device), Offers(how));
+  std::vector<std::byte> sink(8192);
+  while (input.size >= 5) {
+    if (!SendOne(&input, (how & 1U) != 0, pair->first) || !backend.Serve()) {
+      return;
+    }
+    // What it answers must not fill the socket; its descriptors are closed.
+    static_cast<void>(::recv(pair->first.get(), sink.data(), sink.size(), MSG_DONTWAIT));
+    if ((input.Byte() & 1U) != 0) {
+      quiet->Work();
+    }
   }
-  ::shutdown(pair->second.get(), SHUT_WR);
-  auto device = Frontend::CreateFs(std::move(pair->first), "fuzz", 1, 64);
-  if (!device) {
-    return;
-  }
-  static virtio::testing::GuestRam ram(1 << 20);
-  auto kick = EventFd::Create();
-  for (uint16_t index = 0; index < 2; ++index) {
-    virtio::QueueResources resources;
-    resources.memory = ram.memory();
-    const uint64_t base = virtio::testing::GuestRam::kBase + uint64_t{index} * 0x4000;
-    resources.config = {64, mem::Gpa{base}, mem::Gpa{base + 0x1000}, mem::Gpa{base + 0x2000}};
-    resources.kick = kick->fd();
-    resources.interrupt = std::make_shared<virtio::testing::FakeInterrupt>();
-    static_cast<void>(
-        (*device)->StartQueue(index, std::move(resources), virtio::kVersion1, std::nullopt));
-  }
-  static_cast<void>((*device)->StopQueue(1));
 }
 
 }  // namespace
@@ -123,10 +200,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0 || size > 8192) {
     return 0;
   }
-  if (data[0] % 2 == 0) {
-    wyvern::vhost_user::FuzzBackend(data + 1, size - 1);
-  } else {
-    wyvern::vhost_user::FuzzFrontend(data + 1, size - 1);
-  }
+  wyvern::vhost_user::Fuzz({data, size});
   return 0;
 }

@@ -1,0 +1,127 @@
+// Front-ends of the device types: which features they want, and who answers for which part of the
+// configuration.
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "base/endian.h"
+#include "vhost_user/frontend.h"
+#include "virtio/feature_bits.h"
+
+namespace wyvern::vhost_user {
+
+namespace {
+
+constexpr uint64_t Bit(unsigned number) {
+  return uint64_t{1} << number;
+}
+
+// VIRTIO §5.2.3, those that Linux has a use for; no SCSI passthrough.
+constexpr uint64_t kBlkMq = Bit(12);
+constexpr uint64_t kBlkFeatures =
+    Bit(1) /* SIZE_MAX */ | Bit(2) /* SEG_MAX */ | Bit(4) /* GEOMETRY */ | Bit(5) /* RO */ |
+    Bit(6) /* BLK_SIZE */ | Bit(9) /* FLUSH */ | Bit(10) /* TOPOLOGY */ | Bit(11) /* CONFIG_WCE */ |
+    Bit(13) /* DISCARD */ | Bit(14) /* WRITE_ZEROES */;
+// VIRTIO §5.2.4: up to write_zeroes_may_unmap and its padding, which every back-end has.
+constexpr uint32_t kBlkConfig = 60;
+constexpr uint32_t kBlkNumQueues = 34;
+
+// VIRTIO §5.1.3
+constexpr uint64_t kNetMtu = Bit(3);
+constexpr uint64_t kNetMac = Bit(5);
+constexpr uint64_t kNetStatus = Bit(16);
+constexpr uint64_t kNetFeatures =
+    Bit(0) /* CSUM */ | Bit(1) /* GUEST_CSUM */ | Bit(7) /* GUEST_TSO4 */ |
+    Bit(8) /* GUEST_TSO6 */ | Bit(9) /* GUEST_ECN */ | Bit(10) /* GUEST_UFO */ |
+    Bit(11) /* HOST_TSO4 */ | Bit(12) /* HOST_TSO6 */ | Bit(13) /* HOST_ECN */ |
+    Bit(14) /* HOST_UFO */ | Bit(15) /* MRG_RXBUF */ | Bit(54) /* GUEST_USO4 */ |
+    Bit(55) /* GUEST_USO6 */ | Bit(56) /* HOST_USO */;
+
+// VIRTIO §5.1.4
+struct NetConfig {
+  uint8_t mac[6] = {};
+  Le16 status = uint16_t{1};  // LINK_UP
+  Le16 max_queue_pairs = uint16_t{1};
+  Le16 mtu;
+};
+
+static_assert(sizeof(NetConfig) == 12);
+
+constexpr uint64_t kVsockFeatures = Bit(0) /* STREAM */ | Bit(1) /* SEQPACKET */;
+constexpr uint32_t kVsockConfig = 8;  // VIRTIO §5.10.4: guest_cid
+constexpr uint16_t kVsockServed = 2;  // receive and transmit; events are the transport's
+constexpr uint16_t kVsockQueues = 3;
+
+template <typename T>
+std::vector<std::byte> ToBytes(const T& value) {
+  const auto bytes = std::as_bytes(std::span(&value, 1));
+  return {bytes.begin(), bytes.end()};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Frontend>> Frontend::CreateFs(UniqueFd socket, const std::string& tag,
+                                                     uint16_t request_queues, uint16_t queue_size,
+                                                     std::function<void()> on_thread_start) {
+  constexpr size_t kTagSize = 36;  // VIRTIO §5.11.4
+  if (tag.empty() || tag.size() > kTagSize || request_queues == 0) {
+    return Fail(Code::kInvalidArgument,
+                "a virtio-fs device has a tag of 1 to 36 bytes and a queue");
+  }
+  FrontendOptions options;
+  options.device_id = virtio::kDeviceFs;
+  options.name = "fs";
+  options.on_thread_start = std::move(on_thread_start);
+  options.features = virtio::kRingFeatures;
+  options.queue_sizes.assign(size_t{request_queues} + 1, queue_size);
+  options.config.resize(kTagSize + sizeof(Le32));
+  std::memcpy(options.config.data(), tag.data(), tag.size());
+  const Le32 queues = uint32_t{request_queues};
+  std::memcpy(options.config.data() + kTagSize, &queues, sizeof(queues));
+  return Create(std::move(socket), std::move(options));
+}
+
+Result<std::unique_ptr<Frontend>> Frontend::CreateBlk(UniqueFd socket, uint16_t queues,
+                                                      uint16_t queue_size,
+                                                      FrontendOptions options) {
+  if (queues == 0) {
+    return Fail(Code::kInvalidArgument, "a block device has a queue");
+  }
+  options.device_id = virtio::kDeviceBlock;
+  options.name = "blk";
+  options.features = virtio::kRingFeatures | kBlkFeatures | (queues > 1 ? kBlkMq : 0);
+  options.queue_sizes.assign(queues, queue_size);
+  options.backend_config = kBlkConfig;
+  // A back-end says how many it could serve.
+  options.config = ToBytes(Le16(queues));
+  options.config_offset = kBlkNumQueues;
+  return Create(std::move(socket), std::move(options));
+}
+
+Result<std::unique_ptr<Frontend>> Frontend::CreateNet(UniqueFd socket, std::array<uint8_t, 6> mac,
+                                                      uint16_t queue_size,
+                                                      FrontendOptions options) {
+  options.device_id = virtio::kDeviceNet;
+  options.name = "net";
+  options.features = virtio::kRingFeatures | kNetFeatures;
+  options.own_features = kNetMac | kNetStatus | (options.mtu > 0 ? kNetMtu : 0);
+  options.queue_sizes.assign(2, queue_size);
+  NetConfig config;
+  std::ranges::copy(mac, config.mac);
+  config.mtu = options.mtu;
+  options.config = ToBytes(config);
+  return Create(std::move(socket), std::move(options));
+}
+
+Result<std::unique_ptr<Frontend>> Frontend::CreateVsock(UniqueFd socket, uint16_t queue_size,
+                                                        FrontendOptions options) {
+  options.device_id = virtio::kDeviceVsock;
+  options.name = "vsock";
+  options.features = virtio::kRingFeatures | kVsockFeatures;
+  options.queue_sizes.assign(kVsockQueues, queue_size);
+  options.backend_queues = kVsockServed;
+  options.backend_config = kVsockConfig;
+  return Create(std::move(socket), std::move(options));
+}
+
+}  // namespace wyvern::vhost_user

@@ -1,0 +1,347 @@
+// Queues of a front-end: what is sent before the first, and for each.
+#include <fmt/format.h>
+#include <sys/epoll.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "vhost_user/frontend.h"
+#include "virtio/feature_bits.h"
+
+namespace wyvern::vhost_user {
+
+namespace {
+
+constexpr uint64_t kFeaturesOk =
+    virtio::kStatusAcknowledge | virtio::kStatusDriver | virtio::kStatusFeaturesOk;
+// Both indices 0, both wrap counters 1 (VIRTIO §2.8.1).
+constexpr virtio::QueueState kPackedBegin = {0x8000, 0x8000};
+
+MemoryRegion ToRegion(const mem::RegionInfo& info) {
+  return {mem::Raw(info.start), info.size, info.host_address, info.fd_offset};
+}
+
+bool SameRegion(const mem::RegionInfo& a, const mem::RegionInfo& b) {
+  return a.start == b.start && a.size == b.size && a.host_address == b.host_address &&
+         a.fd_offset == b.fd_offset;
+}
+
+bool IsAmong(const mem::RegionInfo& region, const std::vector<mem::RegionInfo>& regions) {
+  return std::ranges::any_of(
+      regions, [&](const mem::RegionInfo& other) { return SameRegion(region, other); });
+}
+
+// Our own address of a guest address: what the protocol calls a user address.
+std::optional<uint64_t> UserAddress(const mem::GuestMemory& memory, mem::Gpa gpa) {
+  for (const mem::RegionInfo& info : memory.regions()) {
+    const uint64_t start = mem::Raw(info.start);
+    if (mem::Raw(gpa) >= start && mem::Raw(gpa) - start < info.size) {
+      return info.host_address + (mem::Raw(gpa) - start);
+    }
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+bool Frontend::served(uint16_t index) const {
+  return options_.backend_queues == 0 || index < options_.backend_queues;
+}
+
+bool Frontend::AnyRunning() const {
+  for (uint16_t i = 0; i < queues_.size(); ++i) {
+    if (queues_[i].running && served(i)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+Result<> Frontend::StartQueue(uint16_t index, virtio::QueueResources resources, uint64_t features,
+                              std::optional<virtio::QueueState> resume) {
+  const std::lock_guard lock(control_);
+  if (index >= queues_.size() || queues_[index].running) {
+    return Fail(Code::kInvalidArgument, fmt::format("{}: queue {}", options_.name, index));
+  }
+  Queue& queue = queues_[index];
+  const bool packed = (features & virtio::kRingPacked) != 0;
+  queue.begun = resume.value_or(packed ? kPackedBegin : virtio::QueueState());
+  queue.features = features;
+  {
+    const std::lock_guard guard(mu_);
+    interrupt_ = resources.interrupt;
+  }
+  queue.resources = std::move(resources);
+  queue.running = true;
+  if (!served(index) || (options_.reconnects && lost())) {
+    return {};
+  }
+  if (auto started = StartOnBackend(index); !started) {
+    // A successor starts it.
+    if (options_.reconnects && started.error().code() == Code::kUnavailable) {
+      return {};
+    }
+    queue.running = false;
+    queue.resources = {};
+    return tl::unexpected(
+        std::move(started).error().WithContext(fmt::format("{}: queue {}", options_.name, index)));
+  }
+  return {};
+}
+
+// `begun` is where a fresh back-end begins; one that takes over begins at the used index, behind
+// which nothing is known to be done (or where its own record says).
+Result<> Frontend::StartOnBackend(uint16_t index) {
+  Queue& queue = queues_[index];
+  virtio::QueueState base = queue.begun;
+  const bool packed = (queue.features & virtio::kRingPacked) != 0;
+  const bool successor = reconnecting_;
+  if (successor && !packed) {
+    const auto used =
+        virtio::Queue::UsedIndexInRing(*queue.resources.memory, queue.resources.config);
+    if (used) {
+      base = {*used, *used};
+    }
+  }
+  WV_TRY_VOID(Configure(queue.resources.memory, queue.features));
+  WV_TRY_VOID(SendQueue(index, base));
+  if (!driver_ok_ && (protocol_features_ & kProtocolStatus) != 0) {
+    WV_TRY_VOID(channel_->SetValue(Request::kSetStatus, kFeaturesOk | virtio::kStatusDriverOk));
+  }
+  driver_ok_ = true;
+  if (successor) {
+    // The driver has kicked the last one, which may have taken a signal with it.
+    if (queue.resources.kick.valid()) {
+      const uint64_t one = 1;
+      static_cast<void>(WriteAll(queue.resources.kick, std::as_bytes(std::span(&one, 1))));
+    }
+    queue.resources.interrupt->SignalQueue(index);
+  }
+  return {};
+}
+
+Result<> Frontend::Configure(const std::shared_ptr<const mem::GuestMemory>& memory,
+                             uint64_t features) {
+  touched_ = true;
+  WV_TRY_VOID(SendLogBase());
+  const uint64_t logging = log_ ? kFeatureLogAll : 0;
+  WV_TRY_VOID(SendFeatures((features & backend_features_) | virtio::kVersion1 | logging |
+                           (backend_features_ & kFeatureProtocol)));
+  WV_TRY_VOID(SendInflight());
+  if (memory_ != memory) {
+    WV_TRY_VOID(SendMemory(*memory));
+    memory_ = memory;
+  }
+  return {};
+}
+
+Result<> Frontend::SendFeatures(uint64_t features) {
+  if (sent_features_ == features) {
+    return {};
+  }
+  const bool begins = !sent_features_;
+  WV_TRY_VOID(channel_->SetValue(Request::kSetFeatures, features));
+  if (begins && (protocol_features_ & kProtocolStatus) != 0) {
+    WV_TRY_VOID(channel_->SetValue(Request::kSetStatus, kFeaturesOk));
+    WV_TRY(const uint64_t status, channel_->Get<uint64_t>(Request::kGetStatus));
+    if ((status & virtio::kStatusFeaturesOk) == 0) {
+      return Fail(Code::kFailedPrecondition,
+                  fmt::format("the back-end does not take features {:#x}", features));
+    }
+  }
+  sent_features_ = features;
+  return {};
+}
+
+Result<> Frontend::SendInflight() {
+  if (inflight_sent_ || (protocol_features_ & kProtocolInflightShmfd) == 0) {
+    return {};
+  }
+  if (!inflight_) {
+    const size_t queues = options_.backend_queues > 0 ? options_.backend_queues : queues_.size();
+    const uint16_t size = std::ranges::max(options_.queue_sizes);
+    const InflightArea wanted{0, 0, static_cast<uint16_t>(queues), size, 0};
+    WV_TRY(Message reply,
+           channel_->Ask(Request::kGetInflightFd, std::as_bytes(std::span(&wanted, 1)), {},
+                         {kInflightFields, sizeof(InflightArea), 1}));
+    const auto area = reply.As<InflightArea>();
+    if (area.mmap_size == 0 || reply.fds.size() != 1) {
+      return Fail(Code::kFailedPrecondition, "the back-end has no memory for what is in flight");
+    }
+    inflight_ = Inflight{std::move(reply.fds.front()), area};
+  }
+  // Always, since only then a back-end must use it.
+  const FdRef fd[] = {inflight_->fd};
+  WV_TRY_VOID(channel_->SetValue(Request::kSetInflightFd, inflight_->area, fd));
+  inflight_sent_ = true;
+  return {};
+}
+
+Result<> Frontend::SendMemory(const mem::GuestMemory& memory) {
+  std::vector<mem::RegionInfo> shared;
+  for (const mem::RegionInfo& info : memory.regions()) {
+    if (info.fd.valid() && (!info.read_only || options_.share_read_only_memory)) {
+      shared.push_back(info);
+    }
+  }
+  if (shared.empty()) {
+    return Fail(Code::kFailedPrecondition,
+                "guest memory is private: a vhost-user device needs it shared (memfd)");
+  }
+  if (shared.size() > kMaxTableRegions) {
+    return SendSlots(shared);
+  }
+  MemoryTable table;
+  std::vector<FdRef> fds;
+  for (const mem::RegionInfo& info : shared) {
+    table.regions[table.count++] = ToRegion(info);
+    fds.push_back(info.fd);
+  }
+  const size_t size = 8 + table.count * sizeof(MemoryRegion);
+  WV_TRY_VOID(
+      channel_->Set(Request::kSetMemTable, std::as_bytes(std::span(&table, 1)).first(size), fds));
+  slots_ = std::move(shared);
+  return {};
+}
+
+// What it has already stays, for rings run there.
+Result<> Frontend::SendSlots(const std::vector<mem::RegionInfo>& regions) {
+  if ((protocol_features_ & kProtocolConfigureMemSlots) == 0) {
+    return Fail(Code::kFailedPrecondition,
+                fmt::format("the back-end takes {} memory regions, not {}", kMaxTableRegions,
+                            regions.size()));
+  }
+  WV_TRY(const uint64_t slots, channel_->Get<uint64_t>(Request::kGetMaxMemSlots));
+  if (slots < regions.size()) {
+    return Fail(Code::kFailedPrecondition,
+                fmt::format("the back-end takes {} memory regions, not {}", slots, regions.size()));
+  }
+  for (size_t i = 0; i < slots_.size();) {
+    if (IsAmong(slots_[i], regions)) {
+      ++i;
+      continue;
+    }
+    WV_TRY_VOID(channel_->SetValue(Request::kRemMemReg, SingleRegion{0, ToRegion(slots_[i])}));
+    slots_.erase(slots_.begin() + static_cast<std::ptrdiff_t>(i));
+  }
+  for (const mem::RegionInfo& info : regions) {
+    if (IsAmong(info, slots_)) {
+      continue;
+    }
+    const FdRef fd[] = {info.fd};
+    WV_TRY_VOID(channel_->SetValue(Request::kAddMemReg, SingleRegion{0, ToRegion(info)}, fd));
+    slots_.push_back(info);
+  }
+  return {};
+}
+
+Result<> Frontend::SendAddress(uint16_t index) {
+  const virtio::QueueResources& resources = queues_[index].resources;
+  const auto descriptor = UserAddress(*resources.memory, resources.config.descriptor_area);
+  const auto available = UserAddress(*resources.memory, resources.config.driver_area);
+  const auto used = UserAddress(*resources.memory, resources.config.device_area);
+  if (!descriptor || !available || !used) {
+    return Fail(Code::kInvalidArgument, "the ring lies outside the guest's memory");
+  }
+  const uint32_t flags = log_ ? kVringLog : 0;
+  return channel_->SetValue(Request::kSetVringAddr,
+                            VringAddress{index, flags, *descriptor, *used, *available,
+                                         mem::Raw(resources.config.device_area)});
+}
+
+Result<> Frontend::SendQueue(uint16_t index, const virtio::QueueState& base) {
+  const virtio::QueueResources& resources = queues_[index].resources;
+  const bool packed = (queues_[index].features & virtio::kRingPacked) != 0;
+  const uint32_t num = base.next_available | (packed ? uint32_t{base.next_used} << 16U : 0);
+  WV_TRY_VOID(channel_->SetValue(Request::kSetVringNum, VringState{index, resources.config.size}));
+  WV_TRY_VOID(channel_->SetValue(Request::kSetVringBase, VringState{index, num}));
+  WV_TRY_VOID(SendAddress(index));
+  WV_TRY(const FdRef call, CallFd(index));
+  const FdRef call_fd[] = {call};
+  const FdRef error_fd[] = {error_.fd()};
+  const FdRef kick_fd[] = {resources.kick};
+  WV_TRY_VOID(channel_->SetValue(Request::kSetVringCall, uint64_t{index}, call_fd));
+  WV_TRY_VOID(channel_->SetValue(Request::kSetVringErr, uint64_t{index}, error_fd));
+  if (resources.kick.valid()) {
+    WV_TRY_VOID(channel_->SetValue(Request::kSetVringKick, uint64_t{index}, kick_fd));
+  } else {
+    WV_TRY_VOID(channel_->SetValue(Request::kSetVringKick, uint64_t{index} | kNoFd));
+  }
+  if ((backend_features_ & kFeatureProtocol) != 0) {
+    WV_TRY_VOID(channel_->SetValue(Request::kSetVringEnable, VringState{index, 1}));
+  }
+  return {};
+}
+
+Result<FdRef> Frontend::CallFd(uint16_t index) {
+  Queue& queue = queues_[index];
+  if (const FdRef direct = queue.resources.interrupt->QueueCallFd(index); direct.valid()) {
+    return direct;
+  }
+  const std::lock_guard lock(mu_);
+  queue.interrupt = queue.resources.interrupt;
+  if (queue.relay) {
+    return queue.relay->fd();  // of the last back-end
+  }
+  WV_TRY(EventFd relay, EventFd::Create());
+  epoll_event event{};
+  // One event for each signal, so that it is never read: the back-end shares its file description,
+  // and could make a read wait for ever (by clearing O_NONBLOCK) that we do with the lock held.
+  event.events = EPOLLIN | EPOLLET;
+  event.data.u64 = index;
+  if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, relay.fd().get(), &event) != 0) {
+    return SysError("epoll_ctl(ADD) of a call");
+  }
+  const FdRef call = relay.fd();
+  queue.relay.emplace(std::move(relay));
+  return call;
+}
+
+std::optional<virtio::QueueState> Frontend::StopQueue(uint16_t index) {
+  const std::lock_guard control(control_);
+  if (index >= queues_.size() || !queues_[index].running) {
+    return std::nullopt;
+  }
+  Queue& queue = queues_[index];
+  queue.running = false;
+  if (!served(index)) {
+    queue.resources = {};
+    return queue.begun;
+  }
+  const virtio::QueueState state = StopOnBackend(index);
+  queue.resources = {};
+  const std::lock_guard lock(mu_);
+  if (queue.relay) {
+    ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, queue.relay->fd().get(), nullptr);
+    queue.interrupt->SignalQueue(index);  // maybe of the last buffers
+    queue.relay.reset();
+  }
+  queue.interrupt.reset();
+  return state;
+}
+
+virtio::QueueState Frontend::StopOnBackend(uint16_t index) {
+  const Queue& queue = queues_[index];
+  const bool packed = (queue.features & virtio::kRingPacked) != 0;
+  const VringState request{index, 0};
+  auto base =
+      channel_->Get<VringState>(Request::kGetVringBase, std::as_bytes(std::span(&request, 1)));
+  if (base && (base->index != index || (!packed && base->num > UINT16_MAX))) {
+    base = channel_->Lose(Request::kGetVringBase, Fault::kUnexpected);
+  }
+  if (base && (backend_features_ & kFeatureProtocol) != 0) {
+    static_cast<void>(channel_->SetValue(Request::kSetVringEnable, request));
+  }
+  if (packed) {
+    // Nothing in a packed ring tells where a lost back-end was.
+    return base ? virtio::QueueState{static_cast<uint16_t>(base->num & 0xffffU),
+                                     static_cast<uint16_t>(base->num >> 16U)}
+                : queue.begun;
+  }
+  // What the back-end has given back is in the ring. A lost one has no more to say than that.
+  const auto used = virtio::Queue::UsedIndexInRing(*queue.resources.memory, queue.resources.config);
+  const uint16_t next_used = used ? *used : uint16_t{0};
+  return {base ? static_cast<uint16_t>(base->num) : next_used, next_used};
+}
+
+}  // namespace wyvern::vhost_user

@@ -1,0 +1,516 @@
+// Our front-end and our back-end: what passes between them besides requests.
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+
+#include <array>
+#include <atomic>
+#include <optional>
+#include <thread>
+
+#include "base/mapping.h"
+#include "vhost_user/backend.h"
+#include "vhost_user/frontend.h"
+#include "vhost_user/testing/recording_device.h"
+#include "virtio/testing/fake_driver.h"
+#include "virtio/testing/fake_interrupt.h"
+
+namespace wyvern::vhost_user {
+namespace {
+
+using std::chrono::milliseconds;
+using testing::RecordingDevice;
+using virtio::testing::FakeDriver;
+using virtio::testing::FakeInterrupt;
+using virtio::testing::GuestRam;
+using virtio::testing::MustPop;
+
+// Our back-end in a thread. The test looks at the device's state when nothing is asked.
+class Peer {
+ public:
+  explicit Peer(BackendOptions options = {}, uint64_t features = 0,
+                std::vector<virtio::SharedMemoryRegion> shared = {}) {
+    auto pair = MakeSocketPair(SOCK_STREAM);
+    EXPECT_TRUE(pair.has_value());
+    front_end = std::move(pair->first);
+    ours_ = *pair->second.Duplicate();
+    state->open_rings = true;
+    options.timeout = std::chrono::seconds(20);
+    auto device = std::make_unique<RecordingDevice>(state, features, std::move(shared));
+    device_ = device.get();
+    backend_ =
+        std::make_unique<Backend>(std::move(pair->second), std::move(device), std::move(options));
+    requests = backend_->requests();
+    thread_ = std::thread([this] {
+      while (backend_->Serve().has_value()) {
+      }
+    });
+  }
+
+  ~Peer() { Kill(); }
+
+  Peer(const Peer&) = delete;
+  Peer& operator=(const Peer&) = delete;
+
+  // As a process that ends: its rings go with it.
+  void Kill() {
+    if (backend_ != nullptr) {
+      ::shutdown(ours_.get(), SHUT_RDWR);
+      thread_.join();
+      backend_.reset();
+      ours_.Reset();
+    }
+  }
+
+  void BreakDevice() { device_->Break(); }
+
+  UniqueFd front_end;
+  std::shared_ptr<RecordingDevice::State> state = std::make_shared<RecordingDevice::State>();
+  std::shared_ptr<BackendRequests> requests;
+
+ private:
+  UniqueFd ours_;
+  RecordingDevice* device_ = nullptr;
+  std::unique_ptr<Backend> backend_;
+  std::thread thread_;
+};
+
+class FrontendSessionTest : public ::testing::Test {
+ protected:
+  static constexpr uint64_t kFeatures = virtio::kVersion1 | virtio::kRingIndirectDesc;
+
+  static FrontendOptions Options() {
+    FrontendOptions options;
+    options.device_id = virtio::kDeviceBlock;
+    options.features = virtio::kRingFeatures;
+    options.queue_sizes = {64, 64};
+    options.timeout = std::chrono::seconds(10);
+    return options;
+  }
+
+  void Create(Peer& peer, FrontendOptions options) {
+    auto device = Frontend::Create(std::move(peer.front_end), std::move(options));
+    ASSERT_TRUE(device.has_value()) << device.error().message();
+    device_ = *std::move(device);
+    device_->set_lost_callback([this](const std::string&) { ++lost_; });
+    device_->set_fault_callback([this] { ++needs_reset_; });
+  }
+
+  Result<> Start(uint16_t index = 0, uint64_t features = kFeatures,
+                 std::optional<virtio::QueueState> resume = {}) {
+    virtio::QueueResources resources;
+    resources.memory = ram_.memory();
+    resources.config = driver_->config();
+    resources.kick = kick_.fd();
+    resources.interrupt = interrupt_;
+    return device_->StartQueue(index, std::move(resources), features, resume);
+  }
+
+  bool WaitLost(int times) const {
+    for (int i = 0; i < 500 && lost_ < times; ++i) {
+      std::this_thread::sleep_for(milliseconds(10));
+    }
+    return lost_ == times;
+  }
+
+  uint16_t Submit() { return driver_->Build().Readable("request").Writable(16).Submit(); }
+
+  // The device's side of one chain.
+  static uint16_t Serve(Peer& peer) {
+    virtio::Chain chain = MustPop(*peer.state->queues[0]);
+    const uint16_t head = chain.head();
+    peer.state->queues[0]->Push(std::move(chain), 1);
+    return head;
+  }
+
+  GuestRam ram_{8 << 20};
+  std::optional<FakeDriver> driver_{std::in_place, ram_, 64};
+  EventFd kick_ = *EventFd::Create();
+  std::shared_ptr<FakeInterrupt> interrupt_ = std::make_shared<FakeInterrupt>();
+  std::atomic<int> lost_{0};
+  std::atomic<int> needs_reset_{0};
+  std::unique_ptr<Frontend> device_;
+};
+
+TEST_F(FrontendSessionTest, SuccessorGoesOnAtTheUsedIndex) {
+  Peer first;
+  FrontendOptions options = Options();
+  options.reconnects = true;
+  Create(first, options);
+  ASSERT_TRUE(Start());
+  Submit();
+  const uint16_t second = Submit();
+  Serve(first);
+  first.Kill();
+  EXPECT_TRUE(WaitLost(1));
+  EXPECT_EQ(needs_reset_, 0);
+  const uint64_t signals = interrupt_->queue_signals(0);
+  kick_.Drain();
+  Peer next;
+  const auto reconnected = device_->Reconnect(std::move(next.front_end));
+  ASSERT_TRUE(reconnected.has_value()) << reconnected.error().message();
+  EXPECT_FALSE(device_->lost());
+  EXPECT_GT(interrupt_->queue_signals(0), signals);
+  EXPECT_EQ(kick_.Drain(), 1U);
+  EXPECT_EQ(Serve(next), second);
+  const auto left = device_->StopQueue(0).value_or(virtio::QueueState{});
+  EXPECT_EQ(left.next_available, 2U);
+  EXPECT_EQ(left.next_used, 2U);
+}
+
+// Out of order, so that the used index alone would lose the first.
+TEST_F(FrontendSessionTest, SuccessorTakesAgainWhatWasInFlight) {
+  Peer first({.track_inflight = true});
+  FrontendOptions options = Options();
+  options.reconnects = true;
+  options.track_inflight = true;
+  Create(first, options);
+  ASSERT_TRUE(Start());
+  const uint16_t head_one = Submit();
+  const uint16_t head_two = Submit();
+  const uint16_t head_three = Submit();
+  std::optional<virtio::Chain> held = MustPop(*first.state->queues[0]);
+  EXPECT_EQ(held->head(), head_one);
+  EXPECT_EQ(Serve(first), head_two);
+  first.Kill();
+  held.reset();
+  EXPECT_TRUE(WaitLost(1));
+  Peer next({.track_inflight = true});
+  ASSERT_TRUE(device_->Reconnect(std::move(next.front_end)));
+  EXPECT_EQ(Serve(next), head_one);
+  EXPECT_EQ(Serve(next), head_three);
+  EXPECT_EQ(device_->StopQueue(0).value_or(virtio::QueueState{}).next_used, 3U);
+  // After a reset the record is a new one: the next ring begins at 0.
+  device_->Reset();
+  driver_.emplace(ram_, 64);
+  ASSERT_TRUE(Start());
+  const uint16_t head = Submit();
+  EXPECT_EQ(Serve(next), head);
+}
+
+TEST_F(FrontendSessionTest, QueueStartedMeanwhileWaitsForTheSuccessor) {
+  Peer first;
+  FrontendOptions options = Options();
+  options.reconnects = true;
+  Create(first, options);
+  first.Kill();
+  EXPECT_TRUE(WaitLost(1));
+  ASSERT_TRUE(Start());
+  const uint16_t head = Submit();
+  Peer next;
+  ASSERT_TRUE(device_->Reconnect(std::move(next.front_end)));
+  EXPECT_EQ(Serve(next), head);
+  for (const auto& counter : device_->counters()) {
+    const std::string_view name = counter.name;
+    EXPECT_EQ(counter.value, name == "reconnects" || name == "backend_losses" ? 1U : 0U) << name;
+  }
+}
+
+TEST_F(FrontendSessionTest, OnlyALostBackEndIsReplacedAndByNoLesser) {
+  Peer first({}, 1);
+  FrontendOptions options = Options();
+  options.features |= 1;
+  Create(first, options);
+  Peer lesser;
+  Peer equal({}, 1);
+  EXPECT_EQ(device_->Reconnect(std::move(lesser.front_end)).error().code(),
+            Code::kFailedPrecondition);
+  first.Kill();
+  EXPECT_TRUE(WaitLost(1));
+  EXPECT_EQ(needs_reset_, 1);
+  Peer lesser_still;
+  EXPECT_EQ(device_->Reconnect(std::move(lesser_still.front_end)).error().code(),
+            Code::kFailedPrecondition);
+  EXPECT_TRUE(device_->lost());
+  ASSERT_TRUE(device_->Reconnect(std::move(equal.front_end)));
+  EXPECT_FALSE(device_->lost());
+  equal.Kill();
+  EXPECT_TRUE(WaitLost(2));
+}
+
+TEST_F(FrontendSessionTest, ConfigurationIsTheBackEndsAndItsChangesAreTold) {
+  Peer peer({.offer_config = true});
+  FrontendOptions options = Options();
+  options.backend_config = 8;
+  options.config = {std::byte{1}, std::byte{2}};
+  options.config_offset = 6;
+  Create(peer, options);
+  std::array<std::byte, 12> config{};
+  device_->ReadConfig(0, config);
+  EXPECT_EQ(config[5], std::byte{7});
+  EXPECT_EQ(config[6], std::byte{1});
+  EXPECT_EQ(config[8], std::byte{0});
+  ASSERT_TRUE(Start());
+  peer.state->config[0] = std::byte{9};
+  peer.state->resources[0].interrupt->SignalConfig();
+  for (int i = 0; i < 500 && interrupt_->config_signals() == 0; ++i) {
+    std::this_thread::sleep_for(milliseconds(10));
+  }
+  EXPECT_EQ(interrupt_->config_signals(), 1U);
+  device_->ReadConfig(0, config);
+  EXPECT_EQ(config[0], std::byte{9});
+  EXPECT_EQ(config[7], std::byte{2});
+  const std::array<std::byte, 2> written{std::byte{3}, std::byte{4}};
+  device_->WriteConfig(1, written);
+  device_->WriteConfig(7, written);  // past the end: ignored
+  device_->ReadConfig(0, config);
+  EXPECT_EQ(config[1], std::byte{3});
+  EXPECT_EQ(config[2], std::byte{4});
+  EXPECT_EQ(peer.state->config[7], std::byte{7});
+}
+
+struct Mapped {
+  uint8_t id;
+  uint64_t offset;
+  uint64_t length;
+  bool writable;
+};
+
+class RecordingWindow final : public SharedMemoryWindow {
+ public:
+  Result<> Map(uint8_t id, uint64_t offset, uint64_t length, UniqueFd fd, uint64_t fd_offset,
+               bool writable) override {
+    EXPECT_TRUE(fd.valid());
+    EXPECT_EQ(fd_offset, 0x5000U);
+    mapped.push_back({id, offset, length, writable});
+    return {};
+  }
+
+  Result<> Unmap(uint8_t /*id*/, uint64_t offset, uint64_t /*length*/) override {
+    std::erase_if(mapped, [&](const Mapped& m) { return m.offset == offset; });
+    return {};
+  }
+
+  std::vector<Mapped> mapped;
+};
+
+TEST_F(FrontendSessionTest, SharedMemoryIsMappedWhileTheDriverWaits) {
+  const auto window = std::make_shared<RecordingWindow>();
+  Peer peer({}, 0, {{.id = 0, .length = 1 << 20}});
+  FrontendOptions options = Options();
+  options.window = window;
+  Create(peer, options);
+  ASSERT_EQ(device_->traits().shared_memory.size(), 1U);
+  EXPECT_EQ(device_->traits().shared_memory[0].length, 1U << 20);
+  ASSERT_TRUE(Start());
+  const UniqueFd file = *MakeMemfd("file", 1 << 16);
+  ASSERT_TRUE(peer.requests->MapShared(0, 0x2000, file, 0x5000, 0x1000, true));
+  ASSERT_TRUE(peer.requests->MapShared(0, 0x8000, file, 0x5000, 0x2000, false));
+  EXPECT_EQ(peer.requests->MapShared(0, 0x9000, file, 0x5000, 0x1000, false).error().code(),
+            Code::kInternal);
+  ASSERT_EQ(window->mapped.size(), 2U);
+  EXPECT_TRUE(window->mapped[0].writable);
+  EXPECT_FALSE(window->mapped[1].writable);
+  ASSERT_TRUE(peer.requests->UnmapShared(0, 0x2000, 0x1000));
+  EXPECT_EQ(window->mapped.size(), 1U);
+  // What a back-end that is gone has shown is taken away.
+  peer.Kill();
+  EXPECT_TRUE(WaitLost(1));
+  EXPECT_TRUE(window->mapped.empty());
+}
+
+class HalfMegabyte final : public DeviceState {
+ public:
+  Result<std::vector<std::byte>> Save() override {
+    return std::vector<std::byte>(512 << 10, std::byte{5});
+  }
+
+  Result<> Load(std::span<const std::byte> state) override {
+    loaded = state.size();
+    return {};
+  }
+
+  size_t loaded = 0;
+};
+
+TEST_F(FrontendSessionTest, DeviceStateMovesFromOneBackEndToTheNext) {
+  Peer source({.state = std::make_shared<HalfMegabyte>()});
+  Create(source, Options());
+  ASSERT_TRUE(Start());
+  EXPECT_EQ(device_->SaveState().error().code(), Code::kFailedPrecondition);
+  device_->StopQueue(0);
+  const auto state = device_->SaveState();
+  ASSERT_TRUE(state.has_value()) << state.error().message();
+  EXPECT_EQ(state->size(), size_t{512} << 10);
+  const auto target_state = std::make_shared<HalfMegabyte>();
+  Peer target({.state = target_state});
+  Create(target, Options());
+  const auto loaded = device_->LoadState(*state);
+  ASSERT_TRUE(loaded.has_value()) << loaded.error().message();
+  EXPECT_EQ(target_state->loaded, size_t{512} << 10);
+  Peer without;
+  Create(without, Options());
+  EXPECT_EQ(device_->SaveState().error().code(), Code::kFailedPrecondition);
+}
+
+TEST_F(FrontendSessionTest, DirtyPagesAreLoggedWhileWeAsk) {
+  Peer peer;
+  Create(peer, Options());
+  ASSERT_TRUE(Start());
+  const UniqueFd file = *MakeMemfd("log", 4096);
+  const Mapping log = *Mapping::Create(4096, PROT_READ | PROT_WRITE, MAP_SHARED, file);
+  const auto dirty = [&](mem::Gpa address) {
+    const uint64_t page = mem::Raw(address) / 4096;
+    return (std::to_integer<unsigned>(log.data()[page / 8]) >> (page % 8) & 1U) != 0;
+  };
+  const auto write = [&] {
+    const uint16_t head = Submit();
+    Serve(peer);
+    return driver_->WritableAddress(head);
+  };
+  EXPECT_FALSE(dirty(write()));
+  ASSERT_TRUE(device_->StartLog(file, 4096));
+  EXPECT_TRUE(dirty(write()));
+  EXPECT_TRUE(dirty(driver_->config().device_area));
+  ASSERT_TRUE(device_->StopLog());
+  std::fill_n(log.data(), 4096, std::byte{0});
+  EXPECT_FALSE(dirty(write()));
+  EXPECT_FALSE(dirty(driver_->config().device_area));
+}
+
+TEST_F(FrontendSessionTest, PackedIndicesPassBothWays) {
+  Peer peer({}, virtio::kRingPacked);
+  peer.state->open_rings = false;
+  FrontendOptions options = Options();
+  options.features |= virtio::kRingPacked;
+  Create(peer, options);
+  ASSERT_TRUE(Start(0, kFeatures | virtio::kRingPacked));
+  EXPECT_EQ(peer.state->resumed.value_or(virtio::QueueState{}).next_available, 0x8000U);
+  EXPECT_EQ(peer.state->resumed.value_or(virtio::QueueState{}).next_used, 0x8000U);
+  peer.state->stopped = {0x0009, 0x8007};
+  const auto left = device_->StopQueue(0).value_or(virtio::QueueState{});
+  EXPECT_EQ(left.next_available, 0x0009U);
+  EXPECT_EQ(left.next_used, 0x8007U);
+  ASSERT_TRUE(Start(0, kFeatures | virtio::kRingPacked, left));
+  EXPECT_EQ(peer.state->resumed.value_or(virtio::QueueState{}).next_used, 0x8007U);
+  // Where a lost one was, nobody knows but by where it began.
+  peer.Kill();
+  EXPECT_EQ(device_->StopQueue(0).value_or(virtio::QueueState{}).next_used, 0x8007U);
+}
+
+TEST_F(FrontendSessionTest, StatusAndResetReachTheDevice) {
+  Peer peer({.offer_status = true});
+  Create(peer, Options());
+  ASSERT_TRUE(Start());
+  EXPECT_TRUE(device_->StopQueue(0).has_value());
+  device_->Reset();
+  EXPECT_GT(peer.state->resets, 0);
+  ASSERT_TRUE(Start());
+  const uint16_t head = Submit();
+  EXPECT_EQ(Serve(peer), head);
+}
+
+TEST_F(FrontendSessionTest, RingThatTheDriverBrokeNeedsReset) {
+  Peer peer;
+  Create(peer, Options());
+  ASSERT_TRUE(Start());
+  EXPECT_EQ(needs_reset_, 0);
+  peer.BreakDevice();
+  for (int i = 0; i < 500 && needs_reset_ == 0; ++i) {
+    std::this_thread::sleep_for(milliseconds(10));
+  }
+  EXPECT_EQ(needs_reset_, 1);
+  EXPECT_FALSE(device_->lost());
+}
+
+TEST_F(FrontendSessionTest, QueueWithoutAKickIsPolled) {
+  Peer peer({.poll_interval = milliseconds(1)});
+  Create(peer, Options());
+  virtio::QueueResources resources;
+  resources.memory = ram_.memory();
+  resources.config = driver_->config();
+  resources.interrupt = interrupt_;
+  ASSERT_TRUE(device_->StartQueue(0, std::move(resources), kFeatures, std::nullopt));
+  EXPECT_TRUE(peer.state->resources[0].kick.valid());
+}
+
+// More regions than a table has: they go as slots, and only what changed goes again.
+TEST_F(FrontendSessionTest, ManyRegionsGoAsSlots) {
+  std::vector<std::pair<mem::Gpa, uint64_t>> regions;
+  for (uint64_t i = 0; i < 10; ++i) {
+    regions.emplace_back(mem::Gpa{GuestRam::kBase + i * (1 << 20)}, 1 << 16);
+  }
+  GuestRam many(regions);
+  FakeDriver driver(many, 64);
+  Peer peer;
+  Create(peer, Options());
+  const auto start = [&](uint16_t index, std::shared_ptr<const mem::GuestMemory> memory) {
+    virtio::QueueResources resources;
+    resources.memory = std::move(memory);
+    resources.config = driver.config();
+    resources.kick = kick_.fd();
+    resources.interrupt = interrupt_;
+    return device_->StartQueue(index, std::move(resources), kFeatures, std::nullopt);
+  };
+  ASSERT_TRUE(start(0, many.memory()));
+  EXPECT_EQ(peer.state->resources[0].memory->regions().size(), 10U);
+  mem::RegionSpec more;
+  more.start = mem::Gpa{uint64_t{1} << 32};
+  more.size = 1 << 16;
+  more.fd = *MakeMemfd("more", more.size);
+  auto larger = many.memory()->WithRegion(std::move(more));
+  ASSERT_TRUE(larger.has_value());
+  ASSERT_TRUE(start(1, *larger));
+  EXPECT_EQ(peer.state->resources[0].memory->regions().size(), 11U);
+  EXPECT_TRUE(peer.state->running[0]);
+}
+
+TEST_F(FrontendSessionTest, BlockDeviceShowsTheBackEndsDiskAndOurQueues) {
+  Peer peer({.offer_config = true}, uint64_t{1} << 12 | uint64_t{1} << 9);
+  auto device = Frontend::CreateBlk(std::move(peer.front_end), 2, 64, {});
+  ASSERT_TRUE(device.has_value()) << device.error().message();
+  EXPECT_EQ((*device)->traits().device_id, virtio::kDeviceBlock);
+  EXPECT_EQ((*device)->traits().config_length, 60U);
+  EXPECT_EQ((*device)->traits().features,
+            virtio::kRingFeatures | uint64_t{1} << 12 | uint64_t{1} << 9);
+  std::array<std::byte, 60> config{};
+  (*device)->ReadConfig(0, config);
+  EXPECT_EQ(config[0], std::byte{7});
+  EXPECT_EQ(config[34], std::byte{2});
+  EXPECT_EQ(config[35], std::byte{0});
+  Peer silent;
+  EXPECT_EQ(Frontend::CreateBlk(std::move(silent.front_end), 1, 64, {}).error().code(),
+            Code::kFailedPrecondition);
+}
+
+TEST_F(FrontendSessionTest, NetDeviceIsOurs) {
+  uint16_t mtu = 0;
+  Peer peer({.set_mtu =
+                 [&](uint16_t value) {
+                   mtu = value;
+                   return Result<>();
+                 }},
+            1);
+  FrontendOptions options;
+  options.mtu = 9000;
+  auto device =
+      Frontend::CreateNet(std::move(peer.front_end), {2, 0, 0, 0, 0, 9}, 64, std::move(options));
+  ASSERT_TRUE(device.has_value()) << device.error().message();
+  EXPECT_EQ(mtu, 9000U);
+  // CSUM of the back-end; MAC, STATUS and MTU of ours.
+  EXPECT_EQ((*device)->traits().features, virtio::kRingFeatures | 1 | 1U << 3 | 1U << 5 | 1U << 16);
+  std::array<std::byte, 12> config{};
+  (*device)->ReadConfig(0, config);
+  EXPECT_EQ(config[5], std::byte{9});
+  EXPECT_EQ(config[6], std::byte{1});
+  EXPECT_EQ(config[8], std::byte{1});
+  EXPECT_EQ(config[10], std::byte{9000 & 0xff});
+}
+
+TEST_F(FrontendSessionTest, VsockKeepsItsEventsToItself) {
+  Peer peer({.offer_config = true}, 1);
+  auto device = Frontend::CreateVsock(std::move(peer.front_end), 64, {});
+  ASSERT_TRUE(device.has_value()) << device.error().message();
+  device_ = *std::move(device);
+  EXPECT_EQ(device_->traits().queue_sizes.size(), 3U);
+  EXPECT_EQ(device_->traits().config_length, 8U);
+  ASSERT_TRUE(Start(2, virtio::kVersion1, virtio::QueueState{4, 4}));
+  EXPECT_FALSE(peer.state->running[0]);
+  const auto left = device_->StopQueue(2).value_or(virtio::QueueState{});
+  EXPECT_EQ(left.next_available, 4U);
+  ASSERT_TRUE(Start(1));
+  EXPECT_TRUE(peer.state->running[1]);
+}
+
+}  // namespace
+}  // namespace wyvern::vhost_user
