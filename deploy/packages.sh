@@ -1,5 +1,5 @@
 #!/bin/bash
-# deploy/packages.sh GROUP… — installs the Debian packages of the named groups (bench, build, guest = kernel + image, guest-test, host, lab,
+# deploy/packages.sh GROUP… — installs the Debian packages of the named groups (bench, build, guest = kernel + image, guest-test, host, interop, lab,
 # test) if any is missing. The one list of what a fresh Debian 12 needs; ARCHITECTURE.md gives each library and tool its reason.
 set -euo pipefail
 
@@ -13,6 +13,8 @@ image=(erofs-utils binutils)
 guest_test=(qemu-system-x86 squashfs-tools mmdebstrap binutils)
 host=(containerd runc)
 bench=(libbenchmark-dev libgtest-dev libgmock-dev python3 binutils)
+# tests/interop, natively; what is missing is skipped there. passt has vhost-user from Debian 13 on.
+interop=(qemu-system-x86 qemu-utils passt dpdk busybox-static cpio gcc libc6-dev python3 python3-pytest)
 lab=(mmdebstrap e2fsprogs cpio kmod tar binutils python3)
 tests=(clang-16 clang-tidy-16 clang-format-16 libclang-rt-16-dev libgtest-dev libgmock-dev libbenchmark-dev
   crun busybox-static e2fsprogs acpica-tools qemu-system-x86 cpio python3 python3-pytest)
@@ -27,9 +29,10 @@ for group in "$@"; do
     kernel) wanted+=("${kernel[@]}") ;;
     guest-test) wanted+=("${guest_test[@]}") ;;
     host) wanted+=("${host[@]}") ;;
+    interop) wanted+=("${interop[@]}") ;;
     lab) wanted+=("${lab[@]}") ;;
     test) wanted+=("${tests[@]}") ;;
-    *) echo "packages.sh: unknown group '$group' (bench, build, guest, guest-test, host, image, kernel, lab, test)" >&2; exit 2 ;;
+    *) echo "packages.sh: unknown group '$group' (bench, build, guest, guest-test, host, image, interop, kernel, lab, test)" >&2; exit 2 ;;
   esac
 done
 
