@@ -142,6 +142,21 @@ class TrackedQueue final : public Queue {
     }
   }
 
+  // A record of what is in flight goes with the index in the ring, chain by chain: nothing is held then.
+  void HoldUsed() override {
+    if (tracking_.inflight == nullptr) {
+      held_from_ = inner_->state().next_used;
+      inner_->HoldUsed();
+    }
+  }
+
+  void PublishUsed() override {
+    if (tracking_.inflight == nullptr) {
+      inner_->PublishUsed();
+      LogUsed(held_from_, inner_->state().next_used);
+    }
+  }
+
   void UndoPop(Chain chain) override {
     if (tracking_.inflight != nullptr) {
       tracking_.inflight->Undone(chain.head());
@@ -225,6 +240,7 @@ class TrackedQueue final : public Queue {
   const QueueConfig config_;
   const bool packed_;
   bool broken_ = false;
+  uint16_t held_from_ = 0;  // next_used at HoldUsed
   std::optional<DriverAreaMirror> mirror_;
   std::unique_ptr<Queue> inner_;
 };

@@ -100,8 +100,20 @@ void PackedQueue::WriteUsed(uint16_t id, uint32_t written, uint32_t slots) {
   const uint64_t at = wv_packed_offset(position);
   const WirePackedUsed used{.length = written, .id = id};
   descriptors_.Write(at + WV_PACKED_DESC_LEN, std::as_bytes(std::span(&used, 1)));
-  descriptors_.StoreRelease16(at + WV_PACKED_DESC_FLAGS,
-                              FromLe(wv_packed_used_flags(position, written)));
+  const uint16_t flags = FromLe(wv_packed_used_flags(position, written));
+  if (hold_used_ && !held_) {
+    held_ = HeldFlags{.at = at + WV_PACKED_DESC_FLAGS, .flags = flags};
+    return;
+  }
+  descriptors_.StoreRelease16(at + WV_PACKED_DESC_FLAGS, flags);
+}
+
+void PackedQueue::PublishUsed() {
+  hold_used_ = false;
+  if (held_) {
+    descriptors_.StoreRelease16(held_->at, held_->flags);
+    held_.reset();
+  }
 }
 
 void PackedQueue::Push(Chain chain, uint32_t written) {

@@ -24,6 +24,10 @@ class PackedQueue final : public Queue {
 
   tl::expected<std::optional<Chain>, ChainFault> Pop() override;
   void Push(Chain chain, uint32_t written) override;
+
+  void HoldUsed() override { hold_used_ = true; }
+
+  void PublishUsed() override;
   void UndoPop(Chain chain) override;
   bool NeedsInterrupt() override;
   void DisableNotification() override;
@@ -50,6 +54,16 @@ class PackedQueue final : public Queue {
   IdSet in_flight_;  // buffer ids
   UseOrder order_;
   std::optional<ChainFault> broken_;
+
+  // The first used descriptor since HoldUsed: until its flags are written the driver sees none of
+  // those behind it.
+  struct HeldFlags {
+    uint64_t at = 0;
+    uint16_t flags = 0;
+  };
+
+  std::optional<HeldFlags> held_;
+  bool hold_used_ = false;
   const bool indirect_;
 };
 

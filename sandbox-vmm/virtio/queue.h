@@ -168,6 +168,12 @@ class Queue {
   // Gives the chain back; `written`: bytes written into its device-writable part (from the
   // beginning). Published at once, with IN_ORDER when all before it are.
   virtual void Push(Chain chain, uint32_t written) = 0;
+
+  // What is pushed in between, the driver sees all at once at the second (VIRTIO §5.1.6.4.1: the
+  // buffers of one packet). Before NeedsInterrupt.
+  virtual void HoldUsed() = 0;
+  virtual void PublishUsed() = 0;
+
   // Undoes the last Pop (the chain will be popped and validated again): for back-pressure.
   virtual void UndoPop(Chain chain) = 0;
   // True if the driver wants an interrupt for what was published since the last call (§2.7.7.2,

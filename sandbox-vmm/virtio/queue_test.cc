@@ -345,7 +345,7 @@ TEST_P(QueueTest, TwoThreadsLoseNoNotification) {
   RingRig rig(static_cast<uint16_t>(Packed() ? 13 : 16), GetParam());
   auto kick = EventFd::Create();
   ASSERT_TRUE(kick);
-  constexpr int kChains = 4000;
+  constexpr int kChains = 1000;
   const mem::Gpa buffer = rig.ram().Allocate(64);
   std::thread device([&] { ServeAll(rig.queue(), *kick, kChains); });
   FakeDriver& driver = rig.driver();
@@ -395,6 +395,31 @@ TEST(QueueSizeTest, PowersOfTwoAreAskedForInSplitRingsOnly) {
     EXPECT_FALSE(Queue::SizeValid(32769, features));
     EXPECT_FALSE(Queue::SizeValid(65536, features));
   }
+}
+
+TEST_P(QueueTest, UsedElementsThatAreHeldAppearTogether) {
+  RingRig rig(8, GetParam());
+  for (int i = 0; i < 3; ++i) {
+    rig.Build().Writable(4).Submit();
+  }
+  rig.queue().Push(rig.Pop(), 1);
+  rig.queue().HoldUsed();
+  rig.queue().Push(rig.Pop(), 2);
+  rig.queue().Push(rig.Pop(), 3);
+  EXPECT_EQ(rig.driver().MustTakeUsed().written, 1U);
+  EXPECT_FALSE(rig.driver().TakeUsed());
+  rig.queue().PublishUsed();
+  EXPECT_TRUE(rig.queue().NeedsInterrupt());
+  EXPECT_EQ(rig.driver().MustTakeUsed().written, 2U);
+  EXPECT_EQ(rig.driver().MustTakeUsed().written, 3U);
+}
+
+TEST_P(QueueTest, HoldingNothingPublishesNothing) {
+  RingRig rig(8, GetParam());
+  rig.queue().HoldUsed();
+  rig.queue().PublishUsed();
+  EXPECT_FALSE(rig.driver().TakeUsed());
+  EXPECT_FALSE(rig.queue().NeedsInterrupt());
 }
 
 }  // namespace

@@ -100,18 +100,28 @@ void SplitQueue::Push(Chain chain, uint32_t written) {
   pool_.Check(storage.get());
   WV_CHECK(written <= storage->writable_length);
   WV_CHECK(in_flight_.Has(storage->head));
+  bool used = true;
   if (order_.kept()) {
-    PublishInOrder(*storage, written);
+    used = UseInOrder(*storage, written);
   } else {
     WriteUsed(storage->head, written);
-    used_.StoreRelease16(kIndex, FromLe(wv_split_use(&ring_, 1)));
+    wv_split_use(&ring_, 1);
     in_flight_.Flip(storage->head);
+  }
+  if (used && !hold_used_) {
+    used_.StoreRelease16(kIndex, FromLe(ring_.next_used));
   }
   pool_.Recycle(std::move(storage));
 }
 
-// Each batch is one element, at the place of its first chain; one index publishes them all.
-void SplitQueue::PublishInOrder(const ChainStorage& storage, uint32_t written) {
+void SplitQueue::PublishUsed() {
+  hold_used_ = false;
+  used_.StoreRelease16(kIndex, FromLe(ring_.next_used));
+}
+
+// Each batch is one element, at the place of its first chain; one index publishes them all. False when
+// an older chain is still in flight.
+bool SplitQueue::UseInOrder(const ChainStorage& storage, uint32_t written) {
   order_.Finish(storage, written);
   wv_used_batch batch;
   bool any = false;
@@ -120,9 +130,7 @@ void SplitQueue::PublishInOrder(const ChainStorage& storage, uint32_t written) {
     wv_split_use(&ring_, static_cast<uint16_t>(batch.slots));
     any = true;
   }
-  if (any) {
-    used_.StoreRelease16(kIndex, FromLe(ring_.next_used));
-  }
+  return any;
 }
 
 void SplitQueue::UndoPop(Chain chain) {

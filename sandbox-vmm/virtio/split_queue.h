@@ -24,6 +24,10 @@ class SplitQueue final : public Queue {
 
   tl::expected<std::optional<Chain>, ChainFault> Pop() override;
   void Push(Chain chain, uint32_t written) override;
+
+  void HoldUsed() override { hold_used_ = true; }
+
+  void PublishUsed() override;
   void UndoPop(Chain chain) override;
   bool NeedsInterrupt() override;
   void DisableNotification() override;
@@ -39,7 +43,7 @@ class SplitQueue final : public Queue {
   tl::expected<std::optional<Chain>, ChainFault> Break(ChainFault fault);
   tl::expected<void, ChainFault> Walk(uint16_t head, ChainStorage* storage);
   void WriteUsed(uint16_t head, uint32_t written);
-  void PublishInOrder(const ChainStorage& storage, uint32_t written);
+  bool UseInOrder(const ChainStorage& storage, uint32_t written);
 
   ChainPool pool_;
   mem::MappedArea descriptors_;
@@ -49,6 +53,7 @@ class SplitQueue final : public Queue {
   IdSet in_flight_;  // heads
   UseOrder order_;
   std::optional<ChainFault> broken_;
+  bool hold_used_ = false;
   const bool indirect_;
 };
 
