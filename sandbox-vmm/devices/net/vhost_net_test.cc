@@ -1,0 +1,416 @@
+// vhost-net as the kernel's side sees it: which calls, in which order, with what. No kernel needed.
+#include "net/vhost_net_device.h"
+
+#include <gtest/gtest.h>
+
+// Its ring header is C only, but for this.
+#define VIRTIO_RING_NO_LEGACY
+#include <linux/vhost.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <utility>
+
+#include "base/check.h"
+#include "net/testing/net_rig.h"
+#include "virtio/testing/fake_interrupt.h"
+
+namespace wyvern::devices {
+namespace {
+
+using testing::DeviceRig;
+using testing::FakeTap;
+using testing::kGuestMac;
+using testing::Raw;
+using virtio::testing::FakeDriver;
+using virtio::testing::FakeInterrupt;
+using virtio::testing::GuestRam;
+
+constexpr uint64_t kVhostFeatures = virtio::kVersion1 | virtio::kRingFeatures | kNetMrgRxbuf |
+                                    uint64_t{1} << 26U | uint64_t{1} << 27U;
+
+// What the kernel has been told, per descriptor and ring.
+class FakeVhost final : public VhostCalls {
+ public:
+  struct Ring {
+    uint32_t size = 0;
+    uint32_t base = 0;
+    vhost_vring_addr address{};
+    int kick = -1;
+    int call = -1;
+    int error = -1;
+    int backend = -1;
+  };
+
+  int Call(FdRef fd, unsigned long request, void* argument) override {
+    const std::lock_guard lock(mu_);
+    requests_.push_back(request);
+    if (request == failing_) {
+      return -EIO;
+    }
+    switch (request) {
+      case VHOST_GET_FEATURES:
+        *static_cast<uint64_t*>(argument) = offered;
+        return 0;
+      case VHOST_SET_FEATURES:
+        features_ = *static_cast<uint64_t*>(argument);
+        return (features_ & ~offered) == 0 ? 0 : -EOPNOTSUPP;
+      case VHOST_SET_MEM_TABLE:
+        regions_ = static_cast<vhost_memory*>(argument)->nregions;
+        std::memcpy(&region_, static_cast<const std::byte*>(argument) + sizeof(vhost_memory),
+                    sizeof(region_));
+        return 0;
+      case VHOST_SET_OWNER:
+        return 0;
+      case VHOST_SET_VRING_ADDR: {
+        const auto* address = static_cast<vhost_vring_addr*>(argument);
+        rings_[{fd.get(), address->index}].address = *address;
+        return 0;
+      }
+      case VHOST_SET_VRING_NUM:
+      case VHOST_SET_VRING_BASE:
+      case VHOST_GET_VRING_BASE:
+        return State(fd, request, static_cast<vhost_vring_state*>(argument));
+      default:
+        return File(fd, request, *static_cast<vhost_vring_file*>(argument));
+    }
+  }
+
+  void FailAt(unsigned long request) {
+    const std::lock_guard lock(mu_);
+    failing_ = request;
+  }
+
+  std::vector<unsigned long> TakeRequests() {
+    const std::lock_guard lock(mu_);
+    return std::exchange(requests_, {});
+  }
+
+  Ring ring(int fd, unsigned index) {
+    const std::lock_guard lock(mu_);
+    return rings_[{fd, index}];
+  }
+
+  void SetBase(int fd, unsigned index, uint32_t base) {
+    const std::lock_guard lock(mu_);
+    rings_[{fd, index}].base = base;
+  }
+
+  bool AnyAttached() {
+    const std::lock_guard lock(mu_);
+    return std::ranges::any_of(rings_, [](const auto& e) { return e.second.backend >= 0; });
+  }
+
+  uint64_t features() const { return features_; }
+
+  uint32_t regions() const { return regions_; }
+
+  const vhost_memory_region& region() const { return region_; }
+
+  uint64_t offered = kVhostFeatures;
+
+ private:
+  int State(FdRef fd, unsigned long request, vhost_vring_state* state) {
+    Ring& ring = rings_[{fd.get(), state->index}];
+    if (request == VHOST_GET_VRING_BASE) {
+      state->num = ring.base;
+      return 0;
+    }
+    if (ring.backend >= 0) {
+      return -EBUSY;
+    }
+    (request == VHOST_SET_VRING_NUM ? ring.size : ring.base) = state->num;
+    return 0;
+  }
+
+  int File(FdRef fd, unsigned long request, const vhost_vring_file& file) {
+    Ring& ring = rings_[{fd.get(), file.index}];
+    switch (request) {
+      case VHOST_SET_VRING_KICK:
+        ring.kick = file.fd;
+        return 0;
+      case VHOST_SET_VRING_CALL:
+        ring.call = file.fd;
+        return 0;
+      case VHOST_SET_VRING_ERR:
+        ring.error = file.fd;
+        return 0;
+      case VHOST_NET_SET_BACKEND:
+        ring.backend = file.fd;
+        return 0;
+      default:
+        return -ENOTTY;
+    }
+  }
+
+  std::mutex mu_;
+  unsigned long failing_ = 0;
+  std::vector<unsigned long> requests_;
+  std::map<std::pair<int, unsigned>, Ring> rings_;
+  uint64_t features_ = 0;
+  uint32_t regions_ = 0;
+  vhost_memory_region region_{};
+};
+
+class VhostNetTest : public ::testing::Test {
+ protected:
+  void Make(uint16_t pairs = 1, uint64_t offered = kVhostFeatures) {
+    auto calls = std::make_unique<FakeVhost>();
+    vhost_ = calls.get();
+    vhost_->offered = offered;
+    auto tap = std::make_unique<FakeTap>(pairs);
+    tap_ = tap.get();
+    std::vector<UniqueFd> fds;
+    for (uint16_t i = 0; i < pairs; ++i) {
+      fds.push_back(*MakeMemfd("vhost", 0));
+      fds_.push_back(fds.back().get());
+    }
+    auto device = VhostNetDevice::Create({.worker = {.name = "vhost", .on_thread_start = nullptr},
+                                          .tap = std::move(tap),
+                                          .vhost = std::move(fds),
+                                          .interface = {.mac = kGuestMac},
+                                          .calls = std::move(calls)});
+    WV_CHECK(device.has_value());
+    net_ = device->get();
+    rig_ = std::make_unique<DeviceRig>(*std::move(device));
+    vhost_->TakeRequests();
+  }
+
+  FakeVhost::Ring Ring(uint16_t index) { return vhost_->ring(fds_.at(index / 2), index % 2); }
+
+  uint8_t SetPairs(uint16_t pairs) {
+    const auto queue = static_cast<uint16_t>(2 * fds_.size());
+    const NetCommand command{.command_class = static_cast<uint8_t>(NetClass::kMq),
+                             .command = kNetMqPairsSet};
+    const uint16_t head =
+        rig_->queue(queue).Build().Readable(Raw(command) + Raw(Le16(pairs))).Writable(1).Submit();
+    rig_->Kick(queue);
+    rig_->WaitUsed(queue);
+    return static_cast<uint8_t>(rig_->queue(queue).Written(head, 1)[0]);
+  }
+
+  // Aligned like a ring's areas, and one queue's worth of resources.
+  virtio::QueueResources Resources(FakeDriver& driver, const EventFd& kick) {
+    return {.memory = rig_->ram().memory(),
+            .config = driver.config(),
+            .kick = kick.fd(),
+            .interrupt = std::make_shared<FakeInterrupt>()};
+  }
+
+  FakeVhost* vhost_ = nullptr;
+  FakeTap* tap_ = nullptr;
+  VhostNetDevice* net_ = nullptr;
+  std::vector<int> fds_;
+  std::unique_ptr<DeviceRig> rig_;
+};
+
+TEST_F(VhostNetTest, OffersWhatTheKernelHas) {
+  Make();
+  const uint64_t all = rig_->core().device().traits().features;
+  EXPECT_EQ(all & kNetMrgRxbuf, kNetMrgRxbuf);
+  EXPECT_EQ(all & (kNetCtrlRx | kNetCtrlRxExtra), 0U) << "nothing filters";
+  EXPECT_EQ(all & kNetGuestOffloads, kNetGuestOffloads);
+}
+
+TEST_F(VhostNetTest, WithoutMergeableBuffersThereAreNone) {
+  Make(1, virtio::kVersion1 | virtio::kRingIndirectDesc);
+  const uint64_t all = rig_->core().device().traits().features;
+  EXPECT_EQ(all & (kNetMrgRxbuf | virtio::kRingEventIdx), 0U);
+}
+
+TEST_F(VhostNetTest, BackendIsTheLastThingThatIsSet) {
+  Make();
+  auto kick = EventFd::Create();
+  ASSERT_TRUE(kick);
+  FakeDriver driver(rig_->ram(), 64);
+  ASSERT_TRUE(net_->StartQueue(0, Resources(driver, *kick), kVhostFeatures & ~(uint64_t{3} << 26U),
+                               std::nullopt));
+  const std::vector<unsigned long> expected = {
+      VHOST_SET_FEATURES,   VHOST_SET_MEM_TABLE,  VHOST_SET_VRING_NUM,
+      VHOST_SET_VRING_BASE, VHOST_SET_VRING_ADDR, VHOST_SET_VRING_CALL,
+      VHOST_SET_VRING_ERR,  VHOST_SET_VRING_KICK, VHOST_NET_SET_BACKEND};
+  EXPECT_EQ(vhost_->TakeRequests(), expected);
+  EXPECT_EQ(kick->Drain(), 1U) << "what came before the backend is looked for";
+  EXPECT_EQ(Ring(0).size, 64U);
+  EXPECT_EQ(Ring(0).kick, kick->fd().get());
+  EXPECT_EQ(Ring(0).backend, tap_->fd(0).get());
+  EXPECT_TRUE(net_->StopQueue(0));
+}
+
+TEST_F(VhostNetTest, Cve201914835_DirtyLogIsNeverNegotiated) {
+  Make();
+  rig_->Start();
+  EXPECT_EQ(vhost_->features() & ~(virtio::kVersion1 | virtio::kRingFeatures | kNetMrgRxbuf), 0U);
+  EXPECT_NE(vhost_->features() & virtio::kVersion1, 0U);
+}
+
+TEST_F(VhostNetTest, RingsAreGivenByTheHostsAddresses) {
+  Make();
+  rig_->Start();
+  const mem::RegionInfo& region = rig_->ram().memory()->regions()[0];
+  EXPECT_EQ(vhost_->regions(), 1U);
+  EXPECT_EQ(vhost_->region().guest_phys_addr, mem::Raw(region.start));
+  EXPECT_EQ(vhost_->region().memory_size, region.size);
+  EXPECT_EQ(vhost_->region().userspace_addr, region.host_address);
+  const virtio::QueueConfig& config = rig_->queue(1).config();
+  const auto host = [&](mem::Gpa at) {
+    return region.host_address + mem::Raw(at) - mem::Raw(region.start);
+  };
+  EXPECT_EQ(Ring(1).address.desc_user_addr, host(config.descriptor_area));
+  EXPECT_EQ(Ring(1).address.avail_user_addr, host(config.driver_area));
+  EXPECT_EQ(Ring(1).address.used_user_addr, host(config.device_area));
+}
+
+TEST_F(VhostNetTest, RingAcrossTheEndOfMemoryIsRefused) {
+  Make();
+  auto kick = EventFd::Create();
+  ASSERT_TRUE(kick);
+  FakeDriver driver(rig_->ram(), 64);
+  const uint64_t end = GuestRam::kBase + DeviceRig::kRamSize;
+  for (const uint64_t at : {end - 16, end, uint64_t{0}, ~uint64_t{0} - 15}) {
+    virtio::QueueResources resources = Resources(driver, *kick);
+    resources.config.descriptor_area = mem::Gpa{at};
+    EXPECT_FALSE(net_->StartQueue(0, std::move(resources), virtio::kVersion1, std::nullopt));
+    EXPECT_FALSE(net_->StopQueue(0));
+  }
+  EXPECT_FALSE(vhost_->AnyAttached());
+}
+
+TEST_F(VhostNetTest, StopDetachesFirstAndTellsWhereTheRingIs) {
+  Make();
+  rig_->Start();
+  vhost_->SetBase(fds_[0], 1, 7);
+  rig_->queue(1).StartAt(5);  // the used index in memory
+  vhost_->TakeRequests();
+  const auto state = rig_->core().device().StopQueue(1);
+  WV_CHECK(state.has_value());
+  EXPECT_EQ(state->next_available, 7);
+  EXPECT_EQ(state->next_used, 5);
+  const std::vector<unsigned long> expected = {VHOST_NET_SET_BACKEND, VHOST_GET_VRING_BASE,
+                                               VHOST_SET_VRING_KICK, VHOST_SET_VRING_CALL,
+                                               VHOST_SET_VRING_ERR};
+  EXPECT_EQ(vhost_->TakeRequests(), expected);
+  EXPECT_EQ(Ring(1).backend, -1);
+  EXPECT_EQ(Ring(1).kick, -1);
+  EXPECT_NE(Ring(0).backend, -1) << "the other ring goes on";
+}
+
+TEST_F(VhostNetTest, PauseAndResumeGoOnWhereTheRingWas) {
+  Make();
+  rig_->Start();
+  vhost_->SetBase(fds_[0], 0, 9);
+  (void)rig_->core().Pause();
+  EXPECT_FALSE(vhost_->AnyAttached());
+  vhost_->SetBase(fds_[0], 0, 0);
+  ASSERT_TRUE(rig_->core().Resume());
+  EXPECT_EQ(Ring(0).base, 9U);
+  EXPECT_NE(Ring(0).backend, -1);
+}
+
+TEST_F(VhostNetTest, EveryRefusalOfTheKernelIsAnErrorThatLeavesNothing) {
+  Make();
+  for (const unsigned long request :
+       {VHOST_SET_FEATURES, VHOST_SET_MEM_TABLE, VHOST_SET_VRING_NUM, VHOST_SET_VRING_BASE,
+        VHOST_SET_VRING_ADDR, VHOST_SET_VRING_CALL, VHOST_SET_VRING_ERR, VHOST_SET_VRING_KICK,
+        VHOST_NET_SET_BACKEND}) {
+    auto kick = EventFd::Create();
+    ASSERT_TRUE(kick);
+    FakeDriver driver(rig_->ram(), 64);
+    vhost_->FailAt(request);
+    EXPECT_FALSE(net_->StartQueue(0, Resources(driver, *kick), virtio::kVersion1, std::nullopt));
+    EXPECT_FALSE(net_->StopQueue(0));
+    EXPECT_FALSE(vhost_->AnyAttached());
+    vhost_->FailAt(0);
+  }
+  rig_->Start();
+  EXPECT_TRUE(vhost_->AnyAttached());
+}
+
+TEST_F(VhostNetTest, OnlyPairsInUseAreAttached) {
+  Make(3);
+  rig_->Start();
+  EXPECT_NE(Ring(1).backend, -1);
+  EXPECT_EQ(Ring(2).backend, -1);
+  EXPECT_EQ(SetPairs(2), 0);
+  EXPECT_EQ(Ring(2).backend, tap_->fd(1).get());
+  EXPECT_EQ(Ring(3).backend, tap_->fd(1).get());
+  EXPECT_EQ(Ring(4).backend, -1);
+  EXPECT_TRUE(tap_->active(1));
+  EXPECT_FALSE(tap_->active(2));
+  tap_->RefuseChanges(true);
+  EXPECT_EQ(SetPairs(3), 1);
+  EXPECT_EQ(Ring(4).backend, -1);
+  tap_->RefuseChanges(false);
+  EXPECT_EQ(SetPairs(1), 0);
+  EXPECT_EQ(Ring(2).backend, -1);
+  EXPECT_FALSE(tap_->active(1));
+}
+
+TEST_F(VhostNetTest, LinkDownDetachesEveryRing) {
+  Make(2);
+  rig_->Start();
+  net_->SetLinkUp(false);
+  EXPECT_FALSE(vhost_->AnyAttached());
+  EXPECT_FALSE(tap_->carrier());
+  EXPECT_EQ(rig_->Config<Le16>(6).value(), 0);
+  EXPECT_EQ(rig_->interrupt().config_signals(), 1U);
+  net_->SetLinkUp(true);
+  EXPECT_NE(Ring(0).backend, -1);
+  EXPECT_NE(Ring(1).backend, -1);
+  EXPECT_EQ(Ring(2).backend, -1);
+}
+
+TEST_F(VhostNetTest, InterruptsPassThroughHereWhereTheTransportHasNoEventfd) {
+  Make();
+  rig_->Start();
+  const uint64_t seen = rig_->interrupt().queue_signals(1);
+  const uint64_t one = 1;
+  ASSERT_EQ(write(Ring(1).call, &one, sizeof(one)), 8);
+  EXPECT_TRUE(rig_->interrupt().WaitQueue(1, seen));
+}
+
+TEST_F(VhostNetTest, RingThatTheKernelFindsBrokenNeedsReset) {
+  Make();
+  rig_->Start();
+  const uint64_t one = 1;
+  ASSERT_EQ(write(Ring(0).error, &one, sizeof(one)), 8);
+  EXPECT_TRUE(rig_->WaitNeedsReset());
+  EXPECT_EQ(rig_->counter("faults"), 1U);
+  rig_->Start();
+  EXPECT_EQ(rig_->core().status(), 15);
+}
+
+TEST_F(VhostNetTest, ResetDetachesAndForgetsWhatTheDriverHasSet) {
+  Make(2);
+  rig_->Start();
+  ASSERT_EQ(SetPairs(2), 0);
+  rig_->core().WriteStatus(0);
+  EXPECT_FALSE(vhost_->AnyAttached());
+  EXPECT_FALSE(tap_->active(1));
+  rig_->Start();
+  EXPECT_EQ(Ring(2).backend, -1);
+}
+
+TEST(VhostNetCreateTest, DescriptorsAreOnePerPairAndOfAModernKernel) {
+  const auto create = [](uint16_t taps, size_t vhosts, uint64_t offered) {
+    auto calls = std::make_unique<FakeVhost>();
+    calls->offered = offered;
+    std::vector<UniqueFd> fds(vhosts);
+    auto device = VhostNetDevice::Create({.worker = {.name = "vhost", .on_thread_start = nullptr},
+                                          .tap = std::make_unique<FakeTap>(taps),
+                                          .vhost = std::move(fds),
+                                          .interface = {.mac = kGuestMac},
+                                          .calls = std::move(calls)});
+    return device ? Code::kOk : device.error().code();
+  };
+  EXPECT_EQ(create(2, 2, kVhostFeatures), Code::kOk);
+  EXPECT_EQ(create(2, 1, kVhostFeatures), Code::kInvalidArgument);
+  EXPECT_EQ(create(1, 1, virtio::kRingFeatures), Code::kFailedPrecondition);
+}
+
+}  // namespace
+}  // namespace wyvern::devices
