@@ -112,7 +112,9 @@ void TransportCore::AddStatusLocked(uint8_t value) {
     // The driver sees that the bit did not stay (VIRTIO §3.1.1 step 6).
     return;
   }
-  add(kStatusFeaturesOk, kStatusDriver);
+  if (add(kStatusFeaturesOk, kStatusDriver)) {
+    device_->FeaturesAccepted(driver_features_);
+  }
   if (add(kStatusDriverOk, kStatusFeaturesOk)) {
     StartEnabledLocked();
   }
@@ -241,6 +243,7 @@ Result<> TransportCore::SetFeatures(uint64_t features) {
     return Fail(Code::kInvalidArgument, "virtio features changed while a queue runs");
   }
   driver_features_ = features;
+  device_->FeaturesAccepted(features);
   return {};
 }
 

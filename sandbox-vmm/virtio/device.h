@@ -76,6 +76,10 @@ class VirtioDevice {
   // Past the end reads as zero.
   virtual void ReadConfig(uint32_t offset, std::span<std::byte> out) = 0;
   virtual void WriteConfig(uint32_t offset, std::span<const std::byte> in) = 0;
+
+  // FEATURES_OK: what the driver took, before any queue starts. Configuration may depend on it.
+  virtual void FeaturesAccepted(uint64_t /*features*/) {}
+
   // `features`: what was negotiated. `resume`: ring state of an earlier StopQueue. An Error makes
   // the transport set DEVICE_NEEDS_RESET.
   virtual Result<> StartQueue(uint16_t index, QueueResources resources, uint64_t features,
