@@ -109,7 +109,8 @@ std::vector<CallRule> Descriptors() {
 // What carries a disk's data: the thread pool's calls, io_uring on rings that exist.
 std::vector<CallRule> DeviceData() {
   std::vector<CallRule> rules;
-  for (const int number : {SYS_preadv2, SYS_pwritev2, SYS_fdatasync, SYS_io_uring_enter}) {
+  for (const int number :
+       {SYS_preadv2, SYS_pwritev2, SYS_fdatasync, SYS_fallocate, SYS_io_uring_enter}) {
     rules.push_back(Always(number));
   }
   return rules;

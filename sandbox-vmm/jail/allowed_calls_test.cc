@@ -63,8 +63,8 @@ constexpr auto kVcpuThread = std::to_array<std::string_view>({
     "ioctl KVM_SET_GSI_ROUTING",
 });
 
-constexpr auto kDeviceThread =
-    std::to_array<std::string_view>({"fdatasync", "io_uring_enter", "preadv2", "pwritev2"});
+constexpr auto kDeviceThread = std::to_array<std::string_view>(
+    {"fallocate", "fdatasync", "io_uring_enter", "preadv2", "pwritev2"});
 
 constexpr auto kControlThread = std::to_array<std::string_view>({
     // clang-format off
