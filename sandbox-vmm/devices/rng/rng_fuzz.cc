@@ -1,17 +1,26 @@
 // A hostile driver of the entropy device: the input is the ring's memory, several times over.
 // Input:   up to 2048 B of ring image (64 descriptors, available ring), then one more image per
-// kick.
+//          kick. Its length decides whether there is a rate limit.
+#include <chrono>
+
 #include "base/check.h"
 #include "rng/rng_device.h"
 #include "testing/device_rig.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using wyvern::devices::RngDevice;
+  static RngDevice* rng = nullptr;
   static auto* rig = [] {
     auto device = RngDevice::Create({.name = "rng", .on_thread_start = nullptr});
     WV_CHECK(device.has_value());
+    rng = device->get();
     return new wyvern::devices::testing::DeviceRig(*std::move(device));
   }();
+  wyvern::devices::RateLimiterConfig limits;
+  if (size % 4 == 0) {
+    limits.ops = {.size = 2, .one_time_burst = 0, .refill_time = std::chrono::milliseconds(1)};
+  }
+  rng->SetRateLimits(limits);
   const uint64_t mark = rig->ram().Mark();
   rig->Start();
   const auto& config = rig->queue(0).config();
