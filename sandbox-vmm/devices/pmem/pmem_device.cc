@@ -11,8 +11,9 @@ namespace wyvern::devices {
 namespace {
 
 constexpr uint32_t kRequestFlush = 0;  // VIRTIO §5.19.6
-constexpr uint32_t kOk = 0;
-constexpr uint32_t kError = 1;
+constexpr uint32_t kOk = 0;            // VIRTIO §5.19.7.3: 0 or -1
+constexpr uint32_t kError = 0xffffffff;
+constexpr uint64_t kPage = 4096;
 
 struct Config {
   Le64 start;
@@ -23,6 +24,11 @@ struct Config {
 
 Result<std::unique_ptr<PmemDevice>> PmemDevice::Create(const WorkerOptions& options,
                                                        PmemRange range) {
+  const uint64_t start = mem::Raw(range.start);
+  if (range.size == 0 || start % kPage != 0 || range.size % kPage != 0 ||
+      range.size > ~uint64_t{0} - start) {
+    return Fail(Code::kInvalidArgument, "persistent memory is a range of whole pages");
+  }
   WV_TRY(auto worker, StartWorker(options));
   return std::unique_ptr<PmemDevice>(new PmemDevice(std::move(worker), range));
 }

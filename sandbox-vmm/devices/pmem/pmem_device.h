@@ -1,8 +1,9 @@
-// pmem/pmem_device.h — virtio persistent memory: tells the driver where a file is mapped, and
+// pmem/pmem_device.h — virtio persistent memory: tells the driver where files are mapped, and
 // answers flushes.
-// Spec:    VIRTIO 1.3 §5.19.
-// Shape:   one queue. The mapping itself (a read-only memslot) is the machine's; this device is
-//          read-only, so a flush has nothing to do.
+// Spec:    VIRTIO 1.3 §5.19. SHMEM_REGION is not offered: the range is a guest absolute address.
+// Shape:   one queue. The mapping itself is the machine's: a KVM_MEM_READONLY slot over a PROT_READ
+//          mapping, several images in it by image_layout.h. Nothing is ever written, so a flush has
+//          nothing to do; a private writable mapping is not offered (CVE-2026-24834).
 // Threads: one worker.   Trust: chains are the guest's.
 #pragma once
 
@@ -15,6 +16,7 @@
 
 namespace wyvern::devices {
 
+// Of guest physical memory, in whole pages; a multiple of kImageAlign for huge pages and DAX.
 struct PmemRange {
   mem::Gpa start{};
   uint64_t size = 0;
@@ -22,6 +24,8 @@ struct PmemRange {
 
 class PmemDevice final : public virtio::VirtioDevice {
  public:
+  // INVALID_ARGUMENT: an empty range, one that is not in whole pages, or one past the end of the
+  // address space.
   static Result<std::unique_ptr<PmemDevice>> Create(const WorkerOptions& options, PmemRange range);
   ~PmemDevice() override;
   PmemDevice(const PmemDevice&) = delete;
