@@ -1,16 +1,15 @@
 #include "blk/blk_device.h"
 
 #include <fcntl.h>
-#include <linux/virtio_blk.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <climits>
+#include <bit>
 #include <cstring>
+#include <utility>
 
 #include "base/check.h"
-#include "base/log.h"
 #include "blk/pool_engine.h"
 #include "virtio/feature_bits.h"
 
@@ -18,25 +17,36 @@ namespace wyvern::devices {
 
 namespace {
 
-constexpr uint64_t Bit(unsigned bit) {
-  return uint64_t{1} << bit;
-}
+constexpr size_t kMaxSerial = 20;  // VIRTIO §5.2.6: the device ID string
+constexpr uint32_t kMaxBlockSize = 4096;
+constexpr uint64_t kMaxPhysicalBlock = 64 << 10;
 
-// The first fields of struct virtio_blk_config; what follows belongs to features that are not
-// offered.
+// VIRTIO §5.2.4, up to what SECURE_ERASE and ZONED would add.
 struct Config {
   Le64 capacity;
   Le32 size_max;
   Le32 seg_max;
   Le32 geometry;
   Le32 blk_size;
+  uint8_t physical_block_exp = 0;
+  uint8_t alignment_offset = 0;
+  Le16 min_io_size;
+  Le32 opt_io_size;
+  uint8_t writeback = 0;
+  uint8_t unused0 = 0;
+  Le16 num_queues;
+  Le32 max_discard_sectors;
+  Le32 max_discard_seg;
+  Le32 discard_sector_alignment;
+  Le32 max_write_zeroes_sectors;
+  Le32 max_write_zeroes_seg;
+  uint8_t write_zeroes_may_unmap = 0;
+  uint8_t unused1[3] = {};
 };
 
-void Count(std::atomic<uint64_t>& counter, uint64_t add = 1) {
-  counter.fetch_add(add, std::memory_order_relaxed);
-}
+static_assert(sizeof(Config) == 60 && offsetof(Config, writeback) == 32);
 
-Result<uint64_t> SectorsOf(const BlkOptions& options) {
+Result<> CheckFile(const BlkOptions& options) {
   WV_TRY(const struct stat status, Fstat(options.file));
   if (!S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode)) {
     return Fail(Code::kInvalidArgument, "a disk is a regular file or a block device");
@@ -50,71 +60,143 @@ Result<uint64_t> SectorsOf(const BlkOptions& options) {
                 options.read_only ? "a read-only disk needs a file that is open for reading only"
                                   : "a writable disk needs a file that is open for both");
   }
-  const off_t end = lseek(options.file.get(), 0, SEEK_END);
-  if (end < static_cast<off_t>(kSectorSize)) {
-    return Fail(Code::kInvalidArgument, "a disk has at least one sector of 512 bytes");
+  return {};
+}
+
+Result<> CheckOptions(const BlkOptions& options) {
+  if (options.serial.size() > kMaxSerial) {
+    return Fail(Code::kInvalidArgument, "a disk's serial has at most 20 bytes");
   }
-  return static_cast<uint64_t>(end) / kSectorSize;
+  if (options.queues == 0 || options.queues > BlkDevice::kMaxQueues) {
+    return Fail(Code::kInvalidArgument, "a disk has 1 to 16 queues");
+  }
+  if (!std::has_single_bit(options.block_size) || options.block_size < kSectorSize ||
+      options.block_size > kMaxBlockSize) {
+    return Fail(Code::kInvalidArgument, "a disk's block size is a power of two from 512 to 4096");
+  }
+  const size_t lanes = std::max<size_t>(options.lanes, 1 + options.more_rings.size());
+  if (lanes > options.queues || options.lanes == 0 ||
+      (options.ring == nullptr && !options.more_rings.empty())) {
+    return Fail(Code::kInvalidArgument, "a disk has as many lanes as queues at most");
+  }
+  return {};
+}
+
+Result<uint64_t> LengthOf(FdRef file) {
+  // Of a block device, fstat does not tell.
+  const off_t end = lseek(file.get(), 0, SEEK_END);
+  if (end < 0) {
+    return SysError("lseek");
+  }
+  return static_cast<uint64_t>(end);
+}
+
+// What the host's file system works in, as far as that makes sense to a driver.
+Result<uint64_t> PhysicalBlock(const BlkOptions& options) {
+  WV_TRY(const struct stat status, Fstat(options.file));
+  const auto block = static_cast<uint64_t>(std::max<blksize_t>(status.st_blksize, 1));
+  return std::has_single_bit(block)
+             ? std::clamp<uint64_t>(block, options.block_size, kMaxPhysicalBlock)
+             : uint64_t{kMaxBlockSize};
 }
 
 }  // namespace
 
 Result<std::unique_ptr<BlkDevice>> BlkDevice::Create(BlkOptions options) {
-  WV_TRY(const uint64_t sectors, SectorsOf(options));
-  if (options.serial.size() > VIRTIO_BLK_ID_BYTES) {
-    return Fail(Code::kInvalidArgument, "a disk's serial has at most 20 bytes");
-  }
-  WV_TRY(auto worker, StartWorker(options.worker));
-  const BlkLimits limits{.sectors = sectors, .read_only = options.read_only};
-  std::unique_ptr<BlkDevice> device(new BlkDevice(std::move(options), limits, std::move(worker)));
-  WV_TRY_VOID(device->StartEngine());
+  WV_TRY_VOID(CheckFile(options));
+  WV_TRY_VOID(CheckOptions(options));
+  WV_TRY(const uint64_t length, LengthOf(options.file));
+  WV_TRY(const uint64_t physical_block, PhysicalBlock(options));
+  std::unique_ptr<BlkDevice> device(new BlkDevice(std::move(options), physical_block));
+  WV_TRY(const uint64_t sectors, device->SectorsIn(length));
+  device->disk_.sectors = sectors;
+  WV_TRY_VOID(device->MakeLanes());
   return device;
 }
 
-BlkDevice::BlkDevice(BlkOptions options, BlkLimits limits, std::unique_ptr<LoopThread> worker)
+BlkDevice::BlkDevice(BlkOptions options, uint64_t physical_block)
     : options_(std::move(options)),
-      limits_(limits),
-      slots_(kQueueSize),
-      worker_(std::move(worker)) {
-  static_assert(kQueueSize <= IoRing::kEntries);
+      physical_block_(physical_block),
+      disk_(options_.worker.name, options_.serial, options_.read_only, options_.limits) {
+  static_assert(BlkLane::kSlots <= IoRing::kEntries && kQueueSize <= BlkLane::kSlots);
+  static_assert(kMaxQueues <= BlkLimiter::kMaxLanes);
   traits_.device_id = virtio::kDeviceBlock;
-  traits_.features = virtio::kRingFeatures | Bit(VIRTIO_BLK_F_SIZE_MAX) |
-                     Bit(VIRTIO_BLK_F_SEG_MAX) | Bit(VIRTIO_BLK_F_BLK_SIZE) |
-                     Bit(VIRTIO_BLK_F_FLUSH) | (limits.read_only ? Bit(VIRTIO_BLK_F_RO) : 0);
-  traits_.queue_sizes = {kQueueSize};
+  // FLUSH always (VIRTIO §5.2.5.2). SECURE_ERASE, LIFETIME and ZONED are not offered: a file has
+  // none of these.
+  traits_.features =
+      virtio::kRingFeatures | kBlkSizeMax | kBlkSegMax | kBlkBlockSize | kBlkTopology | kBlkFlush |
+      (options_.queues > 1 ? kBlkMultiQueue : 0) |
+      (options_.read_only ? kBlkReadOnly : kBlkConfigWce | kBlkDiscard | kBlkWriteZeroes);
+  traits_.queue_sizes.assign(options_.queues, kQueueSize);
   traits_.config_length = sizeof(Config);
   traits_.name = "blk";
-  for (uint32_t i = kQueueSize; i > 0; --i) {
-    free_slots_.push_back(i - 1);
-  }
 }
 
 BlkDevice::~BlkDevice() {
-  StopQueue(0);
-  worker_->Call([this] { engine_.reset(); });
+  if (lanes_.empty()) {
+    return;  // not wholly made
+  }
+  for (uint16_t i = 0; i < options_.queues; ++i) {
+    lane(i).Stop(i);
+  }
 }
 
-// Threads of the engine are started here, by the caller: the worker's filter may forbid it.
-Result<> BlkDevice::StartEngine() {
-  auto done = [this](uint32_t tag, int32_t moved) { OnDone(tag, moved); };
+Result<> BlkDevice::MakeLanes() {
+  std::vector<std::unique_ptr<IoRing>> rings = std::move(options_.more_rings);
   if (options_.ring != nullptr) {
-    WV_TRY_VOID(options_.ring->SetFile(options_.file));
-    engine_ = std::make_unique<UringEngine>(worker_->loop(), std::move(options_.ring), done);
-  } else {
-    WV_TRY(engine_, PoolEngine::Create(worker_->loop(), options_.worker, options_.file, done));
+    rings.insert(rings.begin(), std::move(options_.ring));
   }
-  Result<> result;
-  worker_->Call([&] { result = engine_->Watch(); });
-  return result;
+  const size_t lanes = std::max<size_t>(options_.lanes, rings.size());
+  for (unsigned i = 0; i < lanes; ++i) {
+    BlkLane::EngineFactory engine = options_.engine;
+    if (!engine && i < rings.size()) {
+      WV_TRY_VOID(rings[i]->SetFile(options_.file));
+      engine = [&](EventLoop& loop, IoEngine::Done done) -> Result<std::unique_ptr<IoEngine>> {
+        return std::make_unique<UringEngine>(loop, std::move(rings[i]), std::move(done));
+      };
+    } else if (!engine) {
+      engine = [&](EventLoop& loop, IoEngine::Done done) {
+        return PoolEngine::Create(loop, options_.worker, options_.file, std::move(done));
+      };
+    }
+    // Queues i, i + lanes, …
+    const auto queues = static_cast<uint32_t>((options_.queues - i + lanes - 1) / lanes);
+    WV_TRY(auto lane, BlkLane::Create(disk_, i, queues, options_.worker, engine));
+    lanes_.push_back(std::move(lane));
+  }
+  return {};
+}
+
+// Whole blocks only.
+Result<uint64_t> BlkDevice::SectorsIn(uint64_t bytes) const {
+  const uint64_t blocks = bytes / options_.block_size;
+  if (blocks == 0) {
+    return Fail(Code::kInvalidArgument, "a disk has at least one block");
+  }
+  return blocks * (options_.block_size / kSectorSize);
 }
 
 void BlkDevice::ReadConfig(uint32_t offset, std::span<std::byte> out) {
   Config config;
-  config.capacity = limits_.sectors;
   config.size_max = kMaxSegmentSize;
   config.seg_max = kMaxSegments;
-  config.geometry = 0;
-  config.blk_size = static_cast<uint32_t>(kSectorSize);
+  config.blk_size = options_.block_size;
+  const auto blocks = static_cast<uint16_t>(physical_block_ / options_.block_size);
+  config.physical_block_exp = static_cast<uint8_t>(std::countr_zero(blocks));
+  config.min_io_size = blocks;
+  // opt_io_size 0: no size is better than another, and a driver reads ahead as it likes.
+  config.num_queues = options_.queues;
+  if (!options_.read_only) {
+    config.max_discard_sectors = kMaxDiscardSectors;
+    config.max_discard_seg = kMaxDiscardRanges;
+    config.discard_sector_alignment = static_cast<uint32_t>(physical_block_ / kSectorSize);
+    config.max_write_zeroes_sectors = kMaxZeroSectors;
+    config.max_write_zeroes_seg = kMaxZeroRanges;
+    config.write_zeroes_may_unmap = 1;
+    config.writeback = disk_.writeback.load(std::memory_order_relaxed) ? 1 : 0;
+  }
+  const std::lock_guard lock(config_mu_);
+  config.capacity = disk_.sectors.load(std::memory_order_relaxed);
   std::ranges::fill(out, std::byte{0});
   if (offset < sizeof(config)) {
     std::memcpy(out.data(), reinterpret_cast<const std::byte*>(&config) + offset,
@@ -122,204 +204,128 @@ void BlkDevice::ReadConfig(uint32_t offset, std::span<std::byte> out) {
   }
 }
 
-void BlkDevice::WriteConfig(uint32_t /*offset*/, std::span<const std::byte> /*in*/) {}
+// One field can be written, by who negotiated it (VIRTIO §5.2.6.1).
+void BlkDevice::WriteConfig(uint32_t offset, std::span<const std::byte> in) {
+  constexpr uint32_t kAt = offsetof(Config, writeback);
+  if (offset > kAt || kAt - offset >= in.size()) {
+    return;
+  }
+  const std::lock_guard lock(config_mu_);
+  if ((features_ & kBlkConfigWce) != 0) {
+    disk_.writeback.store(in[kAt - offset] != std::byte{0}, std::memory_order_relaxed);
+  }
+}
+
+void BlkDevice::FeaturesAccepted(uint64_t features) {
+  const std::lock_guard lock(config_mu_);
+  features_ = features;
+  // VIRTIO §5.2.5.2: a driver that cannot flush starts with writes that last.
+  disk_.writeback.store((features & kBlkFlush) != 0, std::memory_order_relaxed);
+}
 
 Result<> BlkDevice::StartQueue(uint16_t index, virtio::QueueResources resources, uint64_t features,
                                std::optional<virtio::QueueState> resume) {
-  Result<> result;
-  worker_->Call([&] {
-    auto started = ActiveQueue::Start(worker_->loop(), {.index = index,
-                                                        .resources = std::move(resources),
-                                                        .features = features,
-                                                        .resume = resume,
-                                                        .device = traits_.name,
-                                                        .on_kick = [this] { Serve(); },
-                                                        .on_fault =
-                                                            [this] {
-                                                              Count(counters_.faults);
-                                                              NeedsReset();
-                                                            }});
-    if (!started) {
-      result = tl::unexpected(std::move(started).error());
-      return;
-    }
-    queue_ = *std::move(started);
-    // VIRTIO §5.2.6.2: a driver that cannot flush expects written data to be safe.
-    sync_writes_ = (features & Bit(VIRTIO_BLK_F_FLUSH)) == 0;
-    Serve();
-  });
-  return result;
+  {
+    const std::lock_guard lock(config_mu_);
+    interrupt_ = resources.interrupt;
+  }
+  return lane(index).Start({.index = index,
+                            .resources = std::move(resources),
+                            .features = features,
+                            .resume = resume,
+                            .device = traits_.name,
+                            .on_kick = nullptr,
+                            .on_fault = [this] {
+                              faults_.fetch_add(1, std::memory_order_relaxed);
+                              NeedsReset();
+                            }});
 }
 
-std::optional<virtio::QueueState> BlkDevice::StopQueue(uint16_t /*index*/) {
-  std::optional<virtio::QueueState> state;
-  worker_->Call([&] {
-    if (queue_ == nullptr) {
-      return;
-    }
-    // Nothing may write into guest memory once the queue has stopped (CH 7e2e7a164).
-    while (free_slots_.size() < slots_.size()) {
-      engine_->Wait();
-    }
-    state = queue_->state();
-    queue_.reset();
-  });
-  return state;
+std::optional<virtio::QueueState> BlkDevice::StopQueue(uint16_t index) {
+  return lane(index).Stop(index);
 }
 
-void BlkDevice::Serve() {
-  queue_->Drain([this](virtio::Chain chain) {
-    Begin(std::move(chain));
-    return true;
-  });
-  engine_->Kick();
+void BlkDevice::Reset() {
+  const std::lock_guard lock(config_mu_);
+  interrupt_.reset();
+  features_ = 0;
+  disk_.writeback.store(true, std::memory_order_relaxed);
 }
 
-void BlkDevice::Begin(virtio::Chain chain) {
-  if (chain.writable_length() == 0) {
-    Count(counters_.bad_requests);  // nowhere to put a status
-    queue_->queue().Push(std::move(chain), 0);
-    return;
+Result<> BlkDevice::Resize(uint64_t bytes) {
+  const std::lock_guard lock(resize_mu_);
+  WV_TRY(const uint64_t sectors, SectorsIn(bytes));
+  WV_TRY(const uint64_t length, LengthOf(options_.file));
+  if (bytes > length) {
+    return Fail(Code::kInvalidArgument, "a disk cannot be larger than its file");
   }
-  const BlkRequest request = ParseBlkRequest(chain, limits_);
-  if (request.status != BlkStatus::kOk) {
-    Count(counters_.bad_requests);
-    Complete(std::move(chain), request, request.status);
-    return;
+  {
+    // VIRTIO §5.2.6.2: the driver is told when capacity changes.
+    const std::lock_guard config_lock(config_mu_);
+    if (disk_.sectors.exchange(sectors, std::memory_order_relaxed) == sectors) {
+      return {};
+    }
+    if (interrupt_ != nullptr) {
+      interrupt_->SignalConfig();
+    }
   }
-  if (request.type == BlkType::kGetId) {
-    const BlkStatus status = AnswerId(chain, request.length);
-    Complete(std::move(chain), request, status);
-    return;
+  for (const auto& each : lanes_) {
+    each->Settle(sectors * kSectorSize);
   }
-  if (request.type != BlkType::kFlush && request.length == 0) {
-    Complete(std::move(chain), request, BlkStatus::kOk);
-    return;
-  }
-  // Heads in flight are distinct, so there is a slot for each.
-  WV_CHECK(!free_slots_.empty());
-  const uint32_t tag = free_slots_.back();
-  free_slots_.pop_back();
-  Slot& slot = slots_[tag];
-  slot.chain = std::move(chain);
-  slot.request = request;
-  slot.done = 0;
-  if (!Submit(tag)) {
-    OnDone(tag, -EFAULT);
+  return {};
+}
+
+void BlkDevice::SetRateLimits(const RateLimiterConfig& limits) {
+  disk_.limiter.Update(limits);
+  for (const auto& each : lanes_) {
+    each->Wake();
   }
 }
 
-// What is left of the request, at most IOV_MAX parts of it. False: its memory cannot be used.
-bool BlkDevice::Submit(uint32_t tag) {
-  Slot& slot = slots_[tag];
-  IoRequest io{.kind = IoKind::kFlush, .offset = 0, .parts = {}, .tag = tag};
-  if (slot.request.type != BlkType::kFlush) {
-    WV_CHECK(slot.chain.has_value());  // a tag in use
-    const bool reading = slot.request.type == BlkType::kIn;
-    const uint32_t rest = slot.request.length - slot.done;
-    slot.parts.clear();
-    const bool mapped =
-        reading ? slot.chain->WritableIovecs(slot.done, rest, &slot.parts).has_value()
-                : slot.chain
-                      ->ReadableIovecs(static_cast<uint32_t>(sizeof(BlkHeader)) + slot.done, rest,
-                                       &slot.parts)
-                      .has_value();
-    if (!mapped) {
-      return false;
-    }
-    io.kind = reading ? IoKind::kRead : (sync_writes_ ? IoKind::kSyncWrite : IoKind::kWrite);
-    io.offset = slot.request.offset + slot.done;
-    io.parts = std::span(slot.parts).first(std::min<size_t>(slot.parts.size(), IOV_MAX));
-  }
-  engine_->Submit(io);
-  return true;
+BlkState BlkDevice::SaveState() {
+  return {.sectors = disk_.sectors.load(std::memory_order_relaxed),
+          .writeback = disk_.writeback.load(std::memory_order_relaxed),
+          .limits = disk_.limiter.Save()};
 }
 
-void BlkDevice::OnDone(uint32_t tag, int32_t result) {
-  if (tag == IoEngine::kBatchEnd) {
-    if (queue_ != nullptr) {
-      queue_->Signal();
-    }
-    engine_->Kick();  // requests that went on
-    return;
+Result<> BlkDevice::RestoreState(const BlkState& state) {
+  if (state.version != BlkState::kVersion) {
+    return Fail(Code::kInvalidArgument, "a disk's state of another version");
   }
-  Slot& slot = slots_[tag];
-  BlkStatus status = BlkStatus::kOk;
-  if (result == -EINTR || result == -EAGAIN) {
-    if (Submit(tag)) {
-      return;
-    }
-    status = BlkStatus::kIoError;
-  } else if (result < 0 || (result == 0 && slot.request.type != BlkType::kFlush)) {
-    // An error of the host's file, or its end before the disk's: it was truncated.
-    Count(counters_.io_errors);
-    WV_WARN_LIMITED("{}: {} at {}: {}", options_.worker.name,
-                    slot.request.type == BlkType::kIn ? "read" : "write or flush",
-                    slot.request.offset, result == 0 ? "end of file" : strerrordesc_np(-result));
-    status = BlkStatus::kIoError;
-  } else {
-    slot.done += static_cast<uint32_t>(result);
-    if (slot.request.type != BlkType::kFlush && slot.done < slot.request.length) {
-      if (Submit(tag)) {
-        return;
-      }
-      status = BlkStatus::kIoError;
-    }
+  WV_TRY(const uint64_t length, LengthOf(options_.file));
+  const uint64_t block_sectors = options_.block_size / kSectorSize;
+  if (state.sectors == 0 || state.sectors % block_sectors != 0 ||
+      state.sectors > length / kSectorSize) {
+    return Fail(Code::kInvalidArgument,
+                "a disk's state has a capacity that its file does not have");
   }
-  WV_CHECK(slot.chain.has_value());  // an engine answers each tag once
-  virtio::Chain chain = *std::move(slot.chain);
-  slot.chain.reset();
-  free_slots_.push_back(tag);
-  Complete(std::move(chain), slot.request, status);
-}
-
-BlkStatus BlkDevice::AnswerId(virtio::Chain& chain, uint32_t room) const {
-  std::array<std::byte, VIRTIO_BLK_ID_BYTES> id{};
-  std::memcpy(id.data(), options_.serial.data(), options_.serial.size());
-  const auto answer = std::span(id).first(std::min<size_t>(room, id.size()));
-  return chain.Write(0, answer) ? BlkStatus::kOk : BlkStatus::kIoError;
-}
-
-void BlkDevice::Complete(virtio::Chain chain, const BlkRequest& request, BlkStatus status) {
-  uint32_t written = 1;
-  if (status == BlkStatus::kOk) {
-    switch (request.type) {
-      case BlkType::kIn:
-        Count(counters_.reads);
-        Count(counters_.bytes_read, request.length);
-        written = chain.writable_length();
-        break;
-      case BlkType::kOut:
-        Count(counters_.writes);
-        Count(counters_.bytes_written, request.length);
-        break;
-      case BlkType::kFlush:
-        Count(counters_.flushes);
-        break;
-      case BlkType::kGetId:
-        written = chain.writable_length();
-        break;
-    }
-  }
-  const auto byte = static_cast<std::byte>(status);
-  if (!chain.Write(chain.writable_length() - 1, std::span(&byte, 1))) {
-    written = 0;  // memory that cannot be written: the driver's loss
-  }
-  queue_->queue().Push(std::move(chain), written);
+  const std::lock_guard lock(config_mu_);
+  disk_.sectors.store(state.sectors, std::memory_order_relaxed);
+  disk_.writeback.store(state.writeback, std::memory_order_relaxed);
+  disk_.limiter.Restore(state.limits);
+  return {};
 }
 
 std::vector<virtio::CounterValue> BlkDevice::counters() const {
-  const auto get = [](const std::atomic<uint64_t>& counter) {
-    return counter.load(std::memory_order_relaxed);
+  const auto sum = [this](std::atomic<uint64_t> BlkCounters::*counter) {
+    uint64_t total = 0;
+    for (const auto& each : lanes_) {
+      total += (each->counters().*counter).load(std::memory_order_relaxed);
+    }
+    return total;
   };
-  return {{"reads", get(counters_.reads)},
-          {"writes", get(counters_.writes)},
-          {"flushes", get(counters_.flushes)},
-          {"bytes_read", get(counters_.bytes_read)},
-          {"bytes_written", get(counters_.bytes_written)},
-          {"io_errors", get(counters_.io_errors)},
-          {"bad_requests", get(counters_.bad_requests)},
-          {"faults", get(counters_.faults)}};
+  return {{"reads", sum(&BlkCounters::reads)},
+          {"writes", sum(&BlkCounters::writes)},
+          {"flushes", sum(&BlkCounters::flushes)},
+          {"discards", sum(&BlkCounters::discards)},
+          {"write_zeroes", sum(&BlkCounters::write_zeroes)},
+          {"bytes_read", sum(&BlkCounters::bytes_read)},
+          {"bytes_written", sum(&BlkCounters::bytes_written)},
+          {"io_errors", sum(&BlkCounters::io_errors)},
+          {"bad_requests", sum(&BlkCounters::bad_requests)},
+          {"throttled", sum(&BlkCounters::throttled)},
+          {"capacity_sectors", disk_.sectors.load(std::memory_order_relaxed)},
+          {"faults", faults_.load(std::memory_order_relaxed)}};
 }
 
 }  // namespace wyvern::devices

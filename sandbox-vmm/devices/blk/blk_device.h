@@ -1,28 +1,25 @@
 // blk/blk_device.h — virtio block device over a raw file or block device.
 // Spec:    VIRTIO 1.3 §5.2.
-// Shape:   one request queue. Data moves between file and guest memory without a copy; requests run
-//          side by side, at most one per descriptor
-//          head, and end in any order. Without F_FLUSH negotiated each write is on stable storage
-//          before it is answered.
+// Shape:   request queues, served by one or more lanes (a worker with an I/O engine each): queue i by
+//          lane i modulo their number. Data moves between file and guest memory without a copy;
+//          requests run side by side and end in any order. The format is raw and is never guessed.
 // Errors:  requests that cannot be done get VIRTIO_BLK_S_IOERR or _UNSUPP; a broken ring needs a
 //          reset.
-// Threads: one worker, and those of the I/O engine.   Trust: chains are the guest's. A read-only
-//          disk is so three times: F_RO, IOERR for
-//          writes, and a file that is open for reading only.
+// Threads: the lanes', and those of their engines. Resize and SetRateLimits: the owner's, any.
+// Trust:   chains and configuration writes are the guest's. A read-only disk is so three times:
+//          F_RO, IOERR for writes, and a file that is open for reading only.
 #pragma once
 
-#include <atomic>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include "blk/blk_request.h"
-#include "blk/io_engine.h"
+#include "blk/blk_disk.h"
+#include "blk/blk_lane.h"
 #include "blk/uring_engine.h"
 #include "virtio/device.h"
-#include "worker/active_queue.h"
-#include "worker/device_worker.h"
 
 namespace wyvern::devices {
 
@@ -33,16 +30,35 @@ struct BlkOptions {
   bool read_only = false;
   std::string serial;  // at most 20 bytes; what GET_ID answers
   // From IoRing::Create before the filters; null: a thread pool does the I/O.
-  std::unique_ptr<IoRing> ring;
+  std::unique_ptr<IoRing> ring{};
+  // Each makes another lane, at the cost of a thread; no more lanes than queues.
+  std::vector<std::unique_ptr<IoRing>> more_rings{};
+  uint16_t queues = 1;        // 1 to kMaxQueues
+  uint32_t block_size = 512;  // logical, a power of two up to 4096: what a file with O_DIRECT needs
+  RateLimiterConfig limits{};
+  uint16_t lanes = 1;  // at least; one without a ring has a thread pool of its own
+  // For tests and benchmarks: what does the I/O of each lane instead.
+  BlkLane::EngineFactory engine{};
+};
+
+// What survives a stop beyond the rings; versioned for snapshots.
+struct BlkState {
+  static constexpr uint32_t kVersion = 1;
+  uint32_t version = kVersion;
+  uint64_t sectors = 0;
+  bool writeback = true;
+  RateLimiterState limits{};
 };
 
 class BlkDevice final : public virtio::VirtioDevice {
  public:
   static constexpr uint16_t kQueueSize = 256;
+  static constexpr uint16_t kMaxQueues = 16;
   static constexpr uint32_t kMaxSegments = kQueueSize - 2;  // header and status take two
   static constexpr uint32_t kMaxSegmentSize = 1 << 20;
 
-  // INVALID_ARGUMENT: not a file to serve (directory, pipe, wrong access mode, empty).
+  // INVALID_ARGUMENT: not a file to serve (directory, pipe, wrong access mode, empty), or options
+  // out of range.
   static Result<std::unique_ptr<BlkDevice>> Create(BlkOptions options);
   // Finishes what is in flight.
   ~BlkDevice() override;
@@ -53,55 +69,47 @@ class BlkDevice final : public virtio::VirtioDevice {
 
   void ReadConfig(uint32_t offset, std::span<std::byte> out) override;
   void WriteConfig(uint32_t offset, std::span<const std::byte> in) override;
+  void FeaturesAccepted(uint64_t features) override;
   Result<> StartQueue(uint16_t index, virtio::QueueResources resources, uint64_t features,
                       std::optional<virtio::QueueState> resume) override;
   std::optional<virtio::QueueState> StopQueue(uint16_t index) override;
-
-  void Reset() override {}
-
+  void Reset() override;
   std::vector<virtio::CounterValue> counters() const override;
 
- private:
-  // A request in flight.
-  struct Slot {
-    std::optional<virtio::Chain> chain;
-    BlkRequest request;
-    uint32_t done = 0;  // bytes moved so far
-    std::vector<iovec> parts;
-  };
+  // The disk has `bytes` now (what is beyond the last whole block does not count), and the driver is
+  // told. To grow: lengthen the file, then call this. To shrink: call this, then cut the file; when
+  // it returns no request touches anything behind the new end, and later ones fail.
+  // INVALID_ARGUMENT: less than a block, or more than the file has.
+  Result<> Resize(uint64_t bytes);
 
-  BlkDevice(BlkOptions options, BlkLimits limits, std::unique_ptr<LoopThread> worker);
-  Result<> StartEngine();
-  void Serve();
-  void Begin(virtio::Chain chain);
-  bool Submit(uint32_t tag);
-  void OnDone(uint32_t tag, int32_t result);
-  BlkStatus AnswerId(virtio::Chain& chain, uint32_t room) const;
-  void Complete(virtio::Chain chain, const BlkRequest& request, BlkStatus status);
+  // For requests from now on.
+  void SetRateLimits(const RateLimiterConfig& limits);
+
+  // While the queues are stopped.
+  BlkState SaveState();
+  // Before the queues start, after FeaturesAccepted. INVALID_ARGUMENT: another version, or a
+  // capacity that the file does not have.
+  Result<> RestoreState(const BlkState& state);
+
+ private:
+  BlkDevice(BlkOptions options, uint64_t physical_block);
+  Result<> MakeLanes();
+  Result<uint64_t> SectorsIn(uint64_t bytes) const;
+
+  BlkLane& lane(uint16_t queue) { return *lanes_[queue % lanes_.size()]; }
 
   BlkOptions options_;
-  const BlkLimits limits_;
+  const uint64_t physical_block_;  // bytes
   virtio::DeviceTraits traits_;
-  // All below: worker's thread, except the counters.
-  bool sync_writes_ = false;
-  std::unique_ptr<ActiveQueue> queue_;
-  std::vector<Slot> slots_;
-  std::vector<uint32_t> free_slots_;
-  std::unique_ptr<IoEngine> engine_;
-
-  struct Counters {
-    std::atomic<uint64_t> reads{0};
-    std::atomic<uint64_t> writes{0};
-    std::atomic<uint64_t> flushes{0};
-    std::atomic<uint64_t> bytes_read{0};
-    std::atomic<uint64_t> bytes_written{0};
-    std::atomic<uint64_t> io_errors{0};
-    std::atomic<uint64_t> bad_requests{0};
-    std::atomic<uint64_t> faults{0};
-  };
-
-  Counters counters_;
-  std::unique_ptr<LoopThread> worker_;  // last: ends before what it uses
+  BlkDisk disk_;
+  std::mutex resize_mu_;  // one at a time; before config_mu_
+  // Capacity changes under it, together with the generation: no driver reads halves of two. An
+  // Interrupt's SignalConfig runs under it and takes no lock of the transport.
+  std::mutex config_mu_;
+  std::shared_ptr<virtio::Interrupt> interrupt_;  // guarded by config_mu_: since a queue started
+  uint64_t features_ = 0;                         // guarded by config_mu_: negotiated
+  std::atomic<uint64_t> faults_{0};
+  std::vector<std::unique_ptr<BlkLane>> lanes_;  // last: end before what they use
 };
 
 }  // namespace wyvern::devices

@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <fcntl.h>
-#include <linux/virtio_blk.h>
 #include <sys/socket.h>
 
 #include "base/unix_socket.h"
@@ -56,7 +55,7 @@ TEST_P(BlkDeviceTest, FlushIsAnswered) {
 }
 
 TEST_P(BlkDeviceTest, WritesWithoutFlushNegotiatedStillWork) {
-  rig_.device().Start(uint64_t{1} << VIRTIO_BLK_F_FLUSH);
+  rig_.device().Start(kBlkFlush);
   EXPECT_EQ(rig_.Write(0, std::string(512, 's')), BlkStatus::kOk);
   EXPECT_EQ(rig_.OnDisk(0, 512), std::string(512, 's'));
 }
@@ -224,6 +223,10 @@ TEST(IoRingTest, RestrictedRingRefusesOtherOperationsAndFiles) {
           IOSQE_FIXED_FILE),
       -EACCES);
   EXPECT_EQ(run([&](io_uring_sqe* e) { io_uring_prep_nop(e); }, 0), -EACCES);
+  constexpr int kPunch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+  const auto punch = [&](io_uring_sqe* e) { io_uring_prep_fallocate(e, 0, kPunch, 0, 4096); };
+  EXPECT_EQ(run(punch, IOSQE_FIXED_FILE), 0);
+  EXPECT_EQ(run(punch, 0), -EACCES);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "blk/pool_engine.h"
 
+#include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -50,21 +51,23 @@ PoolEngine::~PoolEngine() {
 }
 
 void PoolEngine::Submit(const IoRequest& request) {
-  {
-    const std::lock_guard lock(mu_);
-    queue_.push_back(request);
-  }
-  work_.notify_one();
+  submitted_.push_back(request);
 }
 
-void PoolEngine::Kick() {}
-
-void PoolEngine::Wait() {
-  {
-    std::unique_lock lock(mu_);
-    finished_.wait(lock, [this] { return !completions_.empty(); });
+void PoolEngine::Kick() {
+  if (submitted_.empty()) {
+    return;
   }
-  Report();
+  {
+    const std::lock_guard lock(mu_);
+    queue_.insert(queue_.end(), submitted_.begin(), submitted_.end());
+  }
+  if (submitted_.size() == 1) {
+    work_.notify_one();
+  } else {
+    work_.notify_all();
+  }
+  submitted_.clear();
 }
 
 void PoolEngine::RunThread() {
@@ -80,8 +83,10 @@ void PoolEngine::RunThread() {
     const int32_t result = Perform(request);
     lock.lock();
     completions_.push_back({.tag = request.tag, .result = result});
-    finished_.notify_one();
-    wake_.Signal();
+    // Whoever finds others there knows that the worker has been told.
+    if (completions_.size() == 1) {
+      wake_.Signal();
+    }
   }
 }
 
@@ -103,20 +108,28 @@ int32_t PoolEngine::Perform(const IoRequest& request) const {
       case IoKind::kFlush:
         result = fdatasync(file_.get());
         break;
+      case IoKind::kPunchHole:
+        result = fallocate(file_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset,
+                           static_cast<off_t>(request.length));
+        break;
+      case IoKind::kZeroRange:
+        result = fallocate(file_.get(), FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, offset,
+                           static_cast<off_t>(request.length));
+        break;
     }
   } while (result < 0 && errno == EINTR);
   return static_cast<int32_t>(result < 0 ? -errno : result);
 }
 
 void PoolEngine::Report() {
-  std::vector<Completion> completions;
   {
     const std::lock_guard lock(mu_);
-    completions.swap(completions_);
+    reporting_.swap(completions_);
   }
-  for (const Completion& completion : completions) {
+  for (const Completion& completion : reporting_) {
     done_(completion.tag, completion.result);
   }
+  reporting_.clear();
   done_(kBatchEnd, 0);
 }
 

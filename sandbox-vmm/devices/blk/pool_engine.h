@@ -1,5 +1,5 @@
-// blk/pool_engine.h — I/O by preadv2, pwritev2 and fdatasync in a few threads: where io_uring is
-// not to be had.
+// blk/pool_engine.h — I/O by preadv2, pwritev2, fdatasync and fallocate in a few threads: where
+// io_uring is not to be had.
 // Threads: kThreads of its own, started with the device's hook ("io"); results reach the worker by
 //          its loop.
 #pragma once
@@ -22,7 +22,6 @@ class PoolEngine final : public IoEngine {
   // `file` must outlive this.
   static Result<std::unique_ptr<IoEngine>> Create(EventLoop& loop, const WorkerOptions& options,
                                                   FdRef file, Done done);
-  // Preconditions: nothing is in flight.
   ~PoolEngine() override;
   PoolEngine(const PoolEngine&) = delete;
   PoolEngine& operator=(const PoolEngine&) = delete;
@@ -30,7 +29,6 @@ class PoolEngine final : public IoEngine {
   Result<> Watch() override;
   void Submit(const IoRequest& request) override;
   void Kick() override;
-  void Wait() override;
 
  private:
   struct Completion {
@@ -48,9 +46,10 @@ class PoolEngine final : public IoEngine {
   const Done done_;
   const EventFd wake_;  // completions are there
   EventLoop::Token token_ = EventLoop::Token::kNone;
+  std::vector<IoRequest> submitted_;   // worker's: until Kick
+  std::vector<Completion> reporting_;  // worker's
   std::mutex mu_;
   std::condition_variable work_;
-  std::condition_variable finished_;
   std::deque<IoRequest> queue_;          // guarded by mu_
   std::vector<Completion> completions_;  // guarded by mu_
   bool stop_ = false;                    // guarded by mu_

@@ -1,5 +1,6 @@
 #include "blk/uring_engine.h"
 
+#include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -33,16 +34,17 @@ Result<std::unique_ptr<IoRing>> IoRing::Create() {
   if (const int error = io_uring_register_files_sparse(&made->ring_, 1); error < 0) {
     return SysErrorFrom(-error, "io_uring_register(files)");
   }
-  std::array<io_uring_restriction, 5> rules{};
-  const std::array<uint8_t, 3> operations = {IORING_OP_READV, IORING_OP_WRITEV, IORING_OP_FSYNC};
-  for (size_t i = 0; i < operations.size(); ++i) {
+  constexpr std::array<uint8_t, 4> kOperations = {IORING_OP_READV, IORING_OP_WRITEV,
+                                                  IORING_OP_FSYNC, IORING_OP_FALLOCATE};
+  std::array<io_uring_restriction, kOperations.size() + 2> rules{};
+  for (size_t i = 0; i < kOperations.size(); ++i) {
     rules.at(i).opcode = IORING_RESTRICTION_SQE_OP;
-    rules.at(i).sqe_op = operations.at(i);
+    rules.at(i).sqe_op = kOperations.at(i);
   }
-  rules[3].opcode = IORING_RESTRICTION_SQE_FLAGS_REQUIRED;
-  rules[3].sqe_flags = IOSQE_FIXED_FILE;
-  rules[4].opcode = IORING_RESTRICTION_REGISTER_OP;
-  rules[4].register_op = IORING_REGISTER_FILES_UPDATE;
+  rules[kOperations.size()].opcode = IORING_RESTRICTION_SQE_FLAGS_REQUIRED;
+  rules[kOperations.size()].sqe_flags = IOSQE_FIXED_FILE;
+  rules.back().opcode = IORING_RESTRICTION_REGISTER_OP;
+  rules.back().register_op = IORING_REGISTER_FILES_UPDATE;
   if (!Register(made->ring_, IORING_REGISTER_RESTRICTIONS, rules.data(), rules.size())) {
     return SysError("io_uring_register(restrictions)");
   }
@@ -102,6 +104,16 @@ void UringEngine::Submit(const IoRequest& request) {
     case IoKind::kFlush:
       io_uring_prep_fsync(entry, 0, IORING_FSYNC_DATASYNC);
       break;
+    case IoKind::kPunchHole:
+      io_uring_prep_fallocate(entry, 0, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                              static_cast<off_t>(request.offset),
+                              static_cast<off_t>(request.length));
+      break;
+    case IoKind::kZeroRange:
+      io_uring_prep_fallocate(entry, 0, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
+                              static_cast<off_t>(request.offset),
+                              static_cast<off_t>(request.length));
+      break;
   }
   io_uring_sqe_set_flags(entry, IOSQE_FIXED_FILE);
   io_uring_sqe_set_data64(entry, request.tag);
@@ -119,11 +131,6 @@ void UringEngine::Kick() {
     retry_ = EventLoop::Token::kNone;
     Kick();
   });
-}
-
-void UringEngine::Wait() {
-  io_uring_submit_and_wait(ring_->get(), 1);
-  Reap();
 }
 
 void UringEngine::Reap() {

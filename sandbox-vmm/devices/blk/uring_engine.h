@@ -1,7 +1,6 @@
 // blk/uring_engine.h — I/O by io_uring, on a ring that was made before seccomp forbids to make any.
-// Shape:   a ring can read, write and fsync the file in its one registered slot, and nothing else
-//          (IORING_REGISTER_RESTRICTIONS): a ring
-//          is a way around seccomp otherwise.
+// Shape:   a ring can read, write, fsync and fallocate the file in its one registered slot, and
+//          nothing else (IORING_REGISTER_RESTRICTIONS): a ring is a way around seccomp otherwise.
 #pragma once
 
 #include <liburing.h>
@@ -46,7 +45,6 @@ class UringEngine final : public IoEngine {
   Result<> Watch() override;
   void Submit(const IoRequest& request) override;
   void Kick() override;
-  void Wait() override;
 
  private:
   void Reap();

@@ -5,8 +5,11 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <functional>
 #include <memory>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "base/check.h"
 #include "blk/blk_device.h"
@@ -16,32 +19,55 @@ namespace wyvern::devices::testing {
 
 enum class EngineKind : uint8_t { kUring, kPool };
 
+struct BlkSetup {
+  bool read_only = false;
+  uint16_t queues = 1;
+  uint16_t lanes = 1;
+  uint32_t block_size = 512;
+  RateLimiterConfig limits{};
+  BlkLane::EngineFactory engine{};  // instead of the kind's
+  std::function<void(const char* kind)> on_thread_start{};
+};
+
 class BlkRig {
  public:
   static constexpr uint64_t kDiskSize = uint64_t{1} << 20;
 
-  explicit BlkRig(EngineKind engine, bool read_only = false) {
+  explicit BlkRig(EngineKind engine, BlkSetup setup = {}) {
     auto disk = MakeMemfd("disk", kDiskSize);
     WV_CHECK(disk.has_value());
     disk_ = *std::move(disk);
-    auto file = Open("/proc/self/fd/" + std::to_string(disk_.get()), read_only ? O_RDONLY : O_RDWR);
+    const int mode = setup.read_only ? O_RDONLY : O_RDWR;
+    auto file = Open("/proc/self/fd/" + std::to_string(disk_.get()), mode);
     WV_CHECK(file.has_value());
-    std::unique_ptr<IoRing> ring;
-    if (engine == EngineKind::kUring) {
-      if (auto made = IoRing::Create()) {
-        ring = *std::move(made);
+    BlkOptions options{
+        .worker = {.name = "blk", .on_thread_start = std::move(setup.on_thread_start)},
+        .file = *std::move(file),
+        .read_only = setup.read_only,
+        .serial = "disk-7",
+        .ring = nullptr,
+        .queues = setup.queues,
+        .block_size = setup.block_size,
+        .limits = setup.limits,
+        .engine = std::move(setup.engine)};
+    if (engine == EngineKind::kUring && !options.engine) {
+      options.ring = MakeRing();
+      for (int i = 1; i < setup.lanes && options.ring != nullptr; ++i) {
+        options.more_rings.push_back(MakeRing());
+        WV_CHECK(options.more_rings.back() != nullptr);
       }
+    } else {
+      options.lanes = setup.lanes;
     }
-    auto device = BlkDevice::Create({.worker = {.name = "blk", .on_thread_start = nullptr},
-                                     .file = *std::move(file),
-                                     .read_only = read_only,
-                                     .serial = "disk-7",
-                                     .ring = std::move(ring)});
+    auto device = BlkDevice::Create(std::move(options));
     WV_CHECK(device.has_value());
+    blk_ = device->get();
     rig_ = std::make_unique<DeviceRig>(*std::move(device));
   }
 
   DeviceRig& device() { return *rig_; }
+
+  BlkDevice& blk() { return *blk_; }
 
   const UniqueFd& disk() const { return disk_; }
 
@@ -52,9 +78,18 @@ class BlkRig {
     return {reinterpret_cast<const char*>(&header), sizeof(header)};
   }
 
+  static std::string Range(uint64_t sector, uint32_t sectors, uint32_t flags = 0) {
+    BlkWireRange range;
+    range.sector = sector;
+    range.sectors = sectors;
+    range.flags = flags;
+    return {reinterpret_cast<const char*>(&range), sizeof(range)};
+  }
+
   // Header, data, room for an answer, status byte.
-  uint16_t Submit(BlkType type, uint64_t sector, std::string_view data, uint32_t room) {
-    auto build = rig_->queue(0).Build();
+  uint16_t Submit(BlkType type, uint64_t sector, std::string_view data, uint32_t room,
+                  uint16_t queue = 0) {
+    auto build = rig_->queue(queue).Build();
     build.Readable(Header(type, sector));
     if (!data.empty()) {
       build.Readable(data);
@@ -66,15 +101,20 @@ class BlkRig {
   }
 
   BlkStatus Request(BlkType type, uint64_t sector, std::string_view data, uint32_t room,
-                    std::string* answer = nullptr) {
-    const uint16_t head = Submit(type, sector, data, room);
-    rig_->Kick(0);
-    rig_->WaitUsed(0);
-    const std::string bytes = rig_->queue(0).Written(head, room + 1);
+                    std::string* answer = nullptr, uint16_t queue = 0) {
+    const uint16_t head = Submit(type, sector, data, room, queue);
+    rig_->Kick(queue);
+    rig_->WaitUsed(queue);
+    const std::string bytes = rig_->queue(queue).Written(head, room + 1);
     if (answer != nullptr) {
       *answer = bytes.substr(0, room);
     }
     return static_cast<BlkStatus>(bytes.back());
+  }
+
+  // The status of a request that has been answered.
+  BlkStatus Status(uint16_t head, uint32_t room = 0, uint16_t queue = 0) {
+    return static_cast<BlkStatus>(rig_->queue(queue).Written(head, room + 1).back());
   }
 
   BlkStatus Write(uint64_t sector, std::string_view data) {
@@ -94,8 +134,26 @@ class BlkRig {
     return data;
   }
 
+  void PutOnDisk(uint64_t offset, std::string_view data) {
+    WV_CHECK(pwrite(disk_.get(), data.data(), data.size(), static_cast<off_t>(offset)) ==
+             static_cast<ssize_t>(data.size()));
+  }
+
+  // Bytes of storage that the disk's file has.
+  uint64_t Allocated() {
+    const auto status = Fstat(disk_);
+    WV_CHECK(status.has_value());
+    return static_cast<uint64_t>(status->st_blocks) * 512;
+  }
+
  private:
+  static std::unique_ptr<IoRing> MakeRing() {
+    auto made = IoRing::Create();
+    return made ? *std::move(made) : nullptr;
+  }
+
   UniqueFd disk_;
+  BlkDevice* blk_ = nullptr;
   std::unique_ptr<DeviceRig> rig_;
 };
 
