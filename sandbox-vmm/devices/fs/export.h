@@ -14,6 +14,28 @@ namespace wyvern::fs {
 struct ExportPolicy {
   std::chrono::milliseconds cache{1000};  // how long the guest may use names and attributes unasked
   bool read_only = false;
+  // Bytes. With a DAX window, and a guest that mounts with dax=inode: regular files of at least this
+  // size are accessed through the window. A file takes 2 MiB of the window at least, and the first
+  // access to each 2 MiB is a request, so small files are faster without.
+  uint64_t dax_min_bytes = 1 << 20;
+};
+
+// What INIT offers beyond what it always offers, for all exports of a server. All off: each has a
+// price that only a share with other users than this guest is worth.
+struct SessionFeatures {
+  // fcntl(2) locks are taken on the host (as open-file-description locks), so that guests of one
+  // volume and the host exclude each other; else they hold within the guest. Price: a FLUSH for each
+  // close of a file, and a guest process that waits for a lock cannot be killed (Linux' virtio-fs
+  // sends no INTERRUPT).
+  bool posix_locks = false;
+  // The same for flock(2). Price: the unkillable wait.
+  bool flock_locks = false;
+  // POSIX ACLs in the permission checks of the guest's kernel and in what it creates. Price: a
+  // GETXATTR for each inode whose permission is checked, and one on the host for each creation.
+  bool posix_acl = false;
+  // Requests that may wait for a lock at the same time; ENOLCK beyond. Each keeps a buffer chain of
+  // its queue, of which there are as many as the queue's size.
+  size_t max_lock_waits = 64;
 };
 
 // How long the guest may believe a name or attributes, as FUSE's replies have it.

@@ -15,6 +15,7 @@
 #include <chrono>
 #include <thread>
 
+#include "fs/testing/fake_dax_window.h"
 #include "fs/testing/fs_test_base.h"
 
 namespace wyvern::fs {
@@ -297,6 +298,36 @@ TEST_F(ExportsTest, DetachIsRepeatedUntilTheLastRequestEnds) {
 }
 
 // NOLINTBEGIN(concurrency-mt-unsafe): no other thread of the test runs commands.
+TEST_F(ExportsTest, DetachTakesLocksAndMappings) {
+  Mount("one");
+  testing::FakeDaxWindow window(2 * kDaxRangeBytes);
+  FileServerOptions options;
+  options.exports = true;
+  options.features.posix_locks = true;
+  options.dax_window = &window;
+  Serve(std::move(options));
+  ASSERT_TRUE(server_->Attach("one", {}).has_value());
+  const uint64_t node = client_->Walk("one/file");
+  fuse_lk_in lock{};
+  lock.fh = client_->Open(node, O_RDWR);
+  lock.lk.type = F_WRLCK;
+  EXPECT_EQ(client_->Call(FUSE_SETLK, node, Body().Put(lock)).error, 0);
+  fuse_setupmapping_in map{};
+  map.len = kDaxRangeBytes;
+  map.flags = FUSE_SETUPMAPPING_FLAG_READ;
+  EXPECT_EQ(client_->Call(FUSE_SETUPMAPPING, node, Body().Put(map)).error, 0);
+  EXPECT_EQ(window.Look(0, 3), "one");
+  EXPECT_TRUE(server_->Detach("one", milliseconds(1000)).has_value());
+  EXPECT_EQ(server_->stats().lock_owners, 0U);
+  EXPECT_EQ(server_->stats().dax_ranges, 0U);
+  EXPECT_EQ(client_->Call(FUSE_SETLK, node, Body().Put(lock)).error, ESTALE);
+  EXPECT_EQ(client_->Call(FUSE_SETUPMAPPING, node, Body().Put(map)).error, ESTALE);
+  EXPECT_EQ(::umount(Host("one").c_str()), 0);  // not busy
+  client_.reset();
+  server_.reset();
+  Serve();
+}
+
 TEST_F(ExportsTest, DetachFreesTheDevice) {
   const std::string image = base_ + "/image";
   {

@@ -24,6 +24,8 @@ bool IsExportName(std::string_view name) {
          name.find('/') == std::string_view::npos && name.find('\0') == std::string_view::npos;
 }
 
+}  // namespace
+
 // Where nothing is cached, a directory's attributes hold for one tick of the guest's clock, or each
 // step of a path would be two requests: its name, and its attributes for the permission.
 Validity AttributesOf(const Inode& inode) {
@@ -31,8 +33,6 @@ Validity AttributesOf(const Inode& inode) {
   const auto cache = inode.share->policy.cache;
   return Validity(inode.IsDirectory() ? std::max(cache, kOneTick) : cache);
 }
-
-}  // namespace
 
 fuse_attr ToFuseAttr(const struct statx& stat) {
   fuse_attr attr{};
@@ -55,7 +55,12 @@ fuse_attr ToFuseAttr(const struct statx& stat) {
 }
 
 FileServer::FileServer(FileServerOptions options)
-    : options_(std::move(options)), inodes_(options_.inodes), handles_(options_.max_handles) {}
+    : options_(std::move(options)),
+      inodes_(options_.inodes),
+      handles_(options_.max_handles),
+      locks_(handles_),
+      waits_(options_.features.max_lock_waits),
+      dax_(options_.dax_window) {}
 
 Result<std::unique_ptr<FileServer>> FileServer::Create(FileServerOptions options) {
   UniqueFd root(::openat(options.root.get(), ".", O_PATH | O_DIRECTORY | O_CLOEXEC));
@@ -80,6 +85,24 @@ Result<std::unique_ptr<FileServer>> FileServer::Create(FileServerOptions options
 
 std::string FileServer::DescriptorPath(int fd) const {
   return fmt::format("{}{}", options_.descriptor_path, fd);
+}
+
+// A file with several names may be known by one whose directory the guest has forgotten while it uses
+// another: then whatever has it open leads to it.
+FsResult<PathFd> FileServer::OpenNode(const InodeRef& inode) {
+  FsResult<PathFd> fd = inodes_.Open(inode);
+  if (fd || fd.error().value != ESTALE) {
+    return fd;
+  }
+  const HandleRef handle = handles_.FindAny(inode->node);
+  if (handle == nullptr) {
+    return fd;
+  }
+  UniqueFd path(::open(DescriptorPath(handle->fd.get()).c_str(), O_PATH | O_CLOEXEC));
+  if (!path.valid()) {
+    return LastErrno();
+  }
+  return inodes_.Adopt(inode, std::move(path));
 }
 
 FsResult<InodeRef> FileServer::FindWritable(uint64_t node) {
@@ -118,7 +141,7 @@ FsResult<FileServer::Entry> FileServer::FindExport(const InodeRef& root, const c
     }
     found.share = it->second;
   }
-  FS_TRY(const PathFd directory, inodes_.Open(root));
+  FS_TRY(const PathFd directory, OpenNode(root));
   UniqueFd fd(::openat(directory->get(), name, O_PATH | O_NOFOLLOW | O_CLOEXEC));
   if (!fd.valid()) {
     return LastErrno();
@@ -150,16 +173,23 @@ fuse_entry_out FileServer::ToEntryOut(const Entry& entry) const {
   out.entry_valid = name.seconds;
   out.entry_valid_nsec = name.nanoseconds;
   out.attr = ToFuseAttr(entry.stat);
+  out.attr.flags |= AttrFlags(*entry.inode, out.attr.size);
   if (entry.submount && submounts_.load(std::memory_order_relaxed)) {
     out.attr.flags |= FUSE_ATTR_SUBMOUNT;
   }
   return out;
 }
 
+uint32_t FileServer::AttrFlags(const Inode& inode, uint64_t size) const {
+  const bool dax = inode_dax_.load(std::memory_order_relaxed) && inode.IsRegular() &&
+                   size >= inode.share->policy.dax_min_bytes;
+  return dax ? uint32_t{FUSE_ATTR_DAX} : 0;
+}
+
 FsResult<size_t> FileServer::ReplyEntry(FuseCall& call, const Entry& entry) {
   auto reply = call.Reply(ToEntryOut(entry));
   if (!reply) {
-    inodes_.Forget(entry.inode->node, 1);  // the guest never learns of this lookup
+    Forget(entry.inode->node, 1);  // the guest never learns of this lookup
   }
   return reply;
 }
@@ -171,6 +201,7 @@ FsResult<size_t> FileServer::ReplyAttr(FuseCall& call, const InodeRef& inode, Fd
   out.attr_valid = attributes.seconds;
   out.attr_valid_nsec = attributes.nanoseconds;
   out.attr = ToFuseAttr(stat);
+  out.attr.flags = AttrFlags(*inode, out.attr.size);
   return call.Reply(out);
 }
 
@@ -208,6 +239,8 @@ Result<> FileServer::Detach(std::string_view name, std::chrono::milliseconds tim
     // Again in every round: a request under way may have looked up or opened something in between.
     inodes_.DropExport(share.get(), &in_use.paths);
     handles_.DropExport(share.get(), &in_use.files);
+    locks_.DropExport(share.get());
+    dax_.DropExport(share.get());
     std::erase_if(in_use.paths, [](const auto& path) { return path.expired(); });
     std::erase_if(in_use.files, [](const auto& file) { return file.expired(); });
     if (in_use.paths.empty() && in_use.files.empty() && share.use_count() == 2) {  // exports_, we
@@ -227,14 +260,18 @@ Result<> FileServer::Detach(std::string_view name, std::chrono::milliseconds tim
 }
 
 void FileServer::Clear() {
+  dax_.Clear();
+  locks_.Clear();
   handles_.Clear();
   inodes_.Clear();
   initialized_.store(false);
+  waits_.NoteChange();  // their nodes are stale now
 }
 
 ServerStats FileServer::stats() const {
   const InodeTable::Counts counts = inodes_.counts();
-  return {requests_.load(), faults_.load(), counts.inodes, counts.resident, handles_.size()};
+  return {requests_.load(), faults_.load(), counts.inodes, counts.resident,
+          handles_.size(),  locks_.size(),  waits_.size(), dax_.mapped_ranges()};
 }
 
 }  // namespace wyvern::fs

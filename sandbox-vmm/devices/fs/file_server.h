@@ -1,11 +1,11 @@
 // fs/file_server.h — a FUSE server over a directory: requests in, replies out; it knows no queue
 // and no socket.
-// Spec:    include/uapi/linux/fuse.h 7.38; the operations and INIT flags are those of virtiofsd,
-//          and TMPFILE.
+// Spec:    include/uapi/linux/fuse.h 7.41; README.md has the table of operations.
 // Shape:   root ("/" of wyvern-fs) either is the one shared tree, or its top-level entries are
 //          exports that Attach names.
 // Errors:  the host's errno goes to the guest unchanged; ESTALE for nodes and files of a detached
 //          export.
+// Waits:   only a request for a lock may wait (HandleOrWait); it occupies no thread.
 // Threads: Handle from any number of threads, each with its own Scratch; Attach, Detach, stats from
 //          any thread.
 // Trust:   requests are the guest's. Names are single components; special files are never opened;
@@ -19,6 +19,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <shared_mutex>
 #include <span>
 #include <string>
@@ -26,11 +27,13 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "fs/dax_table.h"
 #include "fs/export.h"
 #include "fs/fuse_abi.h"
 #include "fs/fuse_call.h"
 #include "fs/handle_table.h"
 #include "fs/inode_table.h"
+#include "fs/lock_table.h"
 
 namespace wyvern::fs {
 
@@ -39,6 +42,8 @@ struct FileServerOptions {
   bool exports =
       false;  // top-level entries are exports; else the root is the one export, of `policy`
   ExportPolicy policy;
+  SessionFeatures features;
+  DaxWindow* dax_window = nullptr;  // must outlive the server; null: none
   // Where descriptors are found by number: "" if the process' working directory is /proc/self/fd.
   std::string descriptor_path = "/proc/self/fd/";
   InodeTable::Limits inodes;
@@ -51,6 +56,9 @@ struct ServerStats {
   size_t inodes = 0;
   size_t resident = 0;  // inode descriptors
   size_t handles = 0;
+  size_t lock_owners = 0;  // of POSIX locks, one descriptor each
+  size_t lock_waits = 0;   // requests that wait
+  size_t dax_ranges = 0;   // of 2 MiB
 };
 
 class FileServer {
@@ -59,7 +67,29 @@ class FileServer {
 
   // Serves the request in `in`; returns how many bytes of `out` were written, 0 if there is no
   // reply (FORGET).
+  // A lock that would have to be waited for is EAGAIN.
   uint32_t Handle(std::span<const iovec> in, std::span<const iovec> out, Scratch* scratch);
+
+  // As Handle, but nothing if the request has to wait for a lock: then AddWait follows with `wait`,
+  // and the answer, whenever RetryWaits says so, is WriteAnswer's.
+  std::optional<uint32_t> HandleOrWait(std::span<const iovec> in, std::span<const iovec> out,
+                                       Scratch* scratch, LockWaits::Request* wait);
+
+  // `ticket` is the caller's, unique. False: too many wait (ENOLCK).
+  bool AddWait(uint64_t ticket, const LockWaits::Request& wait) { return waits_.Add(ticket, wait); }
+
+  // False: it ended, and is among the result of a RetryWaits.
+  bool DropWait(uint64_t ticket) { return waits_.Drop(ticket); }
+
+  // Those that wait no longer. To be called when waits_changed(), and after NextWaitRetry().
+  std::vector<LockWaits::Ended> RetryWaits();
+
+  bool waits_changed() const { return waits_.changed(); }
+
+  std::optional<std::chrono::milliseconds> NextWaitRetry() const { return waits_.NextRetry(); }
+
+  // 0: no DAX window.
+  uint64_t dax_window_bytes() const { return dax_.window_bytes(); }
 
   // A name that is not attached does not exist for the guest. ALREADY_EXISTS, INVALID_ARGUMENT.
   Result<> Attach(std::string_view name, ExportPolicy policy);
@@ -94,10 +124,13 @@ class FileServer {
   FsResult<size_t> SyncFs(FuseCall& call);
   FsResult<size_t> ForgetOne(FuseCall& call);
   FsResult<size_t> ForgetBatch(FuseCall& call);
+  uint64_t Offer(uint64_t wanted);
+  void Forget(uint64_t node, uint64_t count);
 
   // ops_attr.cc
   FsResult<size_t> LookUpName(FuseCall& call);
   FsResult<size_t> GetAttr(FuseCall& call);
+  FsResult<size_t> StatX(FuseCall& call);
   FsResult<size_t> SetAttr(FuseCall& call);
   FsResult<size_t> ReadLink(FuseCall& call);
   FsResult<size_t> Access(FuseCall& call);
@@ -116,6 +149,7 @@ class FileServer {
   FsResult<size_t> Link(FuseCall& call);
   FsResult<size_t> Remove(FuseCall& call, int flags);
   FsResult<size_t> RenameTo(FuseCall& call, uint64_t new_parent, uint32_t flags);
+  uint32_t CreationMode(const PathFd& directory, uint32_t mode, uint32_t umask) const;
 
   // ops_file.cc
   FsResult<size_t> Open(FuseCall& call);
@@ -151,10 +185,23 @@ class FileServer {
   FsResult<size_t> ListXattr(FuseCall& call);
   FsResult<size_t> RemoveXattr(FuseCall& call);
 
+  // ops_lock.cc
+  FsResult<size_t> GetLock(FuseCall& call);
+  FsResult<size_t> SetLock(FuseCall& call);
+  FsResult<size_t> Interrupt(FuseCall& call);
+  FsResult<> TryLock(uint64_t node, const fuse_lk_in& args);
+  FsResult<UniqueFd> OpenForLocks(const struct Handle& handle) const;
+
+  // ops_dax.cc
+  FsResult<size_t> SetUpMapping(FuseCall& call);
+  FsResult<size_t> RemoveMapping(FuseCall& call);
+
   // What the operations share (file_server.cc).
   FsResult<Entry> FindEntry(const InodeRef& parent, FdRef directory, const char* name);
   FsResult<Entry> FindExport(const InodeRef& root, const char* name);
+  FsResult<PathFd> OpenNode(const InodeRef& inode);
   FsResult<InodeRef> FindWritable(uint64_t node);
+  uint32_t AttrFlags(const Inode& inode, uint64_t size) const;
   FsResult<size_t> ReplyEntry(FuseCall& call, const Entry& entry);
   FsResult<size_t> ReplyAttr(FuseCall& call, const InodeRef& inode, FdRef fd);
   fuse_entry_out ToEntryOut(const Entry& entry) const;
@@ -167,6 +214,9 @@ class FileServer {
   const FileServerOptions options_;
   InodeTable inodes_;
   HandleTable handles_;
+  LockTable locks_;
+  LockWaits waits_;
+  DaxTable dax_;
   std::shared_ptr<Export> root_share_;
   uint64_t root_mount_ = 0;
   mutable std::shared_mutex exports_mu_;
@@ -181,12 +231,19 @@ class FileServer {
 
   std::map<std::string, InUse> leaving_;  // guarded by detach_mu_: detached, but not yet unused
   std::atomic<bool> initialized_{false};
+  // What INIT agreed upon.
   std::atomic<bool> submounts_{false};
+  std::atomic<bool> posix_locks_{false};
+  std::atomic<bool> flock_locks_{false};
+  std::atomic<bool> posix_acl_{false};
+  std::atomic<bool> inode_dax_{false};
   std::atomic<uint64_t> requests_{0};
   std::atomic<uint64_t> faults_{0};
 };
 
 // The guest's view of a host inode.
 fuse_attr ToFuseAttr(const struct statx& stat);
+// How long the guest may believe its attributes.
+Validity AttributesOf(const Inode& inode);
 
 }  // namespace wyvern::fs

@@ -45,13 +45,13 @@ class FileServerTest : public testing::FsTest {
 TEST_F(FileServerTest, InitAnswersWithWhatBothKnow) {
   const auto out = client_->Init().As<fuse_init_out>();
   EXPECT_EQ(out.major, 7U);
-  EXPECT_EQ(out.minor, 38U);
+  EXPECT_EQ(out.minor, kFuseMinor);
   EXPECT_EQ(out.max_write, 1U << 20U);
   EXPECT_EQ(out.max_pages, 256U);
   EXPECT_NE(out.flags & FUSE_SUBMOUNTS, 0U);
   EXPECT_EQ(out.flags & FUSE_WRITEBACK_CACHE, 0U);
   EXPECT_EQ(out.flags & FUSE_POSIX_ACL, 0U);
-  EXPECT_EQ(out.flags2, kCreateSuppGroup >> 32U);
+  EXPECT_EQ(out.flags2, (kCreateSuppGroup | kAllowIdmap) >> 32U);
   const auto plain = client_->Init(FUSE_MAX_PAGES).As<fuse_init_out>();
   EXPECT_EQ(plain.flags, uint32_t{FUSE_MAX_PAGES});
   EXPECT_EQ(plain.flags2, 0U);
@@ -381,6 +381,66 @@ TEST_F(FileServerTest, FileOperationsOfAHandle) {
   EXPECT_EQ(client_->Call(FUSE_FLUSH, node, Body().Put(flush)).error, 0);
 }
 
+TEST_F(FileServerTest, StatXTellsTheTimeOfBirth) {
+  Put("a", "hello", 0640);
+  const uint64_t node = client_->Lookup(FUSE_ROOT_ID, "a");
+
+  struct statx host {};
+
+  ASSERT_EQ(::statx(AT_FDCWD, Host("a").c_str(), AT_SYMLINK_NOFOLLOW,
+                    STATX_BASIC_STATS | STATX_BTIME, &host),
+            0);
+  StatxIn in{};
+  in.sx_mask = STATX_BASIC_STATS | STATX_BTIME;
+  for (const uint64_t fh : {uint64_t{0}, client_->Open(node, O_RDONLY), uint64_t{4711}}) {
+    in.fh = fh;
+    in.getattr_flags = fh == 0 ? 0 : FUSE_GETATTR_FH;
+    const Reply reply = client_->Call(kOpcodeStatx, node, Body().Put(in));
+    ASSERT_EQ(reply.error, 0);
+    const auto out = reply.As<StatxOut>();
+    EXPECT_EQ(out.attr_valid, 1U);
+    EXPECT_EQ(out.stat.mask, host.stx_mask & (STATX_BASIC_STATS | STATX_BTIME));
+    EXPECT_EQ(out.stat.size, 5U);
+    EXPECT_EQ(out.stat.mode, host.stx_mode);
+    EXPECT_EQ(out.stat.ino, host.stx_ino);
+    EXPECT_EQ(out.stat.btime.seconds, host.stx_btime.tv_sec);
+    EXPECT_EQ(out.stat.btime.nanoseconds, host.stx_btime.tv_nsec);
+    EXPECT_EQ(out.stat.mtime.nanoseconds, host.stx_mtime.tv_nsec);
+  }
+  // Bits that are none of the guest's are not passed on.
+  in.sx_flags = 0xffff9fff;
+  in.sx_mask = 0xffffffff;
+  EXPECT_EQ(client_->Call(kOpcodeStatx, node, Body().Put(in)).error, 0);
+  in.sx_flags = AT_STATX_SYNC_TYPE;
+  EXPECT_EQ(client_->Call(kOpcodeStatx, node, Body().Put(in)).error, EINVAL);
+  EXPECT_EQ(client_->Call(kOpcodeStatx, 4711, Body().Put(in)).error, ESTALE);
+}
+
+TEST_F(FileServerTest, FallocateModes) {
+  uint64_t node = 0;
+  fuse_fallocate_in in{};
+  in.fh = client_->Create(FUSE_ROOT_ID, "a", O_RDWR, 0644, &node);
+  client_->Write(node, in.fh, 0, std::string(8192, 'x'));
+  const auto allocate = [&](uint32_t mode, uint64_t offset, uint64_t length) {
+    in.mode = mode;
+    in.offset = offset;
+    in.length = length;
+    return client_->Call(FUSE_FALLOCATE, node, Body().Put(in)).error;
+  };
+  EXPECT_EQ(allocate(FALLOC_FL_KEEP_SIZE, 8192, 4096), 0);
+  EXPECT_EQ(Stat("a").st_size, 8192);
+  EXPECT_EQ(allocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 4096), 0);
+  EXPECT_EQ(client_->Read(node, in.fh, 0, 1), std::string(1, '\0'));
+  EXPECT_EQ(client_->Read(node, in.fh, 4096, 1), "x");
+  EXPECT_EQ(allocate(0, 8192, 8192), 0);
+  EXPECT_EQ(Stat("a").st_size, 16384);
+  for (const uint32_t mode : {uint32_t{FALLOC_FL_COLLAPSE_RANGE}, uint32_t{FALLOC_FL_INSERT_RANGE},
+                              uint32_t{FALLOC_FL_UNSHARE_RANGE}, uint32_t{FALLOC_FL_NO_HIDE_STALE},
+                              uint32_t{1U << 31U}}) {
+    EXPECT_EQ(allocate(mode, 0, 4096), EOPNOTSUPP) << mode;
+  }
+}
+
 TEST_F(FileServerTest, FileSystemOperations) {
   struct statvfs host {};
 
@@ -391,7 +451,8 @@ TEST_F(FileServerTest, FileSystemOperations) {
   EXPECT_EQ(client_->Call(FUSE_SYNCFS, FUSE_ROOT_ID, Body().Put(uint64_t{0})).error, 0);
 }
 
-TEST_F(FileServerTest, ReadOnlyRefusesEveryMutator) {
+// CVE-2026-46695, CVE-2020-28914: read-only is what the server does, whatever the guest mounted.
+TEST_F(FileServerTest, Cve202646695ReadOnlyRefusesEveryMutator) {
   Put("a", "x");
   FileServerOptions options;
   options.policy.read_only = true;
@@ -417,6 +478,20 @@ TEST_F(FileServerTest, ReadOnlyRefusesEveryMutator) {
   fuse_link_in link{};
   link.oldnodeid = node;
   EXPECT_EQ(client_->Call(FUSE_LINK, 1, Body().Put(link).Name("n")).error, EROFS);
+  // Through a file that is open for reading.
+  const uint64_t fh = client_->Open(node, O_RDONLY);
+  client_->Write(node, fh, 0, "y");
+  EXPECT_EQ(client_->error(), EBADF);
+  fuse_fallocate_in allocate{};
+  allocate.fh = fh;
+  allocate.length = 1;
+  EXPECT_EQ(client_->Call(FUSE_FALLOCATE, node, Body().Put(allocate)).error, EBADF);
+  fuse_copy_file_range_in copy{};
+  copy.fh_in = copy.fh_out = fh;
+  copy.off_out = 1;
+  copy.len = 1;
+  EXPECT_EQ(client_->Call(FUSE_COPY_FILE_RANGE, node, Body().Put(copy)).error, EBADF);
+  EXPECT_EQ(Get("a"), "x");
 }
 
 }  // namespace

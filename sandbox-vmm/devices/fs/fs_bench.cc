@@ -15,7 +15,7 @@ namespace wyvern::fs {
 namespace {
 
 struct Share {
-  Share() {
+  explicit Share(SessionFeatures features = {}) {
     std::string pattern = ::access("/dev/shm", W_OK) == 0 ? "/dev/shm/wyvern-fs-bench-XXXXXX"
                                                           : "/tmp/wyvern-fs-bench-XXXXXX";
     directory = ::mkdtemp(pattern.data());
@@ -25,6 +25,7 @@ struct Share {
       static_cast<void>(::write(fd.get(), data.data(), data.size()) < 0);
     }
     FileServerOptions options;
+    options.features = features;
     options.root = *Open(directory, O_RDONLY | O_DIRECTORY);
     server = *FileServer::Create(std::move(options));
   }
@@ -93,10 +94,55 @@ void BM_RingGetAttr(benchmark::State& state) {
   }
 }
 
+// READ through a ring: how much of the time is the ring's.
+void BM_RingRead(benchmark::State& state) {
+  Share share;
+  FsDeviceOptions options;
+  options.tag = "bench";
+  auto device = *FsDevice::Create(*share.server, options);
+  testing::FuseGuest guest;
+  if (!guest.Start(*device) || !guest.Init()) {
+    state.SkipWithError("the device does not start");
+    return;
+  }
+  const auto [node, handle] = guest.OpenFile("a");
+  fuse_read_in in{};
+  in.fh = handle;
+  in.size = static_cast<uint32_t>(state.range(0));
+  const std::string body = testing::FuseGuest::Bytes(in);
+  for ([[maybe_unused]] auto step : state) {
+    const uint64_t mark = guest.ram().Mark();
+    benchmark::DoNotOptimize(guest.Call(FUSE_READ, node, body, in.size).size());
+    guest.ram().Release(mark);
+  }
+  state.SetBytesProcessed(state.iterations() * state.range(0));
+}
+
+// A lock taken and given up.
+void BM_Lock(benchmark::State& state) {
+  SessionFeatures features;
+  features.posix_locks = true;
+  Share share(features);
+  testing::FuseClient client(*share.server);
+  client.Init();
+  const uint64_t node = client.Lookup(FUSE_ROOT_ID, "a");
+  fuse_lk_in in{};
+  in.fh = client.Open(node, O_RDWR);
+  in.lk.end = 9;  // part of the file: the owner keeps its descriptor
+  for ([[maybe_unused]] auto step : state) {
+    in.lk.type = F_WRLCK;
+    client.Call(FUSE_SETLK, node, testing::Body().Put(in));
+    in.lk.type = F_UNLCK;
+    client.Call(FUSE_SETLK, node, testing::Body().Put(in));
+  }
+}
+
 BENCHMARK(BM_Lookup);
 BENCHMARK(BM_GetAttr);
 BENCHMARK(BM_Read)->Arg(4096)->Arg(128 << 10)->Arg(1 << 20);
 BENCHMARK(BM_RingGetAttr)->UseRealTime();
+BENCHMARK(BM_RingRead)->Arg(4096)->Arg(1 << 20)->UseRealTime();
+BENCHMARK(BM_Lock);
 
 }  // namespace
 }  // namespace wyvern::fs

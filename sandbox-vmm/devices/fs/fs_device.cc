@@ -8,6 +8,7 @@
 #include <cstring>
 #include <utility>
 
+#include "base/check.h"
 #include "base/endian.h"
 #include "base/log.h"
 #include "virtio/feature_bits.h"
@@ -19,9 +20,12 @@ namespace {
 constexpr size_t kTagSize = 36;
 constexpr uint16_t kMaxRequestQueues = 64;
 constexpr unsigned kMaxThreads = 64;
+// With the hiprio queue; what a ticket is divided by to tell its queue.
+constexpr uint64_t kMaxQueues = kMaxRequestQueues + 1;
 
 // Epoll tokens: two per queue, and one for the end.
 constexpr uint64_t kStopToken = ~uint64_t{0};
+constexpr uint64_t kRetryToken = ~uint64_t{1};
 
 constexpr uint64_t KickToken(uint16_t index) {
   return uint64_t{index} * 2;
@@ -41,15 +45,20 @@ std::array<std::byte, 40> MakeFsConfig(std::string_view tag, uint32_t request_qu
   return config;
 }
 
-FsDevice::FsDevice(FileServer& server, FsDeviceOptions options)
+FsDevice::FsDevice(FileServer& server, FsDeviceOptions options, TimerFd retry)
     : server_(server),
       options_(std::move(options)),
+      retry_(std::move(retry)),
       started_(static_cast<std::ptrdiff_t>(options_.threads)) {
   traits_.device_id = virtio::kDeviceFs;
   traits_.features = virtio::kRingFeatures;
   traits_.queue_sizes.assign(size_t{options_.request_queues} + 1, kQueueSize);
   traits_.config_length = 40;
   traits_.name = "fs";
+  if (server_.dax_window_bytes() != 0) {
+    // VIRTIO §5.11.6.4: VIRTIO_FS_SHMCAP_ID_CACHE.
+    traits_.shared_memory.push_back({0, server_.dax_window_bytes()});
+  }
 }
 
 Result<std::unique_ptr<FsDevice>> FsDevice::Create(FileServer& server, FsDeviceOptions options) {
@@ -62,11 +71,13 @@ Result<std::unique_ptr<FsDevice>> FsDevice::Create(FileServer& server, FsDeviceO
                     "and 1 to {} threads",
                     kTagSize, kMaxRequestQueues, kMaxThreads));
   }
-  std::unique_ptr<FsDevice> device(new FsDevice(server, std::move(options)));
+  WV_TRY(TimerFd retry, TimerFd::Create());
+  std::unique_ptr<FsDevice> device(new FsDevice(server, std::move(options), std::move(retry)));
   device->epoll_ = UniqueFd(::epoll_create1(EPOLL_CLOEXEC));
   if (!device->epoll_.valid()) {
     return SysError("epoll_create1");
   }
+  WV_TRY_VOID(device->Watch(device->retry_.fd(), kRetryToken));
   const auto queues = static_cast<uint16_t>(device->traits_.queue_sizes.size());
   for (uint16_t i = 0; i < queues; ++i) {
     WV_TRY(EventFd more, EventFd::Create());
@@ -157,7 +168,8 @@ std::optional<virtio::QueueState> FsDevice::StopQueue(uint16_t index) {
   }
   ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, slot.kick.get(), nullptr);
   slot.broken = true;  // nothing new is taken
-  slot.idle.wait(lock, [&] { return slot.in_flight == 0; });
+  EndParkedLocked(slot, index, &lock);
+  slot.idle.wait(lock, [&] { return slot.in_flight == 0 && slot.parked.empty(); });
   const virtio::QueueState state = slot.queue->state();
   slot.queue.reset();
   slot.interrupt.reset();
@@ -194,6 +206,10 @@ void FsDevice::Work(const EventFd& stop) {
     }
     if (event.data.u64 == kStopToken) {
       return;  // any thread's stop is everyone's: they end together
+    }
+    if (event.data.u64 == kRetryToken) {
+      EndWaits();
+      continue;
     }
     const auto index = static_cast<uint16_t>(event.data.u64 / 2);
     if (event.data.u64 == MoreToken(index)) {
@@ -241,21 +257,22 @@ void FsDevice::Serve(uint16_t index, Buffers* buffers) {
       break;
     }
     lock.unlock();
-    const uint32_t written = Answer(*chain, buffers);
+    LockWaits::Request wait;
+    std::optional<uint32_t> written = Answer(*chain, buffers, &wait);
     lock.lock();
-    slot.queue->Push(std::move(*chain), written);
-    const std::shared_ptr<virtio::Interrupt> interrupt =
-        slot.queue->NeedsInterrupt() ? slot.interrupt : nullptr;
-    if (interrupt != nullptr) {
-      // The answer may bring the next request before we have looked: no kick for it, no other
-      // thread, and nobody who waits for the lock. StopQueue waits for what is in flight.
-      slot.queue->DisableNotification();
-      lock.unlock();
-      interrupt->SignalQueue(index);
-      lock.lock();
+    if (!written.has_value()) {
+      written = ParkLocked(slot, index, &*chain, buffers, wait);
+    }
+    if (written.has_value()) {
+      PushLocked(slot, index, std::move(*chain), *written, &lock);
     }
     if (--slot.in_flight == 0) {
       slot.idle.notify_all();
+    }
+    if (server_.waits_changed()) {
+      lock.unlock();
+      EndWaits();
+      lock.lock();
     }
   }
   const bool report = std::exchange(slot.report, false);
@@ -265,7 +282,81 @@ void FsDevice::Serve(uint16_t index, Buffers* buffers) {
   }
 }
 
-uint32_t FsDevice::Answer(virtio::Chain& chain, Buffers* buffers) {
+// The caller's chain counts as in flight, so the queue stays while the lock is let go.
+void FsDevice::PushLocked(Slot& slot, uint16_t index, virtio::Chain chain, uint32_t written,
+                          std::unique_lock<std::mutex>* lock) {
+  slot.queue->Push(std::move(chain), written);
+  const std::shared_ptr<virtio::Interrupt> interrupt =
+      slot.queue->NeedsInterrupt() ? slot.interrupt : nullptr;
+  if (interrupt != nullptr) {
+    // The answer may bring the next request before we have looked: no kick for it, no other
+    // thread, and nobody who waits for the lock. StopQueue waits for what is in flight.
+    slot.queue->DisableNotification();
+    lock->unlock();
+    interrupt->SignalQueue(index);
+    lock->lock();
+  }
+}
+
+// Nothing: the chain is parked. Else what was written into it, as it cannot wait.
+std::optional<uint32_t> FsDevice::ParkLocked(Slot& slot, uint16_t index, virtio::Chain* chain,
+                                             Buffers* buffers, const LockWaits::Request& wait) {
+  const uint64_t ticket = tickets_.fetch_add(1) * kMaxQueues + index;
+  // Who ends the wait looks for it with the slot's lock, so it finds it parked.
+  if (slot.broken || !server_.AddWait(ticket, wait)) {
+    return WriteAnswer(buffers->out, wait.unique, ENOLCK);
+  }
+  slot.parked.emplace(ticket, Parked{std::move(*chain), buffers->out, wait.unique});
+  if (const auto next = server_.NextWaitRetry(); next) {
+    (void)retry_.Arm(*next);
+  }
+  return std::nullopt;
+}
+
+// Answers the requests that wait no longer, of all queues. Without any lock.
+void FsDevice::EndWaits() {
+  for (const LockWaits::Ended& ended : server_.RetryWaits()) {
+    const auto index = static_cast<uint16_t>(ended.ticket % kMaxQueues);
+    Slot& slot = *slots_[index];
+    std::unique_lock lock(slot.mu);
+    auto node = slot.parked.extract(ended.ticket);
+    WV_CHECK(!node.empty());
+    ++slot.in_flight;
+    Parked& parked = node.mapped();
+    const uint32_t written = WriteAnswer(parked.out, parked.unique, ended.error);
+    PushLocked(slot, index, std::move(parked.chain), written, &lock);
+    if (--slot.in_flight == 0) {
+      slot.idle.notify_all();
+    }
+  }
+  if (const auto next = server_.NextWaitRetry(); next) {
+    (void)retry_.Arm(*next);
+  }
+}
+
+// The queue goes: what waits cannot go on waiting. EINTR would have the guest's kernel restart the
+// system call without a signal, and end in the program as an error that does not exist.
+void FsDevice::EndParkedLocked(Slot& slot, uint16_t index, std::unique_lock<std::mutex>* lock) {
+  std::vector<Parked> ended;
+  for (auto it = slot.parked.begin(); it != slot.parked.end();) {
+    const auto next = std::next(it);
+    if (server_.DropWait(it->first)) {
+      ended.push_back(std::move(it->second));
+      slot.parked.erase(it);
+    }
+    it = next;  // one that has ended is with the thread that will answer it
+  }
+  slot.in_flight += ended.size();
+  for (Parked& parked : ended) {
+    const uint32_t written = WriteAnswer(parked.out, parked.unique, ENOLCK);
+    PushLocked(slot, index, std::move(parked.chain), written, lock);
+  }
+  slot.in_flight -= ended.size();
+}
+
+// What was written into the chain; nothing: it waits for a lock.
+std::optional<uint32_t> FsDevice::Answer(virtio::Chain& chain, Buffers* buffers,
+                                         LockWaits::Request* wait) {
   buffers->in.clear();
   buffers->out.clear();
   if (!chain.ReadableIovecs(0, chain.readable_length(), &buffers->in) ||
@@ -273,7 +364,15 @@ uint32_t FsDevice::Answer(virtio::Chain& chain, Buffers* buffers) {
     WV_WARN_LIMITED("fs: a buffer outside the guest's memory");
     return 0;
   }
-  return server_.Handle(buffers->in, buffers->out, &buffers->scratch);
+  return server_.HandleOrWait(buffers->in, buffers->out, &buffers->scratch, wait);
+}
+
+std::vector<virtio::CounterValue> FsDevice::counters() const {
+  const ServerStats stats = server_.stats();
+  return {{"fs_requests", stats.requests},     {"fs_faults", stats.faults},
+          {"fs_inodes", stats.inodes},         {"fs_inode_descriptors", stats.resident},
+          {"fs_open_files", stats.handles},    {"fs_lock_owners", stats.lock_owners},
+          {"fs_lock_waits", stats.lock_waits}, {"fs_dax_ranges", stats.dax_ranges}};
 }
 
 }  // namespace wyvern::fs

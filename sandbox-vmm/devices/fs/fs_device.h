@@ -2,16 +2,20 @@
 // threads.
 // Spec:    VIRTIO 1.3 §5.11. Queue 0 is hiprio (FORGET), 1… are request queues; no notification
 //          queue.
-// State:   a queue runs from StartQueue until StopQueue, which waits for the requests under way.
+// State:   a queue runs from StartQueue until StopQueue, which waits for the requests under way and
+//          ends those that wait for a lock (ENOLCK).
 // Threads: the pool waits on one epoll set of kicks; whoever gets an event takes one chain, tells
 //          another thread when there are more, and serves its own. Threads start in Create and end
-//          in the destructor.
+//          in the destructor. A request that waits for a lock is parked beside its queue, without
+//          a thread; a timer and every lock given up bring it back.
 // Trust:   rings and requests are the guest's: a broken ring stops its queue (NEEDS_RESET), a
 //          broken request is answered or dropped.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <latch>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -52,8 +56,17 @@ class FsDevice final : public virtio::VirtioDevice {
   std::optional<virtio::QueueState> StopQueue(uint16_t index) override;
   // Ends the FUSE session.
   void Reset() override;
+  // requests, faults, inodes, descriptors, …: of the server, which this device may share.
+  std::vector<virtio::CounterValue> counters() const override;
 
  private:
+  // A request that waits for a lock.
+  struct Parked {
+    virtio::Chain chain;
+    std::vector<iovec> out;
+    uint64_t unique;
+  };
+
   // One virtqueue and what its users share.
   struct Slot {
     explicit Slot(EventFd event) : more(std::move(event)) {}
@@ -67,7 +80,8 @@ class FsDevice final : public virtio::VirtioDevice {
         false;  // takes no more chains: by what the driver wrote, or as it is being stopped
     bool report = false;  // NEEDS_RESET is still to be told
     size_t in_flight = 0;
-    const EventFd more;  // chains are waiting: for another thread of the pool
+    std::map<uint64_t, Parked> parked;  // by ticket
+    const EventFd more;                 // chains are waiting: for another thread of the pool
     std::atomic<bool> more_pending{false};
   };
 
@@ -77,17 +91,25 @@ class FsDevice final : public virtio::VirtioDevice {
     Scratch scratch;
   };
 
-  FsDevice(FileServer& server, FsDeviceOptions options);
+  FsDevice(FileServer& server, FsDeviceOptions options, TimerFd retry);
   Result<> Watch(FdRef fd, uint64_t token) const;
   void Work(const EventFd& stop);
   void Serve(uint16_t index, Buffers* buffers);
   std::optional<virtio::Chain> Take(Slot& slot, uint16_t index);
-  uint32_t Answer(virtio::Chain& chain, Buffers* buffers);
+  std::optional<uint32_t> Answer(virtio::Chain& chain, Buffers* buffers, LockWaits::Request* wait);
+  std::optional<uint32_t> ParkLocked(Slot& slot, uint16_t index, virtio::Chain* chain,
+                                     Buffers* buffers, const LockWaits::Request& wait);
+  void PushLocked(Slot& slot, uint16_t index, virtio::Chain chain, uint32_t written,
+                  std::unique_lock<std::mutex>* lock);
+  void EndWaits();
+  void EndParkedLocked(Slot& slot, uint16_t index, std::unique_lock<std::mutex>* lock);
 
   FileServer& server_;
   const FsDeviceOptions options_;
   virtio::DeviceTraits traits_;
   UniqueFd epoll_;
+  const TimerFd retry_;  // of requests that wait
+  std::atomic<uint64_t> tickets_{0};
   std::vector<std::unique_ptr<Slot>> slots_;
   std::latch started_;  // every thread of the pool runs Work
   std::vector<std::unique_ptr<WorkerThread>> threads_;

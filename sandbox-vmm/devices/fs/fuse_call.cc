@@ -221,16 +221,25 @@ FsResult<size_t> FuseCall::ReplyBytes(std::span<const std::byte> payload) {
   return payload.size();
 }
 
-uint32_t FuseCall::Finish(const FsResult<size_t>& result) {
+namespace {
+
+uint32_t WriteHeader(std::span<const iovec> to, uint64_t unique, int error, size_t payload) {
   fuse_out_header out{};
-  out.unique = header_.unique;
-  const size_t payload = result.has_value() ? *result : 0;
-  out.error = result.has_value() ? 0 : -result.error().value;
+  out.unique = unique;
+  out.error = -error;
   out.len = static_cast<uint32_t>(sizeof(out) + payload);
-  if (!CopyToIovecs(out_, 0, std::as_bytes(std::span(&out, 1)))) {
-    return 0;
-  }
-  return out.len;
+  return CopyToIovecs(to, 0, std::as_bytes(std::span(&out, 1))) ? out.len : 0;
+}
+
+}  // namespace
+
+uint32_t FuseCall::Finish(const FsResult<size_t>& result) {
+  return result ? WriteHeader(out_, header_.unique, 0, *result)
+                : WriteHeader(out_, header_.unique, result.error().value, 0);
+}
+
+uint32_t WriteAnswer(std::span<const iovec> out, uint64_t unique, int error) {
+  return WriteHeader(out, unique, error, 0);
 }
 
 }  // namespace wyvern::fs

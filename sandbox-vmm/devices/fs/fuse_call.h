@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -123,6 +124,12 @@ class FuseCall {
   // if not even the header fits).
   uint32_t Finish(const FsResult<size_t>& result);
 
+  // A lock that somebody else has, and that the guest wants to wait for: the call may be answered
+  // later.
+  void WaitForLock(const fuse_lk_in& args) { lock_wait_ = args; }
+
+  const std::optional<fuse_lk_in>& lock_wait() const { return lock_wait_; }
+
  private:
   FuseCall() = default;
 
@@ -134,7 +141,11 @@ class FuseCall {
   size_t position_ = 0;  // in scratch_->arguments
   size_t argument_end_ = 0;
   Scratch* scratch_ = nullptr;
+  std::optional<fuse_lk_in> lock_wait_;
 };
+
+// The answer to a request that has no payload or failed (a positive errno); what Finish writes.
+uint32_t WriteAnswer(std::span<const iovec> out, uint64_t unique, int error);
 
 // Sum of the lengths; saturates instead of wrapping.
 size_t IovecLength(std::span<const iovec> parts);

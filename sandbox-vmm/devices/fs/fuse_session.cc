@@ -15,11 +15,15 @@ namespace wyvern::fs {
 namespace {
 
 // Offered always; the client takes what it knows. As virtiofsd.
-constexpr uint64_t kOfferedFlags = FUSE_ASYNC_READ | FUSE_ATOMIC_O_TRUNC | FUSE_BIG_WRITES |
-                                   FUSE_AUTO_INVAL_DATA | FUSE_DO_READDIRPLUS |
-                                   FUSE_READDIRPLUS_AUTO | FUSE_ASYNC_DIO | FUSE_PARALLEL_DIROPS |
-                                   FUSE_MAX_PAGES | FUSE_CACHE_SYMLINKS | FUSE_SUBMOUNTS |
-                                   FUSE_HANDLE_KILLPRIV_V2 | FUSE_INIT_EXT | kCreateSuppGroup;
+constexpr uint64_t kOfferedFlags =
+    FUSE_ASYNC_READ | FUSE_ATOMIC_O_TRUNC | FUSE_BIG_WRITES | FUSE_AUTO_INVAL_DATA |
+    FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO | FUSE_ASYNC_DIO | FUSE_PARALLEL_DIROPS |
+    FUSE_MAX_PAGES | FUSE_CACHE_SYMLINKS | FUSE_SUBMOUNTS | FUSE_HANDLE_KILLPRIV_V2 |
+    FUSE_INIT_EXT | kCreateSuppGroup | kAllowIdmap;
+
+// One without the others would leave the umask or the set-group-ID bit to nobody.
+constexpr uint64_t kAclFlags = FUSE_POSIX_ACL | FUSE_DONT_MASK | FUSE_SETXATTR_EXT;
+constexpr uint64_t kDaxFlags = FUSE_MAP_ALIGNMENT | FUSE_HAS_INODE_DAX;
 
 // FUSE_BATCH_FORGET carries at most this many in the arguments we accept.
 constexpr size_t kMaxBatch = kMaxArgumentBytes / sizeof(fuse_forget_one);
@@ -27,8 +31,8 @@ constexpr size_t kMaxBatch = kMaxArgumentBytes / sizeof(fuse_forget_one);
 }  // namespace
 
 FileServer::Operation FileServer::Lookup(uint32_t opcode) {
-  static constexpr std::array<Operation, FUSE_TMPFILE + 1> kOperations = [] {
-    std::array<Operation, FUSE_TMPFILE + 1> table{};
+  static constexpr std::array<Operation, kOpcodeStatx + 1> kOperations = [] {
+    std::array<Operation, kOpcodeStatx + 1> table{};
     table[FUSE_LOOKUP] = &FileServer::LookUpName;
     table[FUSE_FORGET] = &FileServer::ForgetOne;
     table[FUSE_GETATTR] = &FileServer::GetAttr;
@@ -57,6 +61,10 @@ FileServer::Operation FileServer::Lookup(uint32_t opcode) {
     table[FUSE_READDIR] = &FileServer::ReadDir;
     table[FUSE_RELEASEDIR] = &FileServer::ReleaseDir;
     table[FUSE_FSYNCDIR] = &FileServer::FsyncDir;
+    table[FUSE_GETLK] = &FileServer::GetLock;
+    table[FUSE_SETLK] = &FileServer::SetLock;
+    table[FUSE_SETLKW] = &FileServer::SetLock;
+    table[FUSE_INTERRUPT] = &FileServer::Interrupt;
     table[FUSE_ACCESS] = &FileServer::Access;
     table[FUSE_CREATE] = &FileServer::Create;
     table[FUSE_DESTROY] = &FileServer::Destroy;
@@ -66,8 +74,11 @@ FileServer::Operation FileServer::Lookup(uint32_t opcode) {
     table[FUSE_RENAME2] = &FileServer::Rename2;
     table[FUSE_LSEEK] = &FileServer::Seek;
     table[FUSE_COPY_FILE_RANGE] = &FileServer::CopyFileRange;
+    table[FUSE_SETUPMAPPING] = &FileServer::SetUpMapping;
+    table[FUSE_REMOVEMAPPING] = &FileServer::RemoveMapping;
     table[FUSE_SYNCFS] = &FileServer::SyncFs;
     table[FUSE_TMPFILE] = &FileServer::TmpFile;
+    table[kOpcodeStatx] = &FileServer::StatX;
     return table;
   }();
   return opcode < kOperations.size() ? kOperations[opcode] : nullptr;
@@ -75,6 +86,12 @@ FileServer::Operation FileServer::Lookup(uint32_t opcode) {
 
 uint32_t FileServer::Handle(std::span<const iovec> in, std::span<const iovec> out,
                             Scratch* scratch) {
+  return HandleOrWait(in, out, scratch, nullptr).value_or(0);
+}
+
+std::optional<uint32_t> FileServer::HandleOrWait(std::span<const iovec> in,
+                                                 std::span<const iovec> out, Scratch* scratch,
+                                                 LockWaits::Request* wait) {
   requests_.fetch_add(1, std::memory_order_relaxed);
   auto call = FuseCall::Parse(in, out, scratch);
   if (!call) {
@@ -84,6 +101,11 @@ uint32_t FileServer::Handle(std::span<const iovec> in, std::span<const iovec> ou
   }
   const uint32_t opcode = call->header().opcode;
   const FsResult<size_t> result = Dispatch(*call);
+  const std::optional<fuse_lk_in>& lock = call->lock_wait();
+  if (wait != nullptr && lock.has_value()) {
+    *wait = {call->header().unique, call->header().nodeid, *lock};
+    return std::nullopt;
+  }
   // These have no reply (fuse.h: FUSE_FORGET "no reply"); an INTERRUPT is answered only to say
   // EAGAIN.
   if (opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET || opcode == FUSE_INTERRUPT) {
@@ -130,13 +152,11 @@ FsResult<size_t> FileServer::Init(FuseCall& call) {
   }
   // A guest that rebooted without DESTROY starts again.
   Clear();
-  uint64_t offered = kOfferedFlags;
   uint64_t wanted = in.flags;
   if ((in.flags & FUSE_INIT_EXT) != 0) {
     wanted |= uint64_t{in.flags2} << 32U;
   }
-  offered &= wanted;
-  submounts_.store((offered & FUSE_SUBMOUNTS) != 0);
+  const uint64_t offered = Offer(wanted);
   out.max_readahead = in.max_readahead;
   out.flags = static_cast<uint32_t>(offered);
   out.flags2 = static_cast<uint32_t>(offered >> 32U);
@@ -145,8 +165,34 @@ FsResult<size_t> FileServer::Init(FuseCall& call) {
   out.max_write = kMaxIoBytes;
   out.time_gran = 1;
   out.max_pages = kMaxIoBytes / 4096;
+  out.map_alignment = (offered & FUSE_MAP_ALIGNMENT) != 0 ? kDaxAlignmentLog2 : uint16_t{0};
   initialized_.store(true);
   return call.Reply(out);
+}
+
+// What both sides know of what the options allow; remembers what operations depend on.
+uint64_t FileServer::Offer(uint64_t wanted) {
+  const SessionFeatures& features = options_.features;
+  uint64_t offered = kOfferedFlags;
+  if (features.posix_locks) {
+    offered |= FUSE_POSIX_LOCKS;
+  }
+  if (features.flock_locks) {
+    offered |= FUSE_FLOCK_LOCKS;
+  }
+  if (features.posix_acl && (wanted & kAclFlags) == kAclFlags) {
+    offered |= kAclFlags;
+  }
+  if (dax_.active()) {
+    offered |= kDaxFlags;
+  }
+  offered &= wanted;
+  submounts_.store((offered & FUSE_SUBMOUNTS) != 0);
+  posix_locks_.store((offered & FUSE_POSIX_LOCKS) != 0);
+  flock_locks_.store((offered & FUSE_FLOCK_LOCKS) != 0);
+  posix_acl_.store((offered & FUSE_POSIX_ACL) != 0);
+  inode_dax_.store((offered & FUSE_HAS_INODE_DAX) != 0);
+  return offered;
 }
 
 FsResult<size_t> FileServer::Destroy(FuseCall& /*call*/) {
@@ -156,7 +202,7 @@ FsResult<size_t> FileServer::Destroy(FuseCall& /*call*/) {
 
 FsResult<size_t> FileServer::StatFs(FuseCall& call) {
   FS_TRY(const InodeRef inode, inodes_.Find(call.header().nodeid));
-  FS_TRY(const PathFd fd, inodes_.Open(inode));
+  FS_TRY(const PathFd fd, OpenNode(inode));
 
   struct statfs host {};
 
@@ -183,7 +229,7 @@ FsResult<size_t> FileServer::SyncFs(FuseCall& call) {
   if (!inode->IsDirectory()) {
     return FsError(EINVAL);
   }
-  FS_TRY(const PathFd path, inodes_.Open(inode));
+  FS_TRY(const PathFd path, OpenNode(inode));
   // syncfs refuses O_PATH descriptors.
   const UniqueFd fd(::openat(path->get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!fd.valid()) {
@@ -197,7 +243,7 @@ FsResult<size_t> FileServer::SyncFs(FuseCall& call) {
 
 FsResult<size_t> FileServer::ForgetOne(FuseCall& call) {
   FS_TRY(const auto args, call.Take<fuse_forget_in>());
-  inodes_.Forget(call.header().nodeid, args.nlookup);
+  Forget(call.header().nodeid, args.nlookup);
   return 0;
 }
 
@@ -206,9 +252,15 @@ FsResult<size_t> FileServer::ForgetBatch(FuseCall& call) {
   const size_t count = std::min<size_t>(args.count, kMaxBatch);
   for (size_t i = 0; i < count; ++i) {
     FS_TRY(const auto one, call.Take<fuse_forget_one>());
-    inodes_.Forget(one.nodeid, one.nlookup);
+    Forget(one.nodeid, one.nlookup);
   }
   return 0;
+}
+
+void FileServer::Forget(uint64_t node, uint64_t count) {
+  if (inodes_.Forget(node, count) && dax_.active()) {
+    dax_.DropNode(node);
+  }
 }
 
 }  // namespace wyvern::fs

@@ -7,7 +7,7 @@ namespace wyvern::fs {
 FsResult<uint64_t> HandleTable::Add(HandleRef handle) {
   const std::unique_lock lock(mu_);
   Export& share = *handle->share;
-  if (!MayTakeOneMore(limit_, handles_.size(), share.handles)) {
+  if (!MayTakeOneMore(limit_, handles_.size() + reserved_, share.handles)) {
     return FsError(ENFILE);
   }
   if (share.detached.load()) {
@@ -40,7 +40,17 @@ HandleRef HandleTable::FindFor(uint64_t fh, uint64_t node) const {
   return it->second;
 }
 
-void HandleTable::Remove(uint64_t fh) {
+HandleRef HandleTable::FindAny(uint64_t node) const {
+  const std::shared_lock lock(mu_);
+  for (const auto& [fh, handle] : handles_) {
+    if (handle->node == node && !handle->share->detached.load()) {
+      return handle;
+    }
+  }
+  return nullptr;
+}
+
+HandleRef HandleTable::Remove(uint64_t fh) {
   HandleRef gone;
   const std::unique_lock lock(mu_);
   const auto it = handles_.find(fh);
@@ -49,6 +59,24 @@ void HandleTable::Remove(uint64_t fh) {
     --gone->share->handles;
     handles_.erase(it);
   }
+  return gone;
+}
+
+bool HandleTable::Reserve(Export& share) {
+  const std::unique_lock lock(mu_);
+  if (!MayTakeOneMore(limit_, handles_.size() + reserved_, share.handles) ||
+      share.detached.load()) {
+    return false;
+  }
+  ++reserved_;
+  ++share.handles;
+  return true;
+}
+
+void HandleTable::Unreserve(Export& share) {
+  const std::unique_lock lock(mu_);
+  --reserved_;
+  --share.handles;
 }
 
 void HandleTable::Clear() {
@@ -56,7 +84,7 @@ void HandleTable::Clear() {
   const std::unique_lock lock(mu_);
   gone.swap(handles_);
   for (const auto& [fh, handle] : gone) {
-    handle->share->handles = 0;
+    --handle->share->handles;
   }
 }
 

@@ -46,8 +46,13 @@ class HandleTable {
   FsResult<HandleRef> Find(uint64_t fh, bool directory) const;
   // The handle of a file of this inode, or nothing: for GETATTR and SETATTR, where fh is a hint.
   HandleRef FindFor(uint64_t fh, uint64_t node) const;
-  // Closes it when the last request that uses it ends. Unknown is ignored.
-  void Remove(uint64_t fh);
+  // Any handle of this inode, or nothing. Looks through all of them.
+  HandleRef FindAny(uint64_t node) const;
+  // Gives it back, or nothing if it is unknown: it closes when the last request that uses it ends.
+  HandleRef Remove(uint64_t fh);
+  // A place for a descriptor that is no handle but counts as one. False at the limit.
+  bool Reserve(Export& share);
+  void Unreserve(Export& share);
   void Clear();
   void DropExport(const Export* share, std::vector<std::weak_ptr<Handle>>* in_use);
   size_t size() const;
@@ -56,6 +61,7 @@ class HandleTable {
   const size_t limit_;
   mutable std::shared_mutex mu_;
   std::unordered_map<uint64_t, HandleRef> handles_;
+  size_t reserved_ = 0;
   uint64_t next_ = 1;
 };
 

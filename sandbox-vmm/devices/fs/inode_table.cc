@@ -157,23 +157,24 @@ void InodeTable::EraseLocked(const InodeRef& inode) {
   nodes_.erase(inode->node);
 }
 
-void InodeTable::Forget(uint64_t node, uint64_t count) {
+bool InodeTable::Forget(uint64_t node, uint64_t count) {
   InodeRef gone;
   {
     const std::unique_lock lock(mu_);
     const auto it = nodes_.find(node);
     if (it == nodes_.end() || node == kRootNode) {
-      return;
+      return false;
     }
     it->second->lookups_ -= std::min(count, it->second->lookups_);
     if (it->second->lookups_ > 0) {
-      return;
+      return false;
     }
     gone = it->second;
     EraseLocked(gone);
   }
   const std::lock_guard lock(ShardOf(*gone));
   gone->fd_.reset();
+  return true;
 }
 
 PathFd InodeTable::ResidentFd(const InodeRef& inode) {
@@ -192,6 +193,21 @@ FsResult<PathFd> InodeTable::Open(const InodeRef& inode) {
     return fd;
   }
   return OpenByName(inode);
+}
+
+PathFd InodeTable::Adopt(const InodeRef& inode, UniqueFd fd) {
+  PathFd adopted;
+  {
+    const std::lock_guard lock(ShardOf(*inode));
+    if (inode->fd_ == nullptr) {
+      inode->fd_ = Hold(std::move(fd));
+      inode->referenced_.store(true, std::memory_order_relaxed);
+      AddEvictable(inode);
+    }
+    adopted = inode->fd_;
+  }
+  Evict();
+  return adopted;
 }
 
 FsResult<PathFd> InodeTable::OpenByName(const InodeRef& inode) {

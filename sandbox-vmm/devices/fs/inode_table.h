@@ -138,11 +138,14 @@ class InodeTable {
   // new one. `fd`, if there is one, is kept as its descriptor. ENFILE at a limit.
   FsResult<InodeRef> Remember(const Found& found, UniqueFd fd);
 
-  // Takes `count` lookups away; the inode goes when none is left. Unknown nodes are ignored.
-  void Forget(uint64_t node, uint64_t count);
+  // Takes `count` lookups away; true: none was left, the inode is gone. Unknown nodes are ignored.
+  bool Forget(uint64_t node, uint64_t count);
 
   // The descriptor, opened again if it was evicted. ESTALE: the name leads elsewhere now.
   FsResult<PathFd> Open(const InodeRef& inode);
+
+  // Keeps a descriptor of this very inode that was come by in another way.
+  PathFd Adopt(const InodeRef& inode, UniqueFd fd);
 
   // Before the name goes (unlink, rename over): makes it resident for good, as it cannot be found
   // again by a name. If that call fails, or gives another name, SetName follows. ENFILE at the

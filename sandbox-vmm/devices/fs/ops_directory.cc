@@ -45,7 +45,7 @@ FsResult<size_t> FileServer::OpenDir(FuseCall& call) {
   if (!inode->IsDirectory()) {
     return FsError(ENOTDIR);
   }
-  FS_TRY(const PathFd path, inodes_.Open(inode));
+  FS_TRY(const PathFd path, OpenNode(inode));
   UniqueFd fd(::openat(path->get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!fd.valid()) {
     return LastErrno();

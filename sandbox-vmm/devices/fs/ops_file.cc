@@ -1,5 +1,6 @@
 // OPEN, CREATE, TMPFILE, RELEASE, FLUSH.
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -38,7 +39,7 @@ FsResult<UniqueFd> FileServer::OpenRegular(const InodeRef& inode, uint32_t flags
   if (inode->share->policy.read_only && Writes(flags)) {
     return FsError(EROFS);
   }
-  FS_TRY(const PathFd path, inodes_.Open(inode));
+  FS_TRY(const PathFd path, OpenNode(inode));
   const ScopedKillPrivileges kill(kill_privileges && (flags & O_TRUNC) != 0);
   if (!kill.ok()) {
     return FsError(EPERM);
@@ -66,8 +67,9 @@ FsResult<size_t> FileServer::OpenReply(FuseCall& call, const Entry* entry, Uniqu
   }
   // A close writes back what the guest changed by mmap, for a reader on the host. There is none
   // where the guest may cache, and nothing to write through a file that is open for reading; that
-  // is one request less for each close.
-  if (inode->share->policy.cache.count() > 0 || (flags & O_ACCMODE) == O_RDONLY) {
+  // is one request less for each close. POSIX locks go with a close: FLUSH says so.
+  if (!posix_locks_.load(std::memory_order_relaxed) &&
+      (inode->share->policy.cache.count() > 0 || (flags & O_ACCMODE) == O_RDONLY)) {
     open.open_flags |= FOPEN_NOFLUSH;
   }
   auto handle = std::make_shared<struct Handle>(std::move(fd), inode->node, false, inode->share);
@@ -91,16 +93,17 @@ FsResult<size_t> FileServer::Create(FuseCall& call) {
   FS_TRY(const auto args, call.Take<fuse_create_in>());
   FS_TRY(const char* name, call.TakeName());
   FS_TRY(const InodeRef parent, FindWritable(call.header().nodeid));
-  FS_TRY(const PathFd directory, inodes_.Open(parent));
+  FS_TRY(const PathFd directory, OpenNode(parent));
   FS_TRY(const auto groups, call.FindGroups());
+  const uint32_t mode = CreationMode(directory, args.mode, args.umask) & 07777U;
   UniqueFd fd;
   int error = 0;
   {
     FS_TRY(const auto as_user,
            ScopedCredentials::Assume(call.header().uid, call.header().gid, groups));
     // O_EXCL always: an existing name is opened by its inode below, after a look at its type.
-    fd = UniqueFd(::openat(directory->get(), name, HostOpenFlags(args.flags) | O_CREAT | O_EXCL,
-                           args.mode & 07777U));
+    fd = UniqueFd(
+        ::openat(directory->get(), name, HostOpenFlags(args.flags) | O_CREAT | O_EXCL, mode));
     error = errno;
   }
   const bool existed = !fd.valid() && error == EEXIST && (args.flags & O_EXCL) == 0;
@@ -115,7 +118,7 @@ FsResult<size_t> FileServer::Create(FuseCall& call) {
   auto reply = opened ? OpenReply(call, &entry, std::move(*opened), entry.inode, args.flags)
                       : FsResult<size_t>(tl::unexpected(opened.error()));
   if (!reply) {
-    inodes_.Forget(entry.inode->node, 1);
+    Forget(entry.inode->node, 1);
   }
   return reply;
 }
@@ -123,19 +126,20 @@ FsResult<size_t> FileServer::Create(FuseCall& call) {
 FsResult<size_t> FileServer::TmpFile(FuseCall& call) {
   FS_TRY(const auto args, call.Take<fuse_create_in>());
   FS_TRY(const InodeRef parent, FindWritable(call.header().nodeid));
-  FS_TRY(const PathFd directory, inodes_.Open(parent));
+  FS_TRY(const PathFd directory, OpenNode(parent));
   if (!parent->IsDirectory()) {
     return FsError(ENOTDIR);
   }
   FS_TRY(const auto groups, call.FindGroups());
+  const uint32_t mode = CreationMode(directory, args.mode, args.umask) & 07777U;
   UniqueFd fd;
   {
     FS_TRY(const auto as_user,
            ScopedCredentials::Assume(call.header().uid, call.header().gid, groups));
     const int exclusive = static_cast<int>(args.flags) & O_EXCL;
-    fd = UniqueFd(::openat(directory->get(), ".",
-                           (HostOpenFlags(args.flags) & ~O_NOFOLLOW) | O_TMPFILE | exclusive,
-                           args.mode & 07777U));
+    fd =
+        UniqueFd(::openat(directory->get(), ".",
+                          (HostOpenFlags(args.flags) & ~O_NOFOLLOW) | O_TMPFILE | exclusive, mode));
     if (!fd.valid()) {
       return LastErrno();
     }
@@ -155,20 +159,37 @@ FsResult<size_t> FileServer::TmpFile(FuseCall& call) {
   FS_TRY(entry.inode, inodes_.Remember(found, std::move(path)));
   auto reply = OpenReply(call, &entry, std::move(fd), entry.inode, args.flags);
   if (!reply) {
-    inodes_.Forget(entry.inode->node, 1);
+    Forget(entry.inode->node, 1);
   }
   return reply;
 }
 
 FsResult<size_t> FileServer::Release(FuseCall& call) {
   FS_TRY(const auto args, call.Take<fuse_release_in>());
-  handles_.Remove(args.fh);
+  HandleRef handle = handles_.Remove(args.fh);
+  if (handle == nullptr) {
+    return 0;
+  }
+  // The host's flock(2) lock is the open file's; a request under way may still hold that.
+  if ((args.release_flags & FUSE_RELEASE_FLOCK_UNLOCK) != 0 && flock_locks_.load()) {
+    ::flock(handle->fd.get(), LOCK_UN);
+  }
+  if (posix_locks_.load(std::memory_order_relaxed)) {
+    locks_.DropHandle(handle->node, args.fh);
+  }
+  handle.reset();
+  waits_.NoteChange();
   return 0;
 }
 
 FsResult<size_t> FileServer::Flush(FuseCall& call) {
   FS_TRY(const auto args, call.Take<fuse_flush_in>());
   FS_TRY(const HandleRef handle, handles_.Find(args.fh, false));
+  // fcntl(2): a process that closes any descriptor of a file gives up all its locks on it.
+  if (posix_locks_.load(std::memory_order_relaxed) &&
+      locks_.DropOwner(handle->node, args.lock_owner)) {
+    waits_.NoteChange();
+  }
   // What close(2) would report (NFS, quota), without giving the file up.
   const int copy = ::fcntl(handle->fd.get(), F_DUPFD_CLOEXEC, 0);
   if (copy < 0 || ::close(copy) != 0) {

@@ -105,6 +105,11 @@ FsResult<size_t> FileServer::Fsync(FuseCall& call) {
 FsResult<size_t> FileServer::Fallocate(FuseCall& call) {
   FS_TRY(const auto args, call.Take<fuse_fallocate_in>());
   FS_TRY(const HandleRef handle, handles_.Find(args.fh, false));
+  // What a guest's kernel sends; ranges are neither taken out nor put in, nor blocks unshared.
+  if ((args.mode & ~uint32_t{FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE}) !=
+      0) {
+    return FsError(EOPNOTSUPP);
+  }
   if (!FitsOffset(args.offset, args.length)) {
     return FsError(EFBIG);
   }

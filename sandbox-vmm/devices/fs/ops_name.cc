@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -22,11 +23,22 @@ dev_t DecodeDevice(uint32_t device) {
 
 }  // namespace
 
+// The mode of what is made in a directory. With POSIX ACLs (FUSE_DONT_MASK) the guest's kernel leaves
+// its umask to us: a default ACL of the directory takes its place, and the host applies that itself.
+uint32_t FileServer::CreationMode(const PathFd& directory, uint32_t mode, uint32_t umask) const {
+  if (!posix_acl_.load(std::memory_order_relaxed)) {
+    return mode;
+  }
+  const std::string path = DescriptorPath(directory->get());
+  const bool has_default = ::getxattr(path.c_str(), "system.posix_acl_default", nullptr, 0) > 0;
+  return has_default ? mode : mode & ~(umask & 0777U);
+}
+
 FsResult<size_t> FileServer::SymLink(FuseCall& call) {
   FS_TRY(const char* name, call.TakeName());
   FS_TRY(const char* target, call.TakeString(PATH_MAX - 1));
   FS_TRY(const InodeRef parent, FindWritable(call.header().nodeid));
-  FS_TRY(const PathFd directory, inodes_.Open(parent));
+  FS_TRY(const PathFd directory, OpenNode(parent));
   FS_TRY(const auto groups, call.FindGroups());
   {
     FS_TRY(const auto as_user,
@@ -43,14 +55,15 @@ FsResult<size_t> FileServer::MkNod(FuseCall& call) {
   FS_TRY(const auto args, call.Take<fuse_mknod_in>());
   FS_TRY(const char* name, call.TakeName());
   FS_TRY(const InodeRef parent, FindWritable(call.header().nodeid));
-  FS_TRY(const PathFd directory, inodes_.Open(parent));
+  FS_TRY(const PathFd directory, OpenNode(parent));
   FS_TRY(const auto groups, call.FindGroups());
+  const uint32_t mode = CreationMode(directory, args.mode, args.umask);
   {
     FS_TRY(const auto as_user,
            ScopedCredentials::Assume(call.header().uid, call.header().gid, groups));
     // A device node is a name on the host, too; no server of ours ever opens it, and exports are
     // mounted nodev.
-    if (::mknodat(directory->get(), name, args.mode, DecodeDevice(args.rdev)) != 0) {
+    if (::mknodat(directory->get(), name, mode, DecodeDevice(args.rdev)) != 0) {
       return LastErrno();
     }
   }
@@ -62,12 +75,13 @@ FsResult<size_t> FileServer::MkDir(FuseCall& call) {
   FS_TRY(const auto args, call.Take<fuse_mkdir_in>());
   FS_TRY(const char* name, call.TakeName());
   FS_TRY(const InodeRef parent, FindWritable(call.header().nodeid));
-  FS_TRY(const PathFd directory, inodes_.Open(parent));
+  FS_TRY(const PathFd directory, OpenNode(parent));
   FS_TRY(const auto groups, call.FindGroups());
+  const uint32_t mode = CreationMode(directory, args.mode, args.umask) & 07777U;
   {
     FS_TRY(const auto as_user,
            ScopedCredentials::Assume(call.header().uid, call.header().gid, groups));
-    if (::mkdirat(directory->get(), name, args.mode & 07777U) != 0) {
+    if (::mkdirat(directory->get(), name, mode) != 0) {
       return LastErrno();
     }
   }
@@ -78,7 +92,7 @@ FsResult<size_t> FileServer::MkDir(FuseCall& call) {
 FsResult<size_t> FileServer::Remove(FuseCall& call, int flags) {
   FS_TRY(const char* name, call.TakeName());
   FS_TRY(const InodeRef parent, FindWritable(call.header().nodeid));
-  FS_TRY(const PathFd directory, inodes_.Open(parent));
+  FS_TRY(const PathFd directory, OpenNode(parent));
   FS_TRY(const struct statx stat, StatAt(FdRef(directory->get()), name));
   // The guest may go on using the inode: it needs a descriptor, as its name goes.
   const InodeRef inode = inodes_.FindKey(KeyOf(stat));
@@ -128,8 +142,8 @@ FsResult<size_t> FileServer::RenameTo(FuseCall& call, uint64_t new_parent, uint3
   if (from->share != to->share) {
     return FsError(EXDEV);
   }
-  FS_TRY(const PathFd from_fd, inodes_.Open(from));
-  FS_TRY(const PathFd to_fd, inodes_.Open(to));
+  FS_TRY(const PathFd from_fd, OpenNode(from));
+  FS_TRY(const PathFd to_fd, OpenNode(to));
   InodeRef moved;
   InodeRef replaced;
   if (const auto stat = StatAt(FdRef(from_fd->get()), from_name); stat) {
@@ -178,8 +192,8 @@ FsResult<size_t> FileServer::Link(FuseCall& call) {
   if (inode->share != parent->share) {
     return FsError(EXDEV);
   }
-  FS_TRY(const PathFd directory, inodes_.Open(parent));
-  FS_TRY(const PathFd fd, inodes_.Open(inode));
+  FS_TRY(const PathFd directory, OpenNode(parent));
+  FS_TRY(const PathFd fd, OpenNode(inode));
   // Through the descriptor's link in /proc: AT_EMPTY_PATH would need CAP_DAC_READ_SEARCH.
   if (::linkat(AT_FDCWD, DescriptorPath(fd->get()).c_str(), directory->get(), name,
                AT_SYMLINK_FOLLOW) != 0) {

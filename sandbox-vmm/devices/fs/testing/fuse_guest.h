@@ -121,6 +121,9 @@ class FuseGuest {
     return Await(SubmitRead(node, handle));
   }
 
+  // fuse_in_header.unique of the last request.
+  uint64_t last_unique() const { return unique_; }
+
   virtio::testing::GuestRam& ram() { return ram_; }
 
   const virtio::testing::FakeInterrupt& interrupt() const { return *interrupt_; }
@@ -135,13 +138,16 @@ class FuseGuest {
   // A back-end may signal without a reason: QEMU's does when it gets the eventfd.
   std::optional<virtio::testing::Used> AwaitUsed() {
     Ring& ring = rings_.at(queue_);
-    while (interrupt_->WaitQueue(queue_, ring.seen)) {
-      ring.seen = interrupt_->queue_signals(queue_);
+    for (;;) {
+      // Looked for first: one signal may have been for two.
       if (auto used = ring.driver.TakeUsed()) {
         return used;
       }
+      if (!interrupt_->WaitQueue(queue_, ring.seen)) {
+        return std::nullopt;
+      }
+      ring.seen = interrupt_->queue_signals(queue_);
     }
-    return std::nullopt;
   }
 
   Result<> StartOne(virtio::VirtioDevice& device, uint16_t index, const Ring& ring,
