@@ -1,4 +1,5 @@
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/sysmacros.h>
 #include <sys/un.h>
@@ -45,7 +46,8 @@ TEST_F(HostileRequestTest, LengthShorterThanTheHeaderIsInvalid) {
 }
 
 TEST_F(HostileRequestTest, UnknownOpcodesAreNotImplemented) {
-  for (const uint32_t opcode : {0U, 7U, 19U, 31U, 39U, 48U, 52U, 4096U, 0xffffffffU}) {
+  // GETLK, IOCTL and SETUPMAPPING are known, but not offered here.
+  for (const uint32_t opcode : {0U, 7U, 19U, 37U, 39U, 48U, 53U, 4096U, 0xffffffffU}) {
     EXPECT_EQ(client_->Call(opcode, FUSE_ROOT_ID, Body()).error, ENOSYS) << opcode;
   }
 }
@@ -79,7 +81,8 @@ TEST_F(HostileRequestTest, InitAgainForgetsEverything) {
   EXPECT_EQ(client_->error(), ESTALE);
 }
 
-TEST_F(HostileRequestTest, NamesThatAreNoComponentAreInvalid) {
+// crosvm 2706eee79: a name with a slash, or "..", leaves the directory.
+TEST_F(HostileRequestTest, Crosvm2706eee79NamesThatAreNoComponentAreInvalid) {
   Put("a", "x");
   for (const char* name : {"", ".", "..", "a/b", "/", "../share/a"}) {
     EXPECT_EQ(client_->Call(FUSE_LOOKUP, FUSE_ROOT_ID, Body().Name(name)).error, EINVAL) << name;
@@ -88,6 +91,15 @@ TEST_F(HostileRequestTest, NamesThatAreNoComponentAreInvalid) {
     EXPECT_EQ(client_->error(), EINVAL) << name;
     client_->Create(FUSE_ROOT_ID, name, O_RDWR, 0644);
     EXPECT_EQ(client_->error(), EINVAL) << name;
+    const Body renamed = Body().Put(fuse_rename2_in{FUSE_ROOT_ID, 0, 0}).Name("a").Name(name);
+    EXPECT_EQ(client_->Call(FUSE_RENAME2, FUSE_ROOT_ID, renamed).error, EINVAL) << name;
+    const Body link = Body().Put(fuse_link_in{FUSE_ROOT_ID}).Name(name);
+    EXPECT_EQ(client_->Call(FUSE_LINK, FUSE_ROOT_ID, link).error, EINVAL) << name;
+    const Body symlink = Body().Name(name).Name("target");
+    EXPECT_EQ(client_->Call(FUSE_SYMLINK, FUSE_ROOT_ID, symlink).error, EINVAL) << name;
+    const Body node = Body().Put(fuse_mknod_in{}).Name(name);
+    EXPECT_EQ(client_->Call(FUSE_MKNOD, FUSE_ROOT_ID, node).error, EINVAL) << name;
+    EXPECT_EQ(client_->Call(FUSE_RMDIR, FUSE_ROOT_ID, Body().Name(name)).error, EINVAL) << name;
   }
 }
 
@@ -205,6 +217,63 @@ TEST_F(HostileRequestTest, OpenFilesAreBounded) {
   EXPECT_EQ(server_->stats().handles, 4U);
 }
 
+// CVE-2020-10717: a guest that opens until the process has no descriptor left. It gets ENFILE, and
+// the server goes on with what needs none.
+TEST_F(HostileRequestTest, Cve202010717EndOfDescriptorsIsNotTheEnd) {
+  Put("a", "content");
+  const uint64_t node = client_->Lookup(FUSE_ROOT_ID, "a");
+  const uint64_t fh = client_->Open(node, O_RDONLY);
+  const UniqueFd last(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit few{static_cast<rlim_t>(last.get()) + 5, before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &few), 0);
+  std::vector<uint64_t> open;
+  while (client_->error() == 0 && open.size() < 100) {
+    open.push_back(client_->Open(node, O_RDONLY));
+  }
+  const int at_the_end = client_->error();
+  const std::string still = client_->Read(node, fh, 0, 100);
+  const uint64_t size = client_->GetAttr(node).size;
+  client_->Create(FUSE_ROOT_ID, "new", O_RDWR, 0644);
+  const int no_more = client_->error();
+  client_->Release(node, open.front());
+  const uint64_t again = client_->Open(node, O_RDONLY);
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_EQ(at_the_end, ENFILE);
+  EXPECT_LT(open.size(), 10U);
+  EXPECT_EQ(still, "content");
+  EXPECT_EQ(size, 7U);
+  EXPECT_EQ(no_more, ENFILE);
+  EXPECT_NE(again, 0U);
+}
+
+TEST_F(HostileRequestTest, HugeReadDirIsNotRejected) {
+  Put("a", "x");
+  fuse_read_in in{};
+  in.fh = client_->Call(FUSE_OPENDIR, 1, Body().Put(fuse_open_in{})).As<fuse_open_out>().fh;
+  in.size = 0xffffffff;
+  const Reply reply = client_->Call(FUSE_READDIR, 1, Body().Put(in), 1 << 16);
+  EXPECT_EQ(reply.error, 0);
+  EXPECT_GT(reply.payload.size(), 3 * FUSE_NAME_OFFSET);
+}
+
+// Cookies are the host's, all 64 bits of them: what is none of its cookies is its error, or an end.
+TEST_F(HostileRequestTest, CookiesOfAllSizesReachTheHost) {
+  Put("a", "x");
+  fuse_read_in in{};
+  in.fh = client_->Call(FUSE_OPENDIR, 1, Body().Put(fuse_open_in{})).As<fuse_open_out>().fh;
+  in.size = 4096;
+  for (const uint64_t cookie : {~uint64_t{0}, uint64_t{1} << 63U, uint64_t{INT64_MAX},
+                                uint64_t{INT64_MAX} - 1, uint64_t{0xdeadbeefcafe}}) {
+    in.offset = cookie;
+    const Reply reply = client_->Call(FUSE_READDIR, 1, Body().Put(in));
+    EXPECT_TRUE(reply.error == 0 || reply.error == EINVAL) << reply.error;
+  }
+  in.offset = 0;
+  EXPECT_FALSE(client_->Call(FUSE_READDIR, 1, Body().Put(in)).payload.empty());
+}
+
 TEST_F(HostileRequestTest, InodesAreBounded) {
   FileServerOptions options;
   options.inodes.inodes = 3;
@@ -231,7 +300,7 @@ TEST_F(HostileRequestTest, XattrsAreBounded) {
 }
 
 // CVE-2020-35517: what the guest made is a device on the host, too; the server must never open it.
-TEST_F(HostileRequestTest, SpecialFilesAreNeverOpened) {
+TEST_F(HostileRequestTest, Cve202035517SpecialFilesAreNeverOpened) {
   ASSERT_EQ(::mkfifo(Host("fifo").c_str(), 0666), 0);
   const int listener = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   sockaddr_un address{};
@@ -281,8 +350,9 @@ TEST_F(HostileRequestTest, LinksAreNotFollowed) {
   EXPECT_EQ(client_->Call(FUSE_SETATTR, link.nodeid, Body().Put(mode)).error, EOPNOTSUPP);
 }
 
-// The name that was looked up is another file now: the inode must not become that file.
-TEST_F(HostileRequestTest, ReplacedNameIsStaleNotAnotherFile) {
+// crosvm b4a952843 opened what it had created again by its name. The name that was looked up is another
+// file now: the inode must not become that file.
+TEST_F(HostileRequestTest, Crosvmb4a952843ReplacedNameIsStaleNotAnotherFile) {
   Put("secret", "secret");
   Put("a", "mine");
   const uint64_t node = client_->Lookup(FUSE_ROOT_ID, "a");

@@ -56,6 +56,22 @@ TEST_F(IdentityTest, PrivilegedUserInTheGuestMayCreateAnywhere) {
   EXPECT_EQ(Stat("roots/f").st_uid, 1000U);
 }
 
+// FUSE_ALLOW_IDMAP: only requests that make something have a user.
+TEST_F(IdentityTest, RequestsOfNobodyAreServed) {
+  Put("a", "content", 0600);
+  client_->uid = ~0U;
+  client_->gid = ~0U;
+  const uint64_t node = client_->Lookup(FUSE_ROOT_ID, "a");
+  const uint64_t fh = client_->Open(node, O_RDWR);
+  EXPECT_EQ(client_->Read(node, fh, 0, 100), "content");
+  EXPECT_EQ(client_->Write(node, fh, 0, "C"), 1U);
+  EXPECT_EQ(client_->GetAttr(node).size, 7U);
+  fuse_link_in link{};
+  link.oldnodeid = node;
+  EXPECT_EQ(client_->Call(FUSE_LINK, 1, Body().Put(link).Name("b")).error, 0);
+  EXPECT_EQ(client_->Unlink(FUSE_ROOT_ID, "b"), 0);
+}
+
 TEST_F(IdentityTest, InvalidIdsAreRefused) {
   client_->uid = ~0U;
   client_->Create(FUSE_ROOT_ID, "file", O_RDWR, 0644);
@@ -64,7 +80,7 @@ TEST_F(IdentityTest, InvalidIdsAreRefused) {
 
 // CVE-2022-0358: a user creates a set-group-ID executable in a set-group-ID directory of a group
 // that is not his.
-TEST_F(IdentityTest, SetGroupIdOfAForeignGroupIsDropped) {
+TEST_F(IdentityTest, Cve20220358SetGroupIdOfAForeignGroupIsDropped) {
   ASSERT_EQ(::mkdir(Host("sgid").c_str(), 0777), 0);
   ASSERT_EQ(::chown(Host("sgid").c_str(), 0, 50), 0);
   ASSERT_EQ(::chmod(Host("sgid").c_str(), 02777), 0);
@@ -138,7 +154,7 @@ TEST_F(IdentityTest, TruncationOfAUserClearsSetUserId) {
 }
 
 // CVE-2021-20263: file capabilities must not survive a write.
-TEST_F(IdentityTest, WriteClearsFileCapabilities) {
+TEST_F(IdentityTest, Cve202120263WriteClearsFileCapabilities) {
   Put("caps", "x", 0755);
 
   struct vfs_cap_data caps {};
