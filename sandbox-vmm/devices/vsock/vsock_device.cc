@@ -1,16 +1,20 @@
 #include "vsock/vsock_device.h"
 
-#include <sys/socket.h>
-
 #include <algorithm>
 #include <cstring>
 
-#include "base/log.h"
+#include <fmt/format.h>
+
 #include "virtio/feature_bits.h"
 
 namespace wyvern::devices {
 
 Result<std::unique_ptr<VsockDevice>> VsockDevice::Create(const VsockOptions& options) {
+  constexpr uint64_t kLastCid = 0xfffffffe;
+  if (options.guest_cid <= kHostCid || options.guest_cid > kLastCid) {
+    return Fail(Code::kInvalidArgument,
+                fmt::format("vsock: no guest can have CID {}", options.guest_cid));
+  }
   WV_TRY(auto worker, StartWorker(options.worker));
   return std::unique_ptr<VsockDevice>(new VsockDevice(options, std::move(worker)));
 }
@@ -18,8 +22,9 @@ Result<std::unique_ptr<VsockDevice>> VsockDevice::Create(const VsockOptions& opt
 VsockDevice::VsockDevice(const VsockOptions& options, std::unique_ptr<LoopThread> worker)
     : options_(options), worker_(std::move(worker)) {
   traits_.device_id = virtio::kDeviceVsock;
-  traits_.features = virtio::kRingFeatures;
-  traits_.queue_sizes = {256, 256, 16};
+  traits_.features = virtio::kRingFeatures | kVsockFeatureStream | kVsockFeatureSeqpacket |
+                     kVsockFeatureNoImpliedStream;
+  traits_.queue_sizes = {1024, 1024, 16};
   traits_.config_length = sizeof(uint64_t);
   traits_.name = "vsock";
 }
@@ -29,13 +34,11 @@ VsockDevice::~VsockDevice() {
     for (auto& queue : queues_) {
       queue.reset();
     }
-    ready_.clear();
     connections_.clear();
+    for (Connections& connections : lists_) {
+      connections.clear();
+    }
   });
-}
-
-uint64_t VsockDevice::Key(VsockConnection::Ports ports) {
-  return uint64_t{ports.host} << 32U | ports.guest;
 }
 
 void VsockDevice::ReadConfig(uint32_t offset, std::span<std::byte> out) {
@@ -53,6 +56,7 @@ Result<> VsockDevice::StartQueue(uint16_t index, virtio::QueueResources resource
                                  uint64_t features, std::optional<virtio::QueueState> resume) {
   Result<> result;
   worker_->Call([&] {
+    features_ = features;
     auto started = ActiveQueue::Start(worker_->loop(), {.index = index,
                                                         .resources = std::move(resources),
                                                         .features = features,
@@ -88,9 +92,10 @@ std::optional<virtio::QueueState> VsockDevice::StopQueue(uint16_t index) {
 
 void VsockDevice::Reset() {
   worker_->Call([this] {
-    DropStreams();
+    DropConnections();
     stray_resets_.clear();
     event_due_ = false;
+    event_unread_ = false;
   });
 }
 
@@ -99,130 +104,74 @@ void VsockDevice::OnKick(uint16_t index) {
     SendPackets();
   } else if (index == kFromGuest) {
     TakePackets();
-  } else {
-    SendEvents();
+  } else if (queues_[kEvents] != nullptr) {
+    OnEvents(*queues_[kEvents]);
   }
 }
 
 Result<> VsockDevice::ConnectStream(uint32_t port, UniqueFd socket, Connected connected) {
-  int type = 0;
-  socklen_t length = sizeof(type);
-  if (getsockopt(socket.get(), SOL_SOCKET, SO_TYPE, &type, &length) != 0) {
-    return SysError("vsock: not a socket");
-  }
-  if (type != SOCK_STREAM) {
-    return Fail(Code::kInvalidArgument, "vsock: a stream socket is needed");
-  }
+  WV_TRY(std::unique_ptr<HostSocket> host, HostSocket::Create(std::move(socket)));
   // std::function wants copies; the descriptor has one owner.
-  auto held = std::make_shared<UniqueFd>(std::move(socket));
+  auto held = std::make_shared<std::unique_ptr<HostSocket>>(std::move(host));
   worker_->loop().Post([this, port, held, connected = std::move(connected)]() mutable {
     Open(port, std::move(*held), std::move(connected));
   });
   return {};
 }
 
-void VsockDevice::Open(uint32_t port, UniqueFd socket, Connected connected) {
-  if (connections_.size() >= kMaxConnections && !MakeRoom()) {
-    connected(Fail(Code::kResourceExhausted, "vsock: too many streams"));
-    return;
-  }
-  VsockConnection::Ports ports{.host = next_host_port_, .guest = port};
-  while (connections_.contains(Key(ports))) {
-    ++ports.host;
-  }
-  next_host_port_ = std::max<uint32_t>(ports.host + 1, 1024);
-  auto connection = std::make_unique<VsockConnection>(
-      worker_->loop(), ports, std::move(socket), options_.buffer_size,
-      [this, connected = std::move(connected)](Result<> outcome) {
-        counters_.connected.fetch_add(outcome ? 1 : 0, std::memory_order_relaxed);
-        connected(std::move(outcome));
-      });
-  VsockConnection* raw = connection.get();
-  connections_.emplace(Key(ports), std::move(connection));
-  counters_.connections.store(connections_.size(), std::memory_order_relaxed);
-  auto watched = raw->Watch([this, raw] {
-    MakeReady(*raw);
-    if (!RemoveIfFinished(*raw)) {
-      SendPackets();
-    }
-  });
-  if (!watched) {
-    raw->Reset(std::move(watched).error());
-    RemoveIfFinished(*raw);
-    return;
-  }
-  MakeReady(*raw);
-  SendPackets();
-}
-
-// Full table: a stream whose host side is long closed goes, although the guest has not answered.
-bool VsockDevice::MakeRoom() {
-  const auto lingering = std::ranges::find_if(
-      connections_, [](const auto& entry) { return entry.second->lingering(); });
-  if (lingering == connections_.end()) {
-    return false;
-  }
-  lingering->second->Reset(Error(Code::kResourceExhausted, "vsock: too many streams"));
-  MakeReady(*lingering->second);
-  SendPackets();
-  return connections_.size() < kMaxConnections;
-}
-
-void VsockDevice::ArmTimer(VsockConnection& connection) {
-  connection.timer =
-      worker_->loop().After(options_.connect_timeout, [this, key = Key(connection.ports())] {
-        const auto found = connections_.find(key);
-        if (found == connections_.end() || found->second->established()) {
-          return;
-        }
-        found->second->timer = EventLoop::Token::kNone;
-        found->second->Reset(Error(Code::kDeadlineExceeded, "the guest does not answer"));
-        MakeReady(*found->second);
-        SendPackets();
-      });
-}
-
-// The guest is gone. Streams whose socket has not taken everything yet stay until it has.
-void VsockDevice::DropStreams() {
-  for (auto it = connections_.begin(); it != connections_.end();) {
-    VsockConnection& connection = *it->second;
-    if (connection.request_sent()) {  // otherwise its guest is only about to come
-      worker_->loop().Remove(std::exchange(connection.timer, EventLoop::Token::kNone));
-      connection.GuestGone(Error(Code::kUnavailable, "the guest has reset its vsock device"));
-      if (connection.finished()) {
-        std::erase(ready_, it->first);
-        it = connections_.erase(it);
-        continue;
-      }
-    }
-    ++it;
-  }
-  counters_.connections.store(connections_.size(), std::memory_order_relaxed);
-}
-
 void VsockDevice::ResetTransport() {
   worker_->loop().Post([this] {
-    DropStreams();
+    DropConnections();
+    stray_resets_.clear();
     event_due_ = true;
-    SendEvents();
+    event_unread_ = false;
+    OnKick(kEvents);
   });
 }
 
-void VsockDevice::SendEvents() {
-  ActiveQueue* queue = queues_[kEvents].get();
-  if (queue == nullptr || !event_due_) {
-    // A fault is a fault also in a queue that nobody needs now.
-    return;
+// All that the driver has given, into batch_.
+void VsockDevice::TakeEventBuffers(ActiveQueue& queue) {
+  queue.queue().DisableNotification();
+  for (;;) {
+    std::optional<virtio::Chain> chain = queue.Pop();
+    if (chain) {
+      batch_.push_back(std::move(*chain));
+    } else if (!queue.queue().EnableNotification()) {
+      return;
+    }
   }
-  std::optional<virtio::Chain> chain = queue->Pop();
-  if (!chain) {
-    return;  // the driver's next buffer brings us back
+}
+
+// A driver gives the event's buffer back when it has dealt with the event (Linux does, and nothing
+// else tells): it has, when there are more buffers than were left. Firecracker #5882, #6100: the
+// wait begins with the event, not with a pause, and ends with a buffer, not with a notification.
+void VsockDevice::OnEvents(ActiveQueue& queue) {
+  for (uint16_t turn = 0; turn < traits_.queue_sizes[kEvents]; ++turn) {
+    if (!event_due_ && !event_unread_) {
+      break;
+    }
+    TakeEventBuffers(queue);
+    const size_t buffers = batch_.size();
+    event_unread_ = event_unread_ && buffers <= event_buffers_left_;
+    const bool tell = event_due_ && buffers > 0 && !queue.broken();
+    while (batch_.size() > (tell ? 1U : 0U)) {
+      queue.queue().UndoPop(std::move(batch_.back()));  // the last popped first
+      batch_.pop_back();
+    }
+    if (!tell) {
+      break;
+    }
+    const Le32 transport_reset(0U);  // VIRTIO_VSOCK_EVENT_TRANSPORT_RESET
+    const bool written =
+        batch_[0].Write(0, std::as_bytes(std::span(&transport_reset, 1))).has_value();
+    queue.queue().Push(std::move(batch_[0]), written ? sizeof(transport_reset) : 0);
+    batch_.clear();
+    event_due_ = !written;
+    event_unread_ = written;
+    event_buffers_left_ = buffers - 1;
   }
-  const Le32 transport_reset(0U);  // VIRTIO_VSOCK_EVENT_TRANSPORT_RESET
-  const bool written = chain->Write(0, std::as_bytes(std::span(&transport_reset, 1))).has_value();
-  queue->queue().Push(std::move(*chain), written ? sizeof(transport_reset) : 0);
-  event_due_ = !written;
-  queue->Signal();
+  queue.Signal();
+  SendPackets();
 }
 
 std::vector<virtio::CounterValue> VsockDevice::counters() const {

@@ -50,6 +50,16 @@ TEST_F(VsockDeviceTest, ConfigurationIsTheGuestsCid) {
   EXPECT_EQ(guest_.rig().Config<Le32>(4), 0U);
 }
 
+TEST_F(VsockDeviceTest, ReservedCidsAreRefused) {
+  for (const uint64_t cid : {uint64_t{0}, uint64_t{1}, uint64_t{2}, uint64_t{0xffffffff},
+                             uint64_t{1} << 32U, ~uint64_t{0}}) {
+    const auto device = VsockDevice::Create(
+        {.worker = {.name = "vsock", .on_thread_start = nullptr}, .guest_cid = cid});
+    ASSERT_FALSE(device);
+    EXPECT_EQ(device.error().code(), Code::kInvalidArgument);
+  }
+}
+
 TEST_F(VsockDeviceTest, HostOpensAStreamAndBytesGoBothWays) {
   guest_.Start();
   UniqueFd host;
@@ -124,8 +134,8 @@ TEST_F(VsockDeviceTest, GuestThatDoesNotAnswerIsADeadline) {
   guest.Expect(VsockOp::kReset);
 }
 
-TEST_F(VsockDeviceTest, OnlyStreamSocketsAreTaken) {
-  auto pair = MakeSocketPair(SOCK_SEQPACKET);
+TEST_F(VsockDeviceTest, OnlyConnectedSocketsAreTaken) {
+  auto pair = MakeSocketPair(SOCK_DGRAM);
   ASSERT_TRUE(pair);
   EXPECT_EQ(
       guest_.device().ConnectStream(1, std::move(pair->first), [](Result<>) {}).error().code(),
@@ -353,6 +363,34 @@ TEST_F(VsockDeviceTest, PausedDeviceContinuesItsStreams) {
   ASSERT_TRUE(WriteAll(stream.host, "during the pause"));
   ASSERT_TRUE(guest_.rig().core().Resume());
   EXPECT_EQ(guest_.Expect(VsockOp::kData).data, "during the pause");
+}
+
+TEST_F(VsockDeviceTest, GuestThatReadsNoMoreIsAnEndForTheHostsWriter) {
+  guest_.Start();
+  auto stream = guest_.Connect(100);
+  auto end = guest_.Reply(stream.request, VsockOp::kShutdown);
+  end.flags = kShutdownReceive;
+  guest_.Send(end);
+  EXPECT_LT(send(stream.host.get(), "x", 1, MSG_NOSIGNAL), 0);
+  EXPECT_EQ(errno, EPIPE);
+  // The other direction goes on, and flags once set stay set: VIRTIO §5.10.6.5.
+  guest_.SendData(stream, "yes");
+  EXPECT_EQ(HostRead(stream.host, 3), "yes");
+  end.flags = kShutdownSend;
+  guest_.Send(end);
+  guest_.Expect(VsockOp::kReset);
+  EXPECT_TRUE(HostAtEnd(stream.host));
+  EXPECT_EQ(guest_.rig().counter("connections"), 0U);
+}
+
+TEST_F(VsockDeviceTest, HostThatReadsNoMoreIsToldToTheGuest) {
+  guest_.Start();
+  auto stream = guest_.Connect(100);
+  ASSERT_EQ(shutdown(stream.host.get(), SHUT_RD), 0);
+  guest_.SendData(stream, "into the void");
+  EXPECT_EQ(guest_.Expect(VsockOp::kShutdown).header.flags, kShutdownReceive);
+  ASSERT_TRUE(WriteAll(stream.host, "still"));
+  EXPECT_EQ(guest_.Expect(VsockOp::kData).data, "still");
 }
 
 TEST_F(VsockDeviceTest, TransportResetIsAnEventAndEndsStreams) {

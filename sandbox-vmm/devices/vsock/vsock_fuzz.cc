@@ -1,7 +1,7 @@
-// A hostile guest with streams open: packets of any header, credit and length, and hosts that
-// write, read and close.
-// Input:   records of 16 B: operation, stream, op, flags, 4 B length, 4 B buffer size, 4 B
-// forwarded.
+// A hostile guest with connections of both types open: packets of any header, credit and length,
+// transport resets, and hosts that write, read and close.
+// Input:   records of 16 B: operation, connection (even: stream, odd: seqpacket), op, flags, 4 B
+//          length, 4 B buffer size, 4 B forwarded.
 #include <sys/socket.h>
 
 #include "base/check.h"
@@ -27,13 +27,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const uint64_t mark = guest->rig().ram().Mark();
   guest->Start(16);
   std::vector<VsockGuest::Stream> streams;
-  for (uint32_t i = 0; i < 2; ++i) {
-    streams.push_back(guest->Connect(i));
+  for (uint32_t i = 0; i < 4; ++i) {
+    streams.push_back(guest->Connect(i, 64 << 10, i % 2 == 0 ? SOCK_STREAM : SOCK_SEQPACKET));
   }
   std::string scrap(4096, 'f');
   for (size_t i = 0; size >= 16 && i < 64; data += 16, size -= 16, ++i) {
     auto& stream = streams[data[1] % streams.size()];
-    switch (data[0] % 5) {
+    switch (data[0] % 8) {
       case 0:
       case 1: {
         VsockHeader header = guest->Reply(stream.request, static_cast<VsockOp>(data[2]));
@@ -53,6 +53,19 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         break;
       case 3:
         (void)recv(stream.host.get(), scrap.data(), scrap.size(), MSG_DONTWAIT);
+        break;
+      case 5:  // parts of messages, honest but for their end
+        guest->SendData(stream, std::string_view(scrap).substr(0, Load(data + 4) % 4097), data[3]);
+        break;
+      case 6:
+        guest->device().ResetTransport();
+        break;
+      case 7:
+        if (guest->rig().queue(2).free_descriptors() > 0) {
+          guest->rig().queue(2).Build().Writable(data[4] % 8).Submit();
+          guest->rig().KickAlways(2);
+        }
+        (void)guest->rig().WaitMaybe(2, std::chrono::milliseconds(0));
         break;
       default:
         if ((data[2] & 3U) == 3) {

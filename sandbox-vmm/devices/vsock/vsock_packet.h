@@ -10,6 +10,11 @@ namespace wyvern::devices {
 
 inline constexpr uint64_t kHostCid = 2;  // VIRTIO §5.10.4
 
+// VIRTIO §5.10.3
+inline constexpr uint64_t kVsockFeatureStream = 1;
+inline constexpr uint64_t kVsockFeatureSeqpacket = 2;
+inline constexpr uint64_t kVsockFeatureNoImpliedStream = 4;
+
 enum class VsockOp : uint16_t {
   kInvalid = 0,
   kRequest = 1,
@@ -21,10 +26,18 @@ enum class VsockOp : uint16_t {
   kCreditRequest = 7,
 };
 
+// VIRTIO §5.10.6.2
 inline constexpr uint16_t kVsockStream = 1;
+inline constexpr uint16_t kVsockSeqpacket = 2;
+
+// Flags of kShutdown, VIRTIO §5.10.6.5.
 inline constexpr uint32_t kShutdownReceive = 1;  // will not receive any more
 inline constexpr uint32_t kShutdownSend = 2;     // will not send any more
 inline constexpr uint32_t kShutdownBoth = kShutdownReceive | kShutdownSend;
+
+// Flags of kData of a seqpacket socket, VIRTIO §5.10.6.6.1.
+inline constexpr uint32_t kEndOfMessage = 1;
+inline constexpr uint32_t kEndOfRecord = 2;
 
 struct VsockHeader {
   Le64 src_cid = 0;

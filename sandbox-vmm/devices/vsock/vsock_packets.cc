@@ -1,4 +1,4 @@
-// Packets: from the guest's queue to streams, and from streams to the guest's queue, fairly.
+// Packets: from the guest's queue to connections, and from connections to the guest's queue, fairly.
 #include <algorithm>
 
 #include "vsock/vsock_device.h"
@@ -11,6 +11,8 @@ namespace {
 constexpr uint32_t kSendBudget = 128;
 // Guest buffers that one read of a socket may fill.
 constexpr size_t kReadBuffers = 64;
+// Connections in turn that are asked when the guest's next buffer has no room for payload.
+constexpr uint32_t kStuckTurns = 32;
 
 void Count(std::atomic<uint64_t>& counter, uint64_t add = 1) {
   counter.fetch_add(add, std::memory_order_relaxed);
@@ -42,29 +44,33 @@ void VsockDevice::OnPacket(const VsockHeader& header, const virtio::Chain& chain
     return;
   }
   const auto found = connections_.find(Key({.host = header.dst_port, .guest = header.src_port}));
-  if (header.type != kVsockStream || found == connections_.end() ||
+  if (found == connections_.end() || header.type != found->second->type() ||
       !found->second->request_sent()) {
     RefuseStray(header);
     return;
   }
-  VsockConnection& connection = *found->second;
-  const uint64_t before = connection.bytes_to_host();
-  if (!connection.OnPacket(header, chain, &scratch_)) {
+  const Connection connection = found->second;
+  const uint64_t before = connection->bytes_to_host();
+  if (!connection->OnPacket(header, chain, &scratch_)) {
     Count(counters_.bad_packets);
-    connection.Reset(Error(Code::kAborted, "the guest broke the stream's rules"));
+    connection->Reset(Error(Code::kAborted, "the guest broke the connection's rules"));
   }
-  Count(counters_.bytes_from_guest, connection.bytes_to_host() - before);
-  MakeReady(connection);
-  RemoveIfFinished(connection);
+  Count(counters_.bytes_from_guest, connection->bytes_to_host() - before);
+  Sort(connection);
 }
 
-// No such stream, or a guest that wants to open one: RST, unless it is one itself.
+// No such connection, of no type that we know, or a guest that wants to open one: RST, unless it is
+// one itself (VIRTIO §5.10.6.4.2).
 void VsockDevice::RefuseStray(const VsockHeader& header) {
   if (header.operation() == VsockOp::kReset) {
     return;
   }
   Count(header.operation() == VsockOp::kRequest ? counters_.guest_requests_refused
                                                 : counters_.bad_packets);
+  AnswerWithReset({.host = header.dst_port, .guest = header.src_port}, header.type);
+}
+
+void VsockDevice::AnswerWithReset(VsockConnection::Ports ports, uint16_t type) {
   if (stray_resets_.size() >= kMaxStrayResets) {
     Count(counters_.resets_dropped);
     return;
@@ -72,46 +78,21 @@ void VsockDevice::RefuseStray(const VsockHeader& header) {
   VsockHeader answer;
   answer.src_cid = kHostCid;
   answer.dst_cid = options_.guest_cid;
-  answer.src_port = header.dst_port;
-  answer.dst_port = header.src_port;
-  answer.type = header.type;
+  answer.src_port = ports.host;
+  answer.dst_port = ports.guest;
+  answer.type = type;
   answer.op = static_cast<uint16_t>(VsockOp::kReset);
   stray_resets_.push_back(answer);
 }
 
-void VsockDevice::MakeReady(VsockConnection& connection) {
-  if (!connection.queued && connection.WantsToSend()) {
-    connection.queued = true;
-    ready_.push_back(Key(connection.ports()));
-  }
-}
-
-bool VsockDevice::RemoveIfFinished(VsockConnection& connection) {
-  if (connection.established() && connection.timer != EventLoop::Token::kNone) {
-    worker_->loop().Remove(connection.timer);
-    connection.timer = EventLoop::Token::kNone;
-  }
-  if (!connection.finished()) {
-    return false;
-  }
-  worker_->loop().Remove(connection.timer);
-  const uint64_t key = Key(connection.ports());
-  if (connection.queued) {
-    std::erase(ready_, key);
-  }
-  connections_.erase(key);
-  counters_.connections.store(connections_.size(), std::memory_order_relaxed);
-  return true;
-}
-
 void VsockDevice::SendPackets() {
   ActiveQueue* queue = queues_[kToGuest].get();
-  if (queue == nullptr || queue->broken()) {
+  if (queue == nullptr || queue->broken() || event_due_ || event_unread_) {
     return;
   }
   queue->queue().DisableNotification();
   for (uint32_t i = 0; i < kSendBudget; ++i) {
-    if (ready_.empty() && stray_resets_.empty()) {
+    if (list(Place::kReady).empty() && stray_resets_.empty()) {
       queue->Signal();
       return;
     }
@@ -162,10 +143,11 @@ void VsockDevice::GiveBack(virtio::Queue& queue) {
   written_.clear();
 }
 
-// Chains for `wanted` bytes of one stream: at least one, others as the driver has them. Beside a
-// stream that waits for its turn a quarter has to do.
+// Chains for `wanted` bytes of one connection: at least one, others as the driver has them. Beside
+// others that wait for their turn a quarter has to do.
 std::span<virtio::Chain> VsockDevice::Gather(ActiveQueue& queue, uint32_t wanted) {
-  wanted = std::min(wanted, VsockConnection::kMaxWanted / (ready_.empty() ? 1 : 4));
+  const bool alone = list(Place::kReady).size() == 1;
+  wanted = std::min(wanted, VsockConnection::kMaxWanted / (alone ? 1 : 4));
   uint32_t room = 0;
   size_t buffers = 0;
   size_t count = 0;
@@ -181,7 +163,7 @@ std::span<virtio::Chain> VsockDevice::Gather(ActiveQueue& queue, uint32_t wanted
       }
       batch_.push_back(std::move(*chain));
     }
-    room += VsockConnection::PayloadRoom(batch_[count]);
+    room += HostSocket::PayloadRoom(batch_[count]);
     buffers += batch_[count].writable().size();
     ++count;
   } while (room < wanted && buffers < kReadBuffers);
@@ -195,34 +177,47 @@ void VsockDevice::FillStrayReset() {
   written_.push_back(whole ? kVsockHeaderSize : 0);
 }
 
-// The next packets of one of the streams in turn, into batch_ (one chain, more as needed); none when
-// no stream had one after all.
+// The next packets, into batch_ (one chain, more as needed): of the connections in turn, and of stray
+// answers every other time, since a guest can ask for these as fast as it likes. None when nobody
+// had one after all.
 void VsockDevice::FillNext(ActiveQueue& queue) {
-  if (!stray_resets_.empty()) {
+  Connections& ready = list(Place::kReady);
+  if (!stray_resets_.empty() && (ready.empty() || !stray_was_last_)) {
+    stray_was_last_ = true;
     FillStrayReset();
     return;
   }
-  while (!ready_.empty()) {
-    const uint64_t key = ready_.front();
-    ready_.pop_front();
-    VsockConnection& connection = *connections_.at(key);
-    connection.queued = false;
-    const bool asked_before = connection.request_sent();
-    const uint64_t reads_before = connection.socket_reads();
-    connection.FillPackets(Gather(queue, connection.DataWanted()), options_.guest_cid, &scratch_,
-                           &written_);
-    Count(counters_.socket_reads, connection.socket_reads() - reads_before);
-    if (!asked_before && connection.request_sent()) {
-      ArmTimer(connection);
-    }
-    const bool removed = RemoveIfFinished(connection);
-    if (!written_.empty()) {
-      if (!removed) {
-        MakeReady(connection);  // to the end of the line
-      }
-      return;
-    }
+  stray_was_last_ = false;
+  for (uint32_t stuck = 0; written_.empty() && !ready.empty() && stuck < kStuckTurns;) {
+    const Connection connection = ready.begin();
+    const size_t others = ready.size() - 1;
+    FillFrom(connection, queue);
+    stuck += written_.empty() && ready.size() > others ? 1 : 0;
   }
+  if (written_.empty() && !stray_resets_.empty()) {
+    FillStrayReset();
+  }
+}
+
+void VsockDevice::FillFrom(Connection connection, ActiveQueue& queue) {
+  const bool asked_before = connection->request_sent();
+  if (!asked_before && !Speaks(connection->type())) {
+    connection->Reset(
+        Error(Code::kUnavailable, "the guest's driver does not do this type of socket"));
+    Sort(connection);
+    return;
+  }
+  const uint64_t reads_before = connection->socket_reads();
+  connection->FillPackets(Gather(queue, connection->DataWanted()), options_.guest_cid, &scratch_,
+                          &written_);
+  Count(counters_.socket_reads, connection->socket_reads() - reads_before);
+  if (!asked_before && connection->request_sent()) {
+    connection->deadline = std::chrono::steady_clock::now() + options_.connect_timeout;
+  }
+  if (!Sort(connection) && connection->place == Place::kReady) {
+    MoveToEnd(connection, Place::kReady);
+  }
+  WatchDeadlines();
 }
 
 }  // namespace wyvern::devices

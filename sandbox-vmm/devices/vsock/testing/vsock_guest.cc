@@ -1,6 +1,6 @@
 #include "vsock/testing/vsock_guest.h"
 
-#include <sys/socket.h>
+#include <algorithm>
 
 #include "base/check.h"
 #include "base/unix_socket.h"
@@ -64,31 +64,89 @@ VsockHeader VsockGuest::Reply(const VsockHeader& to, VsockOp op) {
   header.dst_cid = kHostCid;
   header.src_port = to.dst_port;
   header.dst_port = to.src_port;
+  header.type = to.type;
   header.op = static_cast<uint16_t>(op);
   header.buffer_size = guest_buffer;
   header.forwarded = consumed;
   return header;
 }
 
-void VsockGuest::Send(const VsockHeader& header, std::string_view data) {
-  const uint64_t mark = rig_->ram().Mark();
+std::string VsockGuest::Bytes(const VsockHeader& header, std::string_view data) {
   std::string bytes(reinterpret_cast<const char*>(&header), sizeof(header));
   bytes += data;
-  rig_->queue(1).Build().Readable(bytes).Submit();
-  rig_->Kick(1);
-  rig_->WaitUsed(1);
-  rig_->ram().Release(mark);
+  return bytes;
 }
 
-VsockGuest::Stream VsockGuest::Connect(uint32_t port, uint32_t buffer) {
-  auto pair = MakeSocketPair(SOCK_STREAM);
-  WV_CHECK(pair.has_value());
+void VsockGuest::Send(const VsockHeader& header, std::string_view data) {
+  const std::string packet = Bytes(header, data);
+  SendAll(std::span(&packet, 1));
+}
+
+void VsockGuest::SendAll(std::span<const std::string> packets) {
+  while (!packets.empty()) {
+    const uint64_t mark = rig_->ram().Mark();
+    const size_t count = std::min<size_t>(packets.size(), rig_->queue(1).free_descriptors());
+    for (const std::string& packet : packets.first(count)) {
+      rig_->queue(1).Build().Readable(packet).Submit();
+    }
+    rig_->Kick(1);
+    for (size_t i = 0; i < count; ++i) {
+      rig_->WaitUsed(1);
+    }
+    packets = packets.subspan(count);
+    rig_->ram().Release(mark);
+  }
+}
+
+VsockHeader VsockGuest::DataHeader(const Stream& stream, size_t length, uint32_t flags) {
+  VsockHeader header = Reply(stream.request, VsockOp::kData);
+  header.length = static_cast<uint32_t>(length);
+  header.flags = flags;
+  return header;
+}
+
+void VsockGuest::SendData(const Stream& stream, std::string_view data, uint32_t flags) {
+  Send(DataHeader(stream, data.size(), flags), data);
+}
+
+std::vector<VsockGuest::Stream> VsockGuest::ConnectMany(size_t count, uint32_t port,
+                                                        uint32_t buffer) {
+  constexpr size_t kAtATime = 32;
   guest_buffer = buffer;
   consumed = 0;
+  std::vector<Stream> streams;
+  streams.reserve(count);
+  while (streams.size() < count) {
+    const size_t first = streams.size();
+    for (; streams.size() < std::min(count, first + kAtATime);) {
+      auto pair = MakeSocketPair(SOCK_STREAM);
+      WV_CHECK(pair.has_value());
+      WV_CHECK(device_->ConnectStream(port, std::move(pair->second), [](Result<>) {}).has_value());
+      streams.push_back({.request = {}, .host = std::move(pair->first)});
+    }
+    std::vector<std::string> answers;
+    for (size_t i = first; i < streams.size(); ++i) {
+      streams[i].request = Expect(VsockOp::kRequest).header;
+      answers.push_back(Bytes(Reply(streams[i].request, VsockOp::kResponse)));
+    }
+    SendAll(answers);
+  }
+  return streams;
+}
+
+VsockGuest::Stream VsockGuest::Request(uint32_t port, int type) {
+  auto pair = MakeSocketPair(type);
+  WV_CHECK(pair.has_value());
   WV_CHECK(device_->ConnectStream(port, std::move(pair->second), [](Result<>) {}).has_value());
-  const Packet request = Expect(VsockOp::kRequest);
-  Send(Reply(request.header, VsockOp::kResponse));
-  return {.request = request.header, .host = std::move(pair->first)};
+  return {.request = Expect(VsockOp::kRequest).header, .host = std::move(pair->first)};
+}
+
+VsockGuest::Stream VsockGuest::Connect(uint32_t port, uint32_t buffer, int type) {
+  guest_buffer = buffer;
+  consumed = 0;
+  Stream stream = Request(port, type);
+  Send(Reply(stream.request, VsockOp::kResponse));
+  return stream;
 }
 
 }  // namespace wyvern::devices::testing

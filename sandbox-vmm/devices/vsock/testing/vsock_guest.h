@@ -2,10 +2,14 @@
 // credit, packets by hand.
 #pragma once
 
+#include <sys/socket.h>
+
 #include <chrono>
-#include <deque>
 #include <optional>
+#include <span>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "testing/device_rig.h"
 #include "vsock/vsock_device.h"
@@ -38,9 +42,13 @@ class VsockGuest {
   Packet Expect(VsockOp op);
   void GiveBuffers(int count);
 
-  // An answer or a packet on the stream of `to`: ports and credit are filled in.
+  // An answer or a packet on the stream of `to`: ports, type and credit are filled in.
   VsockHeader Reply(const VsockHeader& to, VsockOp op);
   void Send(const VsockHeader& header, std::string_view data = {});
+
+  // Many packets, a ring full of them with one notification.
+  void SendAll(std::span<const std::string> packets);
+  static std::string Bytes(const VsockHeader& header, std::string_view data = {});
 
   // A stream to `port`, accepted: the guest's view of it and the host's end.
   struct Stream {
@@ -48,7 +56,17 @@ class VsockGuest {
     UniqueFd host;
   };
 
-  Stream Connect(uint32_t port, uint32_t guest_buffer = 64 << 10);
+  Stream Connect(uint32_t port, uint32_t guest_buffer = 64 << 10, int type = SOCK_STREAM);
+
+  // The same, not accepted yet.
+  Stream Request(uint32_t port, int type = SOCK_STREAM);
+
+  // `count` streams to `port`, accepted a few at a time.
+  std::vector<Stream> ConnectMany(size_t count, uint32_t port, uint32_t guest_buffer);
+
+  // A data packet on `stream`.
+  void SendData(const Stream& stream, std::string_view data, uint32_t flags = 0);
+  VsockHeader DataHeader(const Stream& stream, size_t length, uint32_t flags = 0);
 
   uint32_t guest_buffer = 64 << 10;  // what Reply announces
   uint32_t consumed = 0;             // fwd_cnt that Reply announces
