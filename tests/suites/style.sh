@@ -23,6 +23,8 @@ result dependencies "$(python3 tools/check_deps.py 2>&1)"
 result shell "$(git ls-files '*.sh' | xargs -n1 bash -n 2>&1)"
 # The rules of the build, tools, the bench's table and the quickstart, each on a small tree of its own (seconds).
 for test in $(git ls-files '*_test.py'); do result "$(basename "$test" .py)" "$(failures python3 "$test")"; done
+# Every clause of VIRTIO and every known fault of others has its test, or the reason why not.
+result tables "$(failures python3 tests/spec/check_tables.py)"
 result python "$(git ls-files '*.py' | xargs -r python3 -m py_compile 2>&1)"
 
 # Names that say nothing, as a whole name of a file, directory, type, namespace or component; master and slave anywhere, but for what
