@@ -42,6 +42,29 @@ TEST_F(PowerTest, S5WithEnablePowersOffAndResetResets) {
   EXPECT_EQ(requests_, (std::vector{GuestRequest::kPowerOff, GuestRequest::kReset}));
 }
 
+TEST_F(PowerTest, Ch8405_EveryWidthAtEveryOffsetIsTakenByItsFirstByte) {
+  PowerRegisters power(Record());
+  KeyboardReset keyboard(Record());
+  PvPanic pvpanic(Record());
+  for (bus::BusDevice* device :
+       {static_cast<bus::BusDevice*>(&power), static_cast<bus::BusDevice*>(&keyboard),
+        static_cast<bus::BusDevice*>(&pvpanic)}) {
+    for (uint64_t offset = 0; offset < 4; ++offset) {
+      for (const size_t width : {1U, 2U, 4U, 8U}) {
+        std::vector<std::byte> bytes(width, std::byte{0});
+        device->Write(offset, bytes);
+        bytes.assign(width, std::byte{0xff});
+        device->Read(offset, bytes);
+        EXPECT_EQ(bytes[width - 1], width > 1 || device != &pvpanic ? std::byte{0} : std::byte{7});
+      }
+    }
+  }
+  EXPECT_TRUE(requests_.empty());
+  const std::vector<std::byte> off{std::byte{0x34}, std::byte{0xff}, std::byte{1}, std::byte{0}};
+  power.Write(0, off);
+  EXPECT_EQ(requests_, std::vector{GuestRequest::kPowerOff});
+}
+
 TEST_F(PowerTest, KeyboardCommandResets) {
   KeyboardReset keyboard(Record());
   Out(&keyboard, 0, 0xd1);

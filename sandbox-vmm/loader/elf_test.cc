@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <array>
 #include <limits>
 
 #include <gmock/gmock.h>
@@ -58,6 +59,7 @@ TEST(ElfTest, OtherArchitecturesAndClassesAreRefused) {
   EXPECT_THAT(ErrorOf(object), HasSubstr("no executable"));
 }
 
+// CVE-2022-23523 (linux-loader): sizes and offsets of the header were believed.
 TEST(ElfTest, DamagedProgramHeadersAreRefused) {
   for (const uint64_t offset : {kTop, kTop - 8, uint64_t{1} << 40U}) {
     TestElf elf;
@@ -111,6 +113,21 @@ TEST(ElfTest, DamagedNotesAreRefused) {
     const uint32_t length = 0xffffffff;
     std::memcpy(elf.notes.data() + word * 4, &length, sizeof(length));
     EXPECT_THAT(ErrorOf(elf), HasSubstr("no PVH entry"));
+  }
+}
+
+TEST(ElfTest, LinuxLoaderGhsa52h2_NoteLengthsThatOverflowEndTheSearch) {
+  // Lengths whose sum is 0 in 32 bits, with the note's header, with padding: the search stood still.
+  constexpr uint32_t kHeader = 12;
+  const std::vector<std::array<uint32_t, 2>> lengths = {{0U - kHeader, 0},
+                                                        {0, 0U - kHeader},
+                                                        {0x80000000U - kHeader, 0x80000000U},
+                                                        {0xfffffffaU, 0xfffffffaU},
+                                                        {0xfffffffdU, 4}};
+  for (const auto& pair : lengths) {
+    TestElf elf;
+    std::memcpy(elf.notes.data(), pair.data(), sizeof(pair));
+    EXPECT_THAT(ErrorOf(elf), HasSubstr("no PVH entry")) << std::hex << pair[0] << " " << pair[1];
   }
 }
 

@@ -71,6 +71,7 @@ TEST(GuestMemoryTest, AddressArithmeticDoesNotWrap) {
   EXPECT_EQ(memory->ToIovecs(Gpa{1}, kTop, true, 8, &parts).error(), MemFault::kOutOfRange);
 }
 
+// CVE-2023-41051 (vm-memory): a slice shorter than what was asked for was taken for the whole.
 TEST(GuestMemoryTest, HoleInsideTheRangeFaults) {
   auto memory = Make({{0, kMiB}, {2 * kMiB, kMiB}});
   std::vector<std::byte> buffer(2 * kMiB);

@@ -97,6 +97,7 @@ TEST_F(FunctionTest, BarOnTopOfAnotherDeviceStaysUnmapped) {
   EXPECT_FALSE(Responds(kWindow));
 }
 
+// CVE-2021-45464 (kvmtool): configuration accesses beyond the structure were carried out.
 TEST_F(FunctionTest, AccessesPastTheHeaderReadAsOnes) {
   std::array<std::byte, 4> out{};
   function_->ReadConfig(256, out);
