@@ -32,51 +32,55 @@ bool CanHaveAllDescriptors() {
   return setrlimit(RLIMIT_NOFILE, &limit) == 0;
 }
 
-// Of one round of turns: which streams had how many, while they have bytes left.
-class Turns {
+// How far each stream is: turns and bytes, and where the last of the unfinished ones stand.
+class Progress {
  public:
-  explicit Turns(size_t bytes_each) : bytes_each_(bytes_each) { unfinished_[0] = kStreams; }
+  explicit Progress(size_t bytes_each) : bytes_each_(bytes_each) {
+    by_turns_[0] = kStreams;
+    by_bytes_[0] = kStreams;
+  }
 
-  // A packet with `bytes` for `stream`. False: it took a turn that another one waits for.
+  // A packet with `bytes` for `stream`. False: it was ahead of another one, by a turn or by what a
+  // turn of these streams brings.
   bool Take(uint32_t stream, size_t bytes) {
     Of& of = streams_[stream];
-    bool fair = true;
-    if (stream != last_) {
-      last_ = stream;
-      fair = unfinished_.begin()->first >= of.turns;
-      Move(of.turns, of.turns + 1);
-      ++of.turns;
-    }
-    of.bytes += bytes;
-    if (of.bytes == bytes_each_) {
-      Move(of.turns, std::nullopt);
-    }
-    most_turns_ = std::max(most_turns_, of.turns);
+    const size_t turn = of.turns + (stream != last_ ? 1 : 0);
+    const bool fair = by_turns_.begin()->first + 1 >= turn &&
+                      by_bytes_.begin()->first + 2 * kFullPayload >= of.bytes + bytes;
+    last_ = stream;
+    const bool finished = of.bytes + bytes == bytes_each_;
+    Move(&by_turns_, of.turns, turn, finished);
+    Move(&by_bytes_, of.bytes, of.bytes + bytes, finished);
+    of = {.turns = turn, .bytes = of.bytes + bytes};
+    most_turns_ = std::max(most_turns_, turn);
     return fair;
   }
 
-  bool done() const { return unfinished_.empty(); }
+  bool done() const { return by_turns_.empty(); }
 
   size_t most_turns() const { return most_turns_; }
 
  private:
+  using Histogram = std::map<size_t, size_t>;
+
   struct Of {
     size_t turns = 0;
     size_t bytes = 0;
   };
 
-  void Move(size_t from, std::optional<size_t> to) {
-    if (--unfinished_[from] == 0) {
-      unfinished_.erase(from);
+  static void Move(Histogram* unfinished, size_t from, size_t to, bool finished) {
+    if (--(*unfinished)[from] == 0) {
+      unfinished->erase(from);
     }
-    if (to) {
-      ++unfinished_[*to];
+    if (!finished) {
+      ++(*unfinished)[to];
     }
   }
 
   const size_t bytes_each_;
   std::map<uint32_t, Of> streams_;
-  std::map<size_t, size_t> unfinished_;  // by the number of turns
+  Histogram by_turns_;  // of the unfinished
+  Histogram by_bytes_;
   uint32_t last_ = 0;
   size_t most_turns_ = 0;
 };
@@ -144,19 +148,20 @@ TEST_F(VsockScaleTest, AllOf4096StreamsTransferAndTakeTurns) {
   }
   const std::string bytes(3 * kFullPayload, 'h');
   WriteToAll(bytes);
-  Turns turns(bytes.size());
-  while (!turns.done()) {
+  Progress progress(bytes.size());
+  while (!progress.done()) {
     const auto packet = guest().Expect(VsockOp::kData);
-    ASSERT_TRUE(turns.Take(packet.header.src_port, packet.data.size()));
+    ASSERT_TRUE(progress.Take(packet.header.src_port, packet.data.size()));
   }
-  EXPECT_LE(turns.most_turns(), 3U);
+  EXPECT_LE(progress.most_turns(), 3U);
   EXPECT_GE(guest().rig().counter("bytes_to_guest"), kStreams * bytes.size());
 }
 
 TEST_F(VsockScaleTest, StreamWithMuchDelaysNoOtherByMoreThanItsTurn) {
   constexpr size_t kMuch = 150 << 10;
-  WriteToAll("little");
+  guest().rig().core().Pause();
   ASSERT_TRUE(WriteAll(streams()[0].host, std::string(kMuch, 'm')));
+  WriteToAll("little");
   size_t much = 0;
   for (size_t others = 0; others < kStreams - 1;) {
     const auto packet = guest().Expect(VsockOp::kData);
