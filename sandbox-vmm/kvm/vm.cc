@@ -24,6 +24,15 @@ Result<> Vm::SetMemslot(uint32_t slot, const mem::RegionInfo& region) const {
   return {};
 }
 
+Result<> Vm::RemoveMemslot(uint32_t slot) const {
+  kvm_userspace_memory_region request{};
+  request.slot = slot;
+  if (RetryIoctl(vm_, KVM_SET_USER_MEMORY_REGION, &request) < 0) {
+    return SysError(fmt::format("ioctl(KVM_SET_USER_MEMORY_REGION) removing slot {}", slot));
+  }
+  return {};
+}
+
 Result<Vcpu> Vm::CreateVcpu(uint32_t id) const {
   const int fd = RetryIoctl(vm_, KVM_CREATE_VCPU, static_cast<unsigned long>(id));
   if (fd < 0) {

@@ -21,8 +21,11 @@ class Vm {
   Vm(UniqueFd vm, size_t vcpu_mapping_size, int memslots)
       : vm_(std::move(vm)), vcpu_mapping_size_(vcpu_mapping_size), memslots_(memslots) {}
 
-  // One memslot for one region of guest memory. The mapping must stay until the Vm is closed.
+  // One memslot for one region of guest memory. The mapping must stay until the memslot is removed or
+  // the Vm is closed.
   Result<> SetMemslot(uint32_t slot, const mem::RegionInfo& region) const;
+  // From now on the guest's accesses there are MMIO exits. Waits until no vCPU uses it any more.
+  Result<> RemoveMemslot(uint32_t slot) const;
 
   int memslots() const { return memslots_; }
 

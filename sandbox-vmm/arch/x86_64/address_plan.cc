@@ -18,11 +18,15 @@ uint64_t AlignUp(uint64_t value, uint64_t alignment) {
 
 }  // namespace
 
-Result<AddressPlan> PlanAddresses(uint64_t ram, unsigned physical_bits) {
+Result<AddressPlan> PlanAddresses(uint64_t ram, uint64_t hotplug, unsigned physical_bits) {
   if (ram < kMinRam || ram % (2 * kMiB) != 0) {
     return Fail(
         Code::kInvalidArgument,
         fmt::format("memory size {} bytes: must be a multiple of 2 MiB and at least 32 MiB", ram));
+  }
+  if (hotplug % (2 * kMiB) != 0) {
+    return Fail(Code::kInvalidArgument,
+                fmt::format("memory to plug {} bytes: must be a multiple of 2 MiB", hotplug));
   }
   const uint64_t limit = 1ULL << std::clamp(physical_bits, 32U, 52U);
   AddressPlan plan;
@@ -42,15 +46,20 @@ Result<AddressPlan> PlanAddresses(uint64_t ram, unsigned physical_bits) {
   plan.ecam = {.start = kEcamStart, .size = kEcamSize};
   plan.pci_buses = kPciBuses;
 
-  // What is left above RAM: persistent memory first (it must be near RAM for the guest's memory map), then PCI.
-  const uint64_t pmem_start = AlignUp(end, kHighAlignment);
-  if (pmem_start >= limit) {
-    return plan;
-  }
+  // What is left above RAM: persistent memory first (it must be near RAM for the guest's memory map), memory to plug, then PCI.
+  const uint64_t pmem_start = std::min(AlignUp(end, kHighAlignment), limit);
   plan.pmem = {.start = pmem_start, .size = std::min(kPmemWindowSize, limit - pmem_start)};
-  const uint64_t left = limit - plan.pmem.end();
+  uint64_t pci_start = plan.pmem.end();
+  if (hotplug > limit - pci_start) {
+    return Fail(Code::kOutOfRange,
+                fmt::format("memory to plug {} MiB: this CPU has only {} physical address bits",
+                            hotplug / kMiB, physical_bits));
+  }
+  plan.hotplug = {.start = pci_start, .size = hotplug};
+  pci_start = std::min(AlignUp(plan.hotplug.end(), kHighAlignment), limit);
+  const uint64_t left = limit - pci_start;
   if (left >= kPci64MinSize) {
-    plan.pci64 = {.start = plan.pmem.end(), .size = std::min(kPci64MaxSize, left)};
+    plan.pci64 = {.start = pci_start, .size = std::min(kPci64MaxSize, left)};
   }
   return plan;
 }
