@@ -2,6 +2,7 @@
 // needs goes to the narrowest kind, and to the table of allowed_calls_test.cc.
 #include <fcntl.h>
 #include <linux/futex.h>
+#include <linux/if_tun.h>
 #include <linux/kvm.h>
 #include <linux/prctl.h>
 #include <linux/seccomp.h>
@@ -106,11 +107,11 @@ std::vector<CallRule> Descriptors() {
   return rules;
 }
 
-// What carries a disk's data: the thread pool's calls, io_uring on rings that exist.
+// What carries a disk's data (the thread pool's calls, io_uring on rings that exist), a packet or a console's bytes.
 std::vector<CallRule> DeviceData() {
   std::vector<CallRule> rules;
   for (const int number :
-       {SYS_preadv2, SYS_pwritev2, SYS_fdatasync, SYS_fallocate, SYS_io_uring_enter}) {
+       {SYS_readv, SYS_preadv2, SYS_pwritev2, SYS_fdatasync, SYS_fallocate, SYS_io_uring_enter}) {
     rules.push_back(Always(number));
   }
   return rules;
@@ -128,14 +129,24 @@ std::vector<CallRule> VcpuIoctls() {
   return rules;
 }
 
-// Building the machine, until Boot.
+// What a tap that is open lets its holder change, without a capability: how packets look, which queues are in use, the link.
+std::vector<CallRule> TapIoctls() {
+  std::vector<CallRule> rules;
+  for (const uint64_t request :
+       {uint64_t{TUNSETOFFLOAD}, uint64_t{TUNSETQUEUE}, uint64_t{TUNSETCARRIER}}) {
+    rules.push_back(Ioctl(request));
+  }
+  return rules;
+}
+
+// Building the machine and its devices, until Boot.
 std::vector<CallRule> MachineIoctls() {
   std::vector<CallRule> rules;
   for (const uint64_t request :
        {uint64_t{KVM_GET_API_VERSION}, uint64_t{KVM_CREATE_VM}, uint64_t{KVM_CHECK_EXTENSION},
         uint64_t{KVM_GET_VCPU_MMAP_SIZE}, kKvmGetSupportedCpuid, uint64_t{KVM_ENABLE_CAP},
         uint64_t{KVM_SET_TSS_ADDR}, uint64_t{KVM_SET_IDENTITY_MAP_ADDR}, uint64_t{KVM_CREATE_VCPU},
-        uint64_t{KVM_SET_USER_MEMORY_REGION}, kKvmSetCpuid2, kKvmSetMsrs, uint64_t{KVM_SET_REGS},
+        uint64_t{KVM_SET_USER_MEMORY_REGION}, uint64_t{TUNGETIFF}, uint64_t{TUNSETVNETHDRSZ}, kKvmSetCpuid2, kKvmSetMsrs, uint64_t{KVM_SET_REGS},
         uint64_t{KVM_SET_SREGS}}) {
     rules.push_back(Ioctl(request));
   }
@@ -177,9 +188,18 @@ std::vector<CallRule> AllowedCalls(ThreadKind kind) {
       // No ioctl: a device signals interrupts by irqfd (write); a route that changes is the vCPU's matter.
       Append(rules, DeviceData());
       break;
+    case ThreadKind::kNet:
+      Append(rules, DeviceData());
+      Append(rules, TapIoctls());
+      break;
+    case ThreadKind::kMemory:
+      Append(rules, DeviceData());
+      rules.push_back(Ioctl(KVM_SET_USER_MEMORY_REGION));
+      break;
     case ThreadKind::kControl:
       // Filters add up: the base of all threads allows what any of them may do.
       Append(rules, DeviceData());
+      Append(rules, TapIoctls());
       Append(rules, VcpuIoctls());
       Append(rules, MachineIoctls());
       Append(rules, Control());

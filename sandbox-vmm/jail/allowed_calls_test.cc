@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <linux/if_tun.h>
 #include <linux/kvm.h>
 #include <linux/prctl.h>
 #include <linux/seccomp.h>
@@ -64,7 +65,13 @@ constexpr auto kVcpuThread = std::to_array<std::string_view>({
 });
 
 constexpr auto kDeviceThread = std::to_array<std::string_view>(
-    {"fallocate", "fdatasync", "io_uring_enter", "preadv2", "pwritev2"});
+    {"fallocate", "fdatasync", "io_uring_enter", "preadv2", "pwritev2", "readv"});
+
+constexpr auto kNetThread = std::to_array<std::string_view>(
+    {"ioctl TUNSETCARRIER", "ioctl TUNSETOFFLOAD", "ioctl TUNSETQUEUE"});
+
+constexpr auto kMemoryThread =
+    std::to_array<std::string_view>({"ioctl KVM_SET_USER_MEMORY_REGION"});
 
 constexpr auto kControlThread = std::to_array<std::string_view>({
     // clang-format off
@@ -78,6 +85,7 @@ constexpr auto kControlThread = std::to_array<std::string_view>({
     "ioctl KVM_GET_VCPU_MMAP_SIZE", "ioctl KVM_SET_CPUID2", "ioctl KVM_SET_IDENTITY_MAP_ADDR",
     "ioctl KVM_SET_MSRS", "ioctl KVM_SET_REGS", "ioctl KVM_SET_SREGS", "ioctl KVM_SET_TSS_ADDR",
     "ioctl KVM_SET_USER_MEMORY_REGION",
+    "ioctl TUNGETIFF", "ioctl TUNSETVNETHDRSZ",
     // clang-format on
 });
 
@@ -105,6 +113,11 @@ constexpr auto kRequests = std::to_array<Named>({
     {KVM_SET_TSS_ADDR, "KVM_SET_TSS_ADDR"},
     {KVM_SET_USER_MEMORY_REGION, "KVM_SET_USER_MEMORY_REGION"},
     {KVM_SIGNAL_MSI, "KVM_SIGNAL_MSI"},
+    {TUNGETIFF, "TUNGETIFF"},
+    {TUNSETCARRIER, "TUNSETCARRIER"},
+    {TUNSETOFFLOAD, "TUNSETOFFLOAD"},
+    {TUNSETQUEUE, "TUNSETQUEUE"},
+    {TUNSETVNETHDRSZ, "TUNSETVNETHDRSZ"},
 });
 
 constexpr auto kFcntlCommands = std::to_array<Named>({
@@ -177,10 +190,15 @@ TEST(AllowedCallsTest, DeviceThreadsHaveExactlyTheirListAndNoIoctl) {
   EXPECT_EQ(ListOf(ThreadKind::kDevice), Together({kEveryThread, kDeviceThread}));
 }
 
+TEST(AllowedCallsTest, NetAndMemoryThreadsHaveADevicesListAndTheirIoctls) {
+  EXPECT_EQ(ListOf(ThreadKind::kNet), Together({kEveryThread, kDeviceThread, kNetThread}));
+  EXPECT_EQ(ListOf(ThreadKind::kMemory), Together({kEveryThread, kDeviceThread, kMemoryThread}));
+}
+
 // The control filter is the base of every thread's, so it holds theirs too.
 TEST(AllowedCallsTest, ControlThreadsHaveTheirListAndTheOthers) {
   EXPECT_EQ(ListOf(ThreadKind::kControl),
-            Together({kEveryThread, kVcpuThread, kDeviceThread, kControlThread}));
+            Together({kEveryThread, kVcpuThread, kDeviceThread, kNetThread, kControlThread}));
 }
 
 }  // namespace

@@ -17,6 +17,8 @@ enum class ThreadKind : uint8_t {
   kControl,  // main, gRPC's own threads, and the base of every other thread
   kVcpu,     // KVM_RUN and register access; virtqueue notifications and transport registers
   kDevice,   // a device's worker: rings, sockets, files it holds
+  kNet,      // that of a network device: taps' offloads, queues and carrier beside it
+  kMemory,   // that of a virtio-mem device: memslots come and go
 };
 
 // Condition on one argument: (argument & mask) == value.

@@ -55,9 +55,12 @@ int Under(std::initializer_list<ThreadKind> kinds, const std::function<void()>& 
 
 constexpr int kKilled = 128 + SIGSYS;  // both ways end with 159; only a trap says why
 
+constexpr auto kEveryKind = {ThreadKind::kControl, ThreadKind::kVcpu, ThreadKind::kDevice,
+                             ThreadKind::kNet, ThreadKind::kMemory};
+
 TEST(FilterTest, LethalCallsKillEveryKindOfThread) {
   for (const int number : LethalCalls()) {
-    for (const ThreadKind kind : {ThreadKind::kControl, ThreadKind::kVcpu, ThreadKind::kDevice}) {
+    for (const ThreadKind kind : kEveryKind) {
       std::string text;
       EXPECT_EQ(
           Under(
@@ -70,7 +73,7 @@ TEST(FilterTest, LethalCallsKillEveryKindOfThread) {
 }
 
 TEST(FilterTest, CallOnNoListIsReportedWithThreadNumberAndArgumentsByEveryKindOfThread) {
-  for (const ThreadKind kind : {ThreadKind::kControl, ThreadKind::kVcpu, ThreadKind::kDevice}) {
+  for (const ThreadKind kind : kEveryKind) {
     std::string text;
     EXPECT_EQ(Under(
                   {ThreadKind::kControl, kind}, [] { syscall(SYS_mkdirat, 7, 8, 9); }, &text),
