@@ -1,8 +1,6 @@
 #include "machine/machine.h"
 
-#include <fcntl.h>
 #include <linux/kvm.h>
-#include <sys/mman.h>
 
 #include <limits>
 #include <utility>
@@ -15,22 +13,7 @@ namespace wyvern::machine {
 
 namespace {
 
-constexpr uint64_t kHugePage = 2ULL << 20U;
-constexpr uint64_t kPage = 4096;
 constexpr uint64_t kPortLimit = 0xffff;
-
-uint64_t AlignUp(uint64_t value, uint64_t alignment) {
-  return (value + alignment - 1) / alignment * alignment;
-}
-
-// RAM that a back-end process maps too. Sealed: the back-end must not be able to shrink it under us.
-Result<UniqueFd> MakeSharedRam(uint64_t size) {
-  WV_TRY(UniqueFd ram, MakeMemfd("wyvern-ram", size, MFD_ALLOW_SEALING));
-  if (::fcntl(ram.get(), F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) < 0) {
-    return SysError("sealing guest memory");
-  }
-  return ram;
-}
 
 }  // namespace
 
@@ -73,7 +56,7 @@ Result<std::unique_ptr<Machine>> Machine::Create(MachineConfig config) {
 
 Result<> Machine::Initialize() {
   WV_TRY(const unsigned bits, arch::GuestPhysicalBits(kvm_));
-  WV_TRY(plan_, arch::PlanAddresses(config_.memory, bits));
+  WV_TRY(plan_, arch::PlanAddresses(config_.memory, config_.hotplug_memory, bits));
   next_pmem_ = plan_.pmem.start;
   WV_TRY_VOID(MakeMemory());
   WV_TRY(platform_, arch::Platform::Create(arch::PlatformConfig{
@@ -107,90 +90,13 @@ Result<> Machine::MakePci() {
 }
 
 Result<uint8_t> Machine::AttachDevice(std::unique_ptr<virtio::VirtioDevice> device) {
+  const std::lock_guard lock(memory_mu_);
   WV_TRY(auto transport,
          transport::PciTransport::Create(std::move(device), memory_, platform_->msi_router(),
                                          platform_->doorbells()));
   WV_TRY(const uint8_t slot, pci_->Add(transport));
   devices_.emplace(slot, std::move(transport));
   return slot;
-}
-
-Result<> Machine::MakeMemory() {
-  UniqueFd shared;
-  if (config_.shared_memory) {
-    WV_TRY(shared, MakeSharedRam(config_.memory));
-  }
-  std::vector<mem::RegionSpec> regions;
-  uint64_t offset = 0;
-  for (const arch::AddressRange& range : plan_.ram) {
-    mem::RegionSpec region;
-    region.start = mem::Gpa{range.start};
-    region.size = range.size;
-    region.guest_ram = true;
-    if (shared.valid()) {
-      WV_TRY(region.fd, shared.Duplicate());
-      region.fd_offset = offset;
-    }
-    offset += range.size;
-    regions.push_back(std::move(region));
-  }
-  WV_TRY_CONTEXT(memory_, mem::GuestMemory::Create(std::move(regions)), "guest memory");
-  return AddMemslots(memory_->regions());
-}
-
-Result<> Machine::AddMemslots(std::span<const mem::RegionInfo> regions) {
-  for (const mem::RegionInfo& region : regions) {
-    WV_TRY_VOID(vm_.SetMemslot(next_slot_, region));
-    ++next_slot_;
-  }
-  return {};
-}
-
-Result<> Machine::PublishMemory(mem::RegionSpec region) {
-  const mem::Gpa start = region.start;
-  WV_TRY(auto memory, memory_->WithRegion(std::move(region)));
-  for (const mem::RegionInfo& info : memory->regions()) {
-    if (info.start == start) {
-      WV_TRY_VOID(AddMemslots(std::span(&info, 1)));
-    }
-  }
-  memory_ = std::move(memory);
-  for (const auto& [slot, transport] : devices_) {
-    transport->core().SetMemory(memory_);
-  }
-  return {};
-}
-
-Result<arch::AddressRange> Machine::MapReadOnlySlot(UniqueFd file, uint64_t size) {
-  WV_TRY_CONTEXT(const auto st, Fstat(file), "image");
-  if (size == 0 || st.st_size < 0 || size > static_cast<uint64_t>(st.st_size)) {
-    return Fail(Code::kInvalidArgument,
-                fmt::format("image: {} bytes asked for, the file has {}", size, st.st_size));
-  }
-  const uint64_t window_left = plan_.pmem.end() - next_pmem_;
-  if (size > window_left || AlignUp(size, kHugePage) > window_left) {
-    return Fail(Code::kResourceExhausted,
-                fmt::format("image: {} bytes do not fit in the {} MiB left of the guest's "
-                            "persistent memory window",
-                            size, window_left >> 20U));
-  }
-  const arch::AddressRange range{.start = next_pmem_, .size = AlignUp(size, kHugePage)};
-  const uint64_t from_file = AlignUp(size, kPage);
-  mem::RegionSpec image;
-  image.start = mem::Gpa{range.start};
-  image.size = from_file;
-  image.fd = std::move(file);
-  image.read_only = true;
-  WV_TRY_VOID_CONTEXT(PublishMemory(std::move(image)), "image");
-  if (from_file < range.size) {
-    mem::RegionSpec padding;
-    padding.start = mem::Gpa{range.start + from_file};
-    padding.size = range.size - from_file;
-    padding.read_only = true;
-    WV_TRY_VOID_CONTEXT(PublishMemory(std::move(padding)), "image");
-  }
-  next_pmem_ = range.end();
-  return range;
 }
 
 Result<> Machine::Boot() {

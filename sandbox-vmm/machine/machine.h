@@ -1,7 +1,8 @@
 // machine/machine.h — a virtual machine: memory, platform, PCI devices, vCPU threads.
 // State:   Create → attach devices, map images → Boot → Pause/Resume → the guest ends or Stop.
 // Errors:  Error for the environment. What the guest does is an event or a counter.
-// Threads: one control thread calls the methods; events and console bytes come from vCPU threads.
+// Threads: one control thread calls the methods; events and console bytes come from vCPU threads. Memory is plugged on the worker of the
+//          device that does it.
 // Trust:   kernel and initrd are hostile files; everything on the buses is the guest's.
 #pragma once
 
@@ -10,6 +11,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
@@ -24,6 +26,7 @@
 #include "pci/pci_bus.h"
 #include "transport/pci_transport.h"
 #include "virtio/device.h"
+#include "virtio_mem/chunked_backing.h"
 
 namespace wyvern::machine {
 
@@ -48,6 +51,7 @@ struct MachineConfig {
   uint32_t vcpus = 1;
   uint64_t memory = 256 << 20U;  // bytes, a multiple of 2 MiB
   bool shared_memory = false;    // memfd, for vhost-user back-ends
+  uint64_t hotplug_memory = 0;   // bytes that a virtio-mem device may plug, a multiple of 2 MiB
   UniqueFd kernel;               // ELF with PVH entry
   UniqueFd initrd;               // invalid: none
   std::string command_line;
@@ -79,6 +83,13 @@ class Machine : private ExitHandler {
   // are dropped and counted.
   Result<arch::AddressRange> MapReadOnlySlot(UniqueFd file, uint64_t size);
 
+  // The hot-plug window, for a virtio-mem device over all of it.
+  arch::AddressRange hotplug_window() const { return plan_.hotplug; }
+
+  // That device's memslots, each of `chunk` bytes: a multiple of 2 MiB that divides the window. Once. Other devices' queues stand still
+  // while chunks come and go. The calling thread needs KVM_SET_USER_MEMORY_REGION and fallocate.
+  Result<std::unique_ptr<devices::MemorySlots>> MakeMemorySlots(uint64_t chunk);
+
   // Puts a virtio device behind PCI on bus 0, in the lowest free slot; also while the guest runs (the guest must then rescan). The slot.
   Result<uint8_t> AttachDevice(std::unique_ptr<virtio::VirtioDevice> device);
 
@@ -93,17 +104,23 @@ class Machine : private ExitHandler {
   // Bytes typed at the console; returns how many were taken.
   size_t ConsoleInput(std::span<const std::byte> bytes) { return platform_->ConsoleInput(bytes); }
 
-  std::shared_ptr<const mem::GuestMemory> memory() const { return memory_; }
+  std::shared_ptr<const mem::GuestMemory> memory() const {
+    const std::lock_guard lock(memory_mu_);
+    return memory_;
+  }
 
   MachineCounters counters() const;
 
  private:
+  class PluggedChunks;
+
   explicit Machine(MachineConfig config, kvm::Kvm kvm, kvm::Vm vm);
   Result<> Initialize();
   Result<> MakeMemory();
   Result<> MakePci();
   Result<> AddMemslots(std::span<const mem::RegionInfo> regions);
   Result<> PublishMemory(mem::RegionSpec region);
+  Result<> UseMemory(std::shared_ptr<const mem::GuestMemory> memory);
 
   void OnPort(const kvm::Exit& exit) override;
   void OnMmio(const kvm::Exit& exit) override;
@@ -117,9 +134,12 @@ class Machine : private ExitHandler {
   kvm::Kvm kvm_;
   kvm::Vm vm_;
   arch::AddressPlan plan_;
+  // Guards what a change of memory touches: memory_, next_slot_, next_pmem_, hotplug_file_, devices_.
+  mutable std::mutex memory_mu_;
   std::shared_ptr<const mem::GuestMemory> memory_;
   uint32_t next_slot_ = 0;
   uint64_t next_pmem_ = 0;
+  UniqueFd hotplug_file_;  // the memory of all chunks
   bus::Bus mmio_;
   bus::Bus ports_;
   std::unique_ptr<arch::Platform> platform_;

@@ -1,0 +1,192 @@
+#include "machine/testing/boot_devices.h"
+
+#include <fcntl.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <charconv>
+#include <cstdio>
+#include <cstring>
+
+#include <fmt/format.h>
+
+#include "base/fd.h"
+#include "blk/blk_device.h"
+#include "console/console_device.h"
+#include "jail/filter.h"
+#include "net/kernel_tap.h"
+#include "net/net_device.h"
+#include "pmem/pmem_device.h"
+#include "rng/rng_device.h"
+#include "virtio_mem/chunked_backing.h"
+
+namespace wyvern::machine {
+
+namespace {
+
+constexpr uint64_t kMiB = uint64_t{1} << 20U;
+
+// As wyvern-vmm does: the filter of its control thread, which its other threads inherit, then that of the kind.
+devices::WorkerOptions Confined(std::string name, jail::ThreadKind kind = jail::ThreadKind::kDevice) {
+  return {.name = std::move(name), .on_thread_start = [kind](const char* /*thread*/) {
+            for (const auto each : {jail::ThreadKind::kControl, kind}) {
+              if (const auto installed = jail::InstallFilter(each); !installed) {
+                fmt::print(stderr, "filter: {}\n", installed.error().message());
+                _exit(2);
+              }
+            }
+          }};
+}
+
+Result<UniqueFd> OpenTap(const std::string& name) {
+  WV_TRY(UniqueFd tap, Open("/dev/net/tun", O_RDWR | O_NONBLOCK));
+  ifreq request{};
+  request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+  if (name.size() >= sizeof(request.ifr_name)) {
+    return Fail(Code::kInvalidArgument, "the tap's name is too long");
+  }
+  std::memcpy(request.ifr_name, name.data(), name.size());
+  if (::ioctl(tap.get(), TUNSETIFF, &request) != 0) {
+    return SysError("ioctl(TUNSETIFF) " + name);
+  }
+  return tap;
+}
+
+}  // namespace
+
+Result<> BootDevices::AttachAll(const BootOptions& options) {
+  WV_TRY(auto rng, devices::RngDevice::Create(Confined("rng")));
+  WV_TRY_VOID(Attach("rng", std::move(rng)));
+  WV_TRY_VOID(AttachDisks(options));
+  if (!options.image.empty()) {
+    WV_TRY_VOID(AttachImage(options.image));
+  }
+  if (options.balloon) {
+    WV_TRY(auto balloon, devices::BalloonDevice::Create({.worker = Confined("balloon")}));
+    balloon_ = balloon.get();
+    WV_TRY_VOID(Attach("balloon", std::move(balloon)));
+  }
+  if (options.hotplug_mib != 0) {
+    WV_TRY_VOID(AttachMemory(options.hotplug_mib));
+  }
+  if (!options.tap.empty()) {
+    WV_TRY_VOID(AttachTap(options.tap));
+  }
+  return options.ports.empty() ? Result<>() : AttachPorts(options.ports);
+}
+
+Result<> BootDevices::Attach(std::string name, std::unique_ptr<virtio::VirtioDevice> device) {
+  devices_.emplace_back(std::move(name), device.get());
+  WV_TRY_VOID(machine_.AttachDevice(std::move(device)));
+  return {};
+}
+
+Result<> BootDevices::AttachDisks(const BootOptions& options) {
+  for (size_t i = 0; i < options.disks.size(); ++i) {
+    const BootDisk& disk = options.disks[i];
+    const std::string serial = fmt::format("disk{}", i);
+    WV_TRY(UniqueFd file, Open(disk.path, disk.read_only ? O_RDONLY : O_RDWR));
+    devices::BlkOptions blk{.worker = Confined(serial),
+                            .file = std::move(file),
+                            .read_only = disk.read_only,
+                            .serial = serial,
+                            .queues = static_cast<uint16_t>(options.queues)};
+    if (!options.pool) {
+      WV_TRY(blk.ring, devices::IoRing::Create());
+    }
+    WV_TRY(auto device, devices::BlkDevice::Create(std::move(blk)));
+    WV_TRY_VOID(Attach(serial, std::move(device)));
+  }
+  return {};
+}
+
+Result<> BootDevices::AttachImage(const std::string& path) {
+  WV_TRY(UniqueFd image, Open(path, O_RDONLY));
+  WV_TRY(const auto st, Fstat(image));
+  WV_TRY(const arch::AddressRange range,
+         machine_.MapReadOnlySlot(std::move(image), static_cast<uint64_t>(st.st_size)));
+  const devices::PmemRange pmem{.start = mem::Gpa{range.start}, .size = range.size};
+  WV_TRY(auto device, devices::PmemDevice::Create(Confined("pmem"), pmem));
+  return Attach("pmem", std::move(device));
+}
+
+Result<> BootDevices::AttachMemory(uint64_t mib) {
+  const uint64_t block = devices::MemDevice::BlockSizeFor(mib * kMiB);
+  const arch::AddressRange window = machine_.hotplug_window();
+  const devices::MemoryRange region{.start = mem::Gpa{window.start}, .size = window.size};
+  WV_TRY(auto slots, machine_.MakeMemorySlots(block));
+  auto backing = std::make_unique<devices::ChunkedBacking>(
+      devices::ChunkLayout{.region = region, .block_size = block, .chunk_size = block},
+      std::move(slots));
+  WV_TRY(auto device,
+         devices::MemDevice::Create({.worker = Confined("mem", jail::ThreadKind::kMemory),
+                                     .region = region,
+                                     .block_size = block,
+                                     .backing = std::move(backing)}));
+  memory_ = device.get();
+  return Attach("mem", std::move(device));
+}
+
+Result<> BootDevices::AttachTap(const std::string& name) {
+  std::vector<UniqueFd> queues;
+  WV_TRY(queues.emplace_back(), OpenTap(name));
+  WV_TRY(auto tap, devices::KernelTap::Create(std::move(queues)));
+  WV_TRY(auto device, devices::NetDevice::Create(
+                          {.worker = Confined("net", jail::ThreadKind::kNet),
+                           .tap = std::move(tap),
+                           .interface = {.mac = {0x02, 0, 0, 0, 0, 0x01}, .mtu = 1500}}));
+  return Attach("net", std::move(device));
+}
+
+Result<> BootDevices::AttachPorts(const std::vector<BootPort>& ports) {
+  devices::ConsoleOptions options{.worker = Confined("console"),
+                                  .max_ports = static_cast<uint32_t>(ports.size()) + 1};
+  options.ports.push_back({.name = "console", .console = true, .overflow = devices::ConsoleOverflow::kDrop});
+  for (const BootPort& port : ports) {
+    options.ports.push_back({.name = port.name});
+  }
+  WV_TRY(auto device, devices::ConsoleDevice::Create(std::move(options)));
+  for (uint32_t i = 0; i < ports.size(); ++i) {
+    devices::ConsoleEnds ends;
+    // For writing too: a fifo without a writer would be at its end.
+    WV_TRY(ends.in, Open(ports[i].in, O_RDWR | O_NONBLOCK));
+    WV_TRY(ends.out, Open(ports[i].out, O_WRONLY));
+    WV_TRY_VOID(device->Attach(i + 1, std::move(ends)));
+  }
+  return Attach("console", std::move(device));
+}
+
+std::string BootDevices::Command(std::string_view line) {
+  const size_t space = line.find(' ');
+  const std::string_view name = line.substr(0, space);
+  if (name == "counters") {
+    return Counters();
+  }
+  uint64_t mib = 0;
+  const std::string_view number = space == std::string_view::npos ? "" : line.substr(space + 1);
+  if (std::from_chars(number.data(), number.data() + number.size(), mib).ec != std::errc()) {
+    return fmt::format("{}: not understood", line);
+  }
+  if (name == "balloon" && balloon_ != nullptr) {
+    return fmt::format("{}: {}", line, balloon_->SetTarget(mib * kMiB) ? "done" : "refused");
+  }
+  if (name == "plug" && memory_ != nullptr) {
+    return fmt::format("{}: {}", line, memory_->SetRequestedSize(mib * kMiB) ? "done" : "refused");
+  }
+  return fmt::format("{}: no such device or command", line);
+}
+
+std::string BootDevices::Counters() const {
+  std::string text;
+  for (const auto& [name, device] : devices_) {
+    text += fmt::format("{}{}:", text.empty() ? "" : "\n", name);
+    for (const virtio::CounterValue& counter : device->counters()) {
+      text += fmt::format(" {}={}", counter.name, counter.value);
+    }
+  }
+  return text;
+}
+
+}  // namespace wyvern::machine

@@ -1,0 +1,94 @@
+#include "machine/testing/boot_options.h"
+
+#include <charconv>
+#include <map>
+#include <string_view>
+
+namespace wyvern::machine {
+
+const char kBootUsage[] =
+    "usage: wyvern-boot-test --kernel VMLINUX [--initrd FILE] [--image EROFS] [--cmdline TEXT] [--memory MiB] [--cpus N]\n"
+    "         [--seconds N] [--pauses N] [--shared] [--disk FILE]... [--read-only-disk FILE]... [--queues N] [--pool]\n"
+    "         [--balloon] [--hotplug MiB] [--tap NAME] [--port NAME:FIFO:FILE]...\n"
+    "       wyvern-boot-test --probe\n"
+    "On standard input: balloon MiB, plug MiB, counters; each is answered with a line on standard error.\n";
+
+namespace {
+
+bool ParseNumber(std::string_view text, uint64_t* number) {
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), *number);
+  return error == std::errc() && end == text.data() + text.size();
+}
+
+bool ParsePort(std::string_view text, BootPort* port) {
+  const size_t first = text.find(':');
+  const size_t second = first == std::string_view::npos ? first : text.find(':', first + 1);
+  if (second == std::string_view::npos) {
+    return false;
+  }
+  port->name = text.substr(0, first);
+  port->in = text.substr(first + 1, second - first - 1);
+  port->out = text.substr(second + 1);
+  return true;
+}
+
+// An option with a value.
+bool TakeOption(std::string_view name, std::string_view value, BootOptions* options) {
+  const std::map<std::string_view, std::string*> texts = {{"--kernel", &options->kernel},
+                                                          {"--initrd", &options->initrd},
+                                                          {"--image", &options->image},
+                                                          {"--tap", &options->tap},
+                                                          {"--cmdline", &options->command_line}};
+  if (auto it = texts.find(name); it != texts.end()) {
+    *it->second = value;
+    return true;
+  }
+  if (name == "--disk" || name == "--read-only-disk") {
+    options->disks.push_back({std::string(value), name != "--disk"});
+    return true;
+  }
+  if (name == "--port") {
+    return ParsePort(value, &options->ports.emplace_back());
+  }
+  const std::map<std::string_view, uint64_t*> sizes = {{"--memory", &options->memory_mib},
+                                                       {"--hotplug", &options->hotplug_mib}};
+  const std::map<std::string_view, uint32_t*> counts = {{"--cpus", &options->cpus},
+                                                        {"--queues", &options->queues},
+                                                        {"--seconds", &options->seconds},
+                                                        {"--pauses", &options->pauses}};
+  uint64_t number = 0;
+  if (!ParseNumber(value, &number)) {
+    return false;
+  }
+  if (auto it = sizes.find(name); it != sizes.end()) {
+    *it->second = number;
+    return true;
+  }
+  if (auto it = counts.find(name); it != counts.end()) {
+    *it->second = static_cast<uint32_t>(number);
+    return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+std::optional<BootOptions> ParseBootOptions(int argc, char** argv) {
+  BootOptions options;
+  const std::map<std::string_view, bool*> flags = {{"--shared", &options.shared},
+                                                   {"--pool", &options.pool},
+                                                   {"--balloon", &options.balloon}};
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view name = argv[i];
+    if (auto it = flags.find(name); it != flags.end()) {
+      *it->second = true;
+      continue;
+    }
+    if (i + 1 >= argc || !TakeOption(name, argv[++i], &options)) {
+      return std::nullopt;
+    }
+  }
+  return options.kernel.empty() ? std::nullopt : std::optional(options);
+}
+
+}  // namespace wyvern::machine
