@@ -113,11 +113,15 @@ void TransportCore::AddStatusLocked(uint8_t value) {
     return;
   }
   if (add(kStatusFeaturesOk, kStatusDriver)) {
-    device_->FeaturesAccepted(driver_features_);
+    device_->FeaturesAccepted(FeaturesOfDevice());
   }
   if (add(kStatusDriverOk, kStatusFeaturesOk)) {
     StartEnabledLocked();
   }
+}
+
+uint64_t TransportCore::FeaturesOfDevice() const {
+  return driver_features_ & (traits().features | virtio::kVersion1);
 }
 
 bool TransportCore::FeaturesAcceptable() const {
@@ -149,10 +153,7 @@ Result<> TransportCore::StartLocked(uint16_t index, std::optional<virtio::QueueS
                                    .config = slot.registers.config,
                                    .kick = kick_(index),
                                    .interrupt = interrupt_};
-  // The transport's own bits are none of the device's business; a vhost-user back-end would refuse
-  // bits that it has not offered.
-  const uint64_t features = driver_features_ & (traits().features | virtio::kVersion1);
-  WV_TRY_VOID(device_->StartQueue(index, std::move(resources), features, resume));
+  WV_TRY_VOID(device_->StartQueue(index, std::move(resources), FeaturesOfDevice(), resume));
   slot.running = true;
   slot.paused.reset();
   return {};
@@ -243,7 +244,7 @@ Result<> TransportCore::SetFeatures(uint64_t features) {
     return Fail(Code::kInvalidArgument, "virtio features changed while a queue runs");
   }
   driver_features_ = features;
-  device_->FeaturesAccepted(features);
+  device_->FeaturesAccepted(FeaturesOfDevice());
   return {};
 }
 

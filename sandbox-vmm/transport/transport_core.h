@@ -166,6 +166,9 @@ class TransportCore {
   QueueSlot DefaultSlot(size_t index) const;
   void AddStatusLocked(uint8_t value);
   bool FeaturesAcceptable() const;
+  // What the driver accepted, without the transport's own bits: they are none of the device's
+  // business, and a vhost-user back-end would refuse bits that it has not offered.
+  uint64_t FeaturesOfDevice() const;
   void StartEnabledLocked();
   // False, with NEEDS_RESET, when the device does not take it.
   bool StartOrBreakLocked(uint16_t index);

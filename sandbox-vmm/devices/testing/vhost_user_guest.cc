@@ -38,6 +38,8 @@ class WatchedDevice final : public virtio::VirtioDevice {
     device_->WriteConfig(offset, in);
   }
 
+  void FeaturesAccepted(uint64_t features) override { device_->FeaturesAccepted(features); }
+
   Result<> StartQueue(uint16_t index, virtio::QueueResources resources, uint64_t features,
                       std::optional<virtio::QueueState> resume) override {
     return device_->StartQueue(index, std::move(resources), features, resume);
