@@ -26,10 +26,9 @@ uint32_t ConfigLength(const FrontendOptions& options) {
 
 }  // namespace
 
-Frontend::Frontend(UniqueFd socket, FrontendOptions options, UniqueFd epoll, EventFd error)
+Frontend::Frontend(UniqueFd socket, FrontendOptions options, UniqueFd epoll)
     : options_(std::move(options)),
       epoll_(std::move(epoll)),
-      error_(std::move(error)),
       mappings_(options_.window),
       channel_(std::make_unique<FrontendChannel>(std::move(socket), options_.timeout)) {
   traits_.device_id = options_.device_id;
@@ -45,9 +44,9 @@ Result<std::unique_ptr<Frontend>> Frontend::Create(UniqueFd socket, FrontendOpti
   if (!epoll.valid()) {
     return SysError("epoll_create1");
   }
-  WV_TRY(EventFd error, EventFd::Create());
   std::unique_ptr<Frontend> device(
-      new Frontend(std::move(socket), std::move(options), std::move(epoll), std::move(error)));
+      new Frontend(std::move(socket), std::move(options), std::move(epoll)));
+  WV_TRY_VOID(device->RenewErrors());
   WV_TRY_VOID_CONTEXT(device->Negotiate(), "vhost-user back-end");
   device->traits_.features = device->OfferedFeatures();
   device->traits_.shared_memory = device->shared_memory_;
@@ -228,6 +227,11 @@ void Frontend::Reset() {
     }
     memory_.reset();  // some take the memory table for a part of what is reset
   }
+  if (touched_) {
+    if (const auto renewed = RenewErrors(); !renewed) {
+      WV_WARN_LIMITED("{}: {}", options_.name, renewed.error().message());
+    }
+  }
   touched_ = false;
   driver_ok_ = false;
   sent_features_.reset();
@@ -255,6 +259,7 @@ Result<> Frontend::Reconnect(UniqueFd socket) {
   }
   ForgetSession();
   mappings_.UnmapAll();
+  WV_TRY_VOID(RenewErrors());
   channel_ = std::make_unique<FrontendChannel>(std::move(socket), options_.timeout);
   WV_TRY_VOID_CONTEXT(Negotiate(), "vhost-user back-end");
   // The driver has seen what the first one offered.

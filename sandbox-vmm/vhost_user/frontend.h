@@ -136,7 +136,7 @@ class Frontend final : public virtio::VirtioDevice {
     uint64_t size = 0;
   };
 
-  Frontend(UniqueFd socket, FrontendOptions options, UniqueFd epoll, EventFd error);
+  Frontend(UniqueFd socket, FrontendOptions options, UniqueFd epoll);
 
   // frontend.cc
   Result<> Negotiate();
@@ -174,6 +174,9 @@ class Frontend final : public virtio::VirtioDevice {
   void Watch(const EventFd& stop);
   void Dispatch(uint64_t what);
   void Relay(uint16_t index);
+  // From here on nobody hears what the rings' last life says.
+  Result<> RenewErrors();
+  void OnError(uint32_t number);
   void OnHangUp();
   void OnRequest();
   Wire<> Answer(Connection& connection, uint64_t protocol_features);
@@ -183,7 +186,6 @@ class Frontend final : public virtio::VirtioDevice {
   const FrontendOptions options_;
   virtio::DeviceTraits traits_;
   UniqueFd epoll_;
-  EventFd error_;  // of every queue: the driver broke one. Shared and watched as `relay`.
   SharedMappings mappings_;
 
   mutable std::mutex control_;  // up to `log_sent_`
@@ -213,6 +215,9 @@ class Frontend final : public virtio::VirtioDevice {
   mutable std::mutex mu_;  // the rest
   std::vector<std::byte> config_;
   bool lost_ = false;
+  // Of every queue: the driver broke one. Shared and watched as `relay`; set with control_ held, too.
+  std::optional<EventFd> error_;
+  uint32_t error_number_ = 0;
   std::function<void(std::string)> on_lost_;
   std::shared_ptr<virtio::Interrupt> interrupt_;  // for changes of the configuration
   std::shared_ptr<Connection> requests_;          // the back-end's

@@ -258,7 +258,7 @@ Result<> Frontend::SendQueue(uint16_t index, const virtio::QueueState& base) {
   WV_TRY_VOID(SendAddress(index));
   WV_TRY(const FdRef call, CallFd(index));
   const FdRef call_fd[] = {call};
-  const FdRef error_fd[] = {error_.fd()};
+  const FdRef error_fd[] = {error_->fd()};
   const FdRef kick_fd[] = {resources.kick};
   WV_TRY_VOID(channel_->SetValue(Request::kSetVringCall, uint64_t{index}, call_fd));
   WV_TRY_VOID(channel_->SetValue(Request::kSetVringErr, uint64_t{index}, error_fd));

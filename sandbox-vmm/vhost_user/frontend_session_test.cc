@@ -413,6 +413,23 @@ TEST_F(FrontendSessionTest, RingThatTheDriverBrokeNeedsReset) {
   EXPECT_FALSE(device_->lost());
 }
 
+TEST_F(FrontendSessionTest, RingThatWasBrokenBeforeAResetDoesNotBreakTheNextOne) {
+  Peer peer;
+  Create(peer, Options());
+  for (int i = 0; i < 50; ++i) {
+    ASSERT_TRUE(Start());
+    peer.BreakDevice();
+    device_->StopQueue(0);
+    device_->Reset();
+    const int before = needs_reset_;
+    ASSERT_TRUE(Start());
+    std::this_thread::sleep_for(milliseconds(2));
+    ASSERT_EQ(needs_reset_, before);
+    device_->StopQueue(0);
+    device_->Reset();
+  }
+}
+
 TEST_F(FrontendSessionTest, QueueWithoutAKickIsPolled) {
   Peer peer({.poll_interval = milliseconds(1)});
   Create(peer, Options());

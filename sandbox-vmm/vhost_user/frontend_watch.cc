@@ -17,7 +17,8 @@ namespace {
 constexpr uint64_t kWatchHangUp = ~uint64_t{0};
 constexpr uint64_t kWatchStop = ~uint64_t{1};
 constexpr uint64_t kWatchRequests = ~uint64_t{2};
-constexpr uint64_t kWatchErrors = ~uint64_t{3};
+// And, in the lower half, which of the descriptors that there were.
+constexpr uint64_t kWatchErrors = uint64_t{1} << 32U;
 // For the rest of a request that has begun: meanwhile no call is carried on.
 constexpr std::chrono::milliseconds kRequestTimeout(1000);
 
@@ -66,10 +67,8 @@ void Frontend::Watch(const EventFd& stop) {
   if (options_.on_thread_start) {
     options_.on_thread_start();
   }
-  const auto stops = AddToEpoll(epoll_, stop.fd().get(), EPOLLIN, kWatchStop);
-  const auto errors = AddToEpoll(epoll_, error_.fd().get(), EPOLLIN | EPOLLET, kWatchErrors);
-  if (!stops || !errors) {
-    WV_ERROR("{}: {}", options_.name, (stops ? errors : stops).error().message());
+  if (const auto stops = AddToEpoll(epoll_, stop.fd().get(), EPOLLIN, kWatchStop); !stops) {
+    WV_ERROR("{}: {}", options_.name, stops.error().message());
     return;
   }
   for (;;) {
@@ -94,8 +93,8 @@ void Frontend::Dispatch(uint64_t what) {
     OnHangUp();
   } else if (what == kWatchRequests) {
     OnRequest();
-  } else if (what == kWatchErrors) {
-    NeedsReset();
+  } else if ((what & kWatchErrors) != 0) {
+    OnError(static_cast<uint32_t>(what));
   } else {
     Relay(static_cast<uint16_t>(what));
   }
@@ -106,6 +105,24 @@ void Frontend::Relay(uint16_t index) {
   Queue& queue = queues_[index];
   if (queue.relay) {
     queue.interrupt->SignalQueue(index);
+  }
+}
+
+Result<> Frontend::RenewErrors() {
+  WV_TRY(EventFd error, EventFd::Create());
+  const std::lock_guard lock(mu_);
+  if (error_) {
+    ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, error_->fd().get(), nullptr);
+  }
+  error_.emplace(std::move(error));
+  return AddToEpoll(epoll_, error_->fd().get(), EPOLLIN | EPOLLET, kWatchErrors | ++error_number_);
+}
+
+// The lock is held: a reset comes either before, and the error is of old, or after, and undoes it.
+void Frontend::OnError(uint32_t number) {
+  const std::lock_guard lock(mu_);
+  if (number == error_number_) {
+    NeedsReset();
   }
 }
 
