@@ -1,6 +1,7 @@
 // One script on a FileServer and on a directory beside the shared one: every result, error number,
 // attribute and byte must be the same.
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -124,7 +125,7 @@ class DifferentialTest : public ::testing::Test {
       const std::string is = under_test.Run(step);
       const std::string should = reference.Run(step);
       if (is != should) {
-        return Difference{i, "  is     " + is + "\n  should " + should};
+        return Difference{i, fmt::format("  is     {}\n  should {}", is, should)};
       }
     }
     under_test.CloseAll();
@@ -244,7 +245,7 @@ TEST_F(DifferentialTest, FaultIsFoundAndTheScriptMadeShort) {
   std::iota(script.begin(), script.end(), 0);
   const auto difference = Compare(1, script, make);
   ASSERT_TRUE(difference.has_value());
-  script.resize(std::min(script.size(), difference->position + 1));
+  script.resize(std::min(script.size(), difference.value_or(Difference{}).position + 1));
   EXPECT_LE(Shrink(1, script, make).size(), 6U);
 }
 

@@ -22,7 +22,10 @@ constexpr const char* kUsage =
     "  --dir DIR     an empty directory\n"
     "  --seed N      of the script (1)\n"
     "  --steps N     of the script (20000)\n"
-    "  --no-atime    leave access times out: a guest reads from its cache without moving them\n"
+    "  --guest       leave out what a guest on a share may see otherwise: access times (its "
+    "cache), POSIX\n"
+    "                ACLs (its kernel refuses them), trusted xattrs (the file server may not set "
+    "them)\n"
     "The log of another directory is the same: compare them with diff.\n";
 
 struct Arguments {
@@ -40,8 +43,8 @@ bool ParseNumber(std::string_view text, uint64_t* out) {
 bool ParseArguments(int argc, char** argv, Arguments* arguments) {
   for (int i = 1; i < argc; ++i) {
     const std::string_view name = argv[i];
-    if (name == "--no-atime") {
-      arguments->runner.access_times = false;
+    if (name == "--guest") {
+      arguments->runner = {.access_times = false, .acls = false, .trusted_xattrs = false};
       continue;
     }
     const std::string_view value = i + 1 < argc ? argv[++i] : "";
@@ -60,6 +63,7 @@ bool ParseArguments(int argc, char** argv, Arguments* arguments) {
 
 }  // namespace
 
+// NOLINTNEXTLINE(bugprone-exception-escape): fmt throws when stdout is gone, which may end this
 int main(int argc, char** argv) {
   Arguments arguments;
   if (!ParseArguments(argc, argv, &arguments)) {

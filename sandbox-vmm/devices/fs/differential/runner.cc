@@ -271,6 +271,9 @@ std::string Runner::RunOnName(const Step& step, const NodeRef& directory) {
 
 std::string Runner::RunXattr(const Step& step, const NodeRef& node) {
   const bool acl = step.text == "system.posix_acl_access";
+  if ((acl && !options_.acls) || (step.text.starts_with("trusted.") && !options_.trusted_xattrs)) {
+    return "not on this target";
+  }
   if (acl && node->type != S_IFREG) {
     return "no ACL of this";  // of a directory it would change who may create there
   }

@@ -12,7 +12,9 @@
 namespace wyvern::fs::differential {
 
 struct RunnerOptions {
-  bool access_times = true;  // a guest that reads from its cache does not move them
+  bool access_times = true;    // a guest that reads from its cache does not move them
+  bool acls = true;            // a guest's kernel refuses them on a share that was mounted without
+  bool trusted_xattrs = true;  // the host wants CAP_SYS_ADMIN, which wyvern-fs does not have
 };
 
 class Runner {

@@ -30,7 +30,6 @@ struct Attributes {
 struct DirectoryItem {
   std::string name;
   uint8_t type = 0;  // DT_…
-
 };
 
 struct FileSystemInfo {

@@ -1,0 +1,38 @@
+"""One random script on a volume in a guest and on a directory of the host: equal logs, equal file systems.
+
+sandbox-vmm/devices/fs/differential says what is compared, and which differences are allowed. The suite lab adds the program to its machines:
+lab run --add build/release/bin/wyvern-fsdiff.
+"""
+
+import pathlib
+
+import pytest
+
+from harness.ctr import DEBIAN, call, run
+
+FSDIFF = pathlib.Path("/opt/wyvern/extra/wyvern-fsdiff")
+
+
+def first_difference(left: str, right: str) -> str:
+    for ours, theirs in zip(left.splitlines(), right.splitlines()):
+        if ours != theirs:
+            return f"in the guest: {ours}\non the host:  {theirs}"
+    return f"{left.count(chr(10))} and {right.count(chr(10))} lines"
+
+
+@pytest.mark.skipif(not FSDIFF.exists(), reason="this machine was started without wyvern-fsdiff (lab run --add)")
+@pytest.mark.limit(1800)
+def test_a_volume_is_like_the_directory(scratch, long):
+    for name in ("share", "beside"):
+        (scratch / name).mkdir()
+        (scratch / name).chmod(0o777)
+    arguments = ["--seed", "20261122", "--steps", "20000" if long else "2000", "--guest"]
+    flags = ["--privileged", "--mount", f"type=bind,src={scratch / 'share'},dst=/data,options=rbind:rw",
+             "--mount", f"type=bind,src={FSDIFF.parent},dst=/extra,options=rbind:ro"]
+    guest = run(DEBIAN, "/extra/wyvern-fsdiff", "--dir", "/data", *arguments, flags=flags, timeout=1700)
+    assert guest.returncode == 0, guest.stderr.decode(errors="replace")
+    host = call([FSDIFF, "--dir", scratch / "beside", *arguments], timeout=600)
+    assert host.returncode == 0, host.stderr.decode(errors="replace")
+    ours, theirs = (log.stdout.decode(errors="backslashreplace") for log in (guest, host))
+    assert ours == theirs, first_difference(ours, theirs)
+    assert ours.count("\n") > int(arguments[3])
