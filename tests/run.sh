@@ -1,6 +1,6 @@
 #!/bin/bash
 # tests/run.sh [--suite LIST] [--long] [--fuzz-seconds N] — the one test command. LIST: style,unit,asan,fuzz,proof,lab or all (default);
-# smoke is a small part of lab.
+# smoke is a small part of lab; tsan is in all with --long.
 # Installs what it needs (Debian 12, root), runs the suites of tests/suites.tsv within their minutes, and ends with a line
 # "N passed, N failed, N skipped". Exit code 0 only if nothing failed. Logs: build/test-logs/.
 set -uo pipefail
@@ -20,6 +20,7 @@ while [ $# -gt 0 ]; do
   esac
 done
 all=(style unit asan fuzz proof lab)
+[ "$long" = 1 ] && all=(style unit asan tsan fuzz proof lab)
 [ "$suites" = all ] && suites=$(IFS=,; echo "${all[*]}")
 for suite in ${suites//,/ }; do
   [ -x "tests/suites/$suite.sh" ] || { echo "run.sh: unknown suite '$suite' (there are: ${all[*]})" >&2; exit 2; }
