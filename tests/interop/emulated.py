@@ -75,6 +75,7 @@ class Guest:
     """A running QEMU; what the guest says by `say` are its answers."""
 
     def __init__(self, words: list, directory: pathlib.Path, archive: pathlib.Path, devices: list):
+        self.directory = directory
         self.console = directory / "console"
         kernel = os.environ.get("WYVERN_TEST_KERNEL") or pytest.skip("WYVERN_TEST_KERNEL names no guest kernel")
         with open(self.console, "wb") as out:
@@ -100,25 +101,38 @@ class Guest:
     def wait_for(self, answer: str, seconds: float = 120) -> None:
         deadline = time.monotonic() + seconds
         while answer not in self.answers():
-            assert self.process.poll() is None and time.monotonic() < deadline, f"no {answer!r}:\n{self.text()[-3000:]}"
+            assert self.process.poll() is None and time.monotonic() < deadline, f"no {answer!r}:\n{self.said()}"
             time.sleep(0.05)
 
     def finish(self, seconds: float = 240) -> list:
         """Its answers, once it has powered off."""
-        self.process.wait(timeout=seconds)
+        try:
+            self.process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"the guest does not end:\n{self.said()}")
         return self.answers()
+
+    def said(self) -> str:
+        """For a failure: the console, and what the back-ends logged."""
+        logs = [log.read_text() for log in self.directory.glob("*.log")]
+        return "\n".join([self.text()[-3000:], *logs])
+
+
+def log_of(socket: pathlib.Path) -> pathlib.Path:
+    return socket.with_suffix(".log")
 
 
 @contextlib.contextmanager
 def server(command: list, socket: pathlib.Path, **options):
-    """A program that listens on `socket`, once it does; killed at the end."""
-    process = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    """A program that listens on `socket`, once it does; killed at the end. What it says on stderr is in <socket>.log."""
+    with open(log_of(socket), "a", encoding="utf-8") as log:
+        process = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=log, text=True, **options)
     try:
         deadline = time.monotonic() + 10
         while not socket.exists() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         if process.poll() is not None:
-            pytest.fail(f"{command[0]}: {process.communicate()[1]}")
+            pytest.fail(f"{command[0]}: {log_of(socket).read_text()}")
         yield process
     finally:
         if process.poll() is None:

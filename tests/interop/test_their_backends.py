@@ -1,7 +1,7 @@
 """Our front-end with other people's back-ends: qemu-storage-daemon, passt, DPDK's testpmd. (virtiofsd: test_vhost_user.py.)
 
-vhost_user_peers_test (sandbox-vmm/vhost_user/testing) is the front-end with its driver. Debian packages: qemu-utils of Debian 13 (in the
-emulator's root of tests/lab) or of this machine; passt of Debian 13; dpdk of Debian 12 or 13.
+vhost_user_peers_test (sandbox-vmm/vhost_user/testing) is the front-end with its driver. passt and a second qemu-storage-daemon are Debian
+13's, in the emulator's root of tests/lab; the others this machine's (deploy/packages.sh interop).
 """
 
 import os
@@ -38,20 +38,17 @@ def test_qemu_storage_daemon(tmp_path, version):
 
 
 def test_passt(tmp_path):
-    program = shutil.which("passt") or pytest.skip("no passt here (Debian 13's, with --vhost-user)")
-    if "--vhost-user" not in subprocess.run([program, "--help"], capture_output=True, text=True, check=False).stdout:
-        pytest.skip("this passt has no vhost-user (Debian 13's has)")
     socket = tmp_path / "net.sock"
-    command = [program, "--foreground", "--vhost-user", "--socket", socket, "--runas", "0", "--address", "192.0.2.9",
+    command = [*emulated.of_debian_13("passt"), "--foreground", "--vhost-user", "--socket", socket, "--runas", "0", "--address", "192.0.2.9",
                "--netmask", "24", "--gateway", "192.0.2.1"]
     with emulated.server(command, socket):
         run("NetPeerTest.PasstAnswersForTheGateway", WYVERN_TEST_VHOST_PASST=socket)
 
 
 def test_testpmd(tmp_path):
-    program = shutil.which("dpdk-testpmd") or pytest.skip("no dpdk-testpmd here (Debian package dpdk)")
+    program = shutil.which("dpdk-testpmd") or pytest.skip("no dpdk-testpmd here (Debian package dpdk-dev)")
     socket = tmp_path / "net.sock"
-    command = [program, "--no-huge", "--in-memory", "--no-pci", "-m", "256", "-l", "0,1", "--vdev", f"net_vhost0,iface={socket},queues=1",
+    command = [program, "--no-huge", "--no-shconf", "--no-pci", "-m", "256", "-l", "0,1", "--vdev", f"net_vhost0,iface={socket},queues=1",
                "--", "--forward-mode=macswap", "--port-topology=loop", "--auto-start", "--total-num-mbufs=2048", "--stats-period=60"]
     with emulated.server(command, socket, stdin=subprocess.DEVNULL):
         run("NetPeerTest.TestpmdSendsFramesBack", WYVERN_TEST_VHOST_TESTPMD=socket)

@@ -3,7 +3,7 @@
 # WYVERN_LAB=smoke (the suite of that name): one machine, a few tests of each kind.
 set -uo pipefail
 smoke=$([ "${WYVERN_LAB:-}" = smoke ] && echo yes)
-./deploy/packages.sh lab guest || exit 1
+./deploy/packages.sh lab guest $([ "$smoke" ] || echo guest-test interop) || exit 1
 cmake --preset release && ninja -C build/release || exit 1
 kernel=$(deploy/guest/build-kernel.sh | tail -1) || exit 1
 deploy/guest/build-image.sh --agent build/release/bin/wyvern-agent || exit 1

@@ -80,8 +80,8 @@ def packages(arch: Arch):
 
 def qemu(arch: Arch) -> pathlib.Path:
     """Debian 13's QEMU 10, run in place: under 7.2 of Debian 12 the guest kernel's cmpxchg16b corrupts flags.
-    virtiofsd is for tests/interop, which runs it in place too."""
-    packages_wanted = (arch.qemu_package, "qemu-utils", "virtiofsd")
+    qemu-utils, virtiofsd and passt are for tests/interop, which runs them in place too."""
+    packages_wanted = (arch.qemu_package, "qemu-utils", "virtiofsd", "passt")
     key = cache.digest(packages_wanted, MIRROR)
 
     def build(out: pathlib.Path) -> None:
