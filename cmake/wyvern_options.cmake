@@ -1,6 +1,7 @@
 # Compiler settings shared by every target.
 option(WYVERN_TESTS "Build unit tests" ON)
 option(WYVERN_FUZZ "Build libFuzzer targets (needs clang)" OFF)
+option(WYVERN_COVERAGE "Count what the fuzz targets reach (needs clang)" OFF)
 option(WYVERN_STATIC "Link products as static-pie" OFF)
 set(WYVERN_SANITIZE "" CACHE STRING "Value for -fsanitize=")
 set(WYVERN_ARCH ${CMAKE_SYSTEM_PROCESSOR} CACHE STRING "x86_64, aarch64 or riscv64")
@@ -46,4 +47,8 @@ if(WYVERN_FUZZ)
   add_compile_options(-fsanitize=fuzzer-no-link)
   # clang 16 on libstdc++ 12: generated and third-party code may trip warnings that gcc does not have.
   add_compile_options(-Wno-unknown-warning-option)
+endif()
+if(WYVERN_COVERAGE)
+  add_compile_options(-fprofile-instr-generate -fcoverage-mapping)
+  add_link_options(-fprofile-instr-generate)
 endif()

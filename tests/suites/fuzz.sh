@@ -1,6 +1,8 @@
 #!/bin/bash
 # libFuzzer targets: each committed corpus is replayed, then the target runs for $WYVERN_FUZZ_SECONDS; two targets at a time.
-# They share the build, and most objects, with the suite asan; long runs are worth an optimised build of their own.
+# They share the build, and most objects, with the suite asan; long runs are worth an optimised build of their own, which also counts what
+# each target reaches of its component (tests/tools/fuzz_coverage.py).
+# WYVERN_FUZZ_TARGETS, a regular expression of names: only those.
 set -uo pipefail
 preset=asan
 [ "${WYVERN_LONG:-0}" = 1 ] && preset=fuzz
@@ -16,7 +18,7 @@ fuzz_one() {
   mkdir -p "$work/new"
   if [ ! -d "$corpus" ] || [ -z "$(ls -A "$corpus")" ]; then
     echo "FAIL fuzz/$name: no committed corpus in ${corpus#"$PWD/"}" >>"$WYVERN_RESULTS"
-  elif (cd "$work" && "$fuzzer" -runs=0 "$corpus" >replay.log 2>&1 &&
+  elif (cd "$work" && export LLVM_PROFILE_FILE=$work/reached.profraw && "$fuzzer" -runs=0 "$corpus" >replay.log 2>&1 &&
     "$fuzzer" -max_total_time="$WYVERN_FUZZ_SECONDS" -timeout=10 -rss_limit_mb=2048 new "$corpus" >fuzz.log 2>&1); then
     echo "PASS fuzz/$name" >>"$WYVERN_RESULTS"
     echo "$name: $(grep -ao 'cov: [0-9]* ft: [0-9]*' "$work/fuzz.log" | tail -1), $(grep -a '^Done' "$work/fuzz.log")"
@@ -27,5 +29,7 @@ fuzz_one() {
 }
 export -f fuzz_one
 
-[ -s build/$preset/fuzzers.txt ] || exit 1
-xargs -P2 -L1 bash -c 'fuzz_one "$1" "$2"' fuzz_one <build/$preset/fuzzers.txt
+targets=$WYVERN_LOGS/fuzzers.txt
+grep -E "/(${WYVERN_FUZZ_TARGETS:-.*})_fuzz " build/$preset/fuzzers.txt >"$targets" || exit 1
+xargs -P2 -L1 bash -c 'fuzz_one "$1" "$2"' fuzz_one <"$targets"
+[ $preset = asan ] || python3 tests/tools/fuzz_coverage.py "$targets" "$WYVERN_LOGS/fuzz"
