@@ -84,6 +84,17 @@ TEST_F(DaxTest, WritableMappingReachesTheFile) {
   EXPECT_EQ(server_->stats().dax_ranges, 1U);
 }
 
+// VIRTIO §5.11.6.4: the window takes the place of no request.
+TEST_F(DaxTest, ReadsAndWritesAreServedBesideTheWindow) {
+  const uint64_t node = MakeFile("a", "hello");
+  ASSERT_EQ(Map(node, 0, 0, kRange, kRead | kWrite), 0);
+  const uint64_t fh = client_->Open(node, O_RDWR);
+  window_.Put(0, "J");
+  EXPECT_EQ(client_->Read(node, fh, 0, 5), "Jello");
+  EXPECT_EQ(client_->Write(node, fh, 4, "y!"), 2U);
+  EXPECT_EQ(window_.Look(0, 6), "Jelly!");
+}
+
 TEST_F(DaxTest, WithoutAWindowNothingIsOffered) {
   Serve();
   Put("a", std::string(2 << 20, 'a'));

@@ -20,6 +20,9 @@ namespace {
 constexpr size_t kTagSize = 36;
 constexpr uint16_t kMaxRequestQueues = 64;
 constexpr unsigned kMaxThreads = 64;
+// Requests of a queue that a thread serves before others have their turn: a guest that asks without
+// end must not keep the hiprio queue waiting (VIRTIO §5.11.6.2.1).
+constexpr int kTurn = 128;
 // With the hiprio queue; what a ticket is divided by to tell its queue.
 constexpr uint64_t kMaxQueues = kMaxRequestQueues + 1;
 
@@ -251,7 +254,13 @@ std::optional<virtio::Chain> FsDevice::Take(Slot& slot, uint16_t index) {
 void FsDevice::Serve(uint16_t index, Buffers* buffers) {
   Slot& slot = *slots_[index];
   std::unique_lock lock(slot.mu);
-  for (;;) {
+  for (int turn = 0;; ++turn) {
+    if (turn == kTurn) {
+      if (!slot.more_pending.exchange(true)) {
+        slot.more.Signal();
+      }
+      break;
+    }
     std::optional<virtio::Chain> chain = Take(slot, index);
     if (!chain.has_value()) {
       break;

@@ -147,6 +147,79 @@ TEST_F(FsDeviceTest, NoSignalComesAfterStop) {
   later.join();
 }
 
+// Every answer brings the next request, so the queue is never seen empty.
+class EndlessRequests final : public virtio::Interrupt {
+ public:
+  EndlessRequests(GuestRam& ram, FakeDriver& driver, const std::string& request)
+      : driver_(driver),
+        request_(ram.Put(request)),
+        length_(static_cast<uint32_t>(request.size())),
+        reply_(ram.Allocate(kRoom)) {}
+
+  void Submit() {
+    driver_.Build().ReadableAt(request_, length_).WritableAt(reply_, kRoom).Submit();
+  }
+
+  void SignalQueue(uint16_t /*index*/) override {
+    while (driver_.TakeUsed()) {
+      Submit();
+    }
+    ++answered;
+  }
+
+  void SignalConfig() override {}
+
+  FdRef QueueCallFd(uint16_t /*index*/) override { return FdRef(-1); }
+
+  std::atomic<int> answered{0};
+
+ private:
+  static constexpr uint32_t kRoom = 256;
+
+  FakeDriver& driver_;  // the device's thread uses it once the queue runs
+  const mem::Gpa request_;
+  const uint32_t length_;
+  const mem::Gpa reply_;
+};
+
+TEST_F(FsDeviceTest, EndlessRequestsLeaveTheHiprioQueueItsTurn) {
+  // VIRTIO §5.11.6.2.1
+  Put("file", "");
+  const auto device = Make(1, 1);
+  GuestRam ram;
+  fuse_in_header header{};
+  header.len = sizeof(header) + sizeof(fuse_getattr_in);
+  header.opcode = FUSE_GETATTR;
+  header.nodeid = FUSE_ROOT_ID;
+  FakeDriver requests(ram, 8);
+  auto endless = std::make_shared<EndlessRequests>(
+      ram, requests, FuseGuest::Bytes(header) + FuseGuest::Bytes(fuse_getattr_in{}));
+  endless->Submit();
+  const auto kick = EventFd::Create();
+  ASSERT_TRUE(device->StartQueue(1, ResourcesOf(ram, requests, *kick, endless), virtio::kVersion1,
+                                 std::nullopt));
+  for (int i = 0; i < 500 && endless->answered == 0; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  EXPECT_GT(endless->answered, 0);
+
+  header.len = sizeof(header) + sizeof(fuse_forget_in);
+  header.opcode = FUSE_FORGET;
+  header.nodeid = client_->Lookup(FUSE_ROOT_ID, "file");
+  FakeDriver hiprio(ram, 8);
+  hiprio.Build()
+      .Readable(FuseGuest::Bytes(header) + FuseGuest::Bytes(fuse_forget_in{.nlookup = 1}))
+      .Submit();
+  auto interrupt = std::make_shared<FakeInterrupt>();
+  const auto hiprio_kick = EventFd::Create();
+  ASSERT_TRUE(device->StartQueue(0, ResourcesOf(ram, hiprio, *hiprio_kick, interrupt),
+                                 virtio::kVersion1, std::nullopt));
+  EXPECT_TRUE(interrupt->WaitQueue(0, 0));
+  EXPECT_TRUE(hiprio.TakeUsed());
+  EXPECT_TRUE(device->StopQueue(0).has_value());
+  EXPECT_TRUE(device->StopQueue(1).has_value());
+}
+
 // Many requests at once from several queues: each is answered once, and stopping waits for what is
 // under way.
 TEST_F(FsDeviceTest, QueuesInParallelLoseNothing) {
