@@ -112,6 +112,36 @@ TEST_F(NetControlTest, ModesOfRxExtraWinOverTheTable) {
   EXPECT_TRUE(Arrives(kEverybody)) << "promiscuous wins over all";
 }
 
+TEST_F(NetControlTest, SuppressedUnicastStaysAwayWhateverElseIsSet) {
+  rig_.Start();
+  ASSERT_EQ(Tables({kOther}, {}), kAckOk);
+  ASSERT_EQ(Mode(kNetRxPromiscuous, false), kAckOk);
+  ASSERT_EQ(Mode(kNetRxAllUnicast, true), kAckOk);
+  ASSERT_EQ(Mode(kNetRxNoUnicast, true), kAckOk);
+  rig_.OfferMany(3, 256);
+  for (const MacAddress& destination : {kGuestMac, kOther, kEverybody}) {
+    ASSERT_TRUE(rig_.HostSend(Frame(100, destination)));
+  }
+  EXPECT_EQ(rig_.Next().bytes, Frame(100, kEverybody));
+  EXPECT_EQ(rig_.counter("rx_filtered"), 2U);
+  ASSERT_EQ(Mode(kNetRxNoUnicast, false), kAckOk);
+  EXPECT_TRUE(Arrives(kOther));
+}
+
+TEST_F(NetControlTest, VlanTagsAreNotFiltered) {
+  // VIRTIO §5.1.6.5.3.1: without CTRL_VLAN, which is not offered, all tagged packets are accepted.
+  constexpr uint64_t kCtrlVlan = uint64_t{1} << 19U;
+  rig_.Start();
+  EXPECT_EQ(rig_.net().traits().features & kCtrlVlan, 0U);
+  ASSERT_EQ(Tables({}, {}), kAckOk);
+  ASSERT_EQ(Mode(kNetRxPromiscuous, false), kAckOk);
+  for (const uint16_t tag : {0x8100, 0x88a8}) {
+    rig_.Offer(256);
+    ASSERT_TRUE(rig_.HostSend(Frame(100, kGuestMac, tag)));
+    EXPECT_EQ(rig_.Next().bytes, Frame(100, kGuestMac, tag));
+  }
+}
+
 TEST_F(NetControlTest, ModesNeedTheirFeatureAndAYesOrNo) {
   rig_.Start(kNetCtrlRxExtra);
   EXPECT_EQ(Mode(kNetRxAllMulticast, true), kAckOk);

@@ -192,6 +192,39 @@ TEST(NetDeviceTest, MtuBoundsWhatArrivesUnsegmented) {
   }
 }
 
+TEST(NetDeviceTest, PacketOfTheWholeMtuIsSentAsItIs) {
+  // VIRTIO §5.1.4.1
+  NetRig rig({.mtu = 9000});
+  rig.Start();
+  for (const std::string& frame : {Frame(9014), Frame(9018, testing::kHostMac, 0x8100)}) {
+    rig.Transmit(frame);
+    const auto packet = rig.HostReceive();
+    EXPECT_TRUE(packet.bytes == frame);
+    EXPECT_EQ(packet.header.gso_type, kNetGsoNone);
+  }
+}
+
+TEST(NetDeviceTest, PairsThatAreGivenUpReceiveNothingMore) {
+  // VIRTIO §5.1.6.5.6.2: not after the command has been used; and one pair after a reset.
+  NetRig rig({.pairs = 2});
+  const auto set = [&](uint16_t pairs) {
+    return rig.Command(NetClass::kMq, kNetMqPairsSet, Raw(Le16(pairs)));
+  };
+  const auto second_is_quiet = [&] {
+    rig.Offer(kBuffer, 1);
+    EXPECT_TRUE(rig.HostSend(Frame(70), {}, 1));
+    return !rig.NextMaybe(1, milliseconds(20));
+  };
+  rig.Start();
+  ASSERT_EQ(set(2), 0);
+  ASSERT_EQ(set(1), 0);
+  EXPECT_TRUE(second_is_quiet());
+  ASSERT_EQ(set(2), 0);
+  EXPECT_EQ(rig.Next(1).bytes, Frame(70));
+  rig.Start();
+  EXPECT_TRUE(second_is_quiet());
+}
+
 TEST(NetDeviceTest, PairsAreUsedWhenTheDriverAsks) {
   NetRig rig({.pairs = 4});
   EXPECT_FALSE(rig.tap().active(1));

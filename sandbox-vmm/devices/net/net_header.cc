@@ -136,7 +136,8 @@ uint64_t TapFeatures(uint32_t tun_offloads) {
   uint64_t features = kNetCsum | kNetGuestCsum | kNetCtrlGuestOffloads;
   features |= (tun_offloads & kTunTso4) != 0 ? kNetHostTso4 | kNetGuestTso4 : 0;
   features |= (tun_offloads & kTunTso6) != 0 ? kNetHostTso6 | kNetGuestTso6 : 0;
-  features |= (tun_offloads & kTunEcn) != 0 ? kNetHostEcn | kNetGuestEcn : 0;
+  const bool tso = (tun_offloads & (kTunTso4 | kTunTso6)) != 0;  // ECN is of their segments
+  features |= tso && (tun_offloads & kTunEcn) != 0 ? kNetHostEcn | kNetGuestEcn : 0;
   const bool uso = (tun_offloads & kTunUso) == kTunUso;
   features |= uso ? kNetHostUso | kNetGuestUso4 | kNetGuestUso6 : 0;
   return features;

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "net/net_config.h"
 #include "net/testing/net_rig.h"
 
 namespace wyvern::devices {
@@ -47,6 +48,15 @@ TEST(NetHeaderTest, ChecksumFlagThatWasNotNegotiatedIsIgnored) {
   ASSERT_TRUE(checked);
   EXPECT_EQ(checked->flags, 0);
   EXPECT_EQ(checked->csum_start.value(), 0);
+}
+
+TEST(NetHeaderTest, ChecksumFieldsWithoutTheirFlagAreNotUsed) {
+  // VIRTIO §5.1.6.2.2
+  NetHeader header = Checksum(0xffff, 0xffff);
+  header.flags = 0;
+  const auto checked = CheckTransmitHeader(header, 60, kAllHost);
+  ASSERT_TRUE(checked);
+  EXPECT_EQ(testing::Raw(*checked), testing::Raw(NetHeader{}));
 }
 
 TEST(NetHeaderTest, UnknownFlagsAndBufferCountsDoNotReachTheTap) {
@@ -154,6 +164,33 @@ TEST(NetHeaderTest, OldKernelsOfferNoUso) {
   EXPECT_EQ(old & (kNetHostUso | kNetGuestUso4 | kNetGuestUso6), 0U);
   EXPECT_NE(old & kNetHostTso6, 0U);
   EXPECT_NE(TapFeatures(testing::FakeTap::kAll) & kNetHostUso, 0U);
+}
+
+TEST(NetHeaderTest, NoFeatureIsOfferedWithoutThoseThatItRequires) {
+  // VIRTIO §2.2.2, §5.1.3.1; whatever a kernel says that its taps can do.
+  const std::pair<uint64_t, uint64_t> requirements[] = {
+      // a feature, and any of those it needs
+      {kNetGuestTso4, kNetGuestCsum},
+      {kNetGuestTso6, kNetGuestCsum},
+      {kNetGuestEcn, kNetGuestTso4 | kNetGuestTso6},
+      {kNetGuestUso4, kNetGuestCsum},
+      {kNetGuestUso6, kNetGuestCsum},
+      {kNetHostTso4, kNetCsum},
+      {kNetHostTso6, kNetCsum},
+      {kNetHostEcn, kNetHostTso4 | kNetHostTso6},
+      {kNetHostUso, kNetCsum},
+      {kNetCtrlRx, kNetCtrlVq},
+      {kNetCtrlRxExtra, kNetCtrlVq},
+      {kNetCtrlMacAddr, kNetCtrlVq},
+      {kNetCtrlGuestOffloads, kNetCtrlVq},
+      {kNetGuestAnnounce, kNetCtrlVq},
+      {kNetMq, kNetCtrlVq}};
+  for (uint32_t tun = 0; tun < 0x80; ++tun) {
+    const uint64_t offered = NetFeatures({.mac = testing::kGuestMac}, 2, tun);
+    for (const auto& [feature, needs] : requirements) {
+      EXPECT_TRUE((offered & feature) == 0 || (offered & needs) != 0) << tun << " " << feature;
+    }
+  }
 }
 
 }  // namespace
