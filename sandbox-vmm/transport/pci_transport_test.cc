@@ -71,6 +71,22 @@ TEST_F(PciTransportTest, NegotiationStartsTheDevice) {
   EXPECT_EQ(guest_.Get<Le32>(CommonField::kDeviceLow), mem::Raw(driver_.config().device_area));
 }
 
+TEST_F(PciTransportTest, FeatureWordsAreThoseSelected) {
+  // VIRTIO §4.1.4.3.1: there are 64 bits; what the driver has accepted reads back.
+  for (const uint32_t select : {2U, 3U, 0x10000U, 0x80000000U, 0xffffffffU}) {
+    guest_.Set(CommonField::kDeviceFeatureSelect, Le32(select));
+    EXPECT_EQ(guest_.Get<Le32>(CommonField::kDeviceFeature), 0U) << select;
+    guest_.Set(CommonField::kDriverFeatureSelect, Le32(select));
+    guest_.Set(CommonField::kDriverFeature, Le32(~0U));
+    EXPECT_EQ(guest_.Get<Le32>(CommonField::kDriverFeature), 0U) << select;
+  }
+  ASSERT_TRUE(guest_.Negotiate(virtio::kVersion1 | virtio::kRingEventIdx));
+  guest_.Set(CommonField::kDriverFeatureSelect, Le32(0U));
+  EXPECT_EQ(guest_.Get<Le32>(CommonField::kDriverFeature), virtio::kRingEventIdx);
+  guest_.Set(CommonField::kDriverFeatureSelect, Le32(1U));
+  EXPECT_EQ(guest_.Get<Le32>(CommonField::kDriverFeature), virtio::kVersion1 >> 32U);
+}
+
 TEST_F(PciTransportTest, EnabledQueueHasADoorbellThatFollowsTheBar) {
   StartQueue0();
   ASSERT_EQ(guest_.doorbells.assigned.size(), 1U);
@@ -144,6 +160,19 @@ TEST_F(PciTransportTest, ConfigChangeIsInTheIsrWithMsixToo) {
   EXPECT_EQ(read(guest_.VectorEvent(0), &count, 8), 8);
   EXPECT_EQ(guest_.Read<uint8_t>(kIsrOffset), 2);
   EXPECT_EQ(guest_.Read<uint8_t>(kIsrOffset), 0);
+}
+
+TEST_F(PciTransportTest, ConfigChangeWithoutVectorSignalsNothing) {
+  // VIRTIO §4.1.5.4.1
+  guest_.EnableMsix(3);
+  StartQueue0(1);
+  device_->running[0].resources.interrupt->SignalConfig();
+  uint64_t count = 0;
+  for (uint16_t vector = 0; vector < 3; ++vector) {
+    const int event = guest_.VectorEvent(vector);
+    ASSERT_GE(event, 0);
+    EXPECT_EQ(read(event, &count, 8), -1) << vector;
+  }
 }
 
 TEST_F(PciTransportTest, NotificationDataIsTakenByTheDoorbellAndByAnExit) {

@@ -144,6 +144,29 @@ TEST_P(EventSuppressionTest, DisableTakesBackWhatWasAskedFor) {
   }
 }
 
+TEST(SplitSuppressionTest, FlagsMeanNothingWithEventIdx) {
+  // VIRTIO §2.7.7.2: the driver's are ignored; §2.7.10.2: ours are 0.
+  RingRig rig(8, kRingEventIdx);
+  rig.driver().SetNoInterrupt(true);
+  rig.driver().SetUsedEvent(rig.At(0));
+  EXPECT_TRUE(Complete(rig));
+  rig.driver().SetUsedEvent(rig.At(1));
+  EXPECT_TRUE(Complete(rig));
+  rig.queue().DisableNotification();
+  EXPECT_EQ(rig.driver().UsedFlags(), 0U);
+  EXPECT_FALSE(rig.queue().EnableNotification());
+  EXPECT_EQ(rig.driver().UsedFlags(), 0U);
+}
+
+TEST(SplitSuppressionTest, EventMeansNothingWithoutEventIdx) {
+  // VIRTIO §2.7.7.2
+  RingRig rig(8, 0);
+  for (const uint16_t event : {uint16_t{100}, uint16_t{0xffff}}) {
+    rig.driver().SetUsedEvent(event);
+    EXPECT_TRUE(Complete(rig));
+  }
+}
+
 TEST(PackedSuppressionTest, InterruptCoversEveryDescriptorOfAChain) {
   // The event may lie in the middle of a chain, for which one descriptor is used only.
   for (uint32_t event = 0; event < 5; ++event) {
