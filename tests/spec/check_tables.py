@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Do the tables of this directory say of everything which test shows it, or why none can?
 
-    tests/spec/check_tables.py [--strict] [--root DIR]
+    tests/spec/check_tables.py [--root DIR]
 
 virtio_conformance.tsv against virtio_clauses.tsv (every clause), incidents.tsv by itself. A test is named as it is in the sources:
-Suite.Test of a TEST, TEST_F or TEST_P in a *_test.cc (a TEST_P needs an INSTANTIATE_TEST_SUITE_P of its suite), or file.function of a
-test_*.py. `todo: PART` says that the tests of that part are being written: counted, and wrong only with --strict.
+Suite.Test of a TEST, TEST_F or TEST_P in a *_test.cc (a TEST_P needs an INSTANTIATE_TEST_SUITE_P of its suite), file.function of a
+test_*.py, or proof.NAME for the harness proof_NAME of a proof/*.c, which the suite proof runs.
 One line "FAIL file:line: what" for each fault; exit code 1 where there is one.
 """
 
@@ -22,15 +22,14 @@ INCIDENT_COLUMNS = ["id", "where", "what", "tests", "reason"]
 TEST = re.compile(r"\b(TEST|TEST_F|TEST_P|TYPED_TEST)\(\s*(\w+)\s*,\s*(\w+)\s*\)")
 INSTANTIATION = re.compile(r"\b(?:INSTANTIATE_TEST_SUITE_P|INSTANTIATE_TYPED_TEST_SUITE_P|TYPED_TEST_SUITE)\(\s*(\w+)(?:\s*,\s*(\w+))?")
 PYTHON_TEST = re.compile(r"^\s*def (test_\w+)\(", re.MULTILINE)
+HARNESS = re.compile(r"^void proof_(\w+)\(void\) \{", re.MULTILINE)
 NAME = re.compile(r"\w+\.\w+")
-TODO = re.compile(r"todo: (\w[\w -]*)")
 
 
 class Tables:
     def __init__(self, root):
         self.root = root
         self.faults = []
-        self.todo = {}  # part to the number of its rows
         self.mapped = 0
         self.explained = 0
 
@@ -54,6 +53,8 @@ class Tables:
         names |= {name for name in parameterized if name.split(".")[0] in instantiated}
         for path in self.files("test_*.py", "**/test_*.py"):
             names |= {f"{path.stem}.{function}" for function in PYTHON_TEST.findall(path.read_text(encoding="utf-8"))}
+        for path in self.files("*/proof/*.c"):
+            names |= {f"proof.{name}" for name in HARNESS.findall(path.read_text(encoding="utf-8"))}
         return names
 
     def rows(self, name, columns):
@@ -82,18 +83,12 @@ class Tables:
             if not reason:
                 self.fault(place, "no test, and no reason why")
             return
-        names, _, rest = tests.partition("todo:")
-        if rest or tests.startswith("todo:"):
-            part = TODO.fullmatch("todo:" + rest)
-            if part:
-                self.todo[part[1]] = self.todo.get(part[1], 0) + 1
-            else:
-                self.fault(place, "`todo: PART` comes last, with the name of a part")
-        elif not names:
-            self.fault(place, "no test, and no reason why")
-        else:
+        names = tests.split()
+        if names:
             self.mapped += 1
-        for name in names.split():
+        else:
+            self.fault(place, "no test, and no reason why")
+        for name in names:
             if not NAME.fullmatch(name):
                 self.fault(place, f"'{name}' is no Suite.Test")
             elif name not in known:
@@ -137,18 +132,13 @@ class Tables:
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--strict", action="store_true", help="what is still to be mapped is wrong")
     parser.add_argument("--root", type=pathlib.Path, default=pathlib.Path(__file__).resolve().parents[2])
     options = parser.parse_args()
     tables = Tables(options.root)
     known = tables.tests()
     tables.check_conformance(known)
     tables.check_incidents(known)
-    todo = sum(tables.todo.values())
-    if options.strict and todo:
-        tables.faults.append(f"FAIL tests/spec: {todo} rows are still to be mapped")
-    print("\n".join(tables.faults + [f"{tables.mapped} rows name their tests, {tables.explained} a reason, {todo} are to be mapped"
-                                     + "".join(f"; {part}: {count}" for part, count in sorted(tables.todo.items()))]))
+    print("\n".join([*tables.faults, f"{tables.mapped} rows name their tests, {tables.explained} a reason"]))
     return 1 if tables.faults else 0
 
 
