@@ -17,10 +17,6 @@ import emulated
 SERVE = emulated.UNIT / "vhost_user/testing/vhost_user_serve"
 MIB = 1 << 20
 
-# A back-end cannot say how large its rings may be.
-BLK_QEMUS = ["7.2", pytest.param("10", marks=pytest.mark.skip(
-    reason="QEMU 10.0 gives the driver rings of 1024 whatever queue-size says, and our block device takes 256"))]
-
 BLK = """say size $(cat /sys/block/vda/size) $(cat /sys/block/vda/serial)
 say sum $(sha256sum </dev/vda)
 dd if=/dev/zero of=/dev/vda bs=64k count=16 seek=16 conv=notrunc,fsync 2>/dev/null && say written
@@ -30,14 +26,14 @@ poweroff -f
 
 
 def blk(socket, version: str, reconnects: bool = False) -> list:
-    # 7.2 gives rings of queue-size, and its own 128 are too few for the 254 segments of our configuration. 10 gives 1024 whatever
-    # it says, and in-flight memory for queue-size.
+    # A back-end cannot say how large its rings may be. 7.2 gives rings of queue-size, and its own 128 are too few for the 254 segments
+    # of our configuration. 10 gives 1024 whatever it says, and in-flight memory for queue-size.
     size = 256 if version == "7.2" else 1024
     again = "" if not reconnects else ",reconnect=1" if version == "7.2" else ",reconnect-ms=200"
     return ["-chardev", f"socket,id=d,path={socket}{again}", "-device", f"vhost-user-blk-pci,chardev=d,num-queues=1,queue-size={size}"]
 
 
-@pytest.mark.parametrize("version", BLK_QEMUS)
+@pytest.mark.parametrize("version", emulated.QEMUS)
 def test_blk(tmp_path, version):
     words = emulated.qemu(version)
     content = bytearray(os.urandom(4 * MIB))
@@ -65,7 +61,7 @@ poweroff -f
 """
 
 
-@pytest.mark.parametrize("version", BLK_QEMUS)
+@pytest.mark.parametrize("version", emulated.QEMUS)
 def test_blk_goes_on_with_a_new_back_end(tmp_path, version):
     """The back-end is killed while the guest reads; its successor finds by the in-flight memory what was never answered."""
     words = emulated.qemu(version)

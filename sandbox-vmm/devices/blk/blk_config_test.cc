@@ -55,8 +55,8 @@ TEST(BlkConfigTest, FieldsAreWhereTheSpecificationHasThem) {
   testing::DeviceRig& device = rig.device();
   EXPECT_EQ(device.Config<Le64>(0), BlkRig::kDiskSize / 512);
   EXPECT_EQ(device.Config<Le32>(8), BlkDevice::kMaxSegmentSize);
-  EXPECT_EQ(device.Config<Le32>(12), BlkDevice::kMaxSegments);
-  EXPECT_EQ(device.Config<Le32>(16), 0U);  // geometry: not offered
+  EXPECT_EQ(device.Config<Le32>(12), BlkDevice::kMaxSegments);  // blk_ring_size_test.cc
+  EXPECT_EQ(device.Config<Le32>(16), 0U);                       // geometry: not offered
   EXPECT_EQ(device.Config<Le32>(20), 512U);
   const auto exponent = device.Config<uint8_t>(24);
   EXPECT_EQ(device.Config<uint8_t>(25), 0);

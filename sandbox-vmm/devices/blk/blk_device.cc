@@ -19,6 +19,8 @@ namespace {
 
 constexpr size_t kMaxSerial = 20;  // VIRTIO §5.2.6: the device ID string
 constexpr uint32_t kMaxBlockSize = 4096;
+constexpr uint32_t kFrame = 2;  // descriptors of a request that are no data: header and status
+constexpr uint16_t kMinQueueSize = 4;
 constexpr uint64_t kMaxPhysicalBlock = 64 << 10;
 
 // VIRTIO §5.2.4, up to what SECURE_ERASE and ZONED would add.
@@ -70,6 +72,10 @@ Result<> CheckOptions(const BlkOptions& options) {
   if (options.queues == 0 || options.queues > BlkDevice::kMaxQueues) {
     return Fail(Code::kInvalidArgument, "a disk has 1 to 16 queues");
   }
+  if (!std::has_single_bit(options.queue_size) || options.queue_size < kMinQueueSize ||
+      options.queue_size > BlkDevice::kMaxQueueSize) {
+    return Fail(Code::kInvalidArgument, "a disk's rings have a power of two of entries, 4 to 1024");
+  }
   if (!std::has_single_bit(options.block_size) || options.block_size < kSectorSize ||
       options.block_size > kMaxBlockSize) {
     return Fail(Code::kInvalidArgument, "a disk's block size is a power of two from 512 to 4096");
@@ -118,7 +124,8 @@ BlkDevice::BlkDevice(BlkOptions options, uint64_t physical_block)
     : options_(std::move(options)),
       physical_block_(physical_block),
       disk_(options_.worker.name, options_.serial, options_.read_only, options_.limits) {
-  static_assert(BlkLane::kSlots <= IoRing::kEntries && kQueueSize <= BlkLane::kSlots);
+  // A ring may hold more requests than a lane takes: the rest waits where it is.
+  static_assert(BlkLane::kSlots <= IoRing::kEntries);
   static_assert(kMaxQueues <= BlkLimiter::kMaxLanes);
   traits_.device_id = virtio::kDeviceBlock;
   // FLUSH always (VIRTIO §5.2.5.2). SECURE_ERASE, LIFETIME and ZONED are not offered: a file has
@@ -127,7 +134,7 @@ BlkDevice::BlkDevice(BlkOptions options, uint64_t physical_block)
       virtio::kRingFeatures | kBlkSizeMax | kBlkSegMax | kBlkBlockSize | kBlkTopology | kBlkFlush |
       (options_.queues > 1 ? kBlkMultiQueue : 0) |
       (options_.read_only ? kBlkReadOnly : kBlkConfigWce | kBlkDiscard | kBlkWriteZeroes);
-  traits_.queue_sizes.assign(options_.queues, kQueueSize);
+  traits_.queue_sizes.assign(options_.queues, options_.queue_size);
   traits_.config_length = sizeof(Config);
   traits_.name = "blk";
 }
@@ -179,7 +186,7 @@ Result<uint64_t> BlkDevice::SectorsIn(uint64_t bytes) const {
 void BlkDevice::ReadConfig(uint32_t offset, std::span<std::byte> out) {
   Config config;
   config.size_max = kMaxSegmentSize;
-  config.seg_max = kMaxSegments;
+  config.seg_max = std::min(kMaxSegments, options_.queue_size - kFrame);
   config.blk_size = options_.block_size;
   const auto blocks = static_cast<uint16_t>(physical_block_ / options_.block_size);
   config.physical_block_exp = static_cast<uint8_t>(std::countr_zero(blocks));

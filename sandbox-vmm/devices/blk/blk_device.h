@@ -33,7 +33,11 @@ struct BlkOptions {
   std::unique_ptr<IoRing> ring{};
   // Each makes another lane, at the cost of a thread; no more lanes than queues.
   std::vector<std::unique_ptr<IoRing>> more_rings{};
-  uint16_t queues = 1;        // 1 to kMaxQueues
+  uint16_t queues = 1;  // 1 to kMaxQueues
+  // Entries of each ring, a power of two from 4 to kMaxQueueSize. Linux allocates a request for each
+  // when it finds the disk, 384 bytes of guest memory. 1024 is what QEMU 10 gives the driver of a
+  // vhost-user disk, whatever it was asked: a back-end must take it.
+  uint16_t queue_size = 256;
   uint32_t block_size = 512;  // logical, a power of two up to 4096: what a file with O_DIRECT needs
   RateLimiterConfig limits{};
   uint16_t lanes = 1;  // at least; one without a ring has a thread pool of its own
@@ -52,9 +56,13 @@ struct BlkState {
 
 class BlkDevice final : public virtio::VirtioDevice {
  public:
-  static constexpr uint16_t kQueueSize = 256;
+  static constexpr uint16_t kMaxQueueSize = 1024;
   static constexpr uint16_t kMaxQueues = 16;
-  static constexpr uint32_t kMaxSegments = kQueueSize - 2;  // header and status take two
+  // Also of a ring that would hold more: Linux makes chains of seg_max + 2 descriptors (header and
+  // status) however small a ring it was given, and a front-end may give less than we take; a chain
+  // longer than its ring is a fault. 254 pages are a request of 1 MiB less two pages, and a larger
+  // one would bind as many iovecs for each request in flight.
+  static constexpr uint32_t kMaxSegments = 254;
   static constexpr uint32_t kMaxSegmentSize = 1 << 20;
 
   // INVALID_ARGUMENT: not a file to serve (directory, pipe, wrong access mode, empty), or options

@@ -60,15 +60,7 @@ Result<std::unique_ptr<BlkLane>> BlkLane::Create(BlkDisk& disk, unsigned index, 
 }
 
 BlkLane::BlkLane(BlkDisk& disk, unsigned index, uint32_t queues, std::unique_ptr<LoopThread> worker)
-    : disk_(disk),
-      index_(index),
-      share_(kSlots / queues),
-      slots_(kSlots),
-      worker_(std::move(worker)) {
-  for (uint32_t i = kSlots; i > 0; --i) {
-    free_slots_.push_back(i - 1);
-  }
-}
+    : disk_(disk), index_(index), share_(kSlots / queues), worker_(std::move(worker)) {}
 
 BlkLane::~BlkLane() {
   worker_->Call([this] {
@@ -224,10 +216,7 @@ void BlkLane::Run(Served& queue, virtio::Chain chain) {
     Answer(queue, std::move(chain), request, BlkStatus::kOk);
     return;
   }
-  // The shares add up to no more than the slots.
-  WV_CHECK(!free_slots_.empty());
-  const uint32_t tag = free_slots_.back();
-  free_slots_.pop_back();
+  const uint32_t tag = TakeSlot();
   ++queue.in_flight;
   Slot& slot = slots_[tag];
   slot.queue = &queue;
@@ -235,6 +224,19 @@ void BlkLane::Run(Served& queue, virtio::Chain chain) {
   if (!Submit(tag)) {
     Finish(tag);
   }
+}
+
+// The one that was freed last: a disk with little to do touches few.
+uint32_t BlkLane::TakeSlot() {
+  if (free_slots_.empty()) {
+    // The shares add up to no more than that.
+    WV_CHECK(slots_.size() < kSlots);
+    slots_.emplace_back();
+    return static_cast<uint32_t>(slots_.size() - 1);
+  }
+  const uint32_t tag = free_slots_.back();
+  free_slots_.pop_back();
+  return tag;
 }
 
 bool BlkLane::Submit(uint32_t tag) {

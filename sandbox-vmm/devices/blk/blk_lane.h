@@ -27,7 +27,8 @@ namespace wyvern::devices {
 
 class BlkLane {
  public:
-  // Requests in flight, of all queues together.
+  // Requests in flight, of all queues together, however large their rings are: what an engine is
+  // given at once, and what bounds the memory that a guest can make us bind to its requests.
   static constexpr uint32_t kSlots = 256;
 
   using EngineFactory =
@@ -82,6 +83,7 @@ class BlkLane {
   void OnDone(uint32_t tag, int32_t result);
   void Finish(uint32_t tag);
   void EndBatch();
+  uint32_t TakeSlot();
   void Answer(Served& queue, virtio::Chain chain, const BlkRequest& request, BlkStatus status);
   BlkStatus AnswerId(virtio::Chain& chain, uint32_t room) const;
   void BeginStop(uint16_t index, std::shared_ptr<StopPromise> done);
@@ -93,7 +95,7 @@ class BlkLane {
   const unsigned index_;
   const uint32_t share_;  // of the slots, for each queue
   std::vector<std::unique_ptr<Served>> queues_;
-  std::vector<Slot> slots_;
+  std::deque<Slot> slots_;  // as many as were ever needed at once, up to kSlots; by tag
   std::vector<uint32_t> free_slots_;
   std::deque<Served*> line_;  // queues that wait for the rate limit
   EventLoop::Token timer_ = EventLoop::Token::kNone;

@@ -15,6 +15,10 @@ namespace {
 // EINTR and EAGAIN in a row before a request fails.
 constexpr uint32_t kMaxRetries = 64;
 
+// What a task keeps of its list between requests: 1 KiB. A guest must not make each slot hoard the
+// longest that it could think of.
+constexpr size_t kKeptParts = 64;
+
 // Zeroes are written in steps of 1 MiB, so that other requests come between.
 constexpr size_t kZeroStep = size_t{1} << 20;
 alignas(4096) constexpr std::array<std::byte, 4096> kZeroPage{};
@@ -44,6 +48,9 @@ virtio::Chain BlkTask::Take() {
   WV_CHECK(chain_.has_value());  // an engine answers each request once
   virtio::Chain chain = *std::move(chain_);
   chain_.reset();
+  if (parts_.capacity() > kKeptParts) {
+    parts_ = std::vector<iovec>();
+  }
   return chain;
 }
 

@@ -68,6 +68,7 @@ Result<Served> Make(std::span<const std::string> words) {
     options.worker = worker;
     WV_TRY(options.file, Open(words[2], O_RDWR));
     options.serial = "wyvern-interop";
+    options.queue_size = devices::BlkDevice::kMaxQueueSize;  // of QEMU 10, unasked
     WV_TRY(served.device, devices::BlkDevice::Create(std::move(options)));
     served.options.offer_config = true;
     served.options.track_inflight = true;

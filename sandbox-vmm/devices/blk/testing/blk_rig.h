@@ -22,6 +22,7 @@ enum class EngineKind : uint8_t { kUring, kPool };
 struct BlkSetup {
   bool read_only = false;
   uint16_t queues = 1;
+  uint16_t queue_size = 256;
   uint16_t lanes = 1;
   uint32_t block_size = 512;
   RateLimiterConfig limits{};
@@ -47,6 +48,7 @@ class BlkRig {
         .serial = "disk-7",
         .ring = nullptr,
         .queues = setup.queues,
+        .queue_size = setup.queue_size,
         .block_size = setup.block_size,
         .limits = setup.limits,
         .engine = std::move(setup.engine)};
