@@ -185,9 +185,8 @@ INSTANTIATE_TEST_SUITE_P(
     Engines, BlkLongChainTest,
     ::testing::Combine(::testing::Values(EngineKind::kUring, EngineKind::kPool), ::testing::Bool()),
     [](const auto& info) {
-      const auto [engine, indirect] = info.param;
-      return std::string(engine == EngineKind::kUring ? "uring" : "pool") +
-             (indirect ? "_indirect" : "_direct");
+      return std::string(std::get<0>(info.param) == EngineKind::kUring ? "uring" : "pool") +
+             (std::get<1>(info.param) ? "_indirect" : "_direct");
     });
 
 }  // namespace
