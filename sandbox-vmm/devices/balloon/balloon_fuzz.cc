@@ -1,5 +1,6 @@
 // A hostile driver of the balloon, and an owner who changes his mind.
-// Input:   records of 8 B: operation, count, 2 B page, 4 B value.
+// Input:   records of 8 B: operation, count, 2 B page, 4 B value. The first operation also says
+//          which features the driver refuses (bits 0-5) and what rings it has (bit 7: packed).
 #include <cstring>
 
 #include "balloon/testing/balloon_guest.h"
@@ -8,6 +9,7 @@ namespace {
 
 using wyvern::devices::HintedRange;
 using wyvern::devices::testing::BalloonGuest;
+using wyvern::devices::testing::RingKind;
 
 struct Record {
   uint8_t operation;
@@ -92,6 +94,7 @@ void Owner(BalloonGuest& guest, const Record& record) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static auto* guest = MakeGuest();
   const uint64_t mark = guest->rig().ram().Mark();
+  guest->rig().UseRing(size > 0 && (data[0] & 0x80U) != 0 ? RingKind::kPacked : RingKind::kSplit);
   guest->rig().Start(size > 0 ? uint64_t{data[0]} & 0x3fU : 0);
   for (size_t i = 0; size >= sizeof(Record) && i < 64;
        data += sizeof(Record), size -= sizeof(Record), ++i) {

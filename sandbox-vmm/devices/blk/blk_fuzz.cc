@@ -3,7 +3,8 @@
 //          (bit 3); then for a request 4 B type, 8 B sector, 2 B data length, 2 B room; its data is
 //          what follows in the input, as long as there is any. Otherwise: a write to the
 //          configuration, a new size of the disk, a stop and start of the queue.
-//          The first byte also says which features the driver refuses.
+//          The first byte also says which features the driver refuses (bits 4-6) and what rings it
+//          has (bit 7: packed).
 #include <algorithm>
 
 #include "blk/testing/blk_rig.h"
@@ -91,6 +92,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   auto& device = rig->device();
   const uint64_t mark = device.ram().Mark();
   const uint8_t refused = size > 0 ? data[0] >> 4U : 0;
+  device.UseRing((refused & 8U) != 0 ? wyvern::devices::testing::RingKind::kPacked
+                                     : wyvern::devices::testing::RingKind::kSplit);
   device.Start(((refused & 1U) != 0 ? kBlkFlush : 0) | ((refused & 2U) != 0 ? kBlkConfigWce : 0) |
                ((refused & 4U) != 0 ? kBlkDiscard : 0));
   for (; size >= kRecord && device.ram().Mark() - mark < kMemory;

@@ -1,6 +1,8 @@
 // A hostile driver of the console, hosts that come, go, write and read, and an owner who adds and
 // removes ports.
-// Input:   records of 8 B: operation, port, 2 B event or length, 4 B value.
+// Input:   records of 8 B: operation, port, 2 B event or length, 4 B value. The first operation
+//          also says which features the driver refuses (bits 0-2) and what rings it has (bit 5:
+//          packed).
 #include <sys/socket.h>
 
 #include <cstring>
@@ -12,6 +14,7 @@ namespace {
 using wyvern::UniqueFd;
 using wyvern::devices::ConsoleControl;
 using wyvern::devices::testing::ConsoleGuest;
+using wyvern::devices::testing::RingKind;
 
 struct Record {
   uint8_t operation;
@@ -109,6 +112,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static auto* guest = new ConsoleGuest();
   const uint64_t mark = guest->rig().ram().Mark();
   std::array<UniqueFd, kPorts> hosts;
+  guest->rig().UseRing(size > 0 && (data[0] & 0x20U) != 0 ? RingKind::kPacked : RingKind::kSplit);
   guest->Start(size > 0 ? uint64_t{data[0]} & 7U : 0, 8);
   for (size_t i = 0; size >= sizeof(Record) && i < 64;
        data += sizeof(Record), size -= sizeof(Record), ++i) {

@@ -1,7 +1,8 @@
 // A hostile driver of the network device, and a tap with packets of any kind.
-// Input:   1 B features refused and queue size, then records of 24 B: operation, pair, 12 B header,
-//          4 B length, 2 B pieces, 4 B data. Operations: transmit, offer buffers, packet from the
-//          tap, command, raw descriptor, take what was used, failures of the tap, host calls.
+// Input:   1 B features refused (bits 0-3), packed rings (bit 4), queue size (bits 6-7), then
+//          records of 24 B: operation, pair, 12 B header, 4 B length, 2 B pieces, 4 B data.
+//          Operations: transmit, offer buffers, packet from the tap, command, raw descriptor, take
+//          what was used, failures of the tap, host calls.
 #include <cerrno>
 
 #include "net/testing/net_rig.h"
@@ -38,6 +39,9 @@ class Fuzzed {
                              ((data[0] & 2U) != 0 ? kNetMq : 0) |
                              ((data[0] & 4U) != 0 ? kNetGuestCsum : 0) |
                              ((data[0] & 8U) != 0 ? virtio::kRingFeatures : 0);
+    // Bit 3 refuses what rings can have, packed ones too.
+    rig_.device().UseRing((data[0] & 0x18U) == 0x10U ? testing::RingKind::kPacked
+                                                     : testing::RingKind::kSplit);
     rig_.Start(refused, static_cast<uint16_t>(4U << (data[0] >> 6U)));
     ++data;
     --size;

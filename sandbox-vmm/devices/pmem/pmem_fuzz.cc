@@ -1,10 +1,12 @@
-// A hostile driver of the persistent memory device: the input is the ring's memory, several times over.
-// Input:   up to 2048 B of ring image (64 descriptors, available ring), then one more image per kick.
-//          Behind its memory the guest has a read-only page, as an image would be: a write there is a
-//          fault of ours.
+// A hostile driver of the persistent memory device: the input is the ring's memory, several times
+// over.
+// Input:   1 B: bit 0 a packed ring; then images of the ring (testing/ring_images.h).
+//          Behind its memory the guest has a read-only page, as an image would be: a write there is
+//          a fault of ours.
 #include "base/check.h"
 #include "pmem/pmem_device.h"
 #include "testing/device_rig.h"
+#include "testing/ring_images.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using wyvern::devices::PmemDevice;
@@ -24,20 +26,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     return made;
   }();
   const uint64_t mark = rig->ram().Mark();
+  const bool packed = size > 0 && (data[0] & 1U) != 0;
+  rig->UseRing(packed ? wyvern::devices::testing::RingKind::kPacked
+                      : wyvern::devices::testing::RingKind::kSplit);
   rig->Start();
-  const auto& config = rig->queue(0).config();
-  while (size > 0) {
-    const size_t piece = std::min<size_t>(size, 2048);
-    const auto image = std::as_bytes(std::span(data, piece));
-    (void)rig->ram().memory()->WriteBytes(config.descriptor_area,
-                                          image.first(std::min<size_t>(piece, 1024)));
-    if (piece > 1024) {
-      (void)rig->ram().memory()->WriteBytes(
-          config.driver_area, image.subspan(1024).first(std::min<size_t>(piece - 1024, 134)));
-    }
-    rig->KickAlways(0);
-    data += piece;
-    size -= piece;
+  if (size > 0) {
+    PlayRingImages(*rig, 0, std::span(data, size).subspan(1));
   }
   (void)rig->core().Pause();
   rig->core().WriteStatus(0);

@@ -1,14 +1,16 @@
 // A hostile driver of the entropy device: the input is the ring's memory, several times over.
-// Input:   up to 2048 B of ring image (64 descriptors, available ring), then one more image per
-//          kick. Its length decides whether there is a rate limit.
+// Input:   1 B: bit 0 a rate limit, bit 1 a packed ring; then images of the ring
+//          (testing/ring_images.h).
 #include <chrono>
 
 #include "base/check.h"
 #include "rng/rng_device.h"
 #include "testing/device_rig.h"
+#include "testing/ring_images.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using wyvern::devices::RngDevice;
+  using wyvern::devices::testing::RingKind;
   static RngDevice* rng = nullptr;
   static auto* rig = [] {
     auto device = RngDevice::Create({.name = "rng", .on_thread_start = nullptr});
@@ -16,26 +18,17 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     rng = device->get();
     return new wyvern::devices::testing::DeviceRig(*std::move(device));
   }();
+  const uint8_t what = size > 0 ? data[0] : 0;
   wyvern::devices::RateLimiterConfig limits;
-  if (size % 4 == 0) {
+  if ((what & 1U) != 0) {
     limits.ops = {.size = 2, .one_time_burst = 0, .refill_time = std::chrono::milliseconds(1)};
   }
   rng->SetRateLimits(limits);
   const uint64_t mark = rig->ram().Mark();
+  rig->UseRing((what & 2U) != 0 ? RingKind::kPacked : RingKind::kSplit);
   rig->Start();
-  const auto& config = rig->queue(0).config();
-  while (size > 0) {
-    const size_t piece = std::min<size_t>(size, 2048);
-    const auto image = std::as_bytes(std::span(data, piece));
-    (void)rig->ram().memory()->WriteBytes(config.descriptor_area,
-                                          image.first(std::min<size_t>(piece, 1024)));
-    if (piece > 1024) {
-      (void)rig->ram().memory()->WriteBytes(
-          config.driver_area, image.subspan(1024).first(std::min<size_t>(piece - 1024, 134)));
-    }
-    rig->KickAlways(0);
-    data += piece;
-    size -= piece;
+  if (size > 0) {
+    PlayRingImages(*rig, 0, std::span(data, size).subspan(1));
   }
   (void)rig->core().Pause();
   rig->core().WriteStatus(0);

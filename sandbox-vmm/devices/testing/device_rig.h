@@ -27,6 +27,9 @@ class DeviceRig {
 
   explicit DeviceRig(std::unique_ptr<virtio::VirtioDevice> device, RigOptions options = {});
 
+  // Of the next Start.
+  void UseRing(RingKind ring) { options_.ring = ring; }
+
   // Negotiates (`refused`: bits not taken), sets up every queue with at most `queue_size` entries
   // and sets DRIVER_OK.
   void Start(uint64_t refused = 0, uint16_t queue_size = 64);
@@ -89,7 +92,7 @@ class DeviceRig {
  private:
   std::optional<virtio::testing::Used> TakeUsed(uint16_t index);
 
-  const RigOptions options_;
+  RigOptions options_;
   uint64_t features_ = 0;
   virtio::testing::GuestRam ram_{kRamSize};
   std::shared_ptr<virtio::testing::FakeInterrupt> interrupt_ =

@@ -1,6 +1,7 @@
 // A hostile driver of the memory device, and an owner who changes his mind. What is plugged must
 // agree with what the backing was told, whatever is asked.
 // Input:   records of 8 B: operation, shape, 2 B block, 2 B count, 2 B of the address or length.
+//          Bit 7 of the first shape: a packed ring.
 #include <algorithm>
 #include <cstring>
 #include <memory>
@@ -17,6 +18,7 @@ using wyvern::devices::MemDevice;
 using wyvern::devices::MemoryRange;
 using wyvern::devices::MemRequest;
 using wyvern::devices::testing::DeviceRig;
+using wyvern::devices::testing::RingKind;
 
 constexpr uint64_t kStart = uint64_t{4} << 30U;
 constexpr uint64_t kBlock = uint64_t{2} << 20U;
@@ -112,6 +114,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static auto* fuzzed = MakeFuzzed();
   DeviceRig& rig = *fuzzed->rig;
   const uint64_t mark = rig.ram().Mark();
+  rig.UseRing(size > 1 && (data[1] & 0x80U) != 0 ? RingKind::kPacked : RingKind::kSplit);
   rig.Start();
   for (size_t i = 0; size >= sizeof(Record) && i < 128;
        data += sizeof(Record), size -= sizeof(Record), ++i) {

@@ -1,7 +1,7 @@
 // A hostile guest with connections of both types open: packets of any header, credit and length,
 // transport resets, and hosts that write, read and close.
 // Input:   records of 16 B: operation, connection (even: stream, odd: seqpacket), op, flags, 4 B
-//          length, 4 B buffer size, 4 B forwarded.
+//          length, 4 B buffer size, 4 B forwarded. Bit 7 of the first connection: packed rings.
 #include <sys/socket.h>
 
 #include "base/check.h"
@@ -12,6 +12,7 @@ namespace {
 
 using wyvern::devices::VsockHeader;
 using wyvern::devices::VsockOp;
+using wyvern::devices::testing::RingKind;
 using wyvern::devices::testing::VsockGuest;
 
 uint32_t Load(const uint8_t* data) {
@@ -25,6 +26,7 @@ uint32_t Load(const uint8_t* data) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static auto* guest = new VsockGuest();
   const uint64_t mark = guest->rig().ram().Mark();
+  guest->rig().UseRing(size > 1 && (data[1] & 0x80U) != 0 ? RingKind::kPacked : RingKind::kSplit);
   guest->Start(16);
   std::vector<VsockGuest::Stream> streams;
   for (uint32_t i = 0; i < 4; ++i) {
