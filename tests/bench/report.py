@@ -50,8 +50,13 @@ def native(data):
     row("wyvern-vmm, stripped", data["vmm_bytes"] / (1 << 20), "MiB")
     row("wyvern-vmm after start: anonymous", [a["anonymous_kib"] / MIB for a in answers], "MiB", at_most=4)
     row("wyvern-vmm after start: with its program's pages", [a["pss_kib"] / MIB for a in answers], "MiB")
-    for name, ns in data["benchmarks"].items():
-        row(name, ns, "ns", data.get("rust", {}).get(name), "rust-vmm", ratio_at_most=1.0)
+    for name, ns in data["ns"].items():
+        peer, theirs = next(((peer, theirs) for peer, theirs in data["peers"].items() if name in theirs.get("ns", {})), ("", {}))
+        row(name, ns, "ns", theirs.get("ns", {}).get(name), peer, ratio_at_most=1.0)
+        if name in data["cpu_ns"]:
+            row("— of it CPU time of who serves", data["cpu_ns"][name], "ns", theirs.get("cpu_ns", {}).get(name), peer)
+        if name in data["bytes_per_s"]:
+            row("— that is", [rate / 1e6 for rate in data["bytes_per_s"][name]], "MB/s")
 
 
 def counts(what, unit, ours, peer, peer_name):

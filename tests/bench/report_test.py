@@ -13,15 +13,38 @@ OURS = {"exits": 3.0, "vmm_calls": 2.0, "server_calls": 1.0, "wakeups": 2.5, "us
 PEER = {"exits": 4.0, "vmm_calls": 2.0, "server_calls": 0.0, "wakeups": 3.0, "us": 200.0}
 
 
+NATIVE = {"first_answer": [{"answered_ms": 2.0, "serving_ms": 1.0, "anonymous_kib": 500, "pss_kib": 7000}], "exec_ms": [0.5],
+          "vmm_bytes": 8 << 20}
+
+
 class Report(unittest.TestCase):
+    def table(self, lab=None, native=None):
+        """[what, figure, peer, ratio, target, met] of each row"""
+        with tempfile.TemporaryDirectory(prefix="wyvern-report-") as directory:
+            for name, figures in (("native.json", native), ("lab.json", lab)):
+                if figures is not None:
+                    pathlib.Path(directory, name).write_text(json.dumps(figures))
+            done = subprocess.run([sys.executable, REPORT, f"{directory}/native.json", f"{directory}/lab.json"], stdout=subprocess.PIPE,
+                                  text=True, check=True)
+        return [line.strip("| ").split(" | ") for line in done.stdout.splitlines()[2:]]
+
     def rows(self, lab):
         """what -> [figure, peer, ratio, target, met]"""
-        with tempfile.TemporaryDirectory(prefix="wyvern-report-") as directory:
-            file = pathlib.Path(directory, "lab.json")
-            file.write_text(json.dumps(lab))
-            done = subprocess.run([sys.executable, REPORT, "/no/native.json", file], stdout=subprocess.PIPE, text=True, check=True)
-        table = [line.strip("| ").split(" | ") for line in done.stdout.splitlines()[2:]]
-        return {what: cells for what, *cells in table}
+        return {what: cells for what, *cells in self.table(lab)}
+
+    def test_native_rows_stand_beside_the_peer_that_has_them(self):
+        table = self.table(native=dict(
+            NATIVE,
+            ns={"virtio_bench/BM_Push128": [12.0], "virtio_bench/BM_PackedPush128": [14.0], "fs_ring_bench/BM_Read1M/process": [5e5]},
+            cpu_ns={"fs_ring_bench/BM_Read1M/process": [4e5]}, bytes_per_s={"fs_ring_bench/BM_Read1M/process": [2e9]},
+            peers={"rust-vmm": {"ns": {"virtio_bench/BM_Push128": [10.0]}},
+                   "virtiofsd": {"ns": {"fs_ring_bench/BM_Read1M/process": [1e6]}, "cpu_ns": {"fs_ring_bench/BM_Read1M/process": [5e5]}}}))
+        self.assertEqual(table[-5:], [
+            ["virtio_bench/BM_Push128", "12.0 ns", "10.0 ns rust-vmm", "1.20", "≤ 1.0 × rust-vmm", "**no**"],
+            ["virtio_bench/BM_PackedPush128", "14.0 ns", "–", "–", "–", "–"],  # rust-vmm has no packed rings
+            ["fs_ring_bench/BM_Read1M/process", "500000 ns", "1000000 ns virtiofsd", "0.50", "≤ 1.0 × virtiofsd", "yes"],
+            ["— of it CPU time of who serves", "400000 ns", "500000 ns virtiofsd", "0.80", "–", "–"],
+            ["— that is", "2000 MB/s", "–", "–", "–", "–"]])
 
     def test_operations_have_the_three_counts_of_the_design_and_their_targets(self):
         for name, what, unit, peer in (("blk-read", "blk, 4 KiB read", "read", "QEMU"),

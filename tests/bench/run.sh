@@ -24,7 +24,7 @@ out=$build/bench
 mkdir -p "$out" "$CCACHE_DIR"
 
 ./deploy/packages.sh build bench >"$out/packages.log" 2>&1 || { tail -20 "$out/packages.log"; exit 1; }
-targets=(wyvern-bench wyvern-bench-guest wyvern-vmm virtio_bench fs_bench vsock_bench)
+targets=(wyvern-bench wyvern-bench-guest wyvern-vmm virtio_bench blk_bench net_bench vsock_bench fs_bench fs_ring_bench)
 [ $what = native ] || targets+=(wyvern containerd-shim-wyvern-v2 wyvern-fs wyvern-anchor wyvern-agent)
 { cmake --preset release -B "$build" -DWYVERN_TESTS=ON && ninja -C "$build" "${targets[@]}"; } >"$out/build.log" 2>&1 ||
   { tail -20 "$out/build.log"; exit 1; }

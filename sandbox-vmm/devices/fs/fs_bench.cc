@@ -1,4 +1,5 @@
-// What one operation costs without a guest: by calls of the server, and through rings, kick and interrupt.
+// What one operation costs without a guest, by calls of the server. Through rings:
+// bin/fs/fs_ring_bench.cc.
 #include <benchmark/benchmark.h>
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -7,9 +8,7 @@
 #include <cstdlib>
 #include <string>
 
-#include "fs/fs_device.h"
 #include "fs/testing/fuse_client.h"
-#include "fs/testing/fuse_guest.h"
 
 namespace wyvern::fs {
 namespace {
@@ -75,49 +74,6 @@ void BM_Read(benchmark::State& state) {
   state.SetBytesProcessed(state.iterations() * size);
 }
 
-// One request at a time: kick, a thread of the pool, the reply, the interrupt.
-void BM_RingGetAttr(benchmark::State& state) {
-  Share share;
-  FsDeviceOptions options;
-  options.tag = "bench";
-  auto device = *FsDevice::Create(*share.server, options);
-  testing::FuseGuest guest;
-  if (!guest.Start(*device) || !guest.Init()) {
-    state.SkipWithError("the device does not start");
-    return;
-  }
-  const std::string body = testing::FuseGuest::Bytes(fuse_getattr_in{});
-  for ([[maybe_unused]] auto step : state) {
-    const uint64_t mark = guest.ram().Mark();
-    benchmark::DoNotOptimize(guest.Call(FUSE_GETATTR, FUSE_ROOT_ID, body, 104).size());
-    guest.ram().Release(mark);
-  }
-}
-
-// READ through a ring: how much of the time is the ring's.
-void BM_RingRead(benchmark::State& state) {
-  Share share;
-  FsDeviceOptions options;
-  options.tag = "bench";
-  auto device = *FsDevice::Create(*share.server, options);
-  testing::FuseGuest guest;
-  if (!guest.Start(*device) || !guest.Init()) {
-    state.SkipWithError("the device does not start");
-    return;
-  }
-  const auto [node, handle] = guest.OpenFile("a");
-  fuse_read_in in{};
-  in.fh = handle;
-  in.size = static_cast<uint32_t>(state.range(0));
-  const std::string body = testing::FuseGuest::Bytes(in);
-  for ([[maybe_unused]] auto step : state) {
-    const uint64_t mark = guest.ram().Mark();
-    benchmark::DoNotOptimize(guest.Call(FUSE_READ, node, body, in.size).size());
-    guest.ram().Release(mark);
-  }
-  state.SetBytesProcessed(state.iterations() * state.range(0));
-}
-
 // A lock taken and given up.
 void BM_Lock(benchmark::State& state) {
   SessionFeatures features;
@@ -140,8 +96,6 @@ void BM_Lock(benchmark::State& state) {
 BENCHMARK(BM_Lookup);
 BENCHMARK(BM_GetAttr);
 BENCHMARK(BM_Read)->Arg(4096)->Arg(128 << 10)->Arg(1 << 20);
-BENCHMARK(BM_RingGetAttr)->UseRealTime();
-BENCHMARK(BM_RingRead)->Arg(4096)->Arg(1 << 20)->UseRealTime();
 BENCHMARK(BM_Lock);
 
 }  // namespace
