@@ -54,7 +54,7 @@ def native(data):
         peer, theirs = next(((peer, theirs) for peer, theirs in data["peers"].items() if name in theirs.get("ns", {})), ("", {}))
         row(name, ns, "ns", theirs.get("ns", {}).get(name), peer, ratio_at_most=1.0)
         if name in data["cpu_ns"]:
-            row("— of it CPU time of who serves", data["cpu_ns"][name], "ns", theirs.get("cpu_ns", {}).get(name), peer)
+            row("— CPU time of who serves it", data["cpu_ns"][name], "ns", theirs.get("cpu_ns", {}).get(name), peer)
         if name in data["bytes_per_s"]:
             row("— that is", [rate / 1e6 for rate in data["bytes_per_s"][name]], "MB/s")
 

@@ -43,7 +43,7 @@ class Report(unittest.TestCase):
             ["virtio_bench/BM_Push128", "12.0 ns", "10.0 ns rust-vmm", "1.20", "≤ 1.0 × rust-vmm", "**no**"],
             ["virtio_bench/BM_PackedPush128", "14.0 ns", "–", "–", "–", "–"],  # rust-vmm has no packed rings
             ["fs_ring_bench/BM_Read1M/process", "500000 ns", "1000000 ns virtiofsd", "0.50", "≤ 1.0 × virtiofsd", "yes"],
-            ["— of it CPU time of who serves", "400000 ns", "500000 ns virtiofsd", "0.80", "–", "–"],
+            ["— CPU time of who serves it", "400000 ns", "500000 ns virtiofsd", "0.80", "–", "–"],
             ["— that is", "2000 MB/s", "–", "–", "–", "–"]])
 
     def test_operations_have_the_three_counts_of_the_design_and_their_targets(self):

@@ -255,8 +255,12 @@ class Served {
   // Its sandbox costs a request nothing, and one with namespaces would serve from another process
   // than the one that was started; its filter of system calls stays.
   Result<> StartVirtiofsd(const Shared& shared) {
-    const char* words = std::getenv("WYVERN_BENCH_VIRTIOFSD");  // NOLINT(concurrency-mt-unsafe)
-    std::istringstream text(words == nullptr ? "" : words);
+    // NOLINTNEXTLINE(concurrency-mt-unsafe): read only
+    const char* words = std::getenv("WYVERN_BENCH_VIRTIOFSD");
+    if (words == nullptr) {
+      return Fail(Code::kFailedPrecondition, "WYVERN_BENCH_VIRTIOFSD does not name a virtiofsd");
+    }
+    std::istringstream text(words);
     std::vector<std::string> argv{std::istream_iterator<std::string>(text), {}};
     for (const std::string& word :
          {std::string("--sandbox=none"), "--socket-path=" + shared.socket(),
@@ -370,29 +374,36 @@ void RunRequests(benchmark::State& state, Isolation isolation, MakeRequest make,
   served.device().StopQueue(0);
 }
 
-void Register(const char* name, Isolation isolation) {
-  const auto add = [&](const std::string& what, MakeRequest make, uint32_t size) {
-    benchmark::RegisterBenchmark((what + "/" + name).c_str(), [=](benchmark::State& state) {
-      RunRequests(state, isolation, make, size);
-    })->UseManualTime();
-  };
-  add("BM_Lookup", LookupRequest, 0);
-  add("BM_GetAttr", GetAttrRequest, 0);
-  add("BM_Read4k", ReadRequest, 4096);
-  add("BM_Read1M", ReadRequest, 1 << 20);
+void BM_Lookup(benchmark::State& state, Isolation isolation) {
+  RunRequests(state, isolation, LookupRequest, 0);
 }
+
+void BM_GetAttr(benchmark::State& state, Isolation isolation) {
+  RunRequests(state, isolation, GetAttrRequest, 0);
+}
+
+void BM_Read4k(benchmark::State& state, Isolation isolation) {
+  RunRequests(state, isolation, ReadRequest, 4096);
+}
+
+void BM_Read1M(benchmark::State& state, Isolation isolation) {
+  RunRequests(state, isolation, ReadRequest, 1 << 20);
+}
+
+BENCHMARK_CAPTURE(BM_Lookup, thread, Isolation::kThread)->UseManualTime();
+BENCHMARK_CAPTURE(BM_Lookup, process, Isolation::kProcess)->UseManualTime();
+BENCHMARK_CAPTURE(BM_Lookup, virtiofsd, Isolation::kVirtiofsd)->UseManualTime();
+BENCHMARK_CAPTURE(BM_GetAttr, thread, Isolation::kThread)->UseManualTime();
+BENCHMARK_CAPTURE(BM_GetAttr, process, Isolation::kProcess)->UseManualTime();
+BENCHMARK_CAPTURE(BM_GetAttr, virtiofsd, Isolation::kVirtiofsd)->UseManualTime();
+BENCHMARK_CAPTURE(BM_Read4k, thread, Isolation::kThread)->UseManualTime();
+BENCHMARK_CAPTURE(BM_Read4k, process, Isolation::kProcess)->UseManualTime();
+BENCHMARK_CAPTURE(BM_Read4k, virtiofsd, Isolation::kVirtiofsd)->UseManualTime();
+BENCHMARK_CAPTURE(BM_Read1M, thread, Isolation::kThread)->UseManualTime();
+BENCHMARK_CAPTURE(BM_Read1M, process, Isolation::kProcess)->UseManualTime();
+BENCHMARK_CAPTURE(BM_Read1M, virtiofsd, Isolation::kVirtiofsd)->UseManualTime();
 
 }  // namespace
 }  // namespace wyvern::fs_process
 
-int main(int argc, char** argv) {
-  using wyvern::fs_process::Isolation;
-  benchmark::Initialize(&argc, argv);
-  wyvern::fs_process::Register("thread", Isolation::kThread);
-  wyvern::fs_process::Register("process", Isolation::kProcess);
-  if (std::getenv("WYVERN_BENCH_VIRTIOFSD") != nullptr) {  // NOLINT(concurrency-mt-unsafe)
-    wyvern::fs_process::Register("virtiofsd", Isolation::kVirtiofsd);
-  }
-  benchmark::RunSpecifiedBenchmarks();
-  return 0;
-}
+BENCHMARK_MAIN();

@@ -95,7 +95,8 @@ void BM_Lock(benchmark::State& state) {
 
 BENCHMARK(BM_Lookup);
 BENCHMARK(BM_GetAttr);
-BENCHMARK(BM_Read)->Arg(4096)->Arg(128 << 10)->Arg(1 << 20);
+// 1 MiB is in fs_ring_bench: here the client's new buffer would be most of it.
+BENCHMARK(BM_Read)->Arg(4096)->Arg(128 << 10);
 BENCHMARK(BM_Lock);
 
 }  // namespace
