@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "base/worker_thread.h"
+#include "mem/file_window.h"
 #include "vhost_user/frontend_channel.h"
 #include "vhost_user/shared_window.h"
 #include "virtio/device.h"
@@ -64,10 +65,12 @@ class Frontend final : public virtio::VirtioDevice {
   // UNAVAILABLE: the back-end does not answer; FAILED_PRECONDITION: it lacks queues, VERSION_1 or a
   // configuration.
   static Result<std::unique_ptr<Frontend>> Create(UniqueFd socket, FrontendOptions options);
-  // A virtio-fs device: queue 0 is hiprio.
-  static Result<std::unique_ptr<Frontend>> CreateFs(UniqueFd socket, const std::string& tag,
-                                                    uint16_t request_queues, uint16_t queue_size,
-                                                    std::function<void()> on_thread_start = {});
+  // A virtio-fs device: queue 0 is hiprio. Where there is a `dax_window`, the back-end shows the
+  // guest parts of files in it, and must have one of just that size (FAILED_PRECONDITION).
+  static Result<std::unique_ptr<Frontend>> CreateFs(
+      UniqueFd socket, const std::string& tag, uint16_t request_queues, uint16_t queue_size,
+      std::function<void()> on_thread_start = {},
+      const std::shared_ptr<mem::FileWindow>& dax_window = nullptr);
   // The rest fill in device_id, name, features, queues and configuration; what else `options` says
   // holds. Capacity, geometry and the like are the back-end's.
   static Result<std::unique_ptr<Frontend>> CreateBlk(UniqueFd socket, uint16_t queues,

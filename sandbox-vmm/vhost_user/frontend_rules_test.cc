@@ -1,4 +1,5 @@
 // Rules that hold for every reply, and for everything that a back-end asks.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -386,6 +387,111 @@ TEST_F(BackendRequestRulesTest, MappingsStayInTheirRegionAndApart) {
   EXPECT_EQ(Unmap({0, {}, 0, 0x4000, 0x4000, 0}), 1U);
   device_->Reset();
   EXPECT_EQ(window_->unmaps, 3);
+}
+
+// While the front-end waits for its answer, a back-end still says what it likes.
+TEST_F(BackendRequestRulesTest, MappingMadeWhileTheDeviceIsResetGoesWithIt) {
+  std::atomic<int> mapped{-1};
+  ScriptedBackend backend(Request::kResetDevice, [&](ScriptedBackend::Reply* /*reply*/) {
+    mapped = static_cast<int>(Map({0, {}, 0, 0x4000, 0x4000, 1}).value_or(99));
+  });
+  auto device = Frontend::Create(std::move(backend.front_end), Options());
+  ASSERT_TRUE(device.has_value()) << device.error().message();
+  channel_ = std::make_unique<Connection>(backend.TakeChannel());
+  ASSERT_TRUE(Start(**device, 0));
+  EXPECT_EQ(Map({0, {}, 0, 0, 0x1000, 0}), 0U);
+  (*device)->StopQueue(0);
+  (*device)->Reset();
+  EXPECT_EQ(mapped, 0);
+  EXPECT_EQ(window_->maps, 2);
+  EXPECT_EQ(window_->unmaps, 2);
+  EXPECT_EQ(Map({0, {}, 0, 0x4000, 0x4000, 1}), 0U);  // where something was
+}
+
+TEST(SharedMappingsTest, MappingsAreBounded) {
+  const auto window = std::make_shared<OpenWindow>();
+  SharedMappings mappings(window);
+  mappings.SetRegions({{.id = 0, .length = uint64_t{1} << 34}});
+  const auto page = [](uint64_t number) {
+    return ShmemMapping{0, {}, 0, number * 0x2000, 0x1000, 0};  // apart, which costs most
+  };
+  for (uint64_t i = 0; i < SharedMappings::kMaxMappings; ++i) {
+    ASSERT_TRUE(mappings.Map(page(i), UniqueFd()).has_value()) << i;
+  }
+  const ShmemMapping one_more = page(SharedMappings::kMaxMappings);
+  const auto refused = mappings.Map(one_more, UniqueFd());
+  ASSERT_FALSE(refused.has_value());
+  EXPECT_EQ(refused.error().code(), Code::kResourceExhausted);
+  EXPECT_TRUE(mappings.Unmap(page(7)).has_value());
+  EXPECT_TRUE(mappings.Map(one_more, UniqueFd()).has_value());
+  mappings.UnmapAll();
+  EXPECT_EQ(window->unmaps, window->maps);
+}
+
+class DaxWindowRulesTest : public FrontendRulesTest {
+ protected:
+  static constexpr uint64_t kWindow = 4 << 20;
+
+  // The back-end says that it has regions of these sizes.
+  Result<std::unique_ptr<Frontend>> CreateFs(const std::vector<uint64_t>& sizes,
+                                             uint64_t protocol) {
+    backend_ = std::make_unique<ScriptedBackend>(
+        Request::kGetShmemConfig,
+        [sizes](ScriptedBackend::Reply* reply) {
+          ShmemConfig config;
+          config.count = static_cast<uint32_t>(sizes.size());
+          std::ranges::copy(sizes, config.sizes);
+          std::memcpy(reply->bytes.data() + sizeof(Header), &config, sizeof(config));
+        },
+        protocol);
+    return Frontend::CreateFs(std::move(backend_->front_end), "t", 1, 64, {}, files_);
+  }
+
+  std::shared_ptr<mem::FileWindow> files_ = *mem::FileWindow::Create(kWindow);
+  std::unique_ptr<ScriptedBackend> backend_;
+};
+
+TEST_F(DaxWindowRulesTest, BackEndHasOneWindowOfTheSizeThatTheMachineGave) {
+  const std::vector<uint64_t> wrong[] = {
+      {}, {kWindow / 2}, {2 * kWindow}, {0, kWindow}, {kWindow, kWindow}};
+  for (const std::vector<uint64_t>& sizes : wrong) {
+    const auto device = CreateFs(sizes, ScriptedBackend::kProtocol);
+    ASSERT_FALSE(device.has_value()) << sizes.size();
+    EXPECT_EQ(device.error().code(), Code::kFailedPrecondition);
+  }
+  for (const uint64_t lacks : {kProtocolShmem, kProtocolBackendReq, kProtocolBackendSendFd}) {
+    const auto device = CreateFs({kWindow}, ScriptedBackend::kProtocol & ~lacks);
+    ASSERT_FALSE(device.has_value()) << lacks;
+    EXPECT_EQ(device.error().code(), Code::kFailedPrecondition);
+  }
+  const auto device = CreateFs({kWindow}, ScriptedBackend::kProtocol);
+  ASSERT_TRUE(device.has_value()) << device.error().message();
+  EXPECT_EQ((*device)->traits().shared_memory.at(0).length, kWindow);
+}
+
+TEST_F(DaxWindowRulesTest, DescriptorsThatAreNoFilesAreRefusedAndTheSessionGoesOn) {
+  const auto device = CreateFs({kWindow}, ScriptedBackend::kProtocol);
+  ASSERT_TRUE(device.has_value()) << device.error().message();
+  Connection channel(backend_->TakeChannel());
+  const auto soon = Connection::Clock::now() + std::chrono::seconds(10);
+  const auto map = [&](FdRef fd, uint64_t flags) {
+    const ShmemMapping mapping{0, {}, 0, 0, 0x1000, flags};
+    const FdRef fds[] = {fd};
+    EXPECT_TRUE(channel.Send(BackendRequest::kShmemMap, kFlagNeedReply,
+                             std::as_bytes(std::span(&mapping, 1)), fds, soon));
+    const auto reply = channel.Receive(soon);
+    return reply ? reply->As<uint64_t>() : 99;
+  };
+  const UniqueFd file = *MakeMemfd("file", 4096);
+  const UniqueFd reader = *Open("/proc/self/fd/" + std::to_string(file.get()), O_RDONLY);
+  const UniqueFd zeros = *Open("/dev/zero", O_RDWR);
+  const PipePair pipe = *MakePipe();
+  for (const FdRef bad : {kick_.fd(), FdRef(zeros), FdRef(pipe.read), channel.fd()}) {
+    EXPECT_EQ(map(bad, 0), 1U);
+  }
+  EXPECT_EQ(map(reader, kShmemWritable), 1U);
+  EXPECT_EQ(map(file, kShmemWritable), 0U);
+  EXPECT_FALSE((*device)->lost());
 }
 
 }  // namespace

@@ -32,7 +32,9 @@ class SharedMemoryWindow {
 
 class SharedMappings {
  public:
-  static constexpr size_t kMaxMappings = 1 << 16;
+  // What a window of 16 GiB takes in ranges of 2 MiB, as Linux' virtio-fs asks for. A process has
+  // 65,530 mappings (vm.max_map_count), and one of ours costs it two at most.
+  static constexpr size_t kMaxMappings = 1 << 13;
 
   explicit SharedMappings(std::shared_ptr<SharedMemoryWindow> window)
       : window_(std::move(window)) {}
