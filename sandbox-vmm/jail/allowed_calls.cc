@@ -146,8 +146,8 @@ std::vector<CallRule> MachineIoctls() {
        {uint64_t{KVM_GET_API_VERSION}, uint64_t{KVM_CREATE_VM}, uint64_t{KVM_CHECK_EXTENSION},
         uint64_t{KVM_GET_VCPU_MMAP_SIZE}, kKvmGetSupportedCpuid, uint64_t{KVM_ENABLE_CAP},
         uint64_t{KVM_SET_TSS_ADDR}, uint64_t{KVM_SET_IDENTITY_MAP_ADDR}, uint64_t{KVM_CREATE_VCPU},
-        uint64_t{KVM_SET_USER_MEMORY_REGION}, uint64_t{TUNGETIFF}, uint64_t{TUNSETVNETHDRSZ}, kKvmSetCpuid2, kKvmSetMsrs, uint64_t{KVM_SET_REGS},
-        uint64_t{KVM_SET_SREGS}}) {
+        uint64_t{KVM_SET_USER_MEMORY_REGION}, uint64_t{TUNGETIFF}, uint64_t{TUNSETVNETHDRSZ},
+        kKvmSetCpuid2, kKvmSetMsrs, uint64_t{KVM_SET_REGS}, uint64_t{KVM_SET_SREGS}}) {
     rules.push_back(Ioctl(request));
   }
   return rules;
@@ -196,12 +196,22 @@ std::vector<CallRule> AllowedCalls(ThreadKind kind) {
       Append(rules, DeviceData());
       rules.push_back(Ioctl(KVM_SET_USER_MEMORY_REGION));
       break;
+    case ThreadKind::kWindow:
+      Append(rules, DeviceData());
+      // A file of huge pages is not to be mapped. The mapping itself is among the basics: data, never executable.
+      rules.push_back(Always(SYS_fstatfs));
+      break;
+    case ThreadKind::kWindowVcpu:
+      Append(rules, VcpuIoctls());
+      rules.push_back(Ioctl(KVM_SET_USER_MEMORY_REGION));
+      break;
     case ThreadKind::kControl:
       // Filters add up: the base of all threads allows what any of them may do.
       Append(rules, DeviceData());
       Append(rules, TapIoctls());
       Append(rules, VcpuIoctls());
       Append(rules, MachineIoctls());
+      rules.push_back(Always(SYS_fstatfs));
       Append(rules, Control());
       break;
   }

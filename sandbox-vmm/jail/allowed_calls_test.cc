@@ -73,6 +73,8 @@ constexpr auto kNetThread = std::to_array<std::string_view>(
 constexpr auto kMemoryThread =
     std::to_array<std::string_view>({"ioctl KVM_SET_USER_MEMORY_REGION"});
 
+constexpr auto kWindowThread = std::to_array<std::string_view>({"fstatfs"});
+
 constexpr auto kControlThread = std::to_array<std::string_view>({
     // clang-format off
     "clone [0]&0x10900==0x10900", "seccomp [0]&0xffffffff==0x1",
@@ -195,10 +197,15 @@ TEST(AllowedCallsTest, NetAndMemoryThreadsHaveADevicesListAndTheirIoctls) {
   EXPECT_EQ(ListOf(ThreadKind::kMemory), Together({kEveryThread, kDeviceThread, kMemoryThread}));
 }
 
+TEST(AllowedCallsTest, ThreadsWithAWindowHaveOneCallMore) {
+  EXPECT_EQ(ListOf(ThreadKind::kWindow), Together({kEveryThread, kDeviceThread, kWindowThread}));
+  EXPECT_EQ(ListOf(ThreadKind::kWindowVcpu), Together({kEveryThread, kVcpuThread, kMemoryThread}));
+}
+
 // The control filter is the base of every thread's, so it holds theirs too.
 TEST(AllowedCallsTest, ControlThreadsHaveTheirListAndTheOthers) {
-  EXPECT_EQ(ListOf(ThreadKind::kControl),
-            Together({kEveryThread, kVcpuThread, kDeviceThread, kNetThread, kControlThread}));
+  EXPECT_EQ(ListOf(ThreadKind::kControl), Together({kEveryThread, kVcpuThread, kDeviceThread,
+                                                    kNetThread, kWindowThread, kControlThread}));
 }
 
 }  // namespace

@@ -19,6 +19,9 @@ enum class ThreadKind : uint8_t {
   kDevice,   // a device's worker: rings, sockets, files it holds
   kNet,      // that of a network device: taps' offloads, queues and carrier beside it
   kMemory,   // that of a virtio-mem device: memslots come and go
+  // With a device whose back-end shows files to the guest (virtio-fs' DAX window):
+  kWindow,      // that device's: it looks at what it is given before it maps it
+  kWindowVcpu,  // kVcpu, and the window's memslot moves with its BAR
 };
 
 // Condition on one argument: (argument & mask) == value.

@@ -55,8 +55,9 @@ int Under(std::initializer_list<ThreadKind> kinds, const std::function<void()>& 
 
 constexpr int kKilled = 128 + SIGSYS;  // both ways end with 159; only a trap says why
 
-constexpr auto kEveryKind = {ThreadKind::kControl, ThreadKind::kVcpu, ThreadKind::kDevice,
-                             ThreadKind::kNet, ThreadKind::kMemory};
+constexpr auto kEveryKind = {ThreadKind::kControl,   ThreadKind::kVcpu,   ThreadKind::kDevice,
+                             ThreadKind::kNet,       ThreadKind::kMemory, ThreadKind::kWindow,
+                             ThreadKind::kWindowVcpu};
 
 TEST(FilterTest, LethalCallsKillEveryKindOfThread) {
   for (const int number : LethalCalls()) {
@@ -153,6 +154,23 @@ TEST(FilterTest, DeviceThreadMayDoFileIoButNotRunVcpusOrStartThreads) {
   EXPECT_EQ(Under(filters,
                   [] { syscall(SYS_clone, CLONE_VM | CLONE_THREAD | CLONE_SIGHAND, 0, 0, 0, 0); }),
             kViolationExit);
+}
+
+TEST(FilterTest, OnlyThreadsWithAWindowMoveItAndLookAtFileSystems) {
+  const auto move = [] {
+    _exit(ioctl(-1, KVM_SET_USER_MEMORY_REGION, 0) == -1 && errno == EBADF ? 0 : 1);
+  };
+  const auto look = [] {
+    _exit(syscall(SYS_fstatfs, -1, nullptr) == -1 && errno == EBADF ? 0 : 1);
+  };
+  EXPECT_EQ(Under({ThreadKind::kControl, ThreadKind::kWindowVcpu}, move), 0);
+  EXPECT_EQ(Under({ThreadKind::kControl, ThreadKind::kWindowVcpu}, look), kViolationExit);
+  EXPECT_EQ(Under({ThreadKind::kControl, ThreadKind::kWindow}, look), 0);
+  EXPECT_EQ(Under({ThreadKind::kControl, ThreadKind::kWindow}, move), kViolationExit);
+  for (const ThreadKind kind : {ThreadKind::kVcpu, ThreadKind::kDevice}) {
+    EXPECT_EQ(Under({ThreadKind::kControl, kind}, look), kViolationExit);
+    EXPECT_EQ(Under({ThreadKind::kControl, kind}, move), kViolationExit);
+  }
 }
 
 TEST(FilterTest, LimitsCanBeReadNotRaised) {
