@@ -28,8 +28,9 @@ Exit Plain(ExitReason reason, uint64_t code = 0) {
 
 const char* ExitReasonName(ExitReason reason) {
   static constexpr const char* kNames[kExitReasons] = {
-      "interrupted", "port_read", "port_write",       "mmio_read",  "mmio_write",     "halt",
-      "shutdown",    "system",    "end_of_interrupt", "fail_entry", "internal_error", "other"};
+      "interrupted",    "port_read",    "port_write", "mmio_read",        "mmio_write",
+      "halt",           "shutdown",     "system",     "end_of_interrupt", "fail_entry",
+      "internal_error", "memory_fault", "other"};
   const auto index = static_cast<size_t>(reason);
   return index < kExitReasons ? kNames[index] : "?";
 }
@@ -45,6 +46,9 @@ Result<Exit> Vcpu::Run() {
   if (::ioctl(vcpu_.get(), KVM_RUN, 0) < 0) {
     if (errno == EINTR || errno == EAGAIN) {
       return Plain(ExitReason::kInterrupted);
+    }
+    if (errno == EFAULT) {
+      return Plain(ExitReason::kMemoryFault);
     }
     return SysError(fmt::format("ioctl(KVM_RUN) vCPU {}", id_));
   }

@@ -30,6 +30,7 @@ enum class ExitReason : uint8_t {
   kEndOfInterrupt,  // `code`: the vector (x86 split irqchip)
   kFailEntry,       // `code`: the hardware's reason
   kInternalError,   // `code`: KVM_INTERNAL_ERROR_*
+  kMemoryFault,     // the host has nothing behind an address of a memslot; the access was not made
   kOther,           // `code`: KVM_EXIT_*
 };
 

@@ -7,7 +7,9 @@
 
 #include <fmt/format.h>
 
+#include "base/check.h"
 #include "base/log.h"
+#include "machine/window_slot.h"
 
 namespace wyvern::machine {
 
@@ -89,11 +91,22 @@ Result<> Machine::MakePci() {
   return platform_->AttachPciConfigPorts(pci_->config_ports());
 }
 
-Result<uint8_t> Machine::AttachDevice(std::unique_ptr<virtio::VirtioDevice> device) {
+Result<uint8_t> Machine::AttachDevice(std::unique_ptr<virtio::VirtioDevice> device,
+                                      std::shared_ptr<mem::FileWindow> window) {
   const std::lock_guard lock(memory_mu_);
+  if (window != nullptr) {
+    const auto& regions = device->traits().shared_memory;
+    WV_CHECK(regions.size() == 1 && regions[0].length == window->size());
+  }
   WV_TRY(auto transport,
          transport::PciTransport::Create(std::move(device), memory_, platform_->msi_router(),
                                          platform_->doorbells()));
+  if (window != nullptr) {
+    auto memslot = std::make_shared<WindowSlot>(vm_, next_slot_, std::move(window));
+    ++next_slot_;
+    transport->set_shared_memory_callback(
+        [memslot](uint8_t /*id*/, std::optional<mem::Gpa> address) { memslot->Place(address); });
+  }
   WV_TRY(const uint8_t slot, pci_->Add(transport));
   devices_.emplace(slot, std::move(transport));
   return slot;

@@ -22,6 +22,7 @@
 #include "bus/bus.h"
 #include "kvm/kvm.h"
 #include "machine/vcpu_thread.h"
+#include "mem/file_window.h"
 #include "mem/guest_memory.h"
 #include "pci/pci_bus.h"
 #include "transport/pci_transport.h"
@@ -91,7 +92,10 @@ class Machine : private ExitHandler {
   Result<std::unique_ptr<devices::MemorySlots>> MakeMemorySlots(uint64_t chunk);
 
   // Puts a virtio device behind PCI on bus 0, in the lowest free slot; also while the guest runs (the guest must then rescan). The slot.
-  Result<uint8_t> AttachDevice(std::unique_ptr<virtio::VirtioDevice> device);
+  // `window`: what the guest sees in the device's one shared-memory region, which has this size; without, the guest reads zeros in regions.
+  // vCPU threads then need KVM_SET_USER_MEMORY_REGION.
+  Result<uint8_t> AttachDevice(std::unique_ptr<virtio::VirtioDevice> device,
+                               std::shared_ptr<mem::FileWindow> window = nullptr);
 
   // Once, also when it fails: the guest does not run then, and does not boot again.
   Result<> Boot();

@@ -13,6 +13,8 @@
 #include <gtest/gtest.h>
 
 #include "loader/testing/elf_builder.h"
+#include "mem/file_window.h"
+#include "virtio/device.h"
 
 namespace wyvern::machine {
 namespace {
@@ -72,6 +74,10 @@ class MachineTest : public testing::Test {
     auto machine = Machine::Create(std::move(config));
     EXPECT_TRUE(machine.has_value()) << machine.error().message();
     EXPECT_TRUE((*machine)->Boot().has_value());
+    return AwaitEvent();
+  }
+
+  Event AwaitEvent() {
     std::unique_lock lock(mu_);
     EXPECT_TRUE(changed_.wait_for(lock, std::chrono::seconds(20), [&] {
       return !events_.empty() && events_.back().kind != EventKind::kPanicked;
@@ -183,6 +189,65 @@ TEST_F(MachineTest, GuestReachesConsoleAndPciConfiguration) {
   ASSERT_EQ(console_.size(), 2U);
   EXPECT_EQ(console_[0], 'H');
   EXPECT_NE(console_[1], '\xff');  // the host bridge's vendor
+}
+
+// Has one region of shared memory.
+class WindowedDevice final : public virtio::VirtioDevice {
+ public:
+  WindowedDevice() {
+    traits_.device_id = 26;
+    traits_.queue_sizes = {64};
+    traits_.name = "windowed";
+    traits_.shared_memory = {{.id = 0, .length = 2 * kMiB}};
+  }
+
+  const virtio::DeviceTraits& traits() const override { return traits_; }
+
+  void ReadConfig(uint32_t, std::span<std::byte>) override {}
+
+  void WriteConfig(uint32_t, std::span<const std::byte>) override {}
+
+  Result<> StartQueue(uint16_t, virtio::QueueResources, uint64_t,
+                      std::optional<virtio::QueueState>) override {
+    return {};
+  }
+
+  std::optional<virtio::QueueState> StopQueue(uint16_t) override { return std::nullopt; }
+
+  void Reset() override {}
+
+ private:
+  virtio::DeviceTraits traits_;
+};
+
+TEST_F(MachineTest, WindowOfADeviceFollowsItsBar) {
+  const auto window = *mem::FileWindow::Create(2 * kMiB);
+  const UniqueFd file = *MakeMemfd("file", 4096);
+  ASSERT_EQ(::pwrite(file.get(), "f", 1, 0), 1);
+  ASSERT_TRUE(window->Map(0, 4096, file, 0, false).has_value());
+  auto machine = *Machine::Create(Config({
+      // clang-format off
+      0xc7, 0x05, 0x18, 0x80, 0x00, 0xe0, 0x00, 0x00, 0x00, 0xd0,  // mov dword [0xe0008018], 0xd0000000: slot 1's BAR 2
+      0xc7, 0x05, 0x1c, 0x80, 0x00, 0xe0, 0x00, 0x00, 0x00, 0x00,  // mov dword [0xe000801c], 0
+      0xc7, 0x05, 0x04, 0x80, 0x00, 0xe0, 0x02, 0x00, 0x00, 0x00,  // mov dword [0xe0008004], 2: decode memory
+      0x66, 0xba, 0xf8, 0x03,                                      // mov dx, 0x3f8
+      0xa0, 0x00, 0x00, 0x00, 0xd0, 0xee,                          // mov al, [0xd0000000]; out dx, al
+      0xc7, 0x05, 0x18, 0x80, 0x00, 0xe0, 0x00, 0x00, 0x00, 0xd8,  // mov dword [0xe0008018], 0xd8000000
+      0xa0, 0x00, 0x00, 0x00, 0xd8, 0xee,                          // mov al, [0xd8000000]; out dx, al
+      0xa0, 0x00, 0x00, 0x00, 0xd0, 0xee,                          // mov al, [0xd0000000]; out dx, al
+      0xc7, 0x05, 0x04, 0x80, 0x00, 0xe0, 0x00, 0x00, 0x00, 0x00,  // mov dword [0xe0008004], 0
+      0xa0, 0x00, 0x00, 0x00, 0xd8, 0xee,                          // mov al, [0xd8000000]; out dx, al
+      0xb0, 0xfe, 0xe6, 0x64, 0xf4,                                // mov al, 0xfe; out 0x64, al; hlt
+      // clang-format on
+  }));
+  const auto slot = machine->AttachDevice(std::make_unique<WindowedDevice>(), window);
+  ASSERT_TRUE(slot.has_value()) << slot.error().message();
+  ASSERT_EQ(*slot, 1);
+  ASSERT_TRUE(machine->Boot().has_value());
+  EXPECT_EQ(AwaitEvent().kind, EventKind::kReset);
+  machine.reset();
+  // Where it is not, the bus answers.
+  EXPECT_EQ(console_, "ff\xff\xff");
 }
 
 TEST_F(MachineTest, BootTwiceIsAnError) {

@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <csignal>
 
+#include <thread>
 #include <utility>
 
 #include <fmt/format.h>
@@ -129,11 +130,25 @@ bool VcpuThreads::Handle(Slot* slot, const kvm::Exit& exit) {
     case kvm::ExitReason::kInternalError:
       Fault(slot, fmt::format("KVM internal error, suberror {}", exit.code));
       return false;
+    case kvm::ExitReason::kMemoryFault:
+      return RetryMemory(slot);
     case kvm::ExitReason::kOther:
       Fault(slot, fmt::format("unknown KVM exit {}", exit.code));
       return false;
   }
   return true;
+}
+
+bool VcpuThreads::RetryMemory(Slot* slot) {
+  if (slot->patience.TryAgain(std::chrono::steady_clock::now())) {
+    std::this_thread::sleep_for(MemoryPatience::kRetry);
+    return true;
+  }
+  Fault(slot,
+        "the guest touched memory that the host does not have (in a device's window, where no file "
+        "is mapped, behind a file's end, or to "
+        "write what is mapped for reading)");
+  return false;
 }
 
 void VcpuThreads::Fault(Slot* slot, const std::string& what) {

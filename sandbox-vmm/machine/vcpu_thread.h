@@ -1,6 +1,8 @@
 // machine/vcpu_thread.h — the threads that run vCPUs: one per vCPU, started, parked and stopped together.
 // State:   running → parked (Pause) → running (Resume); stopped for good by Stop, or by a vCPU that ended the guest.
-// Errors:  what ends the guest is reported once, through ExitHandler::OnFault or by the devices.
+// Errors:  what ends the guest is reported once, through ExitHandler::OnFault or by the devices. Memory that the host does not have (a part
+//          of a device's window where no file is) ends it when it is still not there after half a second: until then the access is tried
+//          again, since a mapping is replaced by one that is unmapped first.
 // Threads: Pause, Resume and Stop from one thread at a time, never from a vCPU thread; RequestStop from any.
 #pragma once
 
@@ -16,6 +18,7 @@
 
 #include "base/worker_thread.h"
 #include "kvm/vcpu.h"
+#include "machine/memory_patience.h"
 
 namespace wyvern::machine {
 
@@ -68,6 +71,7 @@ class VcpuThreads {
     std::array<std::atomic<uint64_t>, kvm::kExitReasons> exits{};
     std::atomic<bool> started{false};
     std::atomic<unsigned long> thread{0};  // pthread_t, valid when started
+    MemoryPatience patience;               // the thread's own
     std::unique_ptr<WorkerThread> worker;
   };
 
@@ -75,6 +79,7 @@ class VcpuThreads {
   // False: the vCPU ends.
   bool RunOnce(Slot* slot);
   bool Handle(Slot* slot, const kvm::Exit& exit);
+  bool RetryMemory(Slot* slot);
   void Fault(Slot* slot, const std::string& what);
   void Park(Slot* slot);
   void KickAll();
