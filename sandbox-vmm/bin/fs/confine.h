@@ -13,6 +13,7 @@
 #include <span>
 
 #include "base/fd.h"
+#include "fs/export.h"
 
 namespace wyvern::fs_process {
 
@@ -32,9 +33,10 @@ std::span<const int> KeptCapabilities();
 // limit in force. Needs CAP_SYS_ADMIN.
 Result<rlim_t> Confine(const ConfineOptions& options);
 
-// The system calls that serving files needs; everything else ends the process (SIGSYS, reported).
-Result<> InstallFilter();
-// By number; for the filter's test.
+// The system calls that serving files with these features needs; everything else ends the process
+// (SIGSYS, reported).
+Result<> InstallFilter(const fs::SessionFeatures& features);
+// By number, whatever the features; for the filter's test.
 std::span<const int> AllowedCalls();
 
 // A detached, private clone of the tree at `path` (open_tree), read-only if asked.

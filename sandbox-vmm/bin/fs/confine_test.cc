@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sched.h>
+#include <sys/file.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -17,6 +18,7 @@
 #include <functional>
 #include <string>
 
+#include "base/event_fd.h"
 #include "fs/testing/fuse_client.h"
 #include "jail/violation.h"
 
@@ -122,15 +124,25 @@ class FilterTest : public ConfineTest {
 #endif
 
   // How the process ends that makes this call under the filter.
-  static int Forbidden(const std::function<void()>& call) {
+  static int Forbidden(const std::function<void()>& call,
+                       const fs::SessionFeatures& features = {}) {
     return InChild([&] {
       ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-      if (!jail::ReportViolations() || !InstallFilter()) {
+      if (!jail::ReportViolations() || !InstallFilter(features)) {
         return 1;
       }
       call();
       return 0;
     });
+  }
+
+  static bool Passes(const std::function<void()>& call, const fs::SessionFeatures& features) {
+    const int status = Forbidden(call, features);
+    if (status == 0) {
+      return true;
+    }
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == jail::kViolationExit) << status;
+    return false;
   }
 };
 
@@ -170,6 +182,38 @@ TEST_F(FilterTest, WhatNeedsNoCallEndsTheProcessWithAReport) {
   }
 }
 
+// The descriptors are bad: what counts is whether the call reaches the kernel.
+TEST_F(FilterTest, CallsForLocksNeedTheirOption) {
+  const auto by_descriptor = [](int command) {
+    return [command] { ::syscall(SYS_fcntl, -1, command, nullptr); };
+  };
+  const std::function<void()> whole = [] { ::flock(-1, LOCK_EX); };
+  const std::function<void()> timer = [] {
+    ::syscall(SYS_timerfd_settime, -1, 0, nullptr, nullptr);
+  };
+  const fs::SessionFeatures none;
+  const fs::SessionFeatures posix{.posix_locks = true};
+  const fs::SessionFeatures open_files{.flock_locks = true};
+  const fs::SessionFeatures all{.posix_locks = true, .flock_locks = true, .posix_acl = true};
+  for (const int command : {F_OFD_GETLK, F_OFD_SETLK}) {
+    EXPECT_FALSE(Passes(by_descriptor(command), none)) << command;
+    EXPECT_TRUE(Passes(by_descriptor(command), posix)) << command;
+    EXPECT_FALSE(Passes(by_descriptor(command), open_files)) << command;
+  }
+  EXPECT_FALSE(Passes(whole, none));
+  EXPECT_FALSE(Passes(whole, posix));
+  EXPECT_TRUE(Passes(whole, open_files));
+  EXPECT_FALSE(Passes(timer, none));
+  EXPECT_FALSE(Passes(timer, {.posix_acl = true}));
+  EXPECT_TRUE(Passes(timer, posix));
+  EXPECT_TRUE(Passes(timer, open_files));
+  // Nothing waits in the kernel, and a process' own locks are nobody's.
+  for (const int command : {F_OFD_SETLKW, F_GETLK, F_SETLK, F_SETLKW, F_SETLEASE, F_SETOWN}) {
+    EXPECT_FALSE(Passes(by_descriptor(command), all)) << command;
+  }
+  EXPECT_FALSE(Passes([] { ::syscall(SYS_timerfd_create, CLOCK_MONOTONIC, 0); }, all));
+}
+
 using fs::testing::Body;
 
 // Every operation of the server under confinement and filter; the child's exit code is the line
@@ -184,7 +228,7 @@ int EveryOperation(const std::string& directory) {
   options.root = *Open("/", O_RDONLY | O_DIRECTORY);
   options.descriptor_path = "";
   auto server = fs::FileServer::Create(std::move(options));
-  if (!server || !jail::ReportViolations() || !InstallFilter()) {
+  if (!server || !jail::ReportViolations() || !InstallFilter({})) {
     return 2;
   }
   fs::testing::FuseClient client(**server);
@@ -268,12 +312,82 @@ int EveryOperation(const std::string& directory) {
   return 0;
 }
 
-TEST_F(FilterTest, EveryFileOperationPasses) {
-  std::string directory = "/tmp/wyvern-confine-XXXXXX";
-  ASSERT_NE(::mkdtemp(directory.data()), nullptr);
-  ASSERT_EQ(::chmod(directory.c_str(), 0777), 0);
-  EXPECT_EQ(InChild([&] { return EveryOperation(directory); }), 0);
-  std::filesystem::remove_all(directory);
+// The same of what options add.
+int EveryOptionalOperation(const std::string& directory) {
+  auto tree = CloneSharedTree(directory, false);
+  if (!tree || !Confine({.shared_tree = *tree, .open_files = 1024})) {
+    return 1;
+  }
+  fs::FileServerOptions options;
+  options.root = *Open("/", O_RDONLY | O_DIRECTORY);
+  options.descriptor_path = "";
+  options.features = {.posix_locks = true, .flock_locks = true, .posix_acl = true};
+  const fs::SessionFeatures features = options.features;
+  auto server = fs::FileServer::Create(std::move(options));
+  const auto timer = TimerFd::Create();
+  if (!server || !timer || !jail::ReportViolations() || !InstallFilter(features)) {
+    return 2;
+  }
+  fs::testing::FuseClient client(**server);
+  if (client.Init().error != 0 || !timer->Arm(std::chrono::seconds(1))) {
+    return 3;
+  }
+  fuse_lk_in lock{};
+  uint64_t node = 0;
+  lock.fh = client.Create(1, "f", O_RDWR, 0644, &node);
+  lock.owner = 7;
+  lock.lk = {0, 99, F_WRLCK, 0};
+  fuse_lk_in whole = lock;
+  whole.lk_flags = FUSE_LK_FLOCK;
+  fuse_flush_in flush{};
+  flush.fh = lock.fh;
+  flush.lock_owner = lock.owner;
+  fuse_release_in release{};
+  release.fh = lock.fh;
+  release.release_flags = FUSE_RELEASE_FLOCK_UNLOCK;
+  fuse_getxattr_in get{};
+  get.size = 64;
+  int step = 10;
+  for (const int error : {client.Call(FUSE_SETLK, node, Body().Put(lock)).error,
+                          client.Call(FUSE_GETLK, node, Body().Put(lock)).error,
+                          client.Call(FUSE_SETLKW, node, Body().Put(whole)).error,
+                          client.Call(FUSE_FLUSH, node, Body().Put(flush)).error,
+                          client.Call(FUSE_RELEASE, node, Body().Put(release)).error}) {
+    ++step;
+    if (error != 0) {
+      return step;
+    }
+  }
+  // There is none, or the file system knows no ACLs.
+  const int acl =
+      client.Call(FUSE_GETXATTR, node, Body().Put(get).Name("system.posix_acl_access")).error;
+  return acl == ENODATA || acl == EOPNOTSUPP ? 0 : 4;
+}
+
+class OperationFilterTest : public FilterTest {
+ protected:
+  void SetUp() override {
+    FilterTest::SetUp();
+    if (!IsSkipped()) {
+      ASSERT_NE(::mkdtemp(directory_.data()), nullptr);
+      ASSERT_EQ(::chmod(directory_.c_str(), 0777), 0);
+    }
+  }
+
+  void TearDown() override {
+    std::error_code ignored;
+    std::filesystem::remove_all(directory_, ignored);
+  }
+
+  std::string directory_ = "/tmp/wyvern-confine-XXXXXX";
+};
+
+TEST_F(OperationFilterTest, EveryFileOperationPasses) {
+  EXPECT_EQ(InChild([&] { return EveryOperation(directory_); }), 0);
+}
+
+TEST_F(OperationFilterTest, EveryOperationOfAnOptionPasses) {
+  EXPECT_EQ(InChild([&] { return EveryOptionalOperation(directory_); }), 0);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <sys/prctl.h>
 
 #include <array>
+#include <initializer_list>
 #include <memory>
 #include <string>
 
@@ -65,13 +66,39 @@ Result<> Add(const Context& context, uint32_t action, int number,
   return {};
 }
 
+// Calls of `number` whose argument `index` is one of `values`.
+Result<> AllowOnly(const Context& context, int number, unsigned index,
+                   std::initializer_list<int> values) {
+  for (const int value : values) {
+    const scmp_arg_cmp only[] = {
+        {.arg = index, .op = SCMP_CMP_EQ, .datum_a = static_cast<uint64_t>(value), .datum_b = 0}};
+    WV_TRY_VOID(Add(context, SCMP_ACT_ALLOW, number, only));
+  }
+  return {};
+}
+
+// Locks of the host: of whole open files, and of ranges by open file descriptions. None of them is
+// waited for in the kernel (F_OFD_SETLKW, classic locks): a timer brings who waits back.
+Result<> AllowLocks(const Context& context, const fs::SessionFeatures& features) {
+  if (features.posix_locks) {
+    WV_TRY_VOID(AllowOnly(context, SCMP_SYS(fcntl), 1, {F_OFD_GETLK, F_OFD_SETLK}));
+  }
+  if (features.flock_locks) {
+    WV_TRY_VOID(Add(context, SCMP_ACT_ALLOW, SCMP_SYS(flock), {}));
+  }
+  if (features.posix_locks || features.flock_locks) {
+    WV_TRY_VOID(Add(context, SCMP_ACT_ALLOW, SCMP_SYS(timerfd_settime), {}));
+  }
+  return {};
+}
+
 }  // namespace
 
 std::span<const int> AllowedCalls() {
   return kAllowed;
 }
 
-Result<> InstallFilter() {
+Result<> InstallFilter(const fs::SessionFeatures& features) {
   const Context context(seccomp_init(SCMP_ACT_TRAP));
   if (!context) {
     return Fail(Code::kResourceExhausted, "seccomp_init");
@@ -91,17 +118,10 @@ Result<> InstallFilter() {
   WV_TRY_VOID(Add(context, SCMP_ACT_ALLOW, SCMP_SYS(mmap), not_executable));
   WV_TRY_VOID(Add(context, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), not_executable));
   // Not F_SETFL: eventfds are shared with the VMM, flags and all.
-  for (const int command : {F_DUPFD_CLOEXEC, F_GETFL}) {
-    const scmp_arg_cmp only[] = {
-        {.arg = 1, .op = SCMP_CMP_EQ, .datum_a = static_cast<uint64_t>(command), .datum_b = 0}};
-    WV_TRY_VOID(Add(context, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), only));
-  }
+  WV_TRY_VOID(AllowOnly(context, SCMP_SYS(fcntl), 1, {F_DUPFD_CLOEXEC, F_GETFL}));
+  WV_TRY_VOID(AllowLocks(context, features));
   // The name of a thread, in the report of a violation; names of mappings (newer allocators).
-  for (const int option : {PR_GET_NAME, PR_SET_NAME, PR_SET_VMA}) {
-    const scmp_arg_cmp only[] = {
-        {.arg = 0, .op = SCMP_CMP_EQ, .datum_a = static_cast<uint64_t>(option), .datum_b = 0}};
-    WV_TRY_VOID(Add(context, SCMP_ACT_ALLOW, SCMP_SYS(prctl), only));
-  }
+  WV_TRY_VOID(AllowOnly(context, SCMP_SYS(prctl), 0, {PR_GET_NAME, PR_SET_NAME, PR_SET_VMA}));
   const int error = seccomp_load(context.get());
   if (error != 0) {
     return SysErrorFrom(-error, "load the seccomp filter");

@@ -9,6 +9,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <bit>
 #include <charconv>
 #include <cstdio>
 #include <cstring>
@@ -31,6 +32,11 @@ constexpr const char* kUsage =
     "  --shared-dir DIR       share DIR; without it the exports come by the control socket\n"
     "  --readonly             refuse every change to DIR\n"
     "  --cache-ms N           how long the guest may trust what it knows of DIR (1000)\n"
+    "  --posix-lock           fcntl(2) locks hold on the host too, not in the guest alone\n"
+    "  --flock                the same for flock(2) locks\n"
+    "  --posix-acl            POSIX ACLs hold in the guest\n"
+    "  --dax-window-mib N     the guest maps files in a window of N MiB, a power of two from 2 to\n"
+    "                         16384, if the front-end gives it one of this size (no window)\n"
     "  --socket-path PATH     listen there for one front-end; else fd 3 is its connected socket\n"
     "  --listen-fd N          accept one front-end on this listening socket\n"
     "  --log-level LEVEL      debug, info, warn or error (info)\n"
@@ -50,6 +56,30 @@ bool ParseNumber(std::string_view text, unsigned least, unsigned most, unsigned*
   return error == std::errc() && at == text.data() + text.size() && *out >= least && *out <= most;
 }
 
+bool ParseFlag(std::string_view name, wyvern::fs_process::ServeOptions* serve) {
+  if (name == "--readonly") {
+    serve->read_only = true;
+  } else if (name == "--posix-lock") {
+    serve->features.posix_locks = true;
+  } else if (name == "--flock") {
+    serve->features.flock_locks = true;
+  } else if (name == "--posix-acl") {
+    serve->features.posix_acl = true;
+  } else {
+    return false;
+  }
+  return true;
+}
+
+bool ParseDaxWindow(std::string_view text, uint64_t* bytes) {
+  unsigned mebibytes = 0;
+  if (!ParseNumber(text, 2, 16384, &mebibytes) || !std::has_single_bit(mebibytes)) {
+    return false;
+  }
+  *bytes = uint64_t{mebibytes} << 20U;
+  return true;
+}
+
 bool ParseOption(std::string_view name, const char* value, Arguments* arguments) {
   auto& serve = arguments->serve;
   if (name == "--tag") {
@@ -64,6 +94,9 @@ bool ParseOption(std::string_view name, const char* value, Arguments* arguments)
   }
   if (name == "--cache-ms") {
     return ParseNumber(value, 0, 24U * 3600 * 1000, &serve.cache_ms);
+  }
+  if (name == "--dax-window-mib") {
+    return ParseDaxWindow(value, &serve.dax_window);
   }
   if (name == "--shared-dir") {
     serve.shared_dir = value;
@@ -89,8 +122,7 @@ bool ParseOption(std::string_view name, const char* value, Arguments* arguments)
 bool ParseArguments(int argc, char** argv, Arguments* arguments) {
   for (int i = 1; i < argc; ++i) {
     const std::string_view name = argv[i];
-    if (name == "--readonly") {
-      arguments->serve.read_only = true;
+    if (ParseFlag(name, &arguments->serve)) {
       continue;
     }
     const char* value = i + 1 < argc ? argv[++i] : nullptr;

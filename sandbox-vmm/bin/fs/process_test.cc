@@ -5,14 +5,20 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <cerrno>
 #include <filesystem>
 #include <fstream>
+#include <memory>
+#include <optional>
 #include <thread>
+#include <vector>
 
 #include "base/check.h"
 #include "base/subprocess.h"
 #include "base/unix_socket.h"
 #include "fs/testing/fuse_guest.h"
+#include "mem/file_window.h"
 #include "vhost_user/frontend.h"
 
 namespace wyvern::fs_process {
@@ -26,6 +32,10 @@ class ProcessTest : public ::testing::Test {
     if (::geteuid() != 0) {
       GTEST_SKIP() << "needs root";
     }
+    Spawn({});
+  }
+
+  void Spawn(const std::vector<std::string>& options) {
     std::string pattern = (std::filesystem::temp_directory_path() / "wyvern-fsp-XXXXXX").string();
     ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
     directory_ = pattern;
@@ -34,6 +44,7 @@ class ProcessTest : public ::testing::Test {
     auto control = MakeSocketPair(SOCK_SEQPACKET);
     SpawnOptions spawn;
     spawn.argv = {WV_FS, "--tag", "t", "--queues", "1", "--shared-dir", directory_};
+    spawn.argv.insert(spawn.argv.end(), options.begin(), options.end());
     spawn.fds = {{2, FdRef(2)}, {3, vhost->second}, {4, control->second}};
     auto process = Subprocess::Spawn(spawn);
     ASSERT_TRUE(process.has_value()) << process.error().message();
@@ -105,6 +116,121 @@ TEST_F(ProcessTest, ServesAndEndsWithItsFrontEnd) {
   ASSERT_TRUE(status.has_value());
   EXPECT_EQ(status->AsShell(), 0);
   process_.reset();
+}
+
+class OptionsProcessTest : public ProcessTest {
+ protected:
+  static constexpr uint64_t kRange = 2 << 20;
+
+  void SetUp() override {
+    if (::geteuid() != 0) {
+      GTEST_SKIP() << "needs root";
+    }
+    Spawn({"--posix-lock", "--flock", "--posix-acl", "--dax-window-mib", "8"});
+    window_ = *mem::FileWindow::Create(4 * kRange);
+    auto device = vhost_user::Frontend::CreateFs(std::move(socket_), "t", 1, 64, {}, window_);
+    ASSERT_TRUE(device.has_value()) << device.error().message();
+    device_ = *std::move(device);
+    device_->set_lost_callback([this](const std::string& /*why*/) { lost_ = true; });
+    ASSERT_TRUE(guest_.Start(*device_));
+    fuse_init_in init{};
+    init.major = 7;
+    init.minor = 38;
+    init.flags = FUSE_MAX_PAGES | FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS;
+    ASSERT_EQ(guest_.Call(FUSE_INIT, 0, fs::testing::FuseGuest::Bytes(init), 64).size(), 64U);
+  }
+
+  void TearDown() override {
+    device_.reset();
+    ProcessTest::TearDown();
+  }
+
+  // 0, or why not.
+  int Map(uint64_t node, uint64_t window_offset) {
+    fuse_setupmapping_in map{};
+    map.fh = ~uint64_t{0};
+    map.len = kRange;
+    map.flags = FUSE_SETUPMAPPING_FLAG_READ;
+    map.moffset = window_offset;
+    int error = -1;
+    guest_.Call(FUSE_SETUPMAPPING, node, fs::testing::FuseGuest::Bytes(map), 16, &error);
+    return error;
+  }
+
+  fs::testing::FuseGuest guest_;
+  std::shared_ptr<mem::FileWindow> window_;
+  std::atomic<bool> lost_{false};
+  std::unique_ptr<vhost_user::Frontend> device_;
+};
+
+// Under the process' own filter and in its own root.
+TEST_F(OptionsProcessTest, FileIsReadThroughTheWindow) {
+  ASSERT_EQ(Map(guest_.OpenFile("hello").first, kRange), 0);
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): an address of the window is a number
+  const auto* seen = reinterpret_cast<const char*>(window_->host_address() + kRange);
+  EXPECT_EQ(std::string(seen, 19), "hello from the host");
+  EXPECT_EQ(Say("stats").substr(0, 5), "1 ok ");
+}
+
+TEST_F(OptionsProcessTest, LocksAreTakenAndWaitedFor) {
+  const auto [node, handle] = guest_.OpenFile("hello");
+  const UniqueFd host = *Open(directory_ + "/hello", O_RDWR);
+
+  struct flock range {};
+
+  range.l_type = F_RDLCK;
+  ASSERT_EQ(::fcntl(host.get(), F_OFD_SETLK, &range), 0);
+  fuse_lk_in lock{};
+  lock.fh = handle;
+  lock.owner = 7;
+  lock.lk = {0, 99, F_WRLCK, 0};
+  int error = -1;
+  guest_.Call(FUSE_SETLK, node, fs::testing::FuseGuest::Bytes(lock), 16, &error);
+  // A file of the guest's that is open for reading has its locks on one that is open for both.
+  EXPECT_EQ(error, EAGAIN);
+  const uint16_t waits = guest_.Submit(FUSE_SETLKW, node, fs::testing::FuseGuest::Bytes(lock), 16);
+  std::this_thread::sleep_for(milliseconds(20));  // the timer is armed more than once
+  range.l_type = F_UNLCK;
+  ASSERT_EQ(::fcntl(host.get(), F_OFD_SETLK, &range), 0);
+  guest_.Await(waits, &error);
+  EXPECT_EQ(error, 0);
+}
+
+TEST_F(OptionsProcessTest, EndOfTheProcessEmptiesTheWindow) {
+  ASSERT_EQ(Map(guest_.OpenFile("hello").first, 0), 0);
+  WV_CHECK(process_.has_value());
+  ASSERT_TRUE(process_->Kill(SIGKILL));
+  for (int i = 0; i < 1000 && !lost_; ++i) {
+    std::this_thread::sleep_for(milliseconds(10));
+  }
+  ASSERT_TRUE(lost_);
+  const PipePair pipe = *MakePipe();
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): an address of the window is a number
+  EXPECT_EQ(::write(pipe.write.get(), reinterpret_cast<const void*>(window_->host_address()), 1),
+            -1);
+  EXPECT_EQ(errno, EFAULT);
+}
+
+TEST(ArgumentsTest, WrongWindowsAreNamed) {
+  for (const char* size : {"0", "1", "3", "24", "16385", "32768", "-2", "2M", "99999999999", ""}) {
+    const auto output = RunCommand(
+        {.argv = {WV_FS, "--dax-window-mib", size}, .env = {}, .fds = {}, .cwd = ""}, 10000);
+    ASSERT_TRUE(output.has_value()) << output.error().message();
+    EXPECT_EQ(output->status.AsShell(), 2) << size;
+    const std::string line = fmt::format("bad option or value: --dax-window-mib {}\n", size);
+    EXPECT_NE(output->err.find(line), std::string::npos) << output->err;
+    EXPECT_NE(output->err.find("a power of two from 2 to"), std::string::npos) << output->err;
+  }
+}
+
+TEST(ArgumentsTest, LocksAndAclsTakeNoValue) {
+  for (const char* flag : {"--posix-lock", "--flock", "--posix-acl"}) {
+    const auto output =
+        RunCommand({.argv = {WV_FS, flag, "on"}, .env = {}, .fds = {}, .cwd = ""}, 10000);
+    ASSERT_TRUE(output.has_value()) << output.error().message();
+    EXPECT_EQ(output->status.AsShell(), 2) << flag;
+    EXPECT_NE(output->err.find("bad option or value: on"), std::string::npos) << output->err;
+  }
 }
 
 TEST(ArgumentsTest, WrongLogLevelIsNamed) {

@@ -13,6 +13,7 @@
 #include "fs/confine.h"
 #include "fs/control.h"
 #include "fs/fs_device.h"
+#include "fs/shared_dax_window.h"
 #include "jail/violation.h"
 #include "vhost_user/backend.h"
 
@@ -36,11 +37,14 @@ void ApplyLimit(rlim_t limit, fs::FileServerOptions* options) {
   options->max_handles = std::min(kOpenFiles, rest - options->inodes.nameless);
 }
 
-Result<std::unique_ptr<fs::FileServer>> MakeServer(const ServeOptions& options, rlim_t limit) {
+Result<std::unique_ptr<fs::FileServer>> MakeServer(const ServeOptions& options, rlim_t limit,
+                                                   fs::DaxWindow* window) {
   fs::FileServerOptions server;
   server.exports = options.shared_dir.empty();
   server.policy.cache = std::chrono::milliseconds(options.cache_ms);
   server.policy.read_only = options.read_only;
+  server.features = options.features;
+  server.dax_window = window;
   server.descriptor_path = "";  // the working directory is /proc/self/fd
   ApplyLimit(limit, &server);
   WV_TRY(server.root, Open("/", O_RDONLY | O_DIRECTORY));
@@ -71,7 +75,8 @@ Result<> Serve(ServeOptions options) {
   WV_TRY(const rlim_t limit,
          Confine({tree, kResidentInodes + kNamelessInodes + kOpenFiles + kSpareDescriptors}));
   tree.Reset();
-  WV_TRY(auto server, MakeServer(options, limit));
+  SharedDaxWindow window(options.dax_window);
+  WV_TRY(auto server, MakeServer(options, limit, options.dax_window > 0 ? &window : nullptr));
   fs::FsDeviceOptions device_options;
   device_options.tag = options.tag;
   device_options.request_queues = static_cast<uint16_t>(options.queues);
@@ -79,12 +84,14 @@ Result<> Serve(ServeOptions options) {
   WV_TRY(auto device, fs::FsDevice::Create(*server, device_options));
   vhost_user::Backend backend(std::move(options.vhost_socket), std::move(device),
                               {.offer_config = options.offer_config});
+  window.Connect(backend.requests());
   WV_TRY(auto loop, EventLoop::Create());
   WV_TRY(const auto vhost, loop->Add(backend.fd(), EPOLLIN, [&](uint32_t /*events*/) {
     if (const auto served = backend.Serve(); !served) {
       if (served.error() != vhost_user::Fault::kClosed) {
         WV_ERROR("vhost-user: {}", vhost_user::FaultName(served.error()));
       }
+      window.Disconnect();
       loop->Stop();
     }
   }));
@@ -98,7 +105,7 @@ Result<> Serve(ServeOptions options) {
 #ifndef WV_SANITIZED
   // A sanitizer's run time makes calls of its own.
   WV_TRY_VOID(jail::ReportViolations());
-  WV_TRY_VOID(InstallFilter());
+  WV_TRY_VOID(InstallFilter(options.features));
 #endif
   auto ran = loop->Run();
   ::alarm(kExitSeconds);

@@ -1,9 +1,11 @@
 // fs/serve.h — the life of wyvern-fs: confinement, then requests until the front-end hangs up.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "base/fd.h"
+#include "fs/export.h"
 
 namespace wyvern::fs_process {
 
@@ -14,6 +16,9 @@ struct ServeOptions {
   std::string shared_dir;  // share this one directory; empty: exports come by the control socket
   bool read_only = false;
   unsigned cache_ms = 1000;
+  fs::SessionFeatures features;
+  // Of the DAX window that the front-end is asked to map files in: a multiple of 2 MiB; 0: none.
+  uint64_t dax_window = 0;
   unsigned queues = 4;
   unsigned threads = 4;
   bool offer_config = false;

@@ -25,7 +25,8 @@ class DaxWindow {
   virtual uint64_t size() const = 0;
   // Maps [file_offset, + length) of `file` at window_offset and replaces what is mapped there (the
   // guest turns a read-only mapping in use into a writable one by mapping it again: at no time may
-  // something else show). `file` is open for what the mapping may do, and is the caller's.
+  // something else show, but for nothing at all). `file` is open for what the mapping may do, and is
+  // the caller's. A range of 2 MiB may be replaced as a whole.
   virtual Result<> Map(FdRef file, uint64_t file_offset, uint64_t window_offset, uint64_t length,
                        bool writable) = 0;
   // Afterwards the range holds nothing of any file. Parts that are not mapped are left alone.
