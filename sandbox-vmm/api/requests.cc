@@ -1,6 +1,7 @@
 #include "api/requests.h"
 
 #include <algorithm>
+#include <bit>
 
 namespace wyvern::api {
 
@@ -51,8 +52,14 @@ Result<DeviceSpec> ParseFs(const vmm::v1::VhostUserFs& fs, DonationStore& store)
     return Fail(Code::kInvalidArgument,
                 "vhost_user_fs.queue_size must be a power of two from 2 to 1024");
   }
+  const uint64_t window = fs.dax_window_bytes();
+  if (window != 0 &&
+      (window < kMinDaxWindow || window > kMaxDaxWindow || !std::has_single_bit(window))) {
+    return Fail(Code::kInvalidArgument,
+                "vhost_user_fs.dax_window_bytes must be 0 or a power of two from 2 MiB to 16 GiB");
+  }
   WV_TRY(UniqueFd socket, store.Take(DonationKind::kVhostUser, fs.socket_fd()));
-  return VhostUserFsSpec{std::move(socket), fs.tag(), fs.request_queues(), size};
+  return VhostUserFsSpec{std::move(socket), fs.tag(), fs.request_queues(), size, window};
 }
 
 }  // namespace

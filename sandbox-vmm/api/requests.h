@@ -13,6 +13,9 @@ inline constexpr uint32_t kMaxVcpus = 8;
 inline constexpr uint64_t kMemoryGranule = 2ULL << 20U;
 inline constexpr uint64_t kMinMemory = 32ULL << 20U;
 inline constexpr uint64_t kMaxMemory = 1ULL << 40U;
+inline constexpr uint64_t kMinDaxWindow = 2ULL << 20U;  // what virtio-fs maps at once
+// A window costs the guest 1/64 of its size in page structures.
+inline constexpr uint64_t kMaxDaxWindow = 16ULL << 30U;
 inline constexpr size_t kMaxCmdline =
     2000;  // the kernel's limit is 2048 and the machine adds its own part
 inline constexpr size_t kMaxIdLength = 63;

@@ -24,6 +24,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const auto spec = api::ParseDevice(attach, store);
     WV_CHECK(spec || spec.error().code() == Code::kInvalidArgument ||
              spec.error().code() == Code::kNotFound);
+    const auto* fs = spec ? std::get_if<api::VhostUserFsSpec>(&*spec) : nullptr;
+    WV_CHECK(fs == nullptr || fs->dax_window <= api::kMaxDaxWindow);
   }
   return 0;
 }

@@ -46,6 +46,7 @@ struct VhostUserFsSpec {
   std::string tag;
   uint32_t request_queues = 1;
   uint32_t queue_size = 0;
+  uint64_t dax_window = 0;  // bytes of the back-end's DAX window; 0: none
 };
 
 using DeviceSpec = std::variant<PmemSpec, RngSpec, VsockSpec, BlkSpec, VhostUserFsSpec>;

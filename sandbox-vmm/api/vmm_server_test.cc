@@ -28,6 +28,9 @@ class FakeMachine : public VirtualMachine {
       return Fail(Code::kAlreadyExists, "a device taken is already here");
     }
     last_device_ = spec.index();
+    if (const auto* fs = std::get_if<VhostUserFsSpec>(&spec); fs != nullptr) {
+      dax_window_ = fs->dax_window;
+    }
     return std::string("0000:00:01.0");
   }
 
@@ -57,6 +60,7 @@ class FakeMachine : public VirtualMachine {
 
   MachineSpec created_;
   size_t last_device_ = 99;
+  uint64_t dax_window_ = 99;
   std::function<void(MachineEvent)> listener_;
 };
 
@@ -165,6 +169,32 @@ TEST_F(VmmServerTest, AttachPassesErrorsAndRefusesBadDevices) {
   EXPECT_EQ(Attach(request).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   request.mutable_blk()->set_serial(std::string(21, 'x'));
   EXPECT_EQ(Attach(request).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(VmmServerTest, DaxWindowIsNoneOrAPowerOfTwoWithinBounds) {
+  vmm::v1::AttachDeviceRequest request;
+  request.set_id("fs0");
+  auto* fs = request.mutable_vhost_user_fs();
+  fs->set_tag("wyvern");
+  fs->set_request_queues(1);
+  fs->set_queue_size(128);
+  fs->set_socket_fd("fs");
+  for (const uint64_t size :
+       std::initializer_list<uint64_t>{1, 4096, 1ULL << 20U, 3ULL << 20U, (2ULL << 20U) + 1,
+                                       32ULL << 30U, 1ULL << 63U, UINT64_MAX}) {
+    fs->set_dax_window_bytes(size);
+    const grpc::Status status = Attach(request);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << size;
+    EXPECT_NE(status.error_message().find("dax_window_bytes"), std::string::npos);
+  }
+  const UniqueFd null = *Open("/dev/null", O_RDONLY);
+  for (const uint64_t size : std::initializer_list<uint64_t>{0, 2ULL << 20U, 16ULL << 30U}) {
+    ASSERT_TRUE(donate_->Donate(DonationKind::kVhostUser, "fs", null));
+    fs->set_dax_window_bytes(size);
+    const grpc::Status status = Attach(request);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    EXPECT_EQ(machine_.dax_window_, size);
+  }
 }
 
 TEST_F(VmmServerTest, ConnectVsockHandsTheStreamOverOrSaysThatTheGuestRefused) {

@@ -21,6 +21,8 @@ constexpr std::chrono::seconds kVsockConnectTimeout(10);
 constexpr uint64_t kPmemGranule = 2ULL << 20U;
 // Block devices beyond these use a thread pool: no ring can be made once the filter is in force.
 constexpr size_t kRings = 4;
+// Each takes up to 16,385 of the 65,530 mappings that a process has (SharedMappings::kMaxMappings).
+constexpr size_t kMaxWindows = 2;
 
 // A thread that could not be confined must not run guest-controlled work.
 void Confine(jail::ThreadKind kind) {
@@ -87,7 +89,7 @@ Result<> Assembly::Create(api::MachineSpec spec) {
     config.console = [this](std::span<const std::byte> bytes) { console_->Append(bytes); };
   }
   config.on_event = [this](const machine::Event& event) { OnMachineEvent(event); };
-  config.on_thread_start = [](const char* /*name*/) { Confine(jail::ThreadKind::kVcpu); };
+  config.on_thread_start = [this](const char* /*name*/) { Confine(vcpu_kind_); };
   WV_TRY(machine_, machine::Machine::Create(std::move(config)));
   return {};
 }
@@ -100,16 +102,30 @@ Result<std::string> Assembly::Attach(const std::string& id, api::DeviceSpec spec
   if (devices_.contains(id)) {
     return Fail(Code::kAlreadyExists, "a device " + id + " is already here");
   }
+  auto slot = Plug(id, std::move(spec));
+  if (!slot) {
+    windows_.erase(id);
+    return tl::unexpected(std::move(slot).error().WithContext("device " + id));
+  }
+  if (!windows_.empty()) {
+    vcpu_kind_ = jail::ThreadKind::kWindowVcpu;
+  }
+  return fmt::format("0000:00:{:02x}.0", *slot);
+}
+
+Result<uint8_t> Assembly::Plug(const std::string& id, api::DeviceSpec spec) {
   const bool is_vsock = std::holds_alternative<api::VsockSpec>(spec);
-  WV_TRY_CONTEXT(std::unique_ptr<virtio::VirtioDevice> device, MakeDevice(id, std::move(spec)),
-                 "device " + id);
+  WV_TRY(std::unique_ptr<virtio::VirtioDevice> device, MakeDevice(id, std::move(spec)));
   virtio::VirtioDevice* const borrowed = device.get();
-  WV_TRY_CONTEXT(const uint8_t slot, machine_->AttachDevice(std::move(device)), "device " + id);
+  const auto window = windows_.find(id);
+  WV_TRY(const uint8_t slot,
+         machine_->AttachDevice(std::move(device),
+                                window == windows_.end() ? nullptr : window->second));
   devices_.emplace(id, borrowed);
   if (is_vsock) {
     vsock_ = static_cast<devices::VsockDevice*>(borrowed);
   }
-  return fmt::format("0000:00:{:02x}.0", slot);
+  return slot;
 }
 
 Result<std::unique_ptr<virtio::VirtioDevice>> Assembly::MakeDevice(const std::string& id,
@@ -161,14 +177,30 @@ Result<std::unique_ptr<virtio::VirtioDevice>> Assembly::Make(const std::string& 
 
 Result<std::unique_ptr<virtio::VirtioDevice>> Assembly::Make(const std::string& id,
                                                              api::VhostUserFsSpec spec) {
-  WV_TRY(auto device, vhost_user::Frontend::CreateFs(std::move(spec.socket), spec.tag,
-                                                     static_cast<uint16_t>(spec.request_queues),
-                                                     static_cast<uint16_t>(spec.queue_size),
-                                                     [] { Confine(jail::ThreadKind::kDevice); }));
+  std::shared_ptr<mem::FileWindow> window;
+  if (spec.dax_window > 0) {
+    WV_TRY(window, MakeWindow(id, spec.dax_window));
+  }
+  const auto kind = window ? jail::ThreadKind::kWindow : jail::ThreadKind::kDevice;
+  WV_TRY(auto device,
+         vhost_user::Frontend::CreateFs(
+             std::move(spec.socket), spec.tag, static_cast<uint16_t>(spec.request_queues),
+             static_cast<uint16_t>(spec.queue_size), [kind] { Confine(kind); }, window));
   device->set_lost_callback([this, id](const std::string& why) {
     Publish({api::EventKind::kBackendLost, "the back-end of " + id + " is gone: " + why});
   });
   return device;
+}
+
+Result<std::shared_ptr<mem::FileWindow>> Assembly::MakeWindow(const std::string& id,
+                                                              uint64_t size) {
+  if (windows_.size() >= kMaxWindows) {
+    return Fail(Code::kResourceExhausted,
+                fmt::format("a machine has {} DAX windows at most", kMaxWindows));
+  }
+  WV_TRY(auto window, mem::FileWindow::Create(size));
+  windows_.emplace(id, window);
+  return window;
 }
 
 Result<> Assembly::Boot() {

@@ -11,7 +11,9 @@
 #include "api/console_ring.h"
 #include "api/virtual_machine.h"
 #include "blk/uring_engine.h"
+#include "jail/filter.h"
 #include "machine/machine.h"
+#include "mem/file_window.h"
 #include "vsock/vsock_device.h"
 
 namespace wyvern::vmm {
@@ -42,14 +44,20 @@ class Assembly final : public api::VirtualMachine {
   Result<std::unique_ptr<virtio::VirtioDevice>> Make(const std::string& id, api::BlkSpec spec);
   Result<std::unique_ptr<virtio::VirtioDevice>> Make(const std::string& id,
                                                      api::VhostUserFsSpec spec);
+  Result<std::shared_ptr<mem::FileWindow>> MakeWindow(const std::string& id, uint64_t size);
+  // Makes the device and puts it into the machine: its PCI slot.
+  Result<uint8_t> Plug(const std::string& id, api::DeviceSpec spec);
   void OnMachineEvent(const machine::Event& event);
   void Publish(api::MachineEvent event);
 
   std::mutex mu_;  // guards what follows
   std::unique_ptr<api::ConsoleRingWriter> console_;
   std::unique_ptr<machine::Machine> machine_;
-  std::map<std::string, virtio::VirtioDevice*> devices_;  // the machine owns them
-  devices::VsockDevice* vsock_ = nullptr;                 // one of them
+  std::map<std::string, virtio::VirtioDevice*> devices_;             // the machine owns them
+  devices::VsockDevice* vsock_ = nullptr;                            // one of them
+  std::map<std::string, std::shared_ptr<mem::FileWindow>> windows_;  // of the devices that have one
+  // Read by vCPU threads as they start, when no device is attached any more.
+  jail::ThreadKind vcpu_kind_ = jail::ThreadKind::kVcpu;
   std::vector<std::unique_ptr<devices::IoRing>> rings_;
   bool booted_ = false;
 

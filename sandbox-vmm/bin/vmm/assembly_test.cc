@@ -6,13 +6,18 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "base/unix_socket.h"
+#include "jail/filter.h"
+#include "jail/violation.h"
 #include "loader/testing/elf_builder.h"
+#include "mem/file_window.h"
 
 namespace wyvern::vmm {
 namespace {
@@ -56,6 +61,50 @@ TEST_F(AssemblyTest, VsockDeviceThatDoesNotFitIsNotTheMachines) {
   const auto connected = assembly_.ConnectVsock(1024, std::move(pair.first));
   ASSERT_FALSE(connected.has_value());
   EXPECT_EQ(connected.error().code(), Code::kFailedPrecondition);
+}
+
+TEST_F(AssemblyTest, WindowOfADeviceThatDidNotComeUpIsGivenBack) {
+  for (int attempt = 0; attempt < 4; ++attempt) {
+    SocketPair pair = *MakeSocketPair(SOCK_STREAM);
+    pair.first.Reset();
+    const auto attached =
+        assembly_.Attach("fs", api::VhostUserFsSpec{.socket = std::move(pair.second),
+                                                    .tag = "t",
+                                                    .request_queues = 1,
+                                                    .queue_size = 64,
+                                                    .dax_window = 2 << 20U});
+    ASSERT_FALSE(attached.has_value());
+    EXPECT_EQ(attached.error().code(), Code::kUnavailable) << attached.error().message();
+  }
+}
+
+// How a child ends that does this in a thread of this kind: 0 if it could.
+int InThread(jail::ThreadKind kind, const std::function<bool()>& body) {
+  const pid_t child = fork();
+  if (child == 0) {
+    const bool confined = prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && jail::ReportViolations() &&
+                          jail::InstallFilter(jail::ThreadKind::kControl) &&
+                          jail::InstallFilter(kind);
+    _exit(confined && body() ? 0 : 1);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+// The front-end's thread maps; what a reset or the end leaves is taken away by whoever is there.
+TEST(WindowFilterTest, ThreadsShowAndHideFilesUnderTheirFilters) {
+  const auto window = *mem::FileWindow::Create(2 << 20U);
+  const UniqueFd file = *MakeMemfd("file", 4096);
+  const auto show = [&] { return window->Map(0, 4096, file, 0, true).has_value(); };
+  const auto hide = [&] { return window->Unmap(0, 4096).has_value(); };
+  EXPECT_EQ(InThread(jail::ThreadKind::kWindow, show), 0);
+  EXPECT_EQ(InThread(jail::ThreadKind::kDevice, show), jail::kViolationExit);
+  EXPECT_EQ(InThread(jail::ThreadKind::kWindowVcpu, show), jail::kViolationExit);
+  for (const auto kind :
+       {jail::ThreadKind::kWindow, jail::ThreadKind::kWindowVcpu, jail::ThreadKind::kControl}) {
+    EXPECT_EQ(InThread(kind, hide), 0);
+  }
 }
 
 TEST_F(AssemblyTest, MachineThatDidNotBootIsNotRunning) {
