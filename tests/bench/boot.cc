@@ -135,6 +135,7 @@ Result<> Guest::AttachShare() {
   fs->set_tag("wyvern");
   fs->set_request_queues(1);
   fs->set_queue_size(1024);
+  fs->set_dax_window_bytes(options_.dax_window);
   return vmm_->Attach(request);
 }
 

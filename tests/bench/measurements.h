@@ -27,6 +27,7 @@ struct BootOptions {
   uint32_t vcpus = 1;
   std::string fs_binary, export_directory;  // wyvern-fs with one export "x"
   std::string vhost_user_socket;            // or a back-end that listens at this path
+  uint64_t dax_window = 0;                  // bytes of that back-end's; 0: none
   std::string disk;
   bool shared_memory = false;  // also where nothing needs it
   Exercise exercise;
