@@ -6,16 +6,14 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#include <charconv>
 #include <cstdio>
 #include <cstring>
 
 #include <fmt/format.h>
 
 #include "base/fd.h"
-#include "blk/blk_device.h"
-#include "console/console_device.h"
 #include "jail/filter.h"
+#include "machine/testing/split_device.h"
 #include "net/kernel_tap.h"
 #include "net/net_device.h"
 #include "pmem/pmem_device.h"
@@ -26,10 +24,9 @@ namespace wyvern::machine {
 
 namespace {
 
-constexpr uint64_t kMiB = uint64_t{1} << 20U;
-
 // As wyvern-vmm does: the filter of its control thread, which its other threads inherit, then that of the kind.
-devices::WorkerOptions Confined(std::string name, jail::ThreadKind kind = jail::ThreadKind::kDevice) {
+devices::WorkerOptions Confined(std::string name,
+                                jail::ThreadKind kind = jail::ThreadKind::kDevice) {
   return {.name = std::move(name), .on_thread_start = [kind](const char* /*thread*/) {
             for (const auto each : {jail::ThreadKind::kControl, kind}) {
               if (const auto installed = jail::InstallFilter(each); !installed) {
@@ -40,10 +37,11 @@ devices::WorkerOptions Confined(std::string name, jail::ThreadKind kind = jail::
           }};
 }
 
-Result<UniqueFd> OpenTap(const std::string& name) {
+Result<UniqueFd> OpenTap(const std::string& name, bool multi_queue) {
   WV_TRY(UniqueFd tap, Open("/dev/net/tun", O_RDWR | O_NONBLOCK));
   ifreq request{};
-  request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+  request.ifr_flags =
+      static_cast<short>(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | (multi_queue ? IFF_MULTI_QUEUE : 0));
   if (name.size() >= sizeof(request.ifr_name)) {
     return Fail(Code::kInvalidArgument, "the tap's name is too long");
   }
@@ -57,6 +55,7 @@ Result<UniqueFd> OpenTap(const std::string& name) {
 }  // namespace
 
 Result<> BootDevices::AttachAll(const BootOptions& options) {
+  split_ = options.split;
   WV_TRY(auto rng, devices::RngDevice::Create(Confined("rng")));
   WV_TRY_VOID(Attach("rng", std::move(rng)));
   WV_TRY_VOID(AttachDisks(options));
@@ -64,7 +63,8 @@ Result<> BootDevices::AttachAll(const BootOptions& options) {
     WV_TRY_VOID(AttachImage(options.image));
   }
   if (options.balloon) {
-    WV_TRY(auto balloon, devices::BalloonDevice::Create({.worker = Confined("balloon")}));
+    WV_TRY(auto balloon, devices::BalloonDevice::Create(
+                             {.worker = Confined("balloon"), .page_reporting = options.reporting}));
     balloon_ = balloon.get();
     WV_TRY_VOID(Attach("balloon", std::move(balloon)));
   }
@@ -72,13 +72,16 @@ Result<> BootDevices::AttachAll(const BootOptions& options) {
     WV_TRY_VOID(AttachMemory(options.hotplug_mib));
   }
   if (!options.tap.empty()) {
-    WV_TRY_VOID(AttachTap(options.tap));
+    WV_TRY_VOID(AttachTap(options.tap, options.pairs));
   }
   return options.ports.empty() ? Result<>() : AttachPorts(options.ports);
 }
 
 Result<> BootDevices::Attach(std::string name, std::unique_ptr<virtio::VirtioDevice> device) {
   devices_.emplace_back(std::move(name), device.get());
+  if (split_) {
+    device = std::make_unique<SplitDevice>(std::move(device));
+  }
   WV_TRY_VOID(machine_.AttachDevice(std::move(device)));
   return {};
 }
@@ -92,11 +95,16 @@ Result<> BootDevices::AttachDisks(const BootOptions& options) {
                             .file = std::move(file),
                             .read_only = disk.read_only,
                             .serial = serial,
-                            .queues = static_cast<uint16_t>(options.queues)};
+                            .queues = static_cast<uint16_t>(options.queues),
+                            .lanes = static_cast<uint16_t>(options.lanes)};
     if (!options.pool) {
       WV_TRY(blk.ring, devices::IoRing::Create());
+      for (uint32_t lane = 1; lane < options.lanes; ++lane) {
+        WV_TRY(blk.more_rings.emplace_back(), devices::IoRing::Create());
+      }
     }
     WV_TRY(auto device, devices::BlkDevice::Create(std::move(blk)));
+    disks_.push_back({.device = device.get(), .path = disk.path});
     WV_TRY_VOID(Attach(serial, std::move(device)));
   }
   return {};
@@ -129,21 +137,24 @@ Result<> BootDevices::AttachMemory(uint64_t mib) {
   return Attach("mem", std::move(device));
 }
 
-Result<> BootDevices::AttachTap(const std::string& name) {
+Result<> BootDevices::AttachTap(const std::string& name, uint32_t pairs) {
   std::vector<UniqueFd> queues;
-  WV_TRY(queues.emplace_back(), OpenTap(name));
+  for (uint32_t i = 0; i < pairs; ++i) {
+    WV_TRY(queues.emplace_back(), OpenTap(name, pairs > 1));
+  }
   WV_TRY(auto tap, devices::KernelTap::Create(std::move(queues)));
-  WV_TRY(auto device, devices::NetDevice::Create(
-                          {.worker = Confined("net", jail::ThreadKind::kNet),
-                           .tap = std::move(tap),
-                           .interface = {.mac = {0x02, 0, 0, 0, 0, 0x01}, .mtu = 1500}}));
+  WV_TRY(auto device,
+         devices::NetDevice::Create({.worker = Confined("net", jail::ThreadKind::kNet),
+                                     .tap = std::move(tap),
+                                     .interface = {.mac = {0x02, 0, 0, 0, 0, 0x01}, .mtu = 1500}}));
   return Attach("net", std::move(device));
 }
 
 Result<> BootDevices::AttachPorts(const std::vector<BootPort>& ports) {
   devices::ConsoleOptions options{.worker = Confined("console"),
                                   .max_ports = static_cast<uint32_t>(ports.size()) + 1};
-  options.ports.push_back({.name = "console", .console = true, .overflow = devices::ConsoleOverflow::kDrop});
+  options.ports.push_back(
+      {.name = "console", .console = true, .overflow = devices::ConsoleOverflow::kDrop});
   for (const BootPort& port : ports) {
     options.ports.push_back({.name = port.name});
   }
@@ -155,27 +166,8 @@ Result<> BootDevices::AttachPorts(const std::vector<BootPort>& ports) {
     WV_TRY(ends.out, Open(ports[i].out, O_WRONLY));
     WV_TRY_VOID(device->Attach(i + 1, std::move(ends)));
   }
+  console_ = device.get();
   return Attach("console", std::move(device));
-}
-
-std::string BootDevices::Command(std::string_view line) {
-  const size_t space = line.find(' ');
-  const std::string_view name = line.substr(0, space);
-  if (name == "counters") {
-    return Counters();
-  }
-  uint64_t mib = 0;
-  const std::string_view number = space == std::string_view::npos ? "" : line.substr(space + 1);
-  if (std::from_chars(number.data(), number.data() + number.size(), mib).ec != std::errc()) {
-    return fmt::format("{}: not understood", line);
-  }
-  if (name == "balloon" && balloon_ != nullptr) {
-    return fmt::format("{}: {}", line, balloon_->SetTarget(mib * kMiB) ? "done" : "refused");
-  }
-  if (name == "plug" && memory_ != nullptr) {
-    return fmt::format("{}: {}", line, memory_->SetRequestedSize(mib * kMiB) ? "done" : "refused");
-  }
-  return fmt::format("{}: no such device or command", line);
 }
 
 std::string BootDevices::Counters() const {

@@ -6,12 +6,18 @@
 
 namespace wyvern::machine {
 
-const char kBootUsage[] =
-    "usage: wyvern-boot-test --kernel VMLINUX [--initrd FILE] [--image EROFS] [--cmdline TEXT] [--memory MiB] [--cpus N]\n"
-    "         [--seconds N] [--pauses N] [--shared] [--disk FILE]... [--read-only-disk FILE]... [--queues N] [--pool]\n"
-    "         [--balloon] [--hotplug MiB] [--tap NAME] [--port NAME:FIFO:FILE]...\n"
-    "       wyvern-boot-test --probe\n"
-    "On standard input: balloon MiB, plug MiB, counters; each is answered with a line on standard error.\n";
+const char* BootUsage() {
+  return R"(usage: wyvern-boot-test --kernel VMLINUX [--initrd FILE] [--image EROFS] [--cmdline TEXT]
+         [--memory MiB] [--cpus N] [--seconds N] [--pauses N] [--shared] [--split]
+         [--disk FILE]... [--read-only-disk FILE]... [--queues N] [--lanes N] [--pool]
+         [--balloon [--no-reporting]] [--hotplug MiB] [--tap NAME [--pairs N]]
+         [--port NAME:FIFO:FILE]...
+       wyvern-boot-test --probe
+On standard input: type TEXT, pause MS, resize DISK MiB, balloon MiB, hint 0|1, stats, plug MiB,
+window COLUMNS ROWS, counters; each is answered on standard error, at the end with
+"COMMAND: done" or what is wrong.
+)";
+}
 
 namespace {
 
@@ -52,10 +58,10 @@ bool TakeOption(std::string_view name, std::string_view value, BootOptions* opti
   }
   const std::map<std::string_view, uint64_t*> sizes = {{"--memory", &options->memory_mib},
                                                        {"--hotplug", &options->hotplug_mib}};
-  const std::map<std::string_view, uint32_t*> counts = {{"--cpus", &options->cpus},
-                                                        {"--queues", &options->queues},
-                                                        {"--seconds", &options->seconds},
-                                                        {"--pauses", &options->pauses}};
+  const std::map<std::string_view, uint32_t*> counts = {
+      {"--cpus", &options->cpus},       {"--queues", &options->queues},
+      {"--lanes", &options->lanes},     {"--pairs", &options->pairs},
+      {"--seconds", &options->seconds}, {"--pauses", &options->pauses}};
   uint64_t number = 0;
   if (!ParseNumber(value, &number)) {
     return false;
@@ -75,9 +81,12 @@ bool TakeOption(std::string_view name, std::string_view value, BootOptions* opti
 
 std::optional<BootOptions> ParseBootOptions(int argc, char** argv) {
   BootOptions options;
+  bool no_reporting = false;
   const std::map<std::string_view, bool*> flags = {{"--shared", &options.shared},
+                                                   {"--split", &options.split},
                                                    {"--pool", &options.pool},
-                                                   {"--balloon", &options.balloon}};
+                                                   {"--balloon", &options.balloon},
+                                                   {"--no-reporting", &no_reporting}};
   for (int i = 1; i < argc; ++i) {
     const std::string_view name = argv[i];
     if (auto it = flags.find(name); it != flags.end()) {
@@ -88,6 +97,7 @@ std::optional<BootOptions> ParseBootOptions(int argc, char** argv) {
       return std::nullopt;
     }
   }
+  options.reporting = !no_reporting;
   return options.kernel.empty() ? std::nullopt : std::optional(options);
 }
 

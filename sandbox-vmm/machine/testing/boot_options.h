@@ -29,17 +29,21 @@ struct BootOptions {
   uint64_t hotplug_mib = 0;  // a virtio-mem device over that much
   uint32_t cpus = 1;
   uint32_t queues = 1;  // of each disk
+  uint32_t lanes = 1;   // of each disk: threads that serve them
+  uint32_t pairs = 1;   // of the tap
   uint32_t seconds = 60;
   uint32_t pauses = 0;  // Pause/Resume this many times, 20 ms apart
   bool shared = false;
+  bool split = false;  // no device offers packed rings
   bool balloon = false;
+  bool reporting = true;        // the balloon offers free page reporting
   std::string tap;              // name of a tap, made if it is not there
   std::vector<BootDisk> disks;  // /dev/vda, /dev/vdb, … with serial numbers disk0, disk1, …
   bool pool = false;            // they do without io_uring
   std::vector<BootPort> ports;
 };
 
-extern const char kBootUsage[];
+const char* BootUsage();
 
 std::optional<BootOptions> ParseBootOptions(int argc, char** argv);
 

@@ -63,7 +63,8 @@ void PrintCounters(const MachineCounters& counters) {
 }
 
 // Lines of standard input are commands, until it ends; then the guest is waited for.
-std::optional<EventKind> Serve(BootDevices& devices, Ending& ending, std::chrono::seconds patience) {
+std::optional<EventKind> Serve(BootDevices& devices, Ending& ending,
+                               std::chrono::seconds patience) {
   const auto end = std::chrono::steady_clock::now() + patience;
   std::string line;
   for (bool open = true; std::chrono::steady_clock::now() < end;) {
@@ -108,13 +109,7 @@ Result<int> Run(const BootOptions& options) {
   WV_TRY_VOID(devices.AttachAll(options));
   WV_TRY_VOID(machine->Boot());
   for (uint32_t i = 0; i < options.pauses && !ending.Wait(std::chrono::milliseconds(20)); ++i) {
-    machine->Pause();
-    const ExitCounts before = machine->counters().exits;
-    ending.Wait(std::chrono::milliseconds(20));
-    if (before != machine->counters().exits) {
-      return Fail(Code::kInternal, "a vCPU ran while the machine was paused");
-    }
-    machine->Resume();
+    WV_TRY_VOID(PauseFor(*machine, std::chrono::milliseconds(20)));
   }
   const auto kind = Serve(devices, ending, std::chrono::seconds(options.seconds));
   machine->Stop();
@@ -143,7 +138,7 @@ int main(int argc, char** argv) {
   }
   const auto options = wyvern::machine::ParseBootOptions(argc, argv);
   if (!options) {
-    fmt::print(stderr, "{}", wyvern::machine::kBootUsage);
+    fmt::print(stderr, "{}", wyvern::machine::BootUsage());
     return 2;
   }
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || !wyvern::jail::ReportViolations()) {
