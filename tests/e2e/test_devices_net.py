@@ -1,0 +1,131 @@
+"""virtio-net under Linux's driver: a tap in a network namespace of its own, the guest at the other end (harness/guest.py)."""
+
+import os
+import pathlib
+import re
+import socket
+import threading
+
+import pytest
+
+from harness.ctr import call, more, wait_until
+from harness.guest import MIB, Guest, needs_boot_test, network_of
+
+pytestmark = [pytest.mark.wyvern_only, needs_boot_test]
+
+HOST, THEM = "10.99.0.1", "10.99.0.2"
+SIZE = 4 * MIB
+# VIRTIO §5.1.3, and what the rings have.
+CSUM, GUEST_CSUM, GUEST_TSO4, HOST_TSO4, MRG_RXBUF, CTRL_VQ, MQ, PACKED = 0, 1, 7, 11, 15, 17, 22, 34
+
+
+def configure(guest: Guest) -> None:
+    script = f"""echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6
+                 ip addr add {HOST}/24 dev tap0 && ip link set tap0 up && ip link set lo up"""
+    done = call(["nsenter", "-t", guest.pid, "-n", "sh", "-c", script])
+    assert done.returncode == 0, done.stderr
+    guest.sh("echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6")
+    guest.sh(f"ifconfig lo 127.0.0.1 up; ifconfig eth0 {THEM} netmask 255.255.255.0 up")
+
+
+class Peer:
+    """One connection from the guest, served on the host's side: `expected` bytes of it are collected, then it gets `answer`."""
+
+    def __init__(self, guest: Guest, port: int, expected: int, answer: bytes = b""):
+        self.received, self.expected, self.answer, self.error = bytearray(), expected, answer, None
+        with network_of(guest.pid):
+            self.listener = socket.create_server((HOST, port))
+        self.listener.settimeout(60)
+        self.thread = threading.Thread(target=self._serve, daemon=True)
+        self.thread.start()
+
+    def _serve(self):
+        try:
+            with self.listener, self.listener.accept()[0] as connection:
+                connection.settimeout(60)
+                while len(self.received) < self.expected and (piece := connection.recv(1 << 16)):
+                    self.received += piece
+                connection.sendall(self.answer)
+        except OSError as error:
+            self.error = error
+
+    def join(self):
+        self.thread.join(90)
+        assert not self.thread.is_alive() and not self.error, self.error
+
+
+def interface(text: str, name: str) -> dict:
+    """A line of /proc/net/dev."""
+    values = [int(v) for v in re.search(rf"^ *{name}: *(.*)$", text, re.M)[1].split()]
+    names = ["bytes", "packets", "errors", "dropped"]
+    return {f"rx_{n}": v for n, v in zip(names, values)} | {f"tx_{n}": v for n, v in zip(names, values[8:])}
+
+
+def tap(guest: Guest) -> dict:
+    return interface(pathlib.Path(f"/proc/{guest.pid}/net/dev").read_text(), "tap0")
+
+
+def average(way: str, old: dict, new: dict) -> float:
+    """Bytes of a packet between two looks at the device's counters."""
+    return (new[f"{way}_bytes"] - old[f"{way}_bytes"]) / (new[f"{way}_packets"] - old[f"{way}_packets"])
+
+
+def checksum_errors(snmp: str) -> list:
+    tables = re.findall(r"^(\w+): (.*)\n\1: (.*)$", snmp, re.M)
+    return [(table, name, value) for table, names, values in tables for name, value in zip(names.split(), values.split())
+            if name in ("InErrs", "InCsumErrors", "InHdrErrors") and value != "0"]
+
+
+@pytest.mark.parametrize("flags", [(), ("--split",), more(("--shared",))], ids=["packed", "split", "packed-shared"])
+def test_streams_arrive_whole_both_ways(scratch, flags):
+    sent, answered = os.urandom(SIZE), os.urandom(SIZE)
+    source, target = scratch / "source", scratch / "target"
+    source.write_bytes(sent)
+    source.chmod(0o400)
+    target.write_bytes(bytes(SIZE))
+    with Guest(scratch, *flags, "--tap", "tap0", "--pairs", "2", disks=[source, target], cpus=2, prefix=["unshare", "-n"]) as guest:
+        wanted = {CSUM, GUEST_CSUM, GUEST_TSO4, HOST_TSO4, MRG_RXBUF, CTRL_VQ, MQ} | ({PACKED} if "--split" not in flags else set())
+        assert guest.features("/sys/class/net/eth0") & (wanted | {PACKED}) == wanted
+        assert guest.sh("cat /sys/class/net/eth0/address /sys/class/net/eth0/mtu").split() == ["02:00:00:00:00:01", "1500"]
+        assert guest.sh("ls /sys/class/net/eth0/queues").split() == ["rx-0", "rx-1", "tx-0", "tx-1"]
+        configure(guest)
+        assert wait_until(lambda: guest.sh("cat /sys/class/net/eth0/carrier") == "1", 10)
+        for size in (56, 1472, 8000):  # the second fills a frame, the third takes six
+            assert "2 packets transmitted, 2 packets received, 0% packet loss" in guest.sh(f"ping -c 2 -W 5 -s {size} {HOST}")
+
+        before = guest.counters()["net"]
+        peer = Peer(guest, 5001, SIZE)
+        guest.sh(f"nc {HOST} 5001 </dev/vdb")
+        peer.join()
+        assert peer.received == sent
+        middle = guest.counters()["net"]
+        peer = Peer(guest, 5002, 0, answered)
+        guest.sh(f"nc {HOST} 5002 >/dev/vdc && sync")
+        peer.join()
+        assert target.read_bytes() == answered
+        after = guest.counters()["net"]
+        # Segments are made by whoever is behind the device, not by the sender: a packet is longer than the MTU.
+        assert average("tx", before, middle) > 3000 and average("rx", middle, after) > 3000, (before, middle, after)
+
+        # At once, from both processors, so by both pairs of queues.
+        peers = [Peer(guest, 5003 + i, SIZE, answered) for i in range(2)]
+        both = [f"busybox taskset {1 << i} nc {HOST} {5003 + i} </dev/vdb >/tmp/got{i} & p{i}=$!" for i in range(2)]
+        guest.sh("; ".join(both) + "; wait $p0 && wait $p1")
+        for i, peer in enumerate(peers):
+            peer.join()
+            assert peer.received == sent
+            guest.sh(f"cmp /tmp/got{i} /dev/vdc")
+
+        def agree() -> bool:
+            inside, host, ours = interface(guest.sh("cat /proc/net/dev"), "eth0"), tap(guest), guest.counters()["net"]
+            shown[:] = inside, host, ours
+            return (inside["tx_packets"] == ours["tx_packets"] == host["rx_packets"]
+                    and inside["rx_packets"] == ours["rx_packets"] == host["tx_packets"])
+
+        shown = []
+        assert wait_until(agree, 10), shown
+        inside, host, _ = shown
+        lost = {name: value for side in (inside, host) for name, value in side.items() if re.search("errors|dropped", name) and value}
+        assert not lost, shown
+        assert not checksum_errors(guest.sh("cat /proc/net/snmp"))
+        assert not checksum_errors(pathlib.Path(f"/proc/{guest.pid}/net/snmp").read_text())
