@@ -4,7 +4,7 @@
 set -uo pipefail
 smoke=$([ "${WYVERN_LAB:-}" = smoke ] && echo yes)
 ./deploy/packages.sh lab guest $([ "$smoke" ] || echo guest-test interop) || exit 1
-cmake --preset release && ninja -C build/release || exit 1
+cmake --preset release && ninja -C build/release && { [ "$smoke" ] || ninja -C build/release wyvern-bench; } || exit 1
 kernel=$(deploy/guest/build-kernel.sh | tail -1) || exit 1
 deploy/guest/build-image.sh --agent build/release/bin/wyvern-agent || exit 1
 versions=(1.7 1.6)
@@ -30,7 +30,7 @@ plan() {
 1.7 1 test_devices_blk.py test_devices_net.py test_devices_memory.py test_devices_ports.py
 1.7 1 test_kill9.py
 1.7 1 test_wyvern_cli.py test_guest_import.py
-1.7 1 test_bad_input.py test_rootfs.py test_confinement.py test_virtio_blk.py test_fs_differential.py
+1.7 1 test_bad_input.py test_rootfs.py test_confinement.py test_virtio_blk.py test_fs_differential.py test_dax.py
 1.6 1 test_ctr_run.py test_kill9.py -k kernel_is_the_guests+or+exit_code+or+apart+or+last_line+or+stdin_small+or+kill_9[vmm]+or+survives
 PLAN
 }
@@ -43,11 +43,14 @@ machine() {
   local arguments=("${words[@]:2}")
   arguments=("${arguments[@]//+/ }")
   [ "${WYVERN_LONG:-0}" = 1 ] && arguments+=(--long)
+  local extra=()
+  [ -x build/release/bin/wyvern-bench ] && extra=(--add build/release/bin/wyvern-bench)
   for attempt in 1 2; do
     rm -rf "${out:?}/$name"
     tests/lab/lab run --build build/release --share-out "$out/$name" --console "$out/$name.console" --cpus "${words[1]}" --memory 3072 \
       --containerd "${words[0]}" --timeout $((WYVERN_LONG ? 9000 : 900)) \
-      --add build/release/sandbox-vmm/machine/wyvern-boot-test --add build/release/bin/wyvern-fsdiff -- \
+      --add build/release/sandbox-vmm/machine/wyvern-boot-test --add build/release/bin/wyvern-fsdiff \
+      "${extra[@]}" -- \
       sh -c 'cd /opt/wyvern/tests/e2e && exec python3 -m pytest -q -p no:cacheprovider --junitxml=/out/e2e.xml "$@"' sh "${arguments[@]}" \
       >"$out/$name.log" 2>&1
     [ $? = 125 ] && [ $attempt = 1 ] || break
