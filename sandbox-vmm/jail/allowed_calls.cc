@@ -10,6 +10,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -168,6 +169,8 @@ std::vector<CallRule> Control() {
   }
   // A new thread tightens its own filter before it does anything else.
   rules.push_back(When(SYS_seccomp, 0, kLow32, SECCOMP_SET_MODE_FILTER));
+  // The channel on which a vhost-user back-end asks; there is no socket(): nobody outside can be talked to.
+  rules.push_back(When(SYS_socketpair, 0, kLow32, AF_UNIX));
   // Guest memory is sealed against shrinking.
   rules.push_back(When(SYS_fcntl, 1, kLow32, F_ADD_SEALS));
   // Limits can be read, not raised.

@@ -79,7 +79,7 @@ constexpr auto kControlThread = std::to_array<std::string_view>({
     // clang-format off
     "clone [0]&0x10900==0x10900", "seccomp [0]&0xffffffff==0x1",
     "fcntl F_ADD_SEALS", "ftruncate", "lseek", "memfd_create", "pread64",
-    "getpeername", "getsockname", "setsockopt",
+    "getpeername", "getsockname", "setsockopt", "socketpair [0]&0xffffffff==0x1",
     "io_uring_register", "prlimit64 [2]&0xffffffffffffffff==0x0", "rt_sigaction",
     "sched_getparam", "sched_getscheduler", "sysinfo", "uname",
     "ioctl KVM_CHECK_EXTENSION", "ioctl KVM_CREATE_VCPU", "ioctl KVM_CREATE_VM",

@@ -173,6 +173,23 @@ TEST(FilterTest, OnlyThreadsWithAWindowMoveItAndLookAtFileSystems) {
   }
 }
 
+TEST(FilterTest, SocketsAreMadeInPairsByTheControlThreadsOnly) {
+  const auto pair = [] {
+    int ends[2];
+    _exit(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0 ? 0 : 1);
+  };
+  EXPECT_EQ(Under({ThreadKind::kControl}, pair), 0);
+  EXPECT_EQ(Under({ThreadKind::kControl, ThreadKind::kDevice}, pair), kViolationExit);
+  EXPECT_EQ(Under({ThreadKind::kControl},
+                  [] {
+                    int ends[2];
+                    (void)socketpair(AF_INET, SOCK_STREAM, 0, ends);
+                  }),
+            kViolationExit);
+  EXPECT_EQ(Under({ThreadKind::kControl}, [] { (void)socket(AF_UNIX, SOCK_STREAM, 0); }),
+            kViolationExit);
+}
+
 TEST(FilterTest, LimitsCanBeReadNotRaised) {
   EXPECT_EQ(Under({ThreadKind::kControl},
                   [] {
