@@ -41,6 +41,8 @@ if(WYVERN_SANITIZE)
   if(WYVERN_SANITIZE STREQUAL "thread" AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     # The warning that it does not see fences: where one is the only order, it may report a race that is none.
     add_compile_options(-Wno-tsan)
+    # It sees variables that are not initialised where the sanitizer's calls hide that they are.
+    add_compile_options(-Wno-maybe-uninitialized)
   endif()
 endif()
 if(WYVERN_FUZZ)

@@ -5,10 +5,13 @@
 
 #include <array>
 #include <atomic>
+#include <memory>
+#include <mutex>
 #include <optional>
 #include <thread>
 
 #include "base/mapping.h"
+#include "base/unix_socket.h"
 #include "vhost_user/backend.h"
 #include "vhost_user/frontend.h"
 #include "vhost_user/testing/recording_device.h"
@@ -124,7 +127,7 @@ class FrontendSessionTest : public ::testing::Test {
   }
 
   GuestRam ram_{8 << 20};
-  std::optional<FakeDriver> driver_{std::in_place, ram_, 64};
+  std::unique_ptr<FakeDriver> driver_ = std::make_unique<FakeDriver>(ram_, 64);
   EventFd kick_ = *EventFd::Create();
   std::shared_ptr<FakeInterrupt> interrupt_ = std::make_shared<FakeInterrupt>();
   std::atomic<int> lost_{0};
@@ -182,7 +185,7 @@ TEST_F(FrontendSessionTest, SuccessorTakesAgainWhatWasInFlight) {
   EXPECT_EQ(device_->StopQueue(0).value_or(virtio::QueueState{}).next_used, 3U);
   // After a reset the record is a new one: the next ring begins at 0.
   device_->Reset();
-  driver_.emplace(ram_, 64);
+  driver_ = std::make_unique<FakeDriver>(ram_, 64);
   ASSERT_TRUE(Start());
   const uint16_t head = Submit();
   EXPECT_EQ(Serve(next), head);
@@ -272,16 +275,25 @@ class RecordingWindow final : public SharedMemoryWindow {
                bool writable) override {
     EXPECT_TRUE(fd.valid());
     EXPECT_EQ(fd_offset, 0x5000U);
-    mapped.push_back({id, offset, length, writable});
+    const std::lock_guard lock(mu_);
+    mapped_.push_back({id, offset, length, writable});
     return {};
   }
 
   Result<> Unmap(uint8_t /*id*/, uint64_t offset, uint64_t /*length*/) override {
-    std::erase_if(mapped, [&](const Mapped& m) { return m.offset == offset; });
+    const std::lock_guard lock(mu_);
+    std::erase_if(mapped_, [&](const Mapped& m) { return m.offset == offset; });
     return {};
   }
 
-  std::vector<Mapped> mapped;
+  std::vector<Mapped> mapped() const {
+    const std::lock_guard lock(mu_);
+    return mapped_;
+  }
+
+ private:
+  mutable std::mutex mu_;
+  std::vector<Mapped> mapped_;
 };
 
 TEST_F(FrontendSessionTest, SharedMemoryIsMappedWhileTheDriverWaits) {
@@ -298,15 +310,15 @@ TEST_F(FrontendSessionTest, SharedMemoryIsMappedWhileTheDriverWaits) {
   ASSERT_TRUE(peer.requests->MapShared(0, 0x8000, file, 0x5000, 0x2000, false));
   EXPECT_EQ(peer.requests->MapShared(0, 0x9000, file, 0x5000, 0x1000, false).error().code(),
             Code::kInternal);
-  ASSERT_EQ(window->mapped.size(), 2U);
-  EXPECT_TRUE(window->mapped[0].writable);
-  EXPECT_FALSE(window->mapped[1].writable);
+  ASSERT_EQ(window->mapped().size(), 2U);
+  EXPECT_TRUE(window->mapped()[0].writable);
+  EXPECT_FALSE(window->mapped()[1].writable);
   ASSERT_TRUE(peer.requests->UnmapShared(0, 0x2000, 0x1000));
-  EXPECT_EQ(window->mapped.size(), 1U);
+  EXPECT_EQ(window->mapped().size(), 1U);
   // What a back-end that is gone has shown is taken away.
   peer.Kill();
   EXPECT_TRUE(WaitLost(1));
-  EXPECT_TRUE(window->mapped.empty());
+  EXPECT_TRUE(window->mapped().empty());
 }
 
 class HalfMegabyte final : public DeviceState {

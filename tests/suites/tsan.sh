@@ -3,6 +3,6 @@
 # those of no other suite: not in "all" but with --long.
 set -uo pipefail
 . tests/suites/ctest.sh
-export TSAN_OPTIONS=halt_on_error=0:second_deadlock_stack=1
+export TSAN_OPTIONS=second_deadlock_stack=1:suppressions=$PWD/tests/suites/tsan.supp
 run_programs tsan base_test mem_test bus_test virtio_test transport_test vhost_user_test rate_limit_test fs_test blk_test net_test vsock_test \
   pmem_test rng_test balloon_test virtio_mem_test console_test device_lifecycle_test
