@@ -11,22 +11,24 @@ import re
 import subprocess
 import sys
 
+TREE = pathlib.Path(__file__).resolve().parents[2]
 NO_SOURCE = re.compile(r"_(test|fuzz|bench)\.cc$|/testing/|/proof/|/differential/")
 
 
-def sources(component: pathlib.Path) -> list:
-    return sorted(str(path) for pattern in ("*.cc", "*.h") for path in component.rglob(pattern) if not NO_SOURCE.search(str(path)))
-
-
-def covered(programs: list, profiles: list, files: list, scratch: pathlib.Path) -> dict:
-    """{"regions": (reached, all), "branches": …} of `files`."""
+def covered(programs: list, profiles: list, component: str, scratch: pathlib.Path) -> dict:
+    """{"regions": (reached, all), "branches": …} of the component's sources."""
     merged = scratch / "reached.profdata"
     subprocess.run(["llvm-profdata-16", "merge", "-sparse", "-o", merged, *profiles], check=True)
     objects = [word for program in programs[1:] for word in ("-object", program)]
-    done = subprocess.run(["llvm-cov-16", "export", "-summary-only", f"-instr-profile={merged}", programs[0], *objects, *files],
+    done = subprocess.run(["llvm-cov-16", "export", "-summary-only", f"-instr-profile={merged}", programs[0], *objects],
                           check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    totals = json.loads(done.stdout)["data"][0]["totals"]
-    return {name: (totals[name]["covered"], totals[name]["count"]) for name in ("regions", "branches")}
+    # Names are from the tree's root (-ffile-prefix-map), of what a unity build includes below its directory.
+    files = [each["summary"] for each in json.loads(done.stdout)["data"][0]["files"]
+             if each["filename"].removeprefix("build/fuzz/").startswith(component + "/") and not NO_SOURCE.search(each["filename"])]
+    if not files:
+        sys.exit(f"fuzz_coverage.py: {programs[0]} has no source of {component}")
+    return {name: (sum(each[name]["covered"] for each in files), sum(each[name]["count"] for each in files))
+            for name in ("regions", "branches")}
 
 
 def row(name: str, counts: dict) -> str:
@@ -44,11 +46,11 @@ def main():
             components.setdefault(pathlib.Path(corpus).parents[1], []).append((program, profile))
     print("{:<44}{:>18}{:>18}".format("component / target", "regions", "edges"))
     for component, targets in sorted(components.items()):
-        files = sources(component)
+        name = str(component.relative_to(TREE))
         programs, profiles = [program for program, _ in targets], [profile for _, profile in targets]
-        print(row("/".join(component.parts[-2:]), covered(programs, profiles, files, logs)))
+        print(row(name, covered(programs, profiles, name, logs)))
         for program, profile in targets if len(targets) > 1 else []:
-            print(row("  " + pathlib.Path(program).name, covered([program], [profile], files, logs)))
+            print(row("  " + pathlib.Path(program).name, covered([program], [profile], name, logs)))
 
 
 if __name__ == "__main__":
