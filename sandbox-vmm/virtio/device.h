@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <vector>
@@ -93,19 +94,29 @@ class VirtioDevice {
   virtual std::vector<CounterValue> counters() const { return {}; }
 
   // Set by the transport once: the device calls it (any thread) when a queue is broken by what the
-  // driver wrote.
-  void set_fault_callback(std::function<void()> callback) { on_fault_ = std::move(callback); }
+  // driver wrote. A device whose threads run before that (a vhost-user front-end's) may have had a
+  // fault already: it is told by StartQueue then.
+  void set_fault_callback(std::function<void()> callback) {
+    const std::lock_guard lock(fault_mu_);
+    on_fault_ = std::move(callback);
+  }
 
  protected:
   // DEVICE_NEEDS_RESET (VIRTIO §2.1.2).
   void NeedsReset() {
-    if (on_fault_) {
-      on_fault_();
+    std::function<void()> callback;
+    {
+      const std::lock_guard lock(fault_mu_);
+      callback = on_fault_;
+    }
+    if (callback) {
+      callback();  // without the lock: it may take the transport's
     }
   }
 
  private:
-  std::function<void()> on_fault_;
+  std::mutex fault_mu_;
+  std::function<void()> on_fault_;  // guarded by fault_mu_
 };
 
 }  // namespace wyvern::virtio
