@@ -157,32 +157,28 @@ void BalloonDevice::RequestStats() {
 
 Result<> BalloonDevice::StartQueue(uint16_t index, virtio::QueueResources resources,
                                    uint64_t features, std::optional<virtio::QueueState> resume) {
-  Result<> result;
-  worker_->Call([&] {
-    auto memory = resources.memory;
-    auto interrupt = resources.interrupt;
-    auto started = ActiveQueue::Start(worker_->loop(), {.index = index,
-                                                        .resources = std::move(resources),
-                                                        .features = features,
-                                                        .resume = resume,
-                                                        .device = traits_.name,
-                                                        .on_kick = [this, index] { OnKick(index); },
-                                                        .on_fault =
-                                                            [this] {
-                                                              Count(counters_.faults);
-                                                              NeedsReset();
-                                                            }});
-    if (!started) {
-      result = tl::unexpected(std::move(started).error());
-      return;
-    }
-    features_ = features;
-    stats_undone_ = stats_undone_ && (index != kStats || resume.has_value());
-    queues_[index] = {.active = *std::move(started), .memory = std::move(memory)};
-    config_change_.QueueStarted(std::move(interrupt));
-    OnKick(index);
-  });
-  return result;
+  const auto memory = resources.memory;
+  const auto interrupt = resources.interrupt;
+  const bool resumed = resume.has_value();
+  return ActiveQueue::StartOn(*worker_,
+                              {.index = index,
+                               .resources = std::move(resources),
+                               .features = features,
+                               .resume = resume,
+                               .device = traits_.name,
+                               .on_kick = [this, index] { OnKick(index); },
+                               .on_fault =
+                                   [this] {
+                                     Count(counters_.faults);
+                                     NeedsReset();
+                                   }},
+                              [&](std::unique_ptr<ActiveQueue> queue) {
+                                features_ = features;
+                                stats_undone_ = stats_undone_ && (index != kStats || resumed);
+                                queues_[index] = {.active = std::move(queue), .memory = memory};
+                                config_change_.QueueStarted(interrupt);
+                                OnKick(index);
+                              });
 }
 
 std::optional<virtio::QueueState> BalloonDevice::StopQueue(uint16_t index) {

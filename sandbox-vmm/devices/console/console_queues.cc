@@ -33,38 +33,35 @@ void ConsoleDevice::MakePort(uint32_t id, ConsoleOverflow overflow) {
 
 Result<> ConsoleDevice::StartQueue(uint16_t index, virtio::QueueResources resources,
                                    uint64_t features, std::optional<virtio::QueueState> resume) {
-  Result<> result;
-  worker_->Call([&] {
-    auto interrupt = resources.interrupt;
-    auto started = ActiveQueue::Start(worker_->loop(), {.index = index,
-                                                        .resources = std::move(resources),
-                                                        .features = features,
-                                                        .resume = resume,
-                                                        .device = traits_.name,
-                                                        .on_kick = [this, index] { OnKick(index); },
-                                                        .on_fault =
-                                                            [this] {
-                                                              CountMessage(counters_.faults);
-                                                              NeedsReset();
-                                                            }});
-    if (!started) {
-      result = tl::unexpected(std::move(started).error());
-      return;
-    }
-    features_ = features;
-    queues_[index] = *std::move(started);
-    config_change_.QueueStarted(std::move(interrupt));
-    Slot& slot = slots_[PortOf(index)];
-    if (!resume && slot.port != nullptr && index == QueueOf(PortOf(index), true)) {
-      slot.port->set_resume_at(0);
-    }
-    ConnectQueue(index, queues_[index].get());
-    if (!multiport() && index < 2 && slots_[0].port != nullptr) {
-      slots_[0].port->SetGuestOpen(true);  // a driver without control queues cannot say so
-    }
-    OnKick(index);
-  });
-  return result;
+  const auto interrupt = resources.interrupt;
+  const bool resumed = resume.has_value();
+  return ActiveQueue::StartOn(
+      *worker_,
+      {.index = index,
+       .resources = std::move(resources),
+       .features = features,
+       .resume = resume,
+       .device = traits_.name,
+       .on_kick = [this, index] { OnKick(index); },
+       .on_fault =
+           [this] {
+             CountMessage(counters_.faults);
+             NeedsReset();
+           }},
+      [&](std::unique_ptr<ActiveQueue> queue) {
+        features_ = features;
+        queues_[index] = std::move(queue);
+        config_change_.QueueStarted(interrupt);
+        Slot& slot = slots_[PortOf(index)];
+        if (!resumed && slot.port != nullptr && index == QueueOf(PortOf(index), true)) {
+          slot.port->set_resume_at(0);
+        }
+        ConnectQueue(index, queues_[index].get());
+        if (!multiport() && index < 2 && slots_[0].port != nullptr) {
+          slots_[0].port->SetGuestOpen(true);  // a driver without control queues cannot say so
+        }
+        OnKick(index);
+      });
 }
 
 std::optional<virtio::QueueState> ConsoleDevice::StopQueue(uint16_t index) {

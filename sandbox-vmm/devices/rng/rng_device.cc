@@ -36,28 +36,22 @@ void RngDevice::WriteConfig(uint32_t /*offset*/, std::span<const std::byte> /*in
 
 Result<> RngDevice::StartQueue(uint16_t index, virtio::QueueResources resources, uint64_t features,
                                std::optional<virtio::QueueState> resume) {
-  Result<> result;
-  worker_->Call([&] {
-    auto started =
-        ActiveQueue::Start(worker_->loop(), {.index = index,
-                                             .resources = std::move(resources),
-                                             .features = features,
-                                             .resume = resume,
-                                             .device = traits_.name,
-                                             .on_kick = [this] { Serve(); },
-                                             .on_fault =
-                                                 [this] {
-                                                   faults_.fetch_add(1, std::memory_order_relaxed);
-                                                   NeedsReset();
-                                                 }});
-    if (!started) {
-      result = tl::unexpected(std::move(started).error());
-      return;
-    }
-    queue_ = *std::move(started);
-    Serve();
-  });
-  return result;
+  return ActiveQueue::StartOn(*worker_,
+                              {.index = index,
+                               .resources = std::move(resources),
+                               .features = features,
+                               .resume = resume,
+                               .device = traits_.name,
+                               .on_kick = [this] { Serve(); },
+                               .on_fault =
+                                   [this] {
+                                     faults_.fetch_add(1, std::memory_order_relaxed);
+                                     NeedsReset();
+                                   }},
+                              [this](std::unique_ptr<ActiveQueue> queue) {
+                                queue_ = std::move(queue);
+                                Serve();
+                              });
 }
 
 std::optional<virtio::QueueState> RngDevice::StopQueue(uint16_t /*index*/) {

@@ -190,29 +190,24 @@ Result<> MemDevice::StartQueue(uint16_t index, virtio::QueueResources resources,
     return Fail(Code::kFailedPrecondition,
                 "virtio-mem: the driver does without UNPLUGGED_INACCESSIBLE");
   }
-  Result<> result;
-  worker_->Call([&] {
-    auto interrupt = resources.interrupt;
-    auto started = ActiveQueue::Start(worker_->loop(), {.index = index,
-                                                        .resources = std::move(resources),
-                                                        .features = features,
-                                                        .resume = resume,
-                                                        .device = traits_.name,
-                                                        .on_kick = [this] { Serve(); },
-                                                        .on_fault =
-                                                            [this] {
-                                                              CountMem(counters_.faults);
-                                                              NeedsReset();
-                                                            }});
-    if (!started) {
-      result = tl::unexpected(std::move(started).error());
-      return;
-    }
-    queue_ = *std::move(started);
-    config_change_.QueueStarted(std::move(interrupt));
-    Serve();
-  });
-  return result;
+  const auto interrupt = resources.interrupt;
+  return ActiveQueue::StartOn(*worker_,
+                              {.index = index,
+                               .resources = std::move(resources),
+                               .features = features,
+                               .resume = resume,
+                               .device = traits_.name,
+                               .on_kick = [this] { Serve(); },
+                               .on_fault =
+                                   [this] {
+                                     CountMem(counters_.faults);
+                                     NeedsReset();
+                                   }},
+                              [&](std::unique_ptr<ActiveQueue> queue) {
+                                queue_ = std::move(queue);
+                                config_change_.QueueStarted(interrupt);
+                                Serve();
+                              });
 }
 
 std::optional<virtio::QueueState> MemDevice::StopQueue(uint16_t /*index*/) {

@@ -54,29 +54,23 @@ void VsockDevice::WriteConfig(uint32_t /*offset*/, std::span<const std::byte> /*
 
 Result<> VsockDevice::StartQueue(uint16_t index, virtio::QueueResources resources,
                                  uint64_t features, std::optional<virtio::QueueState> resume) {
-  Result<> result;
-  worker_->Call([&] {
-    features_ = features;
-    auto started = ActiveQueue::Start(worker_->loop(), {.index = index,
-                                                        .resources = std::move(resources),
-                                                        .features = features,
-                                                        .resume = resume,
-                                                        .device = traits_.name,
-                                                        .on_kick = [this, index] { OnKick(index); },
-                                                        .on_fault =
-                                                            [this] {
-                                                              counters_.faults.fetch_add(
-                                                                  1, std::memory_order_relaxed);
-                                                              NeedsReset();
-                                                            }});
-    if (!started) {
-      result = tl::unexpected(std::move(started).error());
-      return;
-    }
-    queues_[index] = *std::move(started);
-    OnKick(index);
-  });
-  return result;
+  return ActiveQueue::StartOn(*worker_,
+                              {.index = index,
+                               .resources = std::move(resources),
+                               .features = features,
+                               .resume = resume,
+                               .device = traits_.name,
+                               .on_kick = [this, index] { OnKick(index); },
+                               .on_fault =
+                                   [this] {
+                                     counters_.faults.fetch_add(1, std::memory_order_relaxed);
+                                     NeedsReset();
+                                   }},
+                              [&](std::unique_ptr<ActiveQueue> queue) {
+                                features_ = features;
+                                queues_[index] = std::move(queue);
+                                OnKick(index);
+                              });
 }
 
 std::optional<virtio::QueueState> VsockDevice::StopQueue(uint16_t index) {

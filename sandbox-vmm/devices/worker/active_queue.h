@@ -14,6 +14,7 @@
 #include <optional>
 
 #include "base/event_loop.h"
+#include "base/loop_thread.h"
 #include "virtio/device.h"
 
 namespace wyvern::devices {
@@ -36,6 +37,23 @@ class ActiveQueue {
   // queue drains it once, since the driver
   // may have notified before.
   static Result<std::unique_ptr<ActiveQueue>> Start(EventLoop& loop, Options options);
+
+  // From any other thread, for a device whose queues all live on `worker`: `started` gets the queue
+  // there, and drains it once.
+  template <typename F>
+  static Result<> StartOn(LoopThread& worker, Options options, F started) {
+    Result<> result;
+    worker.Call([&] {
+      auto queue = Start(worker.loop(), std::move(options));
+      if (queue) {
+        started(*std::move(queue));
+      } else {
+        result = tl::unexpected(std::move(queue).error());
+      }
+    });
+    return result;
+  }
+
   // Off the loop; chains that are still out may then be dropped.
   ~ActiveQueue();
   ActiveQueue(const ActiveQueue&) = delete;
