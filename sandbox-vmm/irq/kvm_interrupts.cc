@@ -113,11 +113,16 @@ Result<> KvmMsiRouter::Update(std::span<const MsiUpdate> updates) {
       unmasking_.push_back(static_cast<uint32_t>(update.route));
     }
   }
-  WV_TRY_VOID(WriteTable());
+  Result<> result = WriteTable();
   for (const uint32_t gsi : unmasking_) {
-    WV_TRY_VOID(vm_->SetIrqfd(*entries_[gsi - first_gsi_].event, gsi, true));
+    Entry& entry = entries_[gsi - first_gsi_];
+    if (result) {
+      result = vm_->SetIrqfd(*entry.event, gsi, true);
+    }
+    // Without its irqfd it is masked still: the next update tries again.
+    entry.masked = !result;
   }
-  return {};
+  return result;
 }
 
 void KvmMsiRouter::Release(MsiRoute route) {

@@ -90,6 +90,21 @@ TEST_F(KvmMsiRouterTest, RoutesChangeTogether) {
   router_->Release(b);
 }
 
+TEST_F(KvmMsiRouterTest, RouteWhoseIrqfdFailedStaysMaskedAndIsTriedAgain) {
+  auto first = *EventFd::Create();
+  auto second = *EventFd::Create();
+  const MsiRoute a = *router_->Allocate(first);
+  const MsiRoute b = *router_->Allocate(second);
+  const MsiUpdate updates[] = {{a, {0xfee00000, 0x30}, false}, {b, {0xfee00000, 0x31}, false}};
+  // KVM takes an eventfd once.
+  ASSERT_TRUE(vm_->SetIrqfd(first, static_cast<uint32_t>(a), true).has_value());
+  EXPECT_FALSE(router_->Update(updates).has_value());
+  ASSERT_TRUE(vm_->SetIrqfd(first, static_cast<uint32_t>(a), false).has_value());
+  ASSERT_TRUE(router_->Update(updates).has_value());
+  EXPECT_FALSE(vm_->SetIrqfd(first, static_cast<uint32_t>(a), true).has_value());
+  EXPECT_FALSE(vm_->SetIrqfd(second, static_cast<uint32_t>(b), true).has_value());
+}
+
 TEST_F(KvmMsiRouterTest, PinsAndRoutesShareTheTable) {
   std::vector<std::optional<MsiMessage>> pins(kPins);
   pins[9] = MsiMessage{.address = 0xfee00000, .data = 0xc041};
