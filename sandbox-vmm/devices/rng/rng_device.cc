@@ -142,10 +142,12 @@ RngState RngDevice::SaveState() {
   return state;
 }
 
-void RngDevice::RestoreState(const RngState& state) {
-  if (state.version == RngState::kVersion) {
-    worker_->Call([&] { limiter_.Restore(state.limits, RateLimiter::Now()); });
+Result<> RngDevice::RestoreState(const RngState& state) {
+  if (state.version != RngState::kVersion) {
+    return Fail(Code::kInvalidArgument, "an entropy device's state of another version");
   }
+  worker_->Call([&] { limiter_.Restore(state.limits, RateLimiter::Now()); });
+  return {};
 }
 
 }  // namespace wyvern::devices

@@ -48,8 +48,8 @@ class RngDevice final : public virtio::VirtioDevice {
   void SetRateLimits(const RateLimiterConfig& limits);
 
   RngState SaveState();
-  // Another version is none.
-  void RestoreState(const RngState& state);
+  // INVALID_ARGUMENT: of another version.
+  Result<> RestoreState(const RngState& state);
 
  private:
   RngDevice(std::unique_ptr<LoopThread> worker, const RateLimiterConfig& limits);

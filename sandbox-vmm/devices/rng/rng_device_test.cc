@@ -140,7 +140,8 @@ TEST(RngLimitTest, WaitingChainsSurviveAStopAndGoWhenTheLimitIsLifted) {
   (void)rig.core().Pause();
   const RngState state = rng->SaveState();
   EXPECT_EQ(state.version, RngState::kVersion);
-  rng->RestoreState(state);
+  EXPECT_FALSE(rng->RestoreState({.version = RngState::kVersion + 1, .limits = state.limits}));
+  ASSERT_TRUE(rng->RestoreState(state));
   ASSERT_TRUE(rig.core().Resume());
   EXPECT_FALSE(rig.WaitMaybe(0, milliseconds(20)));
   rng->SetRateLimits({});
