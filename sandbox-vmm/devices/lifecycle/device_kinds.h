@@ -1,4 +1,4 @@
-// lifecycle/device_kinds.h — every device, and one request that it answers: what the suites run over.
+// lifecycle/device_kinds.h — every device, and requests that it answers: what the suites run over.
 #pragma once
 
 #include <functional>
@@ -11,15 +11,30 @@
 
 namespace wyvern::devices {
 
-// A new device is one more of these in device_kinds.cc.
-struct Kind {
-  const char* name = "";
-  std::function<std::unique_ptr<virtio::VirtioDevice>()> make;
-  // A request that comes back whatever else happens, also as the first of a driver: its queue, the
-  // request (submitted; its head), and how many bytes the device says to have written.
+// A request that comes back: its queue, the request (submitted; its head), and how many bytes the
+// device says to have written.
+struct KindRequest {
   uint16_t queue = 0;
   std::function<uint16_t(virtio::testing::FakeDriver&)> submit;
   uint32_t written = 0;
+};
+
+struct MadeDevice {
+  std::unique_ptr<virtio::VirtioDevice> device;
+  // The host does what the buffer of `Kind::received` waits for; while `device` lives.
+  std::function<void()> from_host;
+};
+
+// A new device is one more of these in device_kinds.cc.
+struct Kind {
+  const char* name = "";
+  std::function<MadeDevice()> make;
+  // Comes back whatever else happens, also as the first of a driver.
+  KindRequest request;
+  // What a driver asks for in that order once it is up.
+  std::vector<KindRequest> session{};
+  // A buffer that comes back when the host has something for the guest; no `submit`: there is none.
+  KindRequest received{};
 };
 
 std::vector<Kind> Kinds();

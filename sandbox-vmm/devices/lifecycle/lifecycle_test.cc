@@ -17,7 +17,7 @@ using virtio::testing::GuestRam;
 
 class DeviceLifecycleTest : public ::testing::TestWithParam<Kind> {
  protected:
-  std::unique_ptr<virtio::VirtioDevice> Make() { return GetParam().make(); }
+  static std::unique_ptr<virtio::VirtioDevice> Make() { return GetParam().make().device; }
 };
 
 TEST_P(DeviceLifecycleTest, TraitsAreSound) {

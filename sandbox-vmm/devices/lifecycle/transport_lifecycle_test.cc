@@ -2,11 +2,13 @@
 // each combination, with the guest's part played in full (registers, doorbells, interrupts, messages).
 #include <gtest/gtest.h>
 
-#include <array>
+#include <functional>
 #include <optional>
 #include <string>
 #include <thread>
 #include <tuple>
+#include <utility>
+#include <vector>
 
 #include "base/check.h"
 #include "lifecycle/device_kinds.h"
@@ -27,7 +29,8 @@ using Case = std::tuple<Kind, TransportKind, RingKind>;
 class TransportLifecycleTest : public ::testing::TestWithParam<Case> {
  protected:
   TransportLifecycleTest()
-      : rig_(kind().make(),
+      : made_(kind().make()),
+        rig_(std::move(made_.device),
              {.transport = std::get<1>(GetParam()), .ring = std::get<2>(GetParam())}) {}
 
   static const Kind& kind() { return std::get<0>(GetParam()); }
@@ -35,15 +38,22 @@ class TransportLifecycleTest : public ::testing::TestWithParam<Case> {
   static bool packed() { return std::get<2>(GetParam()) == RingKind::kPacked; }
 
   // A request goes out by a notification, and comes back with an interrupt.
-  void ExpectAnswer() {
+  void ExpectAnswer() { ExpectAnswer(kind().request); }
+
+  void ExpectAnswer(const KindRequest& request, const std::function<void()>& meanwhile = nullptr) {
     const uint64_t mark = rig_.ram().Mark();
-    const uint16_t head = kind().submit(rig_.queue(kind().queue));
-    rig_.Kick(kind().queue);
-    const virtio::testing::Used used = rig_.WaitInterrupted(kind().queue);
+    const uint16_t head = request.submit(rig_.queue(request.queue));
+    rig_.Kick(request.queue);
+    if (meanwhile) {
+      meanwhile();
+    }
+    const virtio::testing::Used used = rig_.WaitInterrupted(request.queue);
     EXPECT_EQ(used.head, head);
-    EXPECT_EQ(used.written, kind().written);
+    EXPECT_EQ(used.written, request.written);
     rig_.ram().Release(mark);
   }
+
+  void ExpectReceived() { ExpectAnswer(kind().received, made_.from_host); }
 
   // Chains of no meaning in particular, as many as there is room for.
   void FillQueue(uint16_t queue) {
@@ -59,14 +69,54 @@ class TransportLifecycleTest : public ::testing::TestWithParam<Case> {
     }
   }
 
+  MadeDevice made_;
   DeviceRig rig_;
 };
+
+// Of the devices to which the host sends something of its own accord.
+class ReceivingLifecycleTest : public TransportLifecycleTest {};
 
 TEST_P(TransportLifecycleTest, RequestComesBackWithAnInterrupt) {
   rig_.Start();
   ExpectAnswer();
   ExpectAnswer();
   EXPECT_EQ(rig_.Status(), 15);
+}
+
+TEST_P(TransportLifecycleTest, SessionIsAnsweredAnewAfterEachReset) {
+  for (int life = 0; life < 3; ++life) {
+    const uint64_t mark = rig_.ram().Mark();
+    rig_.Start();
+    for (const KindRequest& request : kind().session) {
+      ExpectAnswer(request);
+    }
+    ExpectAnswer();
+    rig_.Reset();
+    rig_.ram().Release(mark);
+  }
+}
+
+TEST_P(ReceivingLifecycleTest, WhatTheHostSendsComesWithAnInterrupt) {
+  const uint16_t size = packed() ? 12 : 16;
+  rig_.Start(0, size);
+  for (int i = 0; i < 5 * size + 1; ++i) {
+    ExpectReceived();
+  }
+  EXPECT_EQ(rig_.Status(), 15);
+}
+
+TEST_P(ReceivingLifecycleTest, WhatTheHostSendsComesAfterAPauseAQueueResetAndAReset) {
+  rig_.Start();
+  ExpectReceived();
+  rig_.core().Pause();
+  ASSERT_TRUE(rig_.core().Resume());
+  ExpectReceived();
+  rig_.ResetQueue(kind().received.queue);
+  rig_.SetUpAgain(kind().received.queue, 32);
+  ExpectReceived();
+  rig_.Reset();
+  rig_.Start();
+  ExpectReceived();
 }
 
 TEST_P(TransportLifecycleTest, RequestsGoRoundTheRingManyTimes) {
@@ -90,7 +140,7 @@ TEST_P(TransportLifecycleTest, StartsAndStopsWithEveryFeatureSet) {
 }
 
 TEST_P(TransportLifecycleTest, ConfigurationIsTheDevices) {
-  auto device = kind().make();
+  auto device = kind().make().device;
   std::vector<std::byte> expected(device->traits().config_length + 8);
   std::vector<std::byte> seen(expected.size());
   device->ReadConfig(0, expected);
@@ -100,11 +150,12 @@ TEST_P(TransportLifecycleTest, ConfigurationIsTheDevices) {
 
 TEST_P(TransportLifecycleTest, NotifyBeforeDriverOkDoesNoHarm) {
   rig_.Prepare();
-  const uint16_t head = kind().submit(rig_.queue(kind().queue));
+  const uint16_t head = kind().request.submit(rig_.queue(kind().request.queue));
   KickAll();
-  EXPECT_FALSE(rig_.WaitMaybe(kind().queue, std::chrono::milliseconds(5)));
+  EXPECT_FALSE(rig_.WaitMaybe(kind().request.queue, std::chrono::milliseconds(5)));
   rig_.DriverOk();
-  EXPECT_EQ(rig_.WaitInterrupted(kind().queue).head, head);  // what was there is taken at the start
+  EXPECT_EQ(rig_.WaitInterrupted(kind().request.queue).head,
+            head);  // what was there is taken at the start
   KickAll();
   ExpectAnswer();
 }
@@ -130,11 +181,11 @@ TEST_P(TransportLifecycleTest, RequestMadeWhilePausedIsServedOnResume) {
   rig_.Start();
   ExpectAnswer();
   rig_.core().Pause();
-  const uint16_t head = kind().submit(rig_.queue(kind().queue));
-  rig_.Kick(kind().queue);
-  EXPECT_FALSE(rig_.WaitMaybe(kind().queue, std::chrono::milliseconds(5)));
+  const uint16_t head = kind().request.submit(rig_.queue(kind().request.queue));
+  rig_.Kick(kind().request.queue);
+  EXPECT_FALSE(rig_.WaitMaybe(kind().request.queue, std::chrono::milliseconds(5)));
   ASSERT_TRUE(rig_.core().Resume());
-  EXPECT_EQ(rig_.WaitInterrupted(kind().queue).head, head);
+  EXPECT_EQ(rig_.WaitInterrupted(kind().request.queue).head, head);
 }
 
 TEST_P(TransportLifecycleTest, QueuesAreResetOneByOneAndTheOthersGoOn) {
@@ -146,7 +197,7 @@ TEST_P(TransportLifecycleTest, QueuesAreResetOneByOneAndTheOthersGoOn) {
     for (uint16_t other = 0; other < rig_.queue_count(); ++other) {
       EXPECT_EQ(rig_.core().running(other), other != queue) << queue;
     }
-    if (queue != kind().queue) {
+    if (queue != kind().request.queue) {
       ExpectAnswer();
     }
     rig_.SetUpAgain(queue, 32);
@@ -212,7 +263,7 @@ TEST_P(TransportLifecycleTest, HostileRingBreaksTheDeviceUntilAReset) {
     }
     rig_.KickAlways(first);
     KickAll();
-    EXPECT_TRUE(rig_.WaitBroken());
+    EXPECT_TRUE(rig_.WaitNeedsReset());
     rig_.Start();
     EXPECT_EQ(rig_.Status(), 15);
     ExpectAnswer();
@@ -226,7 +277,7 @@ TEST_P(TransportLifecycleTest, AvailableIndexJumpBreaksTheDevice) {
     rig_.queue(queue).SetAvailableIndex(0x8000);
     rig_.KickAlways(queue);
   }
-  EXPECT_TRUE(rig_.WaitBroken());
+  EXPECT_TRUE(rig_.WaitNeedsReset());
 }
 
 TEST_P(TransportLifecycleTest, EmptyChainsOfEveryShapeComeBack) {
@@ -254,6 +305,20 @@ std::string CaseName(const ::testing::TestParamInfo<Case>& info) {
 INSTANTIATE_TEST_SUITE_P(
     Devices, TransportLifecycleTest,
     ::testing::Combine(::testing::ValuesIn(Kinds()),
+                       ::testing::Values(TransportKind::kCore, TransportKind::kPci,
+                                         TransportKind::kMmio, TransportKind::kVhostUser),
+                       ::testing::Values(RingKind::kSplit, RingKind::kPacked)),
+    CaseName);
+
+std::vector<Kind> ReceivingKinds() {
+  std::vector<Kind> kinds = Kinds();
+  std::erase_if(kinds, [](const Kind& kind) { return kind.received.submit == nullptr; });
+  return kinds;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Devices, ReceivingLifecycleTest,
+    ::testing::Combine(::testing::ValuesIn(ReceivingKinds()),
                        ::testing::Values(TransportKind::kCore, TransportKind::kPci,
                                          TransportKind::kMmio, TransportKind::kVhostUser),
                        ::testing::Values(RingKind::kSplit, RingKind::kPacked)),

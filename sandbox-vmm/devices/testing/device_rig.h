@@ -63,11 +63,6 @@ class DeviceRig {
   // Until the device says DEVICE_NEEDS_RESET.
   bool WaitNeedsReset(std::chrono::milliseconds timeout = std::chrono::seconds(5));
 
-  // The same, or what the transport has in its place.
-  bool WaitBroken(std::chrono::milliseconds timeout = std::chrono::seconds(5)) {
-    return guest_->WaitBroken(timeout);
-  }
-
   template <typename T>
   T Config(uint32_t offset) {
     T value;

@@ -3,8 +3,6 @@
 #include <poll.h>
 #include <unistd.h>
 
-#include <thread>
-
 #include "base/check.h"
 #include "testing/core_guest.h"
 
@@ -22,17 +20,6 @@ const char* TransportName(TransportKind kind) {
       return "vhost_user";
   }
   return "?";
-}
-
-bool GuestTransport::WaitBroken(std::chrono::milliseconds timeout) {
-  const auto end = std::chrono::steady_clock::now() + timeout;
-  while ((Status() & virtio::kStatusNeedsReset) == 0) {
-    if (std::chrono::steady_clock::now() >= end) {
-      return false;
-    }
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  return true;
 }
 
 std::unique_ptr<GuestTransport> MakeGuestTransport(

@@ -36,8 +36,6 @@ class GuestTransport {
   // An interrupt that may be for the queue, since the last one that was waited for; false after
   // `timeout`.
   virtual bool WaitInterrupt(uint16_t index, std::chrono::milliseconds timeout) = 0;
-  // The device is broken, as far as this transport lets its driver know, after at most `timeout`.
-  virtual bool WaitBroken(std::chrono::milliseconds timeout);
   virtual void ReadConfig(uint32_t offset, std::span<std::byte> out) = 0;
 
   // The machine's side of it.

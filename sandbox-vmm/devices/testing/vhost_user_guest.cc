@@ -2,7 +2,6 @@
 // our back-end serves the device in a thread.
 #include <poll.h>
 
-#include <atomic>
 #include <thread>
 
 #include "base/check.h"
@@ -14,49 +13,6 @@
 namespace wyvern::devices::testing {
 
 namespace {
-
-// The device, and whether it has reported a fault: the back-end tells its front-end by an eventfd of
-// SET_VRING_ERR, which ours does not take, so the guest's status does not show it.
-class WatchedDevice final : public virtio::VirtioDevice {
- public:
-  WatchedDevice(std::unique_ptr<virtio::VirtioDevice> device,
-                std::shared_ptr<std::atomic<bool>> broken)
-      : broken_(std::move(broken)), device_(std::move(device)) {
-    device_->set_fault_callback([this] {
-      broken_->store(true);
-      NeedsReset();
-    });
-  }
-
-  const virtio::DeviceTraits& traits() const override { return device_->traits(); }
-
-  void ReadConfig(uint32_t offset, std::span<std::byte> out) override {
-    device_->ReadConfig(offset, out);
-  }
-
-  void WriteConfig(uint32_t offset, std::span<const std::byte> in) override {
-    device_->WriteConfig(offset, in);
-  }
-
-  void FeaturesAccepted(uint64_t features) override { device_->FeaturesAccepted(features); }
-
-  Result<> StartQueue(uint16_t index, virtio::QueueResources resources, uint64_t features,
-                      std::optional<virtio::QueueState> resume) override {
-    return device_->StartQueue(index, std::move(resources), features, resume);
-  }
-
-  std::optional<virtio::QueueState> StopQueue(uint16_t index) override {
-    return device_->StopQueue(index);
-  }
-
-  void Reset() override { device_->Reset(); }
-
-  std::vector<virtio::CounterValue> counters() const override { return device_->counters(); }
-
- private:
-  std::shared_ptr<std::atomic<bool>> broken_;
-  std::unique_ptr<virtio::VirtioDevice> device_;
-};
 
 // The back-end's process: a thread that ends with the connection.
 class BackendProcess {
@@ -108,8 +64,7 @@ class VhostUserGuest final : public GuestTransport {
     auto pair = MakeSocketPair(SOCK_STREAM);
     WV_CHECK(pair.has_value());
     vhost_user::FrontendOptions options = OptionsFor(*device);
-    backend_ = std::make_unique<BackendProcess>(
-        std::move(pair->second), std::make_unique<WatchedDevice>(std::move(device), broken_));
+    backend_ = std::make_unique<BackendProcess>(std::move(pair->second), std::move(device));
     auto frontend = vhost_user::Frontend::Create(std::move(pair->first), std::move(options));
     WV_CHECK(frontend.has_value());
     guest_ =
@@ -133,10 +88,7 @@ class VhostUserGuest final : public GuestTransport {
 
   uint8_t Status() override { return guest_->Status(); }
 
-  void Reset() override {
-    guest_->Reset();
-    broken_->store(false);  // no queue runs that could say it again
-  }
+  void Reset() override { guest_->Reset(); }
 
   bool ResetQueue(uint16_t index) override { return guest_->ResetQueue(index); }
 
@@ -146,17 +98,6 @@ class VhostUserGuest final : public GuestTransport {
     return guest_->WaitInterrupt(index, timeout);
   }
 
-  bool WaitBroken(std::chrono::milliseconds timeout) override {
-    const auto end = std::chrono::steady_clock::now() + timeout;
-    while (!broken_->load() && (Status() & virtio::kStatusNeedsReset) == 0) {
-      if (std::chrono::steady_clock::now() >= end) {
-        return false;
-      }
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-    return true;
-  }
-
   void ReadConfig(uint32_t offset, std::span<std::byte> out) override {
     guest_->ReadConfig(offset, out);
   }
@@ -164,7 +105,6 @@ class VhostUserGuest final : public GuestTransport {
   transport::TransportCore& core() override { return guest_->core(); }
 
  private:
-  std::shared_ptr<std::atomic<bool>> broken_ = std::make_shared<std::atomic<bool>>(false);
   std::unique_ptr<BackendProcess> backend_;
   std::unique_ptr<CoreGuest> guest_;  // last: its front-end hangs up, which ends the back-end
 };
