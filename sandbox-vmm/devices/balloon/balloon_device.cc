@@ -21,8 +21,8 @@ Result<std::unique_ptr<BalloonDevice>> BalloonDevice::Create(BalloonOptions opti
 BalloonDevice::BalloonDevice(BalloonOptions options, std::unique_ptr<LoopThread> worker)
     : options_(std::move(options)), worker_(std::move(worker)) {
   traits_.device_id = virtio::kDeviceBalloon;
-  traits_.features = virtio::kRingFeatures | kBalloonMustTellHost | kBalloonStatsQueue |
-                     kBalloonFreePageHint | kBalloonPagePoison |
+  traits_.features = virtio::kRingFeatures | virtio::kInOrder | kBalloonMustTellHost |
+                     kBalloonStatsQueue | kBalloonFreePageHint | kBalloonPagePoison |
                      (options_.deflate_on_oom ? kBalloonDeflateOnOom : 0) |
                      (options_.page_reporting ? kBalloonPageReporting : 0);
   traits_.queue_sizes = {128, 128, 16, 64};

@@ -2,6 +2,7 @@
 // each combination, with the guest's part played in full (registers, doorbells, interrupts, messages).
 #include <gtest/gtest.h>
 
+#include <array>
 #include <functional>
 #include <optional>
 #include <string>
@@ -128,8 +129,13 @@ TEST_P(TransportLifecycleTest, RequestsGoRoundTheRingManyTimes) {
 }
 
 TEST_P(TransportLifecycleTest, StartsAndStopsWithEveryFeatureSet) {
-  for (const uint64_t refused : {uint64_t{0}, virtio::kRingEventIdx, virtio::kRingIndirectDesc,
-                                 virtio::kRingEventIdx | virtio::kRingIndirectDesc}) {
+  constexpr std::array<uint64_t, 3> kBits = {virtio::kRingEventIdx, virtio::kRingIndirectDesc,
+                                             virtio::kInOrder};
+  for (size_t set = 0; set < size_t{1} << kBits.size(); ++set) {
+    uint64_t refused = 0;
+    for (size_t bit = 0; bit < kBits.size(); ++bit) {
+      refused |= (set >> bit & 1U) != 0 ? kBits.at(bit) : 0;
+    }
     const uint64_t mark = rig_.ram().Mark();
     rig_.Start(refused);
     ExpectAnswer();

@@ -36,7 +36,7 @@ Result<std::unique_ptr<PmemDevice>> PmemDevice::Create(const WorkerOptions& opti
 PmemDevice::PmemDevice(std::unique_ptr<LoopThread> worker, PmemRange range)
     : range_(range), worker_(std::move(worker)) {
   traits_.device_id = virtio::kDevicePmem;
-  traits_.features = virtio::kRingFeatures;
+  traits_.features = virtio::kRingFeatures | virtio::kInOrder;
   traits_.queue_sizes = {64};
   traits_.config_length = sizeof(Config);
   traits_.name = "pmem";

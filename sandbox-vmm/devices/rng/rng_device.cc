@@ -19,7 +19,7 @@ Result<std::unique_ptr<RngDevice>> RngDevice::Create(const WorkerOptions& option
 RngDevice::RngDevice(std::unique_ptr<LoopThread> worker, const RateLimiterConfig& limits)
     : limiter_(limits, RateLimiter::Now()), worker_(std::move(worker)) {
   traits_.device_id = virtio::kDeviceEntropy;
-  traits_.features = virtio::kRingFeatures;
+  traits_.features = virtio::kRingFeatures | virtio::kInOrder;
   traits_.queue_sizes = {1024};  // QEMU 10 gives a vhost-user one that many, unasked
   traits_.name = "rng";
 }

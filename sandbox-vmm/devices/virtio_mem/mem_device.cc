@@ -69,8 +69,8 @@ MemDevice::MemDevice(MemOptions options, std::unique_ptr<LoopThread> worker)
       map_(options_.region.size / options_.block_size),
       worker_(std::move(worker)) {
   traits_.device_id = virtio::kDeviceMem;
-  traits_.features =
-      virtio::kRingFeatures | kMemUnpluggedInaccessible | (options_.node ? kMemAcpiPxm : 0);
+  traits_.features = virtio::kRingFeatures | virtio::kInOrder | kMemUnpluggedInaccessible |
+                     (options_.node ? kMemAcpiPxm : 0);
   traits_.queue_sizes = {64};
   traits_.config_length = sizeof(MemConfig);
   traits_.name = "mem";
