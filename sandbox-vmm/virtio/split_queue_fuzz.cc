@@ -1,87 +1,67 @@
-// A hostile driver: the input fills the ring's memory, then scripts what driver and device do.
-// Input:   1 B log2(queue size) and features, 2 B start index, 4096 B (or less) of ring memory,
-// then 1 B operations.
-#include <cstddef>
-#include <cstdint>
-#include <optional>
-#include <vector>
-
-#include "base/check.h"
-#include "virtio/feature_bits.h"
-#include "virtio/fuzz_chain.h"
-
-using wyvern::mem::Gpa;
-using wyvern::virtio::Chain;
-using wyvern::virtio::Queue;
+// A hostile driver of a split ring: the input fills the ring, then scripts what driver and device do.
+// Input:   1 B log2(size) (mod 7), 1 B features, 2 B first index, 1 B how many descriptors of the table
+//          follow (mod 65), those (16 B each), then the operations of fuzz_session.h.
+#include "virtio/fuzz_session.h"
+#include "virtio/split_ring_core.h"
 
 namespace {
 
-constexpr uint64_t kBase = wyvern::virtio::kFuzzBase;
+using wyvern::mem::Gpa;
+using wyvern::virtio::FuzzInput;
+using wyvern::virtio::kFuzzBase;
+
+constexpr uint64_t kAvailable = kFuzzBase + 0x800;
+constexpr uint64_t kUsed = kFuzzBase + 0xa00;
+
+class SplitSession final : public wyvern::virtio::FuzzSession {
+ public:
+  explicit SplitSession(FuzzInput& input) : FuzzSession(input) {
+    const auto size = static_cast<uint16_t>(1U << input.Byte() % 7U);
+    const uint64_t features = Features(input.Byte());
+    available_ = input.Word();
+    const size_t table = size_t{input.Byte()} % 65 * WV_DESC_SIZE;
+    (void)memory_->WriteBytes(Gpa{kFuzzBase}, std::as_bytes(input.Take(table)));
+    PublishAvailable();
+    Make({.size = size,
+          .descriptor_area = Gpa{kFuzzBase},
+          .driver_area = Gpa{kAvailable},
+          .device_area = Gpa{kUsed}},
+         features, {.next_available = available_, .next_used = available_});
+  }
+
+ private:
+  void PublishAvailable() { (void)memory_->Write(Gpa{kAvailable + 2}, available_); }
+
+  void Offer() override {
+    const auto head = static_cast<uint16_t>(input_.Byte() % size_);
+    (void)memory_->WriteBytes(Gpa{kFuzzBase + uint64_t{head} * WV_DESC_SIZE},
+                              std::as_bytes(input_.Take(WV_DESC_SIZE)));
+    (void)memory_->Write(Gpa{kAvailable + 4 + uint64_t{2} * (available_ % size_)}, head);
+    ++available_;
+    PublishAvailable();
+  }
+
+  void Event() override {
+    (void)memory_->Write(Gpa{kAvailable}, static_cast<uint16_t>(input_.Byte()));
+    (void)memory_->Write(Gpa{kAvailable + 4 + uint64_t{2} * size_}, input_.Word());
+  }
+
+  void CheckUsed(uint16_t at, uint16_t head, uint32_t written) override {
+    const uint64_t element = kUsed + 4 + uint64_t{8} * (at % size_);
+    const auto id = memory_->Read<uint32_t>(Gpa{element});
+    const auto length = memory_->Read<uint32_t>(Gpa{element + 4});
+    WV_CHECK(id.has_value() && *id == head && length.has_value() && *length == written);
+    const auto index = memory_->Read<uint16_t>(Gpa{kUsed + 2});
+    WV_CHECK(index.has_value() && *index == static_cast<uint16_t>(at + 1));
+  }
+
+  uint16_t available_ = 0;
+};
 
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  if (size < 3) {
-    return 0;
-  }
-  const auto memory = wyvern::virtio::FuzzMemory();
-  const wyvern::virtio::QueueConfig config{.size = static_cast<uint16_t>(1U << (data[0] & 7U)),
-                                           .descriptor_area = Gpa{kBase},
-                                           .driver_area = Gpa{kBase + 0x800},
-                                           .device_area = Gpa{kBase + 0xa00}};
-  const uint64_t features = ((data[0] & 8U) != 0 ? wyvern::virtio::kRingEventIdx : 0) |
-                            ((data[0] & 16U) != 0 ? wyvern::virtio::kRingIndirectDesc : 0) |
-                            ((data[0] & 32U) != 0 ? wyvern::virtio::kInOrder : 0);
-  const auto start = static_cast<uint16_t>(data[1] | data[2] << 8U);
-  data += 3;
-  size -= 3;
-  const size_t image = size < 4096 ? size : 4096;
-  (void)memory->WriteBytes(Gpa{kBase}, std::as_bytes(std::span(data, image)));
-  auto queue =
-      Queue::Create(memory, config, features,
-                    wyvern::virtio::QueueState{.next_available = start, .next_used = start});
-  WV_CHECK(queue.has_value());
-  std::vector<Chain> held;
-  // Without operations of its own an input still pops what its image offers.
-  const size_t steps = size > image ? size - image : 64;
-  for (size_t i = 0; i < steps; ++i) {
-    const uint8_t operation = size > image ? data[image + i] : static_cast<uint8_t>(i % 2);
-    switch (operation % 6) {
-      case 0: {
-        auto popped = (*queue)->Pop();
-        if (!popped) {
-          break;
-        }
-        if (std::optional<Chain>& chain = *popped; chain.has_value()) {
-          UseChain(*chain);
-          held.push_back(std::move(*chain));
-          WV_CHECK(held.size() <= config.size);
-        }
-        break;
-      }
-      case 1:
-        if (!held.empty()) {
-          const uint32_t written = held.back().writable_length();
-          (*queue)->Push(std::move(held.back()), written);
-          held.pop_back();
-        }
-        break;
-      case 2:
-        (void)(*queue)->NeedsInterrupt();
-        break;
-      case 3:
-        (*queue)->DisableNotification();
-        break;
-      case 4:
-        (void)(*queue)->EnableNotification();
-        break;
-      default:
-        // The driver changes its index and a descriptor while the device works.
-        (void)memory->Write(Gpa{kBase + 0x802}, static_cast<uint16_t>(start + i));
-        (void)memory->Write(Gpa{kBase + (operation * 16U) % 2048U}, uint64_t{kBase + operation});
-        break;
-    }
-  }
-  queue->reset();
+  FuzzInput input(data, size);
+  SplitSession(input).Run();
   return 0;
 }
