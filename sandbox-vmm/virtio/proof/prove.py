@@ -108,7 +108,7 @@ def check(cbmc, name, path, rows):
 def key(version, name, path, rows):
     """What a verdict depends on."""
     digest = hashlib.sha256(f"{version}\0{name}\0{rows}\0".encode())
-    for file in (pathlib.Path(__file__), PROOFS / "proof.h", path, *(CORE / core for core in CORES)):
+    for file in (pathlib.Path(__file__), *sorted(PROOFS.glob("*.h")), path, *(CORE / core for core in CORES)):
         digest.update(file.read_bytes() + b"\0")
     return digest.hexdigest()[:32]
 
