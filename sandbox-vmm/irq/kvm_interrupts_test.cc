@@ -1,34 +1,24 @@
 #include "irq/kvm_interrupts.h"
 
-#include <fcntl.h>
 #include <linux/kvm.h>
 #include <unistd.h>
 
 #include <gtest/gtest.h>
 
-#include "kvm/kvm.h"
+#include "kvm/testing/vm_test.h"
 
 namespace wyvern::irq {
 namespace {
 
 constexpr uint32_t kPins = 24;
 
-class KvmMsiRouterTest : public testing::Test {
+class KvmMsiRouterTest : public kvm::testing::VmTest {
  protected:
-  void SetUp() override {
-    if (::access("/dev/kvm", R_OK | W_OK) != 0) {
-      GTEST_SKIP() << "no usable /dev/kvm on this host";
-    }
-    auto kvm = kvm::Kvm::Create(*Open("/dev/kvm", O_RDWR));
-    ASSERT_TRUE(kvm.has_value()) << kvm.error().message();
-    kvm_ = std::make_unique<kvm::Kvm>(*std::move(kvm));
-    vm_ = std::make_unique<kvm::Vm>(*kvm_->CreateVm());
+  void Prepare() override {
     ASSERT_TRUE(vm_->EnableCapability(KVM_CAP_SPLIT_IRQCHIP, kPins, "split irqchip").has_value());
     router_ = std::make_unique<KvmMsiRouter>(vm_.get(), kPins, 4);
   }
 
-  std::unique_ptr<kvm::Kvm> kvm_;
-  std::unique_ptr<kvm::Vm> vm_;
   std::unique_ptr<KvmMsiRouter> router_;
 };
 

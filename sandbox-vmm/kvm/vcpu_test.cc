@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <linux/kvm.h>
 #include <pthread.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <csignal>
@@ -13,14 +12,10 @@
 
 #include <gtest/gtest.h>
 
-#include "kvm/kvm.h"
-#include "kvm/probe_guest.h"
+#include "kvm/testing/vm_test.h"
 
 namespace wyvern::kvm {
 namespace {
-
-constexpr uint64_t kCode = 0x4000;  // where SetProbeRegisters starts
-constexpr uint64_t kMemorySize = 64 << 10U;
 
 TEST(KvmTest, OtherFilesAreNotKvm) {
   auto file = Open("/dev/null", O_RDWR);
@@ -30,33 +25,12 @@ TEST(KvmTest, OtherFilesAreNotKvm) {
   EXPECT_NE(kvm.error().message().find("/dev/kvm"), std::string::npos);
 }
 
-class VcpuTest : public testing::Test {
+class VcpuTest : public testing::ProbeVmTest {
  protected:
-  void SetUp() override {
-    if (::access("/dev/kvm", R_OK | W_OK) != 0) {
-      GTEST_SKIP() << "no usable /dev/kvm on this host";
-    }
-    auto kvm = Kvm::Create(*Open("/dev/kvm", O_RDWR));
-    ASSERT_TRUE(kvm.has_value()) << kvm.error().message();
-    kvm_ = std::make_unique<Kvm>(*std::move(kvm));
-    vm_ = std::make_unique<Vm>(*kvm_->CreateVm());
-    std::vector<mem::RegionSpec> regions(1);
-    regions[0].size = kMemorySize;
-    memory_ = *mem::GuestMemory::Create(std::move(regions));
-    ASSERT_TRUE(vm_->SetMemslot(0, memory_->regions()[0]).has_value());
+  void Prepare() override {
+    ASSERT_NO_FATAL_FAILURE(ProbeVmTest::Prepare());
     vcpu_ = std::make_unique<Vcpu>(*vm_->CreateVcpu(0));
-    // Page tables and 64-bit mode as the probe's guest has them.
-    std::vector<std::byte> image(kProbeMemory);
-    WriteProbeGuest(image);
-    ASSERT_TRUE(memory_->WriteBytes(mem::Gpa{0}, image).has_value());
     ASSERT_TRUE(SetProbeRegisters(vcpu_->fd()).has_value());
-  }
-
-  void Load(std::initializer_list<unsigned> code) {
-    uint64_t at = kCode;
-    for (const unsigned byte : code) {
-      ASSERT_TRUE(memory_->Write<uint8_t>(mem::Gpa{at++}, static_cast<uint8_t>(byte)).has_value());
-    }
   }
 
   Exit Run() {
@@ -65,9 +39,6 @@ class VcpuTest : public testing::Test {
     return *exit;
   }
 
-  std::unique_ptr<Kvm> kvm_;
-  std::unique_ptr<Vm> vm_;
-  std::shared_ptr<const mem::GuestMemory> memory_;
   std::unique_ptr<Vcpu> vcpu_;
 };
 

@@ -23,7 +23,7 @@ using ::testing::HasSubstr;
 
 constexpr uint64_t kMiB = 1 << 20U;
 
-class MachineTest : public testing::Test {
+class MachineTest : public ::testing::Test {
  protected:
   void SetUp() override {
     if (::access("/dev/kvm", R_OK | W_OK) != 0) {

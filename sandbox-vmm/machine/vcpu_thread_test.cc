@@ -3,95 +3,34 @@
 
 #include <fcntl.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
+#include <mutex>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include <gtest/gtest.h>
 
-#include "kvm/kvm.h"
-#include "kvm/probe_guest.h"
+#include "machine/testing/probe_machine.h"
 
 namespace wyvern::machine {
 namespace {
 
 using std::chrono::milliseconds;
 
-constexpr uint64_t kCode = 0x4000;
-
-class RecordingHandler : public ExitHandler {
- public:
-  void OnPort(const kvm::Exit& exit) override {
-    inside.fetch_add(1);
-    last_port = exit.address;
-    ports.fetch_add(1);
-    inside.fetch_sub(1);
-  }
-
-  void OnMmio(const kvm::Exit&) override { mmio.fetch_add(1); }
-
-  void OnEndOfInterrupt(uint8_t) override {}
-
-  bool OnSystemEvent(uint64_t) override { return false; }
-
-  void OnFault(const kvm::Vcpu&, const std::string& what) override {
-    const std::lock_guard lock(mu);
-    faults.push_back(what);
-  }
-
-  std::vector<std::string> Faults() {
-    const std::lock_guard lock(mu);
-    return faults;
-  }
-
-  std::atomic<int> inside{0};
-  std::atomic<uint64_t> last_port{0};
-  std::atomic<int> ports{0};
-  std::atomic<int> mmio{0};
-  std::mutex mu;
-  std::vector<std::string> faults;
-};
-
-class VcpuThreadsTest : public testing::Test {
+class VcpuThreadsTest : public testing::ProbeMachineTest {
  protected:
-  void SetUp() override {
-    if (::access("/dev/kvm", R_OK | W_OK) != 0) {
-      GTEST_SKIP() << "no usable /dev/kvm on this host";
-    }
-    auto kvm = kvm::Kvm::Create(*Open("/dev/kvm", O_RDWR));
-    ASSERT_TRUE(kvm.has_value()) << kvm.error().message();
-    kvm_ = std::make_unique<kvm::Kvm>(*std::move(kvm));
-    vm_ = std::make_unique<kvm::Vm>(*kvm_->CreateVm());
-    std::vector<mem::RegionSpec> regions(1);
-    regions[0].size = kvm::kProbeMemory;
-    memory_ = *mem::GuestMemory::Create(std::move(regions));
-    ASSERT_TRUE(vm_->SetMemslot(0, memory_->regions()[0]).has_value());
-    std::vector<std::byte> image(kvm::kProbeMemory);
-    kvm::WriteProbeGuest(image);
-    ASSERT_TRUE(memory_->WriteBytes(mem::Gpa{0}, image).has_value());
-  }
-
   void Make(uint32_t count, std::initializer_list<unsigned> code) {
     MakeStopped(count, code);
     ASSERT_TRUE(threads_->Start().has_value());
   }
 
   void MakeStopped(uint32_t count, std::initializer_list<unsigned> code) {
-    uint64_t at = kCode;
-    for (const unsigned byte : code) {
-      ASSERT_TRUE(memory_->Write<uint8_t>(mem::Gpa{at++}, static_cast<uint8_t>(byte)).has_value());
-    }
-    std::vector<kvm::Vcpu> vcpus;
-    for (uint32_t i = 0; i < count; ++i) {
-      auto vcpu = vm_->CreateVcpu(i);
-      ASSERT_TRUE(vcpu.has_value());
-      ASSERT_TRUE(kvm::SetProbeRegisters(vcpu->fd()).has_value());
-      vcpus.push_back(*std::move(vcpu));
-    }
-    threads_ = std::make_unique<VcpuThreads>(std::move(vcpus), &handler_, [this](const char* name) {
-      const std::lock_guard lock(handler_.mu);
+    Load(code);
+    MakeThreads(count, [this](const char* name) {
+      const std::lock_guard lock(mu_);
       names_.emplace_back(name);
     });
   }
@@ -112,20 +51,8 @@ class VcpuThreadsTest : public testing::Test {
     return started;
   }
 
-  template <typename Condition>
-  static bool Eventually(Condition condition) {
-    for (int i = 0; i < 2000 && !condition(); ++i) {
-      std::this_thread::sleep_for(milliseconds(1));
-    }
-    return condition();
-  }
-
-  RecordingHandler handler_;
-  std::vector<std::string> names_;
-  std::unique_ptr<kvm::Kvm> kvm_;
-  std::unique_ptr<kvm::Vm> vm_;
-  std::shared_ptr<const mem::GuestMemory> memory_;
-  std::unique_ptr<VcpuThreads> threads_;
+  std::mutex mu_;
+  std::vector<std::string> names_;  // guarded by mu_ while threads run
 };
 
 TEST_F(VcpuThreadsTest, PausedVcpusDoNothingUntilResumed) {

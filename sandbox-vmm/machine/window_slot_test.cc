@@ -1,30 +1,26 @@
 // A window of files before a guest of a few instructions: where it is, and what becomes of who touches what is not there.
 #include "machine/window_slot.h"
 
-#include <fcntl.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <chrono>
-#include <mutex>
-#include <string>
+#include <memory>
+#include <optional>
 #include <thread>
-#include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "kvm/kvm.h"
-#include "kvm/probe_guest.h"
-#include "machine/vcpu_thread.h"
+#include "machine/testing/probe_machine.h"
 
 namespace wyvern::machine {
 namespace {
 
 using std::chrono::milliseconds;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 
-constexpr uint64_t kReaderCode = 0x4000;
 constexpr mem::Gpa kPlace{0x100000};
 constexpr mem::Gpa kOtherPlace{0x400000};
 constexpr uint64_t kWindowSize = 2ULL << 20U;
@@ -32,88 +28,25 @@ constexpr uint64_t kFilePages = 4096;
 constexpr const char* kInterpreted =
     "this KVM interprets the guest: to it memory that is not there is MMIO";
 
-class PortHandler : public ExitHandler {
- public:
-  void OnPort(const kvm::Exit& exit) override { seen = static_cast<int>(exit.data[0]); }
-
-  void OnMmio(const kvm::Exit& exit) override {
-    exit.data[0] = std::byte{'-'};  // as a bus with nothing there, but seen
-    ++mmio;
-  }
-
-  void OnEndOfInterrupt(uint8_t) override {}
-
-  bool OnSystemEvent(uint64_t) override { return false; }
-
-  void OnFault(const kvm::Vcpu&, const std::string& what) override {
-    const std::lock_guard lock(mu);
-    fault = what;
-  }
-
-  std::string Fault() {
-    const std::lock_guard lock(mu);
-    return fault;
-  }
-
-  std::atomic<int> seen{0};
-  std::atomic<int> mmio{0};
-  std::mutex mu;
-  std::string fault;
-};
-
-class WindowSlotTest : public testing::Test {
+class WindowSlotTest : public testing::ProbeMachineTest {
  protected:
-  void SetUp() override {
-    if (::access("/dev/kvm", R_OK | W_OK) != 0) {
-      GTEST_SKIP() << "no usable /dev/kvm on this host";
-    }
-    auto kvm = kvm::Kvm::Create(*Open("/dev/kvm", O_RDWR));
-    ASSERT_TRUE(kvm.has_value()) << kvm.error().message();
-    kvm_ = std::make_unique<kvm::Kvm>(*std::move(kvm));
-    vm_ = std::make_unique<kvm::Vm>(*kvm_->CreateVm());
-    std::vector<mem::RegionSpec> regions(1);
-    regions[0].size = kvm::kProbeMemory;
-    memory_ = *mem::GuestMemory::Create(std::move(regions));
-    ASSERT_TRUE(vm_->SetMemslot(0, memory_->regions()[0]).has_value());
-    std::vector<std::byte> image(kvm::kProbeMemory);
-    kvm::WriteProbeGuest(image);
-    ASSERT_TRUE(memory_->WriteBytes(mem::Gpa{0}, image).has_value());
+  void Prepare() override {
+    ASSERT_NO_FATAL_FAILURE(ProbeMachineTest::Prepare());
     // 1: mov al, [0x100000]; out 0x10, al; jmp 1b
-    uint64_t at = kReaderCode;
-    for (const unsigned byte : {0x8a, 0x04, 0x25, 0x00, 0x00, 0x10, 0x00, 0xe6, 0x10, 0xeb, 0xf5}) {
-      ASSERT_TRUE(memory_->Write<uint8_t>(mem::Gpa{at++}, static_cast<uint8_t>(byte)).has_value());
-    }
+    Load({0x8a, 0x04, 0x25, 0x00, 0x00, 0x10, 0x00, 0xe6, 0x10, 0xeb, 0xf5});
     file_ = *MakeMemfd("file", kFilePages);
     ASSERT_EQ(::pwrite(file_.get(), "f", 1, 0), 1);
     slot_ = std::make_unique<WindowSlot>(*vm_, 1, window_);
   }
 
-  void TearDown() override {
-    threads_.reset();
-    slot_.reset();
-  }
-
   void Run() {
-    auto vcpu = vm_->CreateVcpu(0);
-    ASSERT_TRUE(vcpu.has_value()) << vcpu.error().message();
-    ASSERT_TRUE(kvm::SetProbeRegisters(vcpu->fd()).has_value());
-    std::vector<kvm::Vcpu> vcpus;
-    vcpus.push_back(*std::move(vcpu));
-    threads_ = std::make_unique<VcpuThreads>(std::move(vcpus), &handler_, nullptr);
+    MakeThreads(1);
     ASSERT_TRUE(threads_->Start().has_value());
   }
 
-  template <typename Condition>
-  static bool Eventually(Condition condition) {
-    for (int i = 0; i < 10000 && !condition(); ++i) {
-      std::this_thread::sleep_for(milliseconds(1));
-    }
-    return condition();
-  }
-
   bool Sees(char byte) {
-    handler_.seen = 0;
-    return Eventually([&] { return handler_.seen == byte; });
+    handler_.last_byte = 0;
+    return Eventually([&] { return handler_.last_byte == byte; });
   }
 
   uint64_t Faults() const {
@@ -131,12 +64,7 @@ class WindowSlotTest : public testing::Test {
 
   std::shared_ptr<mem::FileWindow> window_ = *mem::FileWindow::Create(kWindowSize);
   UniqueFd file_;
-  PortHandler handler_;
-  std::unique_ptr<kvm::Kvm> kvm_;
-  std::unique_ptr<kvm::Vm> vm_;
-  std::shared_ptr<const mem::GuestMemory> memory_;
   std::unique_ptr<WindowSlot> slot_;
-  std::unique_ptr<VcpuThreads> threads_;
 };
 
 TEST(MemoryPatienceTest, AccessIsGivenUpAfterHalfASecondWithoutAPause) {
@@ -177,7 +105,7 @@ TEST_F(WindowSlotTest, GuestSeesTheFileWhereTheWindowIs) {
   EXPECT_TRUE(Sees('f'));
   slot_.reset();
   EXPECT_TRUE(Sees('-'));
-  EXPECT_EQ(handler_.Fault(), "");
+  EXPECT_THAT(handler_.Faults(), IsEmpty());
 }
 
 TEST_F(WindowSlotTest, PlaceThatIsTakenIsNone) {
@@ -204,7 +132,7 @@ TEST_F(WindowSlotTest, GuestWaitsForAMappingThatIsBeingReplaced) {
     ASSERT_TRUE(Map());
     EXPECT_TRUE(Sees('f'));
   }
-  EXPECT_EQ(handler_.Fault(), "");
+  EXPECT_THAT(handler_.Faults(), IsEmpty());
 }
 
 TEST_F(WindowSlotTest, GuestThatTouchesWhatIsNotMappedEndsWithAReason) {
@@ -213,8 +141,8 @@ TEST_F(WindowSlotTest, GuestThatTouchesWhatIsNotMappedEndsWithAReason) {
   if (!MeetsFaults()) {
     GTEST_SKIP() << kInterpreted;
   }
-  ASSERT_TRUE(Eventually([&] { return !handler_.Fault().empty(); }));
-  EXPECT_THAT(handler_.Fault(), HasSubstr("memory that the host does not have"));
+  ASSERT_TRUE(Eventually([&] { return !handler_.Faults().empty(); }));
+  EXPECT_THAT(handler_.Faults(), ElementsAre(HasSubstr("memory that the host does not have")));
 }
 
 TEST_F(WindowSlotTest, FileThatIsCutShortEndsTheGuestNotUs) {
@@ -226,8 +154,8 @@ TEST_F(WindowSlotTest, FileThatIsCutShortEndsTheGuestNotUs) {
   if (!MeetsFaults()) {
     GTEST_SKIP() << kInterpreted;
   }
-  ASSERT_TRUE(Eventually([&] { return !handler_.Fault().empty(); }));
-  EXPECT_THAT(handler_.Fault(), HasSubstr("memory that the host does not have"));
+  ASSERT_TRUE(Eventually([&] { return !handler_.Faults().empty(); }));
+  EXPECT_THAT(handler_.Faults(), ElementsAre(HasSubstr("memory that the host does not have")));
 }
 
 TEST_F(WindowSlotTest, GuestWaitingForMemoryIsPausedAndStopped) {
@@ -239,7 +167,7 @@ TEST_F(WindowSlotTest, GuestWaitingForMemoryIsPausedAndStopped) {
   threads_->Pause();
   std::this_thread::sleep_for(milliseconds(5));
   threads_->Stop();
-  EXPECT_EQ(handler_.Fault(), "");
+  EXPECT_THAT(handler_.Faults(), IsEmpty());
 }
 
 }  // namespace
