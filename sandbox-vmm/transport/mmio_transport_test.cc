@@ -2,11 +2,9 @@
 
 #include <gtest/gtest.h>
 
-#include "transport/testing/mmio_guest.h"
+#include "transport/testing/fixtures.h"
 #include "transport/testing/shaped_device.h"
 #include "transport/virtio_pci_layout.h"
-#include "virtio/testing/fake_device.h"
-#include "virtio/testing/fake_driver.h"
 
 namespace wyvern::transport {
 namespace {
@@ -15,20 +13,9 @@ using testing::MmioGuest;
 using testing::ShapedDevice;
 using virtio::testing::FakeDevice;
 using virtio::testing::FakeDriver;
-using virtio::testing::GuestRam;
 
-class MmioTransportTest : public ::testing::Test {
+class MmioTransportTest : public testing::MmioFixture {
  protected:
-  MmioTransportTest() {
-    auto device = std::make_unique<FakeDevice>();
-    device_ = device.get();
-    auto made = MmioTransport::Create(std::move(device), ram_.memory(), line_, &guest_.doorbells,
-                                      {.address = MmioGuest::kBase});
-    EXPECT_TRUE(made);
-    transport_ = *made;
-    guest_.Plug(transport_);
-  }
-
   void StartQueue0() {
     ASSERT_TRUE(guest_.Negotiate(virtio::kVersion1));
     guest_.SetUpQueue(0, driver_.config());
@@ -40,13 +27,6 @@ class MmioTransportTest : public ::testing::Test {
     uint64_t count = 0;
     return read(device_->running.at(0).resources.kick.get(), &count, 8) == 8;
   }
-
-  GuestRam ram_;
-  FakeDriver driver_{ram_, 16};
-  irq::testing::FakeLine line_;
-  MmioGuest guest_;
-  FakeDevice* device_ = nullptr;
-  std::shared_ptr<MmioTransport> transport_;
 };
 
 TEST_F(MmioTransportTest, DriverFindsADeviceOfVersion2) {

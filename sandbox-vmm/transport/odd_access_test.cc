@@ -4,21 +4,13 @@
 
 #include <algorithm>
 #include <array>
+#include <initializer_list>
 #include <vector>
 
-#include "transport/mmio_transport.h"
-#include "transport/pci_transport.h"
-#include "transport/testing/mmio_guest.h"
-#include "transport/testing/pci_guest.h"
-#include "virtio/testing/fake_device.h"
-#include "virtio/testing/fake_driver.h"
+#include "transport/testing/fixtures.h"
 
 namespace wyvern::transport {
 namespace {
-
-using virtio::testing::FakeDevice;
-using virtio::testing::FakeDriver;
-using virtio::testing::GuestRam;
 
 constexpr std::array<size_t, 4> kSizes = {1, 2, 4, 8};
 
@@ -58,57 +50,84 @@ bool IsCommonField(uint64_t offset, size_t size) {
          });
 }
 
-class PciOddAccessTest : public ::testing::Test {
+// Accesses of any size through a transport whose fields can be written.
+template <typename Fixture>
+class OddAccess : public Fixture {
  protected:
-  PciOddAccessTest() {
-    auto device = std::make_unique<FakeDevice>();
-    device_ = device.get();
-    auto made =
-        PciTransport::Create(std::move(device), ram_.memory(), guest_.router, guest_.doorbells);
-    EXPECT_TRUE(made);
-    transport_ = *made;
-    guest_.Plug(transport_);
-    // Where most of it can be written.
-    EXPECT_TRUE(guest_.Negotiate(virtio::kVersion1 | virtio::kRingReset));
-  }
+  OddAccess() { EXPECT_TRUE(this->guest_.Negotiate(virtio::kVersion1 | virtio::kRingReset)); }
+
+  virtual bus::Bus& mmio() = 0;
+  // Where on the bus the transport is.
+  virtual uint64_t base() const = 0;
+  // What accesses that are none must not change.
+  virtual std::vector<uint64_t> State() = 0;
 
   uint64_t Read(uint64_t offset, size_t size) {
     Le64 value = 0;
-    EXPECT_TRUE(guest_.mmio.Read(guest_.bar + offset,
-                                 std::as_writable_bytes(std::span(&value, 1)).first(size)));
+    EXPECT_TRUE(
+        mmio().Read(base() + offset, std::as_writable_bytes(std::span(&value, 1)).first(size)));
     return value;
   }
 
   void Write(uint64_t offset, size_t size, uint64_t value) {
     const Le64 bytes = value;
-    EXPECT_TRUE(
-        guest_.mmio.Write(guest_.bar + offset, std::as_bytes(std::span(&bytes, 1)).first(size)));
+    EXPECT_TRUE(mmio().Write(base() + offset, std::as_bytes(std::span(&bytes, 1)).first(size)));
   }
 
-  std::vector<uint64_t> Fields() {
+  // Reads as zero, changes nothing, and is counted.
+  void ExpectNothing(uint64_t offset, size_t size) {
+    const std::vector<uint64_t> before = State();
+    const uint64_t ignored = this->transport_->ignored_accesses();
+    EXPECT_EQ(Read(offset, size), 0U) << offset << " " << size;
+    Write(offset, size, ~uint64_t{0});
+    Write(offset, size, 0);
+    EXPECT_EQ(this->transport_->ignored_accesses(), ignored + 3) << offset << " " << size;
+    EXPECT_EQ(State(), before) << offset << " " << size;
+  }
+
+  void ExpectBytesAt(uint64_t device_configuration) {
+    for (size_t i = 0; i < this->device_->config.size(); ++i) {
+      this->device_->config[i] = std::byte{static_cast<uint8_t>(0x11 * (i + 1))};
+    }
+    constexpr uint64_t kAll = 0x8877665544332211;
+    for (uint64_t offset = 0; offset < 16; ++offset) {
+      for (const size_t size : kSizes) {
+        const uint64_t shifted = offset < 8 ? kAll >> (8 * offset) : 0;
+        const uint64_t mask = size == 8 ? ~uint64_t{0} : (uint64_t{1} << (8 * size)) - 1;
+        EXPECT_EQ(Read(device_configuration + offset, size), shifted & mask)
+            << offset << " " << size;
+        Write(device_configuration + offset, size, shifted);  // what is there
+        EXPECT_EQ(Read(device_configuration, 8), kAll) << offset << " " << size;
+      }
+    }
+  }
+
+  void ExpectSizesOfNoCpuReachNobodyAt(std::initializer_list<uint64_t> offsets) {
+    const std::vector<uint64_t> before = State();
+    std::array<std::byte, 16> bytes{};
+    for (const size_t size : {0U, 3U, 5U, 6U, 7U, 16U}) {
+      for (const uint64_t offset : offsets) {
+        EXPECT_FALSE(mmio().Write(base() + offset, std::span(bytes).first(size)));
+        EXPECT_FALSE(mmio().Read(base() + offset, std::span(bytes).first(size)));
+      }
+    }
+    EXPECT_EQ(State(), before);
+  }
+};
+
+class PciOddAccessTest : public OddAccess<testing::PciFixture> {
+ protected:
+  bus::Bus& mmio() override { return guest_.mmio; }
+
+  uint64_t base() const override { return guest_.bar; }
+
+  std::vector<uint64_t> State() override {
     std::vector<uint64_t> values;
     for (const CommonRow& row : kCommonRows) {
       values.push_back(Read(static_cast<uint64_t>(row.field), row.size));
     }
     return values;
   }
-
-  // Reads as zero, changes no field, and is counted.
-  void ExpectNothing(uint64_t offset, size_t size) {
-    const std::vector<uint64_t> before = Fields();
-    const uint64_t ignored = transport_->ignored_accesses();
-    EXPECT_EQ(Read(offset, size), 0U) << offset << " " << size;
-    Write(offset, size, ~uint64_t{0});
-    Write(offset, size, 0);
-    EXPECT_EQ(transport_->ignored_accesses(), ignored + 3) << offset << " " << size;
-    EXPECT_EQ(Fields(), before) << offset << " " << size;
-  }
-
-  GuestRam ram_;
-  FakeDriver driver_{ram_, 16};
-  testing::PciGuest guest_;
-  FakeDevice* device_ = nullptr;
-  std::shared_ptr<PciTransport> transport_;
 };
 
 TEST_F(PciOddAccessTest, Ch8506_CommonConfigurationTakesEachFieldInItsOwnSizeOnly) {
@@ -125,10 +144,10 @@ TEST_F(PciOddAccessTest, Ch8506_ReadOnlyFieldsAreNotWritten) {
   for (const CommonField field : {CommonField::kDeviceFeature, CommonField::kQueueCount,
                                   CommonField::kGeneration, CommonField::kQueueNotifyOffset}) {
     const auto row = std::ranges::find(kCommonRows, field, &CommonRow::field);
-    const std::vector<uint64_t> before = Fields();
+    const std::vector<uint64_t> before = State();
     const uint64_t ignored = transport_->ignored_accesses();
     Write(static_cast<uint64_t>(field), row->size, ~uint64_t{0});
-    EXPECT_EQ(Fields(), before) << static_cast<int>(field);
+    EXPECT_EQ(State(), before) << static_cast<int>(field);
     EXPECT_EQ(transport_->ignored_accesses(), ignored + 1) << static_cast<int>(field);
   }
 }
@@ -175,31 +194,11 @@ TEST_F(PciOddAccessTest, NotificationsAreOfAnyWidthAtTheirQueuesAddressOnly) {
 }
 
 TEST_F(PciOddAccessTest, DeviceConfigurationIsBytes) {
-  for (size_t i = 0; i < device_->config.size(); ++i) {
-    device_->config[i] = std::byte{static_cast<uint8_t>(0x11 * (i + 1))};
-  }
-  constexpr uint64_t kAll = 0x8877665544332211;
-  for (uint64_t offset = 0; offset < 16; ++offset) {
-    for (const size_t size : kSizes) {
-      const uint64_t shifted = offset < 8 ? kAll >> (8 * offset) : 0;
-      const uint64_t mask = size == 8 ? ~uint64_t{0} : (uint64_t{1} << (8 * size)) - 1;
-      EXPECT_EQ(Read(kDeviceOffset + offset, size), shifted & mask) << offset << " " << size;
-      Write(kDeviceOffset + offset, size, shifted);  // what is there
-      EXPECT_EQ(Read(kDeviceOffset, 8), kAll) << offset << " " << size;
-    }
-  }
+  ExpectBytesAt(kDeviceOffset);
 }
 
 TEST_F(PciOddAccessTest, Ch8506_SizesThatNoCpuHasReachNobody) {
-  const std::vector<uint64_t> before = Fields();
-  std::array<std::byte, 16> bytes{};
-  for (const size_t size : {0U, 3U, 5U, 6U, 7U, 16U}) {
-    for (const uint64_t at : {kCommonOffset, kIsrOffset, kDeviceOffset, kNotifyOffset}) {
-      EXPECT_FALSE(guest_.mmio.Write(guest_.bar + at, std::span(bytes).first(size)));
-      EXPECT_FALSE(guest_.mmio.Read(guest_.bar + at, std::span(bytes).first(size)));
-    }
-  }
-  EXPECT_EQ(Fields(), before);
+  ExpectSizesOfNoCpuReachNobodyAt({kCommonOffset, kIsrOffset, kDeviceOffset, kNotifyOffset});
 }
 
 struct MmioRow {
@@ -240,34 +239,14 @@ constexpr MmioRow kMmioRows[] = {
     {MmioRegister::kConfigGeneration, true, false},
 };
 
-class MmioOddAccessTest : public ::testing::Test {
+class MmioOddAccessTest : public OddAccess<testing::MmioFixture> {
  protected:
-  MmioOddAccessTest() {
-    auto device = std::make_unique<FakeDevice>();
-    device_ = device.get();
-    auto made = MmioTransport::Create(std::move(device), ram_.memory(), line_, &guest_.doorbells,
-                                      {.address = testing::MmioGuest::kBase});
-    EXPECT_TRUE(made);
-    transport_ = *made;
-    guest_.Plug(transport_);
-    EXPECT_TRUE(guest_.Negotiate(virtio::kVersion1 | virtio::kRingReset));
-  }
+  bus::Bus& mmio() override { return guest_.bus; }
 
-  uint64_t Read(uint64_t offset, size_t size) {
-    Le64 value = 0;
-    EXPECT_TRUE(guest_.bus.Read(testing::MmioGuest::kBase + offset,
-                                std::as_writable_bytes(std::span(&value, 1)).first(size)));
-    return value;
-  }
-
-  void Write(uint64_t offset, size_t size, uint64_t value) {
-    const Le64 bytes = value;
-    EXPECT_TRUE(guest_.bus.Write(testing::MmioGuest::kBase + offset,
-                                 std::as_bytes(std::span(&bytes, 1)).first(size)));
-  }
+  uint64_t base() const override { return testing::MmioGuest::kBase; }
 
   // Everything that a driver can see, and what it can write without reading.
-  std::vector<uint64_t> State() {
+  std::vector<uint64_t> State() override {
     std::vector<uint64_t> values;
     for (const MmioRow& row : kMmioRows) {
       if (row.readable) {
@@ -283,13 +262,6 @@ class MmioOddAccessTest : public ::testing::Test {
     }
     return values;
   }
-
-  GuestRam ram_;
-  FakeDriver driver_{ram_, 16};
-  irq::testing::FakeLine line_;
-  testing::MmioGuest guest_;
-  FakeDevice* device_ = nullptr;
-  std::shared_ptr<MmioTransport> transport_;
 };
 
 TEST_F(MmioOddAccessTest, Ch8506_RegistersTakeAlignedAccessesOf32BitsOnly) {
@@ -299,16 +271,9 @@ TEST_F(MmioOddAccessTest, Ch8506_RegistersTakeAlignedAccessesOf32BitsOnly) {
   };
   for (uint64_t offset = 0; offset < kMmioConfig; ++offset) {
     for (const size_t size : kSizes) {
-      if (size == 4 && exists(offset)) {
-        continue;
+      if (size != 4 || !exists(offset)) {
+        ExpectNothing(offset, size);
       }
-      const std::vector<uint64_t> before = State();
-      const uint64_t ignored = transport_->ignored_accesses();
-      EXPECT_EQ(Read(offset, size), 0U) << offset << " " << size;
-      Write(offset, size, ~uint64_t{0});
-      Write(offset, size, 0);
-      EXPECT_EQ(transport_->ignored_accesses(), ignored + 3) << offset << " " << size;
-      EXPECT_EQ(State(), before) << offset << " " << size;
     }
   }
 }
@@ -331,31 +296,11 @@ TEST_F(MmioOddAccessTest, AccessesAgainstARegistersDirectionDoNothing) {
 }
 
 TEST_F(MmioOddAccessTest, DeviceConfigurationIsBytes) {
-  for (size_t i = 0; i < device_->config.size(); ++i) {
-    device_->config[i] = std::byte{static_cast<uint8_t>(0x11 * (i + 1))};
-  }
-  constexpr uint64_t kAll = 0x8877665544332211;
-  for (uint64_t offset = 0; offset < 16; ++offset) {
-    for (const size_t size : kSizes) {
-      const uint64_t shifted = offset < 8 ? kAll >> (8 * offset) : 0;
-      const uint64_t mask = size == 8 ? ~uint64_t{0} : (uint64_t{1} << (8 * size)) - 1;
-      EXPECT_EQ(Read(kMmioConfig + offset, size), shifted & mask) << offset << " " << size;
-      Write(kMmioConfig + offset, size, shifted);  // what is there
-      EXPECT_EQ(Read(kMmioConfig, 8), kAll) << offset << " " << size;
-    }
-  }
+  ExpectBytesAt(kMmioConfig);
 }
 
 TEST_F(MmioOddAccessTest, Ch8506_SizesThatNoCpuHasReachNobody) {
-  const std::vector<uint64_t> before = State();
-  std::array<std::byte, 16> bytes{};
-  for (const size_t size : {0U, 3U, 5U, 6U, 7U, 16U}) {
-    for (const uint64_t at : {uint64_t{0}, uint64_t{0x70}, kMmioConfig, uint64_t{0xff0}}) {
-      EXPECT_FALSE(guest_.bus.Write(testing::MmioGuest::kBase + at, std::span(bytes).first(size)));
-      EXPECT_FALSE(guest_.bus.Read(testing::MmioGuest::kBase + at, std::span(bytes).first(size)));
-    }
-  }
-  EXPECT_EQ(State(), before);
+  ExpectSizesOfNoCpuReachNobodyAt({0, 0x70, kMmioConfig, 0xff0});
 }
 
 }  // namespace

@@ -6,10 +6,8 @@
 #include <map>
 #include <vector>
 
-#include "transport/testing/pci_guest.h"
+#include "transport/testing/fixtures.h"
 #include "transport/testing/shaped_device.h"
-#include "virtio/testing/fake_device.h"
-#include "virtio/testing/fake_driver.h"
 
 namespace wyvern::transport {
 namespace {
@@ -17,33 +15,16 @@ namespace {
 using testing::PciGuest;
 using testing::ShapedDevice;
 using virtio::testing::FakeDevice;
-using virtio::testing::FakeDriver;
 using virtio::testing::GuestRam;
 
-class PciTransportTest : public ::testing::Test {
+class PciTransportTest : public testing::PciFixture {
  protected:
-  PciTransportTest() {
-    auto device = std::make_unique<FakeDevice>();
-    device_ = device.get();
-    auto made =
-        PciTransport::Create(std::move(device), ram_.memory(), guest_.router, guest_.doorbells);
-    EXPECT_TRUE(made);
-    transport_ = *made;
-    guest_.Plug(transport_);
-  }
-
   void StartQueue0(uint16_t vector = 1) {
     ASSERT_TRUE(guest_.Negotiate(virtio::kVersion1));
     guest_.SetUpQueue(0, driver_.config(), vector);
     guest_.DriverOk();
     ASSERT_EQ(guest_.status(), 15);
   }
-
-  GuestRam ram_;
-  FakeDriver driver_{ram_, 16};
-  PciGuest guest_;
-  FakeDevice* device_ = nullptr;
-  std::shared_ptr<PciTransport> transport_;
 };
 
 TEST_F(PciTransportTest, GuestFindsAModernDeviceWithItsStructures) {

@@ -5,77 +5,45 @@
 #include <memory>
 #include <thread>
 
-#include "transport/mmio_transport.h"
-#include "transport/pci_transport.h"
-#include "transport/testing/mmio_guest.h"
-#include "transport/testing/pci_guest.h"
-#include "transport/transport_core.h"
-#include "virtio/testing/fake_device.h"
-#include "virtio/testing/fake_driver.h"
-#include "virtio/testing/fake_interrupt.h"
+#include "transport/testing/fixtures.h"
 
 namespace wyvern::transport {
 namespace {
 
 using virtio::testing::FakeDevice;
 using virtio::testing::FakeDriver;
-using virtio::testing::FakeInterrupt;
-using virtio::testing::GuestRam;
 
 constexpr uint64_t kResettable = virtio::kVersion1 | virtio::kRingReset;
 
-class QueueResetTest : public ::testing::Test {
+// Rings for a second queue, and for one that was reset.
+template <typename Fixture>
+class WithMoreRings : public Fixture {
+ protected:
+  FakeDriver second_{this->ram_, 16};
+  FakeDriver larger_{this->ram_, 32};
+};
+
+class QueueResetTest : public WithMoreRings<testing::CoreFixture> {
  protected:
   QueueResetTest() {
-    Make(std::make_unique<FakeDevice>());
+    Make(MakeDevice(), virtio::kRingReset);
     Start(kResettable);
-  }
-
-  void Make(std::unique_ptr<FakeDevice> device) {
-    device_ = device.get();
-    auto kick = EventFd::Create();
-    EXPECT_TRUE(kick);
-    kick_ = std::make_unique<EventFd>(*std::move(kick));
-    core_ = std::make_unique<TransportCore>(
-        std::move(device), ram_.memory(), interrupt_, [this](uint16_t) { return kick_->fd(); },
-        virtio::kRingReset);
   }
 
   // Both queues run.
   void Start(uint64_t features) {
-    for (const unsigned status : {0U, 1U, 3U}) {
-      core_->WriteStatus(static_cast<uint8_t>(status));
-    }
-    core_->WriteDriverFeatures(0, static_cast<uint32_t>(features));
-    core_->WriteDriverFeatures(1, static_cast<uint32_t>(features >> 32U));
-    core_->WriteStatus(11);
-    SetUpQueue(0, first_.config());
+    core_->WriteStatus(0);
+    Negotiate(features);
+    SetUpQueue(0, driver_.config());
     SetUpQueue(1, second_.config());
     core_->WriteStatus(15);
     device_->calls.clear();
   }
 
   void SetUpQueue(uint16_t index, const virtio::QueueConfig& config) {
-    using Area = TransportCore::Area;
-    const auto set = [&](Area area, mem::Gpa address) {
-      core_->WriteQueueAddress(index, area, false, static_cast<uint32_t>(mem::Raw(address)));
-      core_->WriteQueueAddress(index, area, true, static_cast<uint32_t>(mem::Raw(address) >> 32U));
-    };
-    core_->WriteQueueSize(index, config.size);
-    set(Area::kDescriptor, config.descriptor_area);
-    set(Area::kDriver, config.driver_area);
-    set(Area::kDevice, config.device_area);
+    SetAreas(index, config);
     core_->EnableQueue(index);
   }
-
-  GuestRam ram_;
-  FakeDriver first_{ram_, 16};
-  FakeDriver second_{ram_, 16};
-  FakeDriver larger_{ram_, 32};
-  std::shared_ptr<FakeInterrupt> interrupt_ = std::make_shared<FakeInterrupt>();
-  std::unique_ptr<EventFd> kick_;
-  FakeDevice* device_ = nullptr;
-  std::unique_ptr<TransportCore> core_;
 };
 
 TEST_F(QueueResetTest, ResetStopsOneQueueAndTheOthersGoOn) {
@@ -100,7 +68,7 @@ TEST_F(QueueResetTest, RegistersAreAsAfterADeviceResetAndWritableAgain) {
 }
 
 TEST_F(QueueResetTest, EnabledAgainItStartsAtOnceAsANewQueue) {
-  first_.Build().Readable("x").Submit();
+  driver_.Build().Readable("x").Submit();
   auto& queue = *device_->running[0].queue;
   queue.Push(virtio::testing::MustPop(queue), 0);
   EXPECT_TRUE(core_->ResetQueue(0));
@@ -189,10 +157,9 @@ class DrainingDevice final : public FakeDevice {
 };
 
 TEST_F(QueueResetTest, ReadsOneWhileTheDeviceDrainsAndZeroAfterwards) {
-  core_.reset();
   auto device = std::make_unique<DrainingDevice>();
   DrainingDevice& draining = *device;
-  Make(std::move(device));
+  Make(std::move(device), virtio::kRingReset);
   Start(kResettable);
   std::thread driver([this] { EXPECT_TRUE(core_->ResetQueue(0)); });
   draining.entered.wait();
@@ -205,38 +172,16 @@ TEST_F(QueueResetTest, ReadsOneWhileTheDeviceDrainsAndZeroAfterwards) {
 }
 
 // Through registers.
-class QueueResetRegistersTest : public ::testing::Test {
+class PciQueueResetTest : public WithMoreRings<testing::PciFixture> {
  protected:
-  GuestRam ram_;
-  FakeDriver first_{ram_, 16};
-  FakeDriver second_{ram_, 16};
-  FakeDriver larger_{ram_, 32};
-  FakeDevice* device_ = nullptr;
-};
-
-class PciQueueResetTest : public QueueResetRegistersTest {
- protected:
-  PciQueueResetTest() {
-    auto device = std::make_unique<FakeDevice>();
-    device_ = device.get();
-    auto made =
-        PciTransport::Create(std::move(device), ram_.memory(), guest_.router, guest_.doorbells);
-    EXPECT_TRUE(made);
-    transport_ = *made;
-    guest_.Plug(transport_);
-  }
-
   void Start(uint64_t features) {
     ASSERT_TRUE(guest_.Negotiate(features));
-    guest_.SetUpQueue(0, first_.config(), 1);
+    guest_.SetUpQueue(0, driver_.config(), 1);
     guest_.SetUpQueue(1, second_.config(), 2);
     guest_.DriverOk();
     ASSERT_EQ(guest_.status(), 15);
     device_->calls.clear();
   }
-
-  testing::PciGuest guest_;
-  std::shared_ptr<PciTransport> transport_;
 };
 
 TEST_F(PciQueueResetTest, QueueIsDisabledWithoutItsVector) {
@@ -281,30 +226,16 @@ TEST_F(PciQueueResetTest, FieldDoesNothingWhereItIsNotNegotiated) {
   EXPECT_EQ(guest_.Get<Le16>(CommonField::kQueueVector), 1);
 }
 
-class MmioQueueResetTest : public QueueResetRegistersTest {
+class MmioQueueResetTest : public WithMoreRings<testing::MmioFixture> {
  protected:
-  MmioQueueResetTest() {
-    auto device = std::make_unique<FakeDevice>();
-    device_ = device.get();
-    auto made = MmioTransport::Create(std::move(device), ram_.memory(), line_, &guest_.doorbells,
-                                      {.address = testing::MmioGuest::kBase});
-    EXPECT_TRUE(made);
-    transport_ = *made;
-    guest_.Plug(transport_);
-  }
-
   void Start(uint64_t features) {
     ASSERT_TRUE(guest_.Negotiate(features));
-    guest_.SetUpQueue(0, first_.config());
+    guest_.SetUpQueue(0, driver_.config());
     guest_.SetUpQueue(1, second_.config());
     guest_.DriverOk();
     ASSERT_EQ(guest_.status(), 15);
     device_->calls.clear();
   }
-
-  irq::testing::FakeLine line_;
-  testing::MmioGuest guest_;
-  std::shared_ptr<MmioTransport> transport_;
 };
 
 TEST_F(MmioQueueResetTest, QueueIsNotReadyAndStartsAgainWithAnotherRing) {

@@ -9,71 +9,28 @@
 #include <thread>
 
 #include "base/check.h"
+#include "transport/testing/fixtures.h"
 #include "transport/testing/shaped_device.h"
-#include "virtio/testing/fake_device.h"
-#include "virtio/testing/fake_driver.h"
-#include "virtio/testing/fake_interrupt.h"
 
 namespace wyvern::transport {
 namespace {
 
 using virtio::testing::FakeDevice;
-using virtio::testing::FakeDriver;
-using virtio::testing::FakeInterrupt;
-using virtio::testing::GuestRam;
 
 constexpr uint8_t kAck = virtio::kStatusAcknowledge;
 constexpr uint8_t kDriver = kAck | virtio::kStatusDriver;
 constexpr uint8_t kFeatures = kDriver | virtio::kStatusFeaturesOk;
 constexpr uint8_t kOk = kFeatures | virtio::kStatusDriverOk;
 
-class TransportCoreTest : public ::testing::Test {
+class TransportCoreTest : public testing::CoreFixture {
  protected:
-  TransportCoreTest() { Make(std::make_unique<FakeDevice>()); }
-
-  void Make(std::unique_ptr<FakeDevice> device, uint64_t transport_features = 0) {
-    core_.reset();
-    device_ = device.get();
-    auto kick = EventFd::Create();
-    EXPECT_TRUE(kick);
-    kick_ = std::make_unique<EventFd>(*std::move(kick));
-    core_ = std::make_unique<TransportCore>(
-        std::move(device), ram_.memory(), interrupt_, [this](uint16_t) { return kick_->fd(); },
-        transport_features);
-  }
+  TransportCoreTest() { Make(MakeDevice()); }
 
   void MakePacked() {
     virtio::DeviceTraits traits = testing::ShapedDevice::Traits();
     traits.features |= virtio::kRingPacked;
     Make(std::make_unique<testing::ShapedDevice>(std::move(traits)));
   }
-
-  void Negotiate(uint64_t features = virtio::kVersion1) {
-    core_->WriteStatus(kAck);
-    core_->WriteStatus(kDriver);
-    core_->WriteDriverFeatures(0, static_cast<uint32_t>(features));
-    core_->WriteDriverFeatures(1, static_cast<uint32_t>(features >> 32U));
-    core_->WriteStatus(kFeatures);
-  }
-
-  void SetAreas(uint16_t index, const virtio::QueueConfig& config) {
-    using Area = TransportCore::Area;
-    const auto set = [&](Area area, mem::Gpa address) {
-      core_->WriteQueueAddress(index, area, false, static_cast<uint32_t>(mem::Raw(address)));
-      core_->WriteQueueAddress(index, area, true, static_cast<uint32_t>(mem::Raw(address) >> 32U));
-    };
-    core_->WriteQueueSize(index, config.size);
-    set(Area::kDescriptor, config.descriptor_area);
-    set(Area::kDriver, config.driver_area);
-    set(Area::kDevice, config.device_area);
-  }
-
-  GuestRam ram_;
-  FakeDriver driver_{ram_, 16};
-  std::shared_ptr<FakeInterrupt> interrupt_ = std::make_shared<FakeInterrupt>();
-  std::unique_ptr<EventFd> kick_;
-  FakeDevice* device_ = nullptr;
-  std::unique_ptr<TransportCore> core_;
 };
 
 TEST_F(TransportCoreTest, DriverOkStartsTheEnabledQueuesOnly) {
