@@ -299,7 +299,7 @@ TEST(BalloonHintTest, RoundTellsTheOwnerWhatIsFreeAndLeavesThePages) {
   guest.Send(BalloonGuest::kHints, BalloonGuest::Numbers({command}));
   guest.Offer(BalloonGuest::kHints, {{BalloonGuest::At(kPage), 1 << 20}});
   guest.Send(BalloonGuest::kHints, BalloonGuest::Numbers({kHintStop}));
-  ASSERT_TRUE(BalloonGuest::Wait([&] { return heard.end_count() == 1; }));
+  ASSERT_TRUE(testing::WaitUntil([&] { return heard.end_count() == 1; }));
   ASSERT_EQ(heard.hints.size(), 1U);
   EXPECT_EQ(heard.hints[0].first, command);
   EXPECT_EQ(heard.hints[0].second.start, BalloonGuest::At(kPage));

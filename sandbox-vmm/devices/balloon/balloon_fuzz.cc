@@ -1,14 +1,14 @@
 // A hostile driver of the balloon, and an owner who changes his mind.
 // Input:   records of 8 B: operation, count, 2 B page, 4 B value. The first operation also says
 //          which features the driver refuses (bits 0-5) and what rings it has (bit 7: packed).
-#include <cstring>
-
 #include "balloon/testing/balloon_guest.h"
+#include "testing/fuzz_records.h"
 
 namespace {
 
 using wyvern::devices::HintedRange;
 using wyvern::devices::testing::BalloonGuest;
+using wyvern::devices::testing::ForEachRecord;
 using wyvern::devices::testing::RingKind;
 
 struct Record {
@@ -96,10 +96,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const uint64_t mark = guest->rig().ram().Mark();
   guest->rig().UseRing(size > 0 && (data[0] & 0x80U) != 0 ? RingKind::kPacked : RingKind::kSplit);
   guest->rig().Start(size > 0 ? uint64_t{data[0]} & 0x3fU : 0);
-  for (size_t i = 0; size >= sizeof(Record) && i < 64;
-       data += sizeof(Record), size -= sizeof(Record), ++i) {
-    Record record{};
-    std::memcpy(&record, data, sizeof(record));
+  ForEachRecord<Record>({data, size}, 64, [](const Record& record) {
     if (record.operation % 16 == 15) {
       Owner(*guest, record);
     } else if (record.operation % 16 == 14) {
@@ -107,7 +104,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     } else {
       Submit(*guest, record);
     }
-  }
+  });
   guest->rig().core().WriteStatus(0);
   guest->rig().ram().Release(mark);
   return 0;

@@ -255,7 +255,7 @@ TEST_F(BalloonHostileTest, GuestThatGivesAwayItsOwnRingsHarmsItselfOnly) {
   auto& driver = guest_.rig().queue(BalloonGuest::kInflate);
   driver.Build().Readable(BalloonGuest::Numbers({static_cast<uint32_t>(first)})).Submit();
   guest_.rig().KickAlways(BalloonGuest::kInflate);
-  ASSERT_TRUE(BalloonGuest::Wait([&] { return guest_.rig().counter("freed_pages") == 1; }));
+  ASSERT_TRUE(testing::WaitUntil([&] { return guest_.rig().counter("freed_pages") == 1; }));
   guest_.rig().Start();
   ExpectAlive();
 }

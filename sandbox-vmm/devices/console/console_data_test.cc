@@ -133,7 +133,7 @@ TEST(ConsoleDataTest, OutputGoesOnWhereItWasAfterAPause) {
   ASSERT_TRUE(guest.device().Attach(1, pipes.Ends()));
   const std::string text = Pattern(20000, 3);
   guest.Output(1, text);
-  ASSERT_TRUE(ConsoleGuest::Wait([&] { return guest.rig().counter("bytes_from_guest") == 4096; }));
+  ASSERT_TRUE(testing::WaitUntil([&] { return guest.rig().counter("bytes_from_guest") == 4096; }));
   (void)guest.rig().core().Pause();
   EXPECT_EQ(guest.device().state().ports[1].resume_at, 4096U);
   std::string got = ReadHost(pipes.output.read, 4096);
@@ -183,7 +183,7 @@ TEST(ConsoleDataTest, InputMayEndBeforeOutput) {
   EXPECT_EQ(ReadHost(pipes.output.read, 10), "still here");
   EXPECT_EQ(guest.rig().counter("ports_attached"), 1U);
   pipes.output.read.Reset();
-  ASSERT_TRUE(ConsoleGuest::Wait([&] { return guest.rig().counter("ports_attached") == 0; }));
+  ASSERT_TRUE(testing::WaitUntil([&] { return guest.rig().counter("ports_attached") == 0; }));
   // Whatever comes now has nowhere to go, and keeps nobody waiting.
   guest.Output(1, "too late");
   guest.rig().WaitUsed(ConsoleGuest::ToHost(1));

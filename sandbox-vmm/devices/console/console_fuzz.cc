@@ -5,15 +5,15 @@
 //          packed).
 #include <sys/socket.h>
 
-#include <cstring>
-
 #include "console/testing/console_guest.h"
+#include "testing/fuzz_records.h"
 
 namespace {
 
 using wyvern::UniqueFd;
 using wyvern::devices::ConsoleControl;
 using wyvern::devices::testing::ConsoleGuest;
+using wyvern::devices::testing::ForEachRecord;
 using wyvern::devices::testing::RingKind;
 
 struct Record {
@@ -114,10 +114,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::array<UniqueFd, kPorts> hosts;
   guest->rig().UseRing(size > 0 && (data[0] & 0x20U) != 0 ? RingKind::kPacked : RingKind::kSplit);
   guest->Start(size > 0 ? uint64_t{data[0]} & 7U : 0, 8);
-  for (size_t i = 0; size >= sizeof(Record) && i < 64;
-       data += sizeof(Record), size -= sizeof(Record), ++i) {
-    Record record{};
-    std::memcpy(&record, data, sizeof(record));
+  ForEachRecord<Record>({data, size}, 64, [&hosts](const Record& record) {
     if (record.operation % 8 == 7) {
       Owner(*guest, hosts, record);
     } else if (record.operation % 8 == 6) {
@@ -130,7 +127,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       std::array<char, 4096> scrap;
       (void)recv(hosts[record.port % kPorts].get(), scrap.data(), scrap.size(), MSG_DONTWAIT);
     }
-  }
+  });
   for (uint32_t id = 0; id < kPorts; ++id) {
     (void)guest->device().Detach(id);
   }

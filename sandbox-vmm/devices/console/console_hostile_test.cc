@@ -55,7 +55,7 @@ TEST_F(ConsoleHostileTest, Cve202027174_OutputThatNobodyReadsStaysInTheGuest) {
     driver.Build().ReadableAt(text, 1 << 16).Submit();
   }
   guest_.rig().KickAlways(ConsoleGuest::ToHost(1));
-  ASSERT_TRUE(ConsoleGuest::Wait([&] { return BytesIn(pipe->read) == 1 << 16; }));
+  ASSERT_TRUE(testing::WaitUntil([&] { return BytesIn(pipe->read) == 1 << 16; }));
   // The pipe is full: one buffer is used, the second one in hand, the others are the driver's.
   guest_.rig().WaitUsed(ConsoleGuest::ToHost(1));
   EXPECT_FALSE(guest_.rig().WaitMaybe(ConsoleGuest::ToHost(1), std::chrono::milliseconds(20)));
@@ -217,7 +217,7 @@ TEST_F(ConsoleHostileTest, ReaderThatGoesAwayIsNoSignal) {
   guest_.Output(1, std::string(1 << 17, 'x'));
   pipe->read.Reset();  // with a write that waits: SIGPIPE would end the test
   guest_.rig().WaitUsed(ConsoleGuest::ToHost(1));
-  ASSERT_TRUE(ConsoleGuest::Wait([&] { return guest_.rig().counter("ports_attached") == 0; }));
+  ASSERT_TRUE(testing::WaitUntil([&] { return guest_.rig().counter("ports_attached") == 0; }));
   ExpectAlive();
 }
 

@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "base/check.h"
+#include "testing/wait.h"
 
 namespace wyvern::devices::testing {
 
@@ -108,14 +109,7 @@ Used DeviceRig::WaitUsed(uint16_t index, std::chrono::milliseconds timeout) {
 }
 
 bool DeviceRig::WaitNeedsReset(std::chrono::milliseconds timeout) {
-  const auto end = Clock::now() + timeout;
-  while ((guest_->Status() & virtio::kStatusNeedsReset) == 0) {
-    if (Clock::now() >= end) {
-      return false;
-    }
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  return true;
+  return WaitUntil([this] { return (guest_->Status() & virtio::kStatusNeedsReset) != 0; }, timeout);
 }
 
 uint64_t DeviceRig::counter(std::string_view name) {

@@ -3,12 +3,12 @@
 // Input:   records of 8 B: operation, shape, 2 B block, 2 B count, 2 B of the address or length.
 //          Bit 7 of the first shape: a packed ring.
 #include <algorithm>
-#include <cstring>
 #include <memory>
 #include <vector>
 
 #include "base/check.h"
 #include "testing/device_rig.h"
+#include "testing/fuzz_records.h"
 #include "virtio_mem/mem_device.h"
 
 namespace {
@@ -18,6 +18,7 @@ using wyvern::devices::MemDevice;
 using wyvern::devices::MemoryRange;
 using wyvern::devices::MemRequest;
 using wyvern::devices::testing::DeviceRig;
+using wyvern::devices::testing::ForEachRecord;
 using wyvern::devices::testing::RingKind;
 
 constexpr uint64_t kStart = uint64_t{4} << 30U;
@@ -116,17 +117,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const uint64_t mark = rig.ram().Mark();
   rig.UseRing(size > 1 && (data[1] & 0x80U) != 0 ? RingKind::kPacked : RingKind::kSplit);
   rig.Start();
-  for (size_t i = 0; size >= sizeof(Record) && i < 128;
-       data += sizeof(Record), size -= sizeof(Record), ++i) {
-    Record record{};
-    std::memcpy(&record, data, sizeof(record));
+  ForEachRecord<Record>({data, size}, 128, [&rig](const Record& record) {
     if (record.operation >= 0xf0) {
       (void)fuzzed->device->SetRequestedSize(record.block * kBlock);
     } else {
       Submit(rig, record);
     }
     rig.KickAlways(0);
-  }
+  });
   (void)rig.core().Pause();
   WV_CHECK(fuzzed->device->plugged_size() == fuzzed->backing->plugged());
   WV_CHECK(fuzzed->device->UnplugAll().has_value());

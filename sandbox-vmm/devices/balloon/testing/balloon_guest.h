@@ -3,16 +3,15 @@
 
 #include <sys/stat.h>
 
-#include <chrono>
 #include <memory>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "balloon/balloon_device.h"
 #include "base/check.h"
 #include "testing/device_rig.h"
+#include "testing/wait.h"
 
 namespace wyvern::devices::testing {
 
@@ -85,7 +84,7 @@ class BalloonGuest {
     const uint64_t before = rig_->counter("stats_updates");
     rig_->queue(kStats).Build().Readable(bytes).Submit();
     rig_->Kick(kStats);
-    WV_CHECK(Wait([&] { return rig_->counter("stats_updates") > before; }));
+    WV_CHECK(WaitUntil([&] { return rig_->counter("stats_updates") > before; }));
   }
 
   void Fill(uint32_t page, uint32_t count) {
@@ -100,18 +99,6 @@ class BalloonGuest {
 
     WV_CHECK(fstat(rig_->ram().memory()->regions()[0].fd.get(), &status) == 0);
     return static_cast<uint64_t>(status.st_blocks) * 512 / kBalloonPage;
-  }
-
-  template <typename F>
-  static bool Wait(F done, std::chrono::milliseconds timeout = std::chrono::seconds(10)) {
-    const auto end = std::chrono::steady_clock::now() + timeout;
-    while (!done()) {
-      if (std::chrono::steady_clock::now() >= end) {
-        return false;
-      }
-      std::this_thread::sleep_for(std::chrono::microseconds(200));
-    }
-    return true;
   }
 
  private:

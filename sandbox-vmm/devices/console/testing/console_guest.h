@@ -8,7 +8,6 @@
 #include <memory>
 #include <mutex>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -16,6 +15,7 @@
 #include "base/unix_socket.h"
 #include "console/console_device.h"
 #include "testing/device_rig.h"
+#include "testing/wait.h"
 
 namespace wyvern::devices::testing {
 
@@ -178,24 +178,12 @@ class ConsoleGuest {
 
   // The events so far; they are posted, so the wait is for as many.
   std::vector<std::pair<uint32_t, ConsolePortEvent>> Events(size_t count) {
-    Wait([&] {
+    WaitUntil([&] {
       const std::lock_guard lock(mu_);
       return events_.size() >= count;
     });
     const std::lock_guard lock(mu_);
     return events_;
-  }
-
-  template <typename F>
-  static bool Wait(F done, std::chrono::milliseconds timeout = std::chrono::seconds(10)) {
-    const auto end = std::chrono::steady_clock::now() + timeout;
-    while (!done()) {
-      if (std::chrono::steady_clock::now() >= end) {
-        return false;
-      }
-      std::this_thread::sleep_for(std::chrono::microseconds(200));
-    }
-    return true;
   }
 
  private:
