@@ -101,9 +101,7 @@ TEST(MemDeviceTest, RequestedSizeGrowsTheUsableRegionAndInterrupts) {
 }
 
 TEST(MemDeviceTest, UsableRegionShrinksOnlyByUnplugAllAndThenWithoutAnInterrupt) {
-  MemGuest guest;
-  guest.rig().Start();
-  guest.Request(256);
+  MemGuest guest = MemGuest::Started(256);
   guest.Request(8);
   EXPECT_EQ(guest.Config().usable_size, (256 + kExtraBlocks) * kBlock);
   const uint64_t signals = guest.rig().interrupt().config_signals();
@@ -147,9 +145,7 @@ TEST(MemDeviceTest, DriverWithoutUnpluggedInaccessibleIsNotServed) {
 }
 
 TEST(MemDeviceTest, DeviceResetLeavesBlocksAsTheyAre) {
-  MemGuest guest;
-  guest.rig().Start();
-  guest.Request(8);
+  MemGuest guest = MemGuest::Started(8);
   EXPECT_EQ(guest.Plug(2, 3), kAck);
   guest.rig().core().WriteStatus(0);
   EXPECT_EQ(guest.Config().plugged_size, 3 * kBlock);
@@ -161,9 +157,7 @@ TEST(MemDeviceTest, DeviceResetLeavesBlocksAsTheyAre) {
 // --- PLUG: VIRTIO §5.15.6.3.2 ---
 
 TEST(MemDeviceTest, PlugIsOneCallAndReflectedInPluggedSize) {
-  MemGuest guest;
-  guest.rig().Start();
-  guest.Request(16);
+  MemGuest guest = MemGuest::Started(16);
   const uint64_t signals = guest.rig().interrupt().config_signals();
   EXPECT_EQ(guest.Plug(4, 8), kAck);
   EXPECT_EQ(guest.log().calls(), Calls{"plug 4+8"});
@@ -174,9 +168,7 @@ TEST(MemDeviceTest, PlugIsOneCallAndReflectedInPluggedSize) {
 }
 
 TEST(MemDeviceTest, PlugOfWhatIsPluggedIsAnError) {
-  MemGuest guest;
-  guest.rig().Start();
-  guest.Request(16);
+  MemGuest guest = MemGuest::Started(16);
   EXPECT_EQ(guest.Plug(4, 2), kAck);
   EXPECT_EQ(guest.Plug(4, 1), kError);
   EXPECT_EQ(guest.Plug(3, 2), kError);
@@ -200,9 +192,7 @@ TEST(MemDeviceTest, PlugBeyondTheRequestedSizeIsNacked) {
 }
 
 TEST(MemDeviceTest, PlugThatTheHostCannotDoIsBusyAndChangesNothing) {
-  MemGuest guest;
-  guest.rig().Start();
-  guest.Request(4);
+  MemGuest guest = MemGuest::Started(4);
   guest.log().set_failing(true);
   EXPECT_EQ(guest.Plug(0, 4), kBusy);
   EXPECT_EQ(guest.Config().plugged_size, 0U);
@@ -214,9 +204,7 @@ TEST(MemDeviceTest, PlugThatTheHostCannotDoIsBusyAndChangesNothing) {
 // --- UNPLUG: VIRTIO §5.15.6.4.2 ---
 
 TEST(MemDeviceTest, UnplugIsOneCallAndReflectedInPluggedSize) {
-  MemGuest guest;
-  guest.rig().Start();
-  guest.Request(16);
+  MemGuest guest = MemGuest::Started(16);
   EXPECT_EQ(guest.Plug(0, 16), kAck);
   EXPECT_EQ(guest.Unplug(3, 9), kAck);
   EXPECT_EQ(guest.log().calls(), (Calls{"plug 0+16", "unplug 3+9"}));
@@ -224,9 +212,7 @@ TEST(MemDeviceTest, UnplugIsOneCallAndReflectedInPluggedSize) {
 }
 
 TEST(MemDeviceTest, UnplugOfWhatIsUnpluggedIsAnError) {
-  MemGuest guest;
-  guest.rig().Start();
-  guest.Request(16);
+  MemGuest guest = MemGuest::Started(16);
   EXPECT_EQ(guest.Plug(4, 2), kAck);
   EXPECT_EQ(guest.Unplug(4, 3), kError);
   EXPECT_EQ(guest.Unplug(3, 2), kError);
@@ -235,9 +221,7 @@ TEST(MemDeviceTest, UnplugOfWhatIsUnpluggedIsAnError) {
 }
 
 TEST(MemDeviceTest, UnplugThatTheHostCannotDoIsBusyAndChangesNothing) {
-  MemGuest guest;
-  guest.rig().Start();
-  guest.Request(4);
+  MemGuest guest = MemGuest::Started(4);
   EXPECT_EQ(guest.Plug(0, 4), kAck);
   guest.log().set_failing(true);
   EXPECT_EQ(guest.Unplug(0, 2), kBusy);
@@ -248,9 +232,7 @@ TEST(MemDeviceTest, UnplugThatTheHostCannotDoIsBusyAndChangesNothing) {
 // --- UNPLUG ALL: VIRTIO §5.15.6.5.2 ---
 
 TEST(MemDeviceTest, UnplugAllIsOneCallAndLeavesNothing) {
-  MemGuest guest;
-  guest.rig().Start();
-  guest.Request(16);
+  MemGuest guest = MemGuest::Started(16);
   EXPECT_EQ(guest.Plug(0, 4), kAck);
   EXPECT_EQ(guest.Plug(8, 4), kAck);
   EXPECT_EQ(guest.UnplugAll(), kAck);
@@ -261,9 +243,7 @@ TEST(MemDeviceTest, UnplugAllIsOneCallAndLeavesNothing) {
 }
 
 TEST(MemDeviceTest, UnplugAllIgnoresEverythingButItsType) {
-  MemGuest guest;
-  guest.rig().Start();
-  guest.Request(4);
+  MemGuest guest = MemGuest::Started(4);
   EXPECT_EQ(guest.Plug(0, 4), kAck);
   const auto response =
       guest.Send(MemGuest::Wire(MemRequestType::kUnplugAll, ~uint64_t{0}, 0xffff, '\x5a'));
@@ -272,9 +252,7 @@ TEST(MemDeviceTest, UnplugAllIgnoresEverythingButItsType) {
 
 TEST(MemDeviceTest, UnplugAllByTheOwnerIsForASystemReset) {
   // VIRTIO §5.15.6.2
-  MemGuest guest;
-  guest.rig().Start();
-  guest.Request(4);
+  MemGuest guest = MemGuest::Started(4);
   EXPECT_EQ(guest.Plug(0, 4), kAck);
   guest.rig().core().WriteStatus(0);
   guest.log().set_failing(true);
@@ -287,9 +265,7 @@ TEST(MemDeviceTest, UnplugAllByTheOwnerIsForASystemReset) {
 // --- STATE: VIRTIO §5.15.6.6.2 ---
 
 TEST(MemDeviceTest, StateIsPluggedUnpluggedOrMixed) {
-  MemGuest guest;
-  guest.rig().Start();
-  guest.Request(8);
+  MemGuest guest = MemGuest::Started(8);
   EXPECT_EQ(guest.Plug(60, 8), kAck);
   EXPECT_EQ(guest.State(60, 8), MemBlockState::kPlugged);
   EXPECT_EQ(guest.State(64, 1), MemBlockState::kPlugged);
@@ -301,9 +277,7 @@ TEST(MemDeviceTest, StateIsPluggedUnpluggedOrMixed) {
 
 TEST(MemDeviceTest, PaddingOfRequestsIsIgnored) {
   // VIRTIO §5.15.6.3.2 and the same for each request.
-  MemGuest guest;
-  guest.rig().Start();
-  guest.Request(4);
+  MemGuest guest = MemGuest::Started(4);
   for (const MemRequestType type :
        {MemRequestType::kPlug, MemRequestType::kState, MemRequestType::kUnplug}) {
     const auto response = guest.Send(MemGuest::Wire(type, MemGuest::kStart, 4, '\xa5'));
@@ -314,9 +288,7 @@ TEST(MemDeviceTest, PaddingOfRequestsIsIgnored) {
 // --- State of the device ---
 
 TEST(MemDeviceTest, StateComesBackInANewDevice) {
-  MemGuest guest;
-  guest.rig().Start();
-  guest.Request(32);
+  MemGuest guest = MemGuest::Started(32);
   EXPECT_EQ(guest.Plug(1, 2), kAck);
   EXPECT_EQ(guest.Plug(70, 4), kAck);
   (void)guest.rig().core().Pause();

@@ -14,11 +14,6 @@ using testing::MemGuest;
 
 class MemHostileTest : public ::testing::Test {
  protected:
-  MemHostileTest() {
-    guest_.rig().Start();
-    guest_.Request(64);
-  }
-
   MemResponseType Raw(MemRequestType type, uint64_t address, uint16_t blocks) {
     return static_cast<MemResponseType>(
         guest_.Send(MemGuest::Wire(type, address, blocks)).type.value());
@@ -30,7 +25,7 @@ class MemHostileTest : public ::testing::Test {
     EXPECT_EQ(guest_.Plug(0, 1), MemResponseType::kAck);
   }
 
-  MemGuest guest_;
+  MemGuest guest_ = MemGuest::Started(64);
 };
 
 TEST_F(MemHostileTest, RangesThatAreNoUsableBlocksAreErrors) {

@@ -99,6 +99,14 @@ class MemGuest {
     rig_ = std::make_unique<DeviceRig>(*std::move(device));
   }
 
+  // One whose driver is at work, with as many blocks requested.
+  static MemGuest Started(uint64_t blocks) {
+    MemGuest guest;
+    guest.rig_->Start();
+    guest.Request(blocks);
+    return guest;
+  }
+
   DeviceRig& rig() { return *rig_; }
 
   MemDevice& device() { return *device_; }
