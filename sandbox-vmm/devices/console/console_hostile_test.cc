@@ -40,22 +40,44 @@ class ConsoleHostileTest : public ::testing::Test {
     ASSERT_TRUE(guest_.device().Detach(2));
   }
 
+  // What the guest writes to port 1 goes to `out`.
+  void OutputTo(UniqueFd out) {
+    ConsoleEnds ends;
+    ends.out = std::move(out);
+    ASSERT_TRUE(guest_.device().Attach(1, std::move(ends)));
+  }
+
+  // The same into a pipe; its other end.
+  UniqueFd OutputToPipe() {
+    auto pipe = MakePipe();
+    WV_CHECK(pipe.has_value());
+    OutputTo(std::move(pipe->write));
+    return std::move(pipe->read);
+  }
+
+  // A chain of 63 descriptors of 15 MiB that name the same memory; `flags`: of each.
+  void MakeHugeChainAvailable(uint16_t queue, uint16_t flags) {
+    auto& driver = guest_.rig().queue(queue);
+    for (uint16_t i = 0; i < 63; ++i) {
+      const auto more = static_cast<uint16_t>(i == 62 ? flags : flags | kNext);
+      driver.WriteDescriptor(
+          i, {GuestRam::kBase + (1 << 20), 15 << 20, more, static_cast<uint16_t>(i + 1)});
+    }
+    driver.MakeAvailable(0);
+  }
+
   ConsoleGuest guest_;
 };
 
 TEST_F(ConsoleHostileTest, Cve202027174_OutputThatNobodyReadsStaysInTheGuest) {
-  auto pipe = MakePipe();
-  ASSERT_TRUE(pipe);
-  ConsoleEnds ends;
-  ends.out = std::move(pipe->write);
-  ASSERT_TRUE(guest_.device().Attach(1, std::move(ends)));
+  const UniqueFd reader = OutputToPipe();
   const mem::Gpa text = guest_.rig().ram().Put(std::string(1 << 16, 'x'));
   auto& driver = guest_.rig().queue(ConsoleGuest::ToHost(1));
   for (int i = 0; i < 64; ++i) {
     driver.Build().ReadableAt(text, 1 << 16).Submit();
   }
   guest_.rig().KickAlways(ConsoleGuest::ToHost(1));
-  ASSERT_TRUE(testing::WaitUntil([&] { return BytesIn(pipe->read) == 1 << 16; }));
+  ASSERT_TRUE(testing::WaitUntil([&] { return BytesIn(reader) == 1 << 16; }));
   // The pipe is full: one buffer is used, the second one in hand, the others are the driver's.
   guest_.rig().WaitUsed(ConsoleGuest::ToHost(1));
   EXPECT_FALSE(guest_.rig().WaitMaybe(ConsoleGuest::ToHost(1), std::chrono::milliseconds(20)));
@@ -155,18 +177,11 @@ TEST_F(ConsoleHostileTest, BuffersOfTheWrongDirectionComeBackUnused) {
 }
 
 TEST_F(ConsoleHostileTest, GigabytesInOneChainKeepNobodyElseWaiting) {
-  // 63 descriptors of 15 MiB that name the same memory, to a host that takes everything at once.
+  // To a host that takes everything at once.
   auto sink = Open("/dev/null", O_WRONLY);
   ASSERT_TRUE(sink);
-  ConsoleEnds ends;
-  ends.out = *std::move(sink);
-  ASSERT_TRUE(guest_.device().Attach(1, std::move(ends)));
-  auto& driver = guest_.rig().queue(ConsoleGuest::ToHost(1));
-  for (uint16_t i = 0; i < 63; ++i) {
-    driver.WriteDescriptor(i, {GuestRam::kBase + (1 << 20), 15 << 20, i == 62 ? uint16_t{0} : kNext,
-                               static_cast<uint16_t>(i + 1)});
-  }
-  driver.MakeAvailable(0);
+  OutputTo(*std::move(sink));
+  MakeHugeChainAvailable(ConsoleGuest::ToHost(1), 0);
   guest_.rig().KickAlways(ConsoleGuest::ToHost(1));
   ExpectAlive();
   (void)guest_.rig().core().Pause();
@@ -178,13 +193,7 @@ TEST_F(ConsoleHostileTest, GigabytesInOneChainKeepNobodyElseWaiting) {
 TEST_F(ConsoleHostileTest, InputIsReadInPiecesHoweverLargeTheBuffer) {
   auto host = guest_.Attach(1);
   guest_.Send(1, ConsoleEvent::kPortOpen, 1);
-  auto& driver = guest_.rig().queue(ConsoleGuest::ToGuest(1));
-  for (uint16_t i = 0; i < 63; ++i) {
-    driver.WriteDescriptor(i, {GuestRam::kBase + (1 << 20), 15 << 20,
-                               static_cast<uint16_t>(i == 62 ? kWrite : kWrite | kNext),
-                               static_cast<uint16_t>(i + 1)});
-  }
-  driver.MakeAvailable(0);
+  MakeHugeChainAvailable(ConsoleGuest::ToGuest(1), kWrite);
   ASSERT_TRUE(WriteAll(host, std::string(100000, 'i')));
   guest_.rig().KickAlways(ConsoleGuest::ToGuest(1));
   EXPECT_LE(guest_.rig().WaitUsed(ConsoleGuest::ToGuest(1)).written, ConsolePort::kPieceBytes);
@@ -209,24 +218,16 @@ TEST_F(ConsoleHostileTest, ConfigurationAccessesPastTheEndTouchNothing) {
 }
 
 TEST_F(ConsoleHostileTest, ReaderThatGoesAwayIsNoSignal) {
-  auto pipe = MakePipe();
-  ASSERT_TRUE(pipe);
-  ConsoleEnds ends;
-  ends.out = std::move(pipe->write);
-  ASSERT_TRUE(guest_.device().Attach(1, std::move(ends)));
+  UniqueFd reader = OutputToPipe();
   guest_.Output(1, std::string(1 << 17, 'x'));
-  pipe->read.Reset();  // with a write that waits: SIGPIPE would end the test
+  reader.Reset();  // with a write that waits: SIGPIPE would end the test
   guest_.rig().WaitUsed(ConsoleGuest::ToHost(1));
   ASSERT_TRUE(testing::WaitUntil([&] { return guest_.rig().counter("ports_attached") == 0; }));
   ExpectAlive();
 }
 
 TEST_F(ConsoleHostileTest, DetachWithAWriteThatWaitsFreesTheGuest) {
-  auto pipe = MakePipe();
-  ASSERT_TRUE(pipe);
-  ConsoleEnds ends;
-  ends.out = std::move(pipe->write);
-  ASSERT_TRUE(guest_.device().Attach(1, std::move(ends)));
+  const UniqueFd reader = OutputToPipe();
   guest_.Output(1, std::string(1 << 17, 'x'));
   ASSERT_TRUE(guest_.device().Detach(1));
   guest_.rig().WaitUsed(ConsoleGuest::ToHost(1));
