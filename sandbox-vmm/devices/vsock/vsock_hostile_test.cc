@@ -109,26 +109,20 @@ TEST_F(VsockHostileTest, DataBeforeTheResponseResetsTheStream) {
   ASSERT_TRUE(pair);
   ASSERT_TRUE(guest_.device().ConnectStream(1, std::move(pair->second), [](Result<>) {}));
   const auto request = guest_.Expect(VsockOp::kRequest);
-  auto data = guest_.Reply(request.header, VsockOp::kData);
-  data.length = 1;
-  guest_.Send(data, "x");
   VsockGuest::Stream stream{.request = request.header, .host = std::move(pair->first)};
+  guest_.SendData(stream, "x");
   ExpectReset(stream);
 }
 
 TEST_F(VsockHostileTest, Ch7680_LengthBeyondThePacketResetsTheStream) {
   auto stream = guest_.Connect(1);
-  auto data = guest_.Reply(stream.request, VsockOp::kData);
-  data.length = 100;
-  guest_.Send(data, "short");
+  guest_.Send(guest_.DataHeader(stream, 100), "short");
   ExpectReset(stream);
 }
 
 TEST_F(VsockHostileTest, LengthOf4GiBResetsTheStream) {
   auto stream = guest_.Connect(1);
-  auto data = guest_.Reply(stream.request, VsockOp::kData);
-  data.length = 0xffffffff;
-  guest_.Send(data, "x");
+  guest_.Send(guest_.DataHeader(stream, 0xffffffff), "x");
   ExpectReset(stream);
 }
 
@@ -138,9 +132,7 @@ TEST_F(VsockHostileTest, MoreThanTheCreditResetsTheStream) {
   const std::string piece(64 << 10, 'x');
   bool reset = false;
   for (int i = 0; i < 64 && !reset; ++i) {
-    auto data = guest_.Reply(stream.request, VsockOp::kData);
-    data.length = static_cast<uint32_t>(piece.size());
-    guest_.Send(data, piece);
+    guest_.SendData(stream, piece);
     while (auto packet = guest_.Next(std::chrono::milliseconds(1))) {
       reset = reset || packet->header.operation() == VsockOp::kReset;
     }
@@ -154,9 +146,7 @@ TEST_F(VsockHostileTest, DataAfterTheGuestsOwnEndResetsTheStream) {
   auto end = guest_.Reply(stream.request, VsockOp::kShutdown);
   end.flags = kShutdownSend;
   guest_.Send(end);
-  auto data = guest_.Reply(stream.request, VsockOp::kData);
-  data.length = 1;
-  guest_.Send(data, "x");
+  guest_.SendData(stream, "x");
   ExpectReset(stream);
 }
 
@@ -202,8 +192,7 @@ TEST_F(VsockHostileTest, Ch7680_HeaderInPiecesIsReadWhole) {
 
 TEST_F(VsockHostileTest, Cve201918960_DataInPiecesReachesTheHostWhole) {
   auto stream = guest_.Connect(1);
-  auto header = guest_.Reply(stream.request, VsockOp::kData);
-  header.length = 26;
+  const VsockHeader header = guest_.DataHeader(stream, 26);
   std::string bytes(reinterpret_cast<const char*>(&header), sizeof(header));
   bytes += "abcdefghijklmnopqrstuvwxyz";
   auto build = guest_.rig().queue(1).Build();
@@ -219,8 +208,7 @@ TEST_F(VsockHostileTest, Cve201918960_DataInPiecesReachesTheHostWhole) {
 
 TEST_F(VsockHostileTest, Cve201918960_DataThatEndsOutsideMemoryNeedsReset) {
   auto stream = guest_.Connect(1);
-  auto header = guest_.Reply(stream.request, VsockOp::kData);
-  header.length = 4096;
+  const VsockHeader header = guest_.DataHeader(stream, 4096);
   const std::string bytes(reinterpret_cast<const char*>(&header), sizeof(header));
   const mem::Gpa last{virtio::testing::GuestRam::kBase + testing::DeviceRig::kRamSize - 100};
   guest_.rig().queue(1).Build().Readable(bytes).ReadableAt(last, 4096).Submit();
