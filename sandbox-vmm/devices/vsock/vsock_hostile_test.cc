@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <thread>
 
+#include "base/check.h"
 #include "base/unix_socket.h"
 #include "vsock/testing/vsock_guest.h"
 #include "vsock/vsock_device.h"
@@ -442,7 +443,7 @@ TEST_F(VsockHostileTest, GuestThatNeverAnswersACloseCannotFillTheTable) {
     std::vector<std::string> answers;
     while (answers.size() < hosts.size()) {
       const auto packet = guest_.Next();
-      ASSERT_TRUE(packet);
+      WV_CHECK(packet.has_value());
       if (packet->header.operation() == VsockOp::kRequest) {
         answers.push_back(VsockGuest::Bytes(guest_.Reply(packet->header, VsockOp::kResponse)));
       }
@@ -452,7 +453,7 @@ TEST_F(VsockHostileTest, GuestThatNeverAnswersACloseCannotFillTheTable) {
     // Only its answer is missing once the guest has been told both ends.
     for (size_t told = 0; told < answers.size();) {
       const auto packet = guest_.Next();
-      ASSERT_TRUE(packet);
+      WV_CHECK(packet.has_value());
       told +=
           packet->header.operation() == VsockOp::kShutdown && packet->header.flags == kShutdownBoth
               ? 1
