@@ -61,6 +61,31 @@ class Report(unittest.TestCase):
         rows = self.rows({"fs-read": {"ours": dict(OURS, wakeups=3.01), "peer": PEER}})
         self.assertEqual(rows["fs, 4 KiB read: wake-ups per read"][4], "**no**")
 
+    def test_rounds_are_shown_by_their_median_and_spread(self):
+        rounds = {"exits": [3.0, 2.0, 4.0], "vmm_calls": [1.0, 2.0, 3.0], "server_calls": [3.0, 2.0, 5.0], "wakeups": [2.0, 2.0, 2.0],
+                  "us": [90.0, 80.0, 100.0]}
+        rows = self.rows({"fs-walk": {"ours": rounds, "peer": PEER}})
+        self.assertEqual(rows["fs, walk of 50 000 files: exits per file"][:3], ["3.00 (2.00–4.00)", "4.00 QEMU + virtiofsd", "0.75"])
+        self.assertEqual(rows["fs, walk of 50 000 files: system calls per file"][0], "4.00 (4.00–8.00)")  # of each round together
+        self.assertEqual(rows["fs, walk of 50 000 files: time"][0], "90.0 µs (80.0–100)")
+
+    def test_bytes_copied_have_the_target_and_none_is_no_ratio(self):
+        def copied(name, ours, peer):
+            return self.rows({name: {"ours": dict(OURS, copied=ours), "peer": dict(PEER, copied=peer)}})
+        self.assertEqual(copied("net-send", [2097152.0], [1048576.0])["net, guest → host: copied per MiB"],
+                         ["2048 KiB", "1024 KiB QEMU", "2.00", "≤ 1.0 × QEMU", "**no**"])
+        inside = {"ours": dict(OURS, copied=[1024.0, 2048.0, 3072.0], copied_inside=1024.0), "peer": dict(PEER, copied=[3072.0])}
+        self.assertEqual(self.rows({"net-send": inside})["net, guest → host: copied per MiB"][:2], ["3.00 KiB (2.00–4.00)", "3.00 KiB QEMU"])
+        # O_DIRECT: what is left is what boot and end differ by.
+        self.assertEqual(copied("blk-read", [0.3, -0.2], [-0.4])["blk, 4 KiB read: copied per read"],
+                         ["0.00 B (0.00–0.00)", "0.00 B QEMU", "–", "≤ QEMU", "yes"])
+        self.assertEqual(copied("blk-read", [4096.0], [0.2])["blk, 4 KiB read: copied per read"][3:], ["≤ QEMU", "**no**"])
+
+    def test_vhost_beside_net_is_for_information(self):
+        rows = self.rows({"net-ping": {"ours": OURS, "peer": PEER, "vhost": dict(PEER, exits=1.0)}})
+        self.assertEqual(rows["net, round trip: exits per round trip"][3:], ["≤ 1.0 × QEMU", "yes"])
+        self.assertEqual(rows["— net, round trip: exits per round trip"], ["3.00", "1.00 QEMU + vhost", "3.00", "–", "–"])
+
     def test_figures_of_before_wakeups_were_kept(self):
         old = {key: value for key, value in OURS.items() if key != "wakeups"}
         self.assertEqual(len(self.rows({"blk-read": {"ours": old, "peer": old}})), 3)

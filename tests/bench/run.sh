@@ -1,19 +1,21 @@
 #!/bin/bash
-# tests/bench/run.sh [native|lab|all] [--build DIR] [PART…] — measures Wyvern against the targets of its design and prints one table.
+# tests/bench/run.sh [native|lab|all] [--build DIR] [--rounds N] [PART…] — measures Wyvern against the targets of its design and prints one table.
 # native: on this host, without a guest. lab: in a lab machine, beside runc and QEMU microvm; PART chooses from boot ctr memory stdio io
-# vsock. As root, on an idle machine. Raw figures stay in DIR/bench/.
+# net vsock. As root, on an idle machine. Raw figures stay in DIR/bench/.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 what=all
 build=build/bench
 parts=()
+rounds=()
 while [ $# -gt 0 ]; do
   case "$1" in
     native|lab|all) what=$1; shift ;;
     --build) build=${2:?--build needs a directory}; shift 2 ;;
+    --rounds) rounds=(--rounds "${2:?--rounds needs a number}"); shift 2 ;;
     -h|--help) sed -n '2,4s/^# //p' "$0"; exit 0 ;;
-    boot|ctr|memory|stdio|io|vsock) parts+=("$1"); shift ;;
+    boot|ctr|memory|stdio|io|net|vsock) parts+=("$1"); shift ;;
     *) echo "run.sh: unknown word '$1'" >&2; sed -n '2,4s/^# //p' "$0" >&2; exit 2 ;;
   esac
 done
@@ -24,8 +26,9 @@ out=$build/bench
 mkdir -p "$out" "$CCACHE_DIR"
 
 ./deploy/packages.sh build bench >"$out/packages.log" 2>&1 || { tail -20 "$out/packages.log"; exit 1; }
-targets=(wyvern-bench wyvern-bench-guest wyvern-vmm virtio_bench blk_bench net_bench vsock_bench fs_bench fs_ring_bench)
-[ $what = native ] || targets+=(wyvern containerd-shim-wyvern-v2 wyvern-fs wyvern-anchor wyvern-agent)
+targets=(wyvern-bench wyvern-bench-guest wyvern-vmm)
+[ $what = lab ] || targets+=(virtio_bench blk_bench net_bench vsock_bench fs_bench fs_ring_bench)
+[ $what = native ] || targets+=(wyvern containerd-shim-wyvern-v2 wyvern-fs wyvern-anchor wyvern-agent wyvern-boot-test)
 { cmake --preset release -B "$build" -DWYVERN_TESTS=ON && ninja -C "$build" "${targets[@]}"; } >"$out/build.log" 2>&1 ||
   { tail -20 "$out/build.log"; exit 1; }
 
@@ -37,8 +40,10 @@ fi
 if [ $what != native ]; then
   extra=$(mktemp -d)
   trap 'rm -rf "$extra"' EXIT
-  cp "$build"/bin/wyvern-bench{,-guest} "$extra"
-  strip "$extra"/wyvern-bench{,-guest}
+  strip -o "$extra/wyvern-bench" "$build/bin/wyvern-bench"
+  strip -o "$extra/wyvern-bench-guest" "$build/bin/wyvern-bench-guest"
+  # The machine that the network device is attached to; its symbols say where it copies.
+  strip --strip-debug -o "$extra/wyvern-boot-test" "$build/sandbox-vmm/machine/wyvern-boot-test"
   tests/lab/lab images >/dev/null
   # The peer is the QEMU that the lab itself runs on: Debian 13's, as the lab machine is.
   emulator=$(ls -td "$WYVERN_CACHE"/lab/qemu-x86_64-*/root | head -1)
@@ -46,9 +51,9 @@ if [ $what != native ]; then
   cp "$emulator/usr/bin/qemu-system-x86_64" "$extra/qemu/usr/bin/"
   cp -a "$emulator/usr/lib/x86_64-linux-gnu" "$extra/qemu/usr/lib/"
   cp -aL "$emulator"/usr/share/{qemu,seabios} "$extra/qemu/usr/share/"
-  tests/lab/lab run --build "$build" --memory 6144 --timeout 3000 --share-out "$out" \
-    --add "$extra/wyvern-bench" --add "$extra/wyvern-bench-guest" --add "$extra/qemu" -- \
-    python3 /opt/wyvern/tests/bench/lab/measure.py "${parts[@]}" >"$out/lab.log" 2>&1 || failed=1
+  tests/lab/lab run --build "$build" --memory 6144 --timeout 7200 --share-out "$out" \
+    --add "$extra/wyvern-bench" --add "$extra/wyvern-bench-guest" --add "$extra/wyvern-boot-test" --add "$extra/qemu" -- \
+    python3 /opt/wyvern/tests/bench/lab/measure.py "${rounds[@]}" "${parts[@]}" >"$out/lab.log" 2>&1 || failed=1
   [ $failed = 0 ] || { grep -E 'failed|Error' "$out/lab.log" || tail -20 "$out/lab.log"; } >&2
 fi
 python3 tests/bench/report.py "$out/native.json" "$out/lab.json"

@@ -1,6 +1,7 @@
 """Guests of wyvern-vmm and of QEMU microvm, from the same kernel and the same files, driven by wyvern-bench."""
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -48,15 +49,15 @@ def qemu(cmdline, *devices, initrd=None, shared=False):
 
 
 def disk_of_qemu(path, read_only=False):
-    cache = "off" if read_only else "on"
-    return ["-drive", f"if=none,id=disk,format=raw,file={path},cache.direct={cache},aio=io_uring"
-            + (",read-only=on" if read_only else ""), "-device", "virtio-blk-pci,drive=disk"]
+    """As ours has it: a thread of its own, io_uring, not through the page cache."""
+    return ["-drive", f"if=none,id=disk,format=raw,file={path},cache.direct=on,aio=io_uring" + (",read-only=on" if read_only else ""),
+            "-object", "iothread,id=io", "-device", "virtio-blk-pci,drive=disk,iothread=io"]
 
 
 class Run:
     """A wyvern-bench that holds its guest; `values` of its JSON lines, `text` of the others."""
 
-    def __init__(self, argv, timeout=240):
+    def __init__(self, argv, timeout=600):
         self.process = subprocess.Popen([str(BENCH), *map(str, argv)], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
         self.values, self.text, self.streams, self.pid = {}, "", {}, 0
@@ -106,24 +107,28 @@ def peer(command, *arguments):
     return ["peer", "--cid", CID, *arguments, "--hold", "--", *command]
 
 
-def make_initrd(path):
+@functools.cache
+def initrd():
     """The measuring guest as the only file of an initrd."""
+    path = pathlib.Path("/tmp/bench-initrd")
     with tempfile.TemporaryDirectory() as tree:
         os.mkdir(f"{tree}/dev")
         os.mknod(f"{tree}/dev/console", 0o600 | 0o020000, os.makedev(5, 1))
         subprocess.run(["cp", EXTRA / "wyvern-bench-guest", f"{tree}/init"], check=True)
         archive = subprocess.run(["busybox", "sh", "-c", "find . | busybox cpio -o -H newc 2>/dev/null"], cwd=tree,
                                  check=True, stdout=subprocess.PIPE).stdout
-    pathlib.Path(path).write_bytes(archive)
+    path.write_bytes(archive)
+    return path
 
 
 @contextlib.contextmanager
 def virtiofsd(directory):
-    """Debian's file server on a socket; one connection. O_DIRECT reaches the host's file, as with wyvern-fs: by default it drops it."""
+    """Debian's file server on a socket; one connection. O_DIRECT reaches the host's file, as with wyvern-fs: by default it drops it.
+    Without a pool of threads, its default: the thread of the queue does the work."""
     with tempfile.TemporaryDirectory() as tmp:
         path = f"{tmp}/fs.sock"
         process = subprocess.Popen([VIRTIOFSD, "--socket-path", path, "--shared-dir", str(directory), "--cache", "auto",
-                                    "--sandbox", "chroot", "--thread-pool-size", "1", "--allow-direct-io", "--log-level", "error"])
+                                    "--sandbox", "chroot", "--allow-direct-io", "--log-level", "error"])
         try:
             while not os.path.exists(path):
                 time.sleep(0.01)

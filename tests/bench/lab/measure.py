@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""measure.py [PART…] — the measurements that need a machine with KVM; run in the lab by tests/bench/run.sh.
+"""measure.py [--rounds N] [PART…] — the measurements that need a machine with KVM; run in the lab by tests/bench/run.sh.
 
-Writes what was measured to /out/lab.json; progress and profiles go to stdout. Parts: boot ctr memory stdio io vsock.
+Writes what was measured to /out/lab.json; progress and profiles go to stdout. Parts: boot ctr memory stdio io net vsock.
 """
 
+import argparse
 import json
 import os
 import pathlib
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -17,26 +17,18 @@ import time
 import traceback
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from counters import Counting, tids  # noqa: E402
+import counters  # noqa: E402
 import guests  # noqa: E402
+import network  # noqa: E402
+import operations  # noqa: E402
+import storage  # noqa: E402
+import user_copies  # noqa: E402
+from figures import RUNS, keep, medians, say  # noqa: E402
 from guests import Run, ours, peer, qemu  # noqa: E402
 
-RUNS = 5
 WYVERN = "io.containerd.wyvern.v2"
 RUNC = "io.containerd.runc.v2"
 BUSYBOX = "docker.io/library/busybox:latest"
-results = {}
-
-
-def say(text):
-    print(text, flush=True)
-
-
-def keep(name, **values):
-    results[name] = values
-    say(f"{name}: {json.dumps(values)}")
-    pathlib.Path("/out").mkdir(exist_ok=True)
-    pathlib.Path("/out/lab.json").write_text(json.dumps(results, indent=1))
 
 
 def pairs(first, second, runs=RUNS):
@@ -49,29 +41,6 @@ def pairs(first, second, runs=RUNS):
     return a, b
 
 
-def medians(runs):
-    """[{name: value}] → {name: median}"""
-    return {name: statistics.median(run.get(name, 0) for run in runs) for name in runs[0]}
-
-
-def counted(argv, servers=()):
-    """One guest, and its counts just before it is ended."""
-    with Counting() as counting, Run(argv) as run:
-        threads = set()
-        for proc in pathlib.Path("/proc").iterdir():
-            if proc.name.isdigit() and _name(proc) in servers:
-                threads |= tids(int(proc.name))
-        counts = counting.take(tids(run.pid), threads)
-    return run, counts
-
-
-def _name(proc):
-    try:
-        return (proc / "comm").read_text().strip()
-    except OSError:
-        return ""
-
-
 # VMM exec → agent answers
 
 def boot():
@@ -79,7 +48,8 @@ def boot():
     pmem = ours("--image", image, "--cmdline", f"{guests.ROOT} root=/dev/pmem0 rootflags=dax=always", "--agent")
     copy = shutil.copy(image, "/var/tmp/bench-image")  # where it is is read-only
     disk = ours("--disk", copy, "--cmdline", f"{guests.ROOT} root=/dev/vda", "--agent")
-    other = peer(qemu(f"{guests.ROOT} root=/dev/vda", *guests.disk_of_qemu(image, read_only=True)), "--agent")
+    os.sync()  # a direct read of a page that is still dirty writes it out first
+    other = peer(qemu(f"{guests.ROOT} root=/dev/vda", *guests.disk_of_qemu(copy, read_only=True)), "--agent")
 
     # In turn; of each the first is not counted. QEMU's microvm has the root as a disk, so ours is measured with one too, beside the pmem
     # that sandboxes have.
@@ -94,7 +64,7 @@ def boot():
          phases=medians(counted_runs["pmem"]), peer_phases=medians(counted_runs["peer"]))
     for name, argv in (("wyvern", pmem), ("wyvern-disk", disk), ("qemu", other)):
         try:
-            _, counts = counted(argv)
+            _, counts = operations.counted(argv)
             keep(f"boot-counts-{name}", **counts)
         except RuntimeError as error:
             say(f"boot-counts-{name}: {error}")
@@ -210,7 +180,7 @@ def memory():
         subprocess.run(["ctr", "task", "delete", "-f", f"idle-{i}"], check=False, stdout=subprocess.DEVNULL,
                        stderr=subprocess.DEVNULL)
         subprocess.run(["ctr", "container", "delete", f"idle-{i}"], check=False)
-    with Run(ours("--initrd", initrd(), "--image", guests.GUEST / "image.erofs",
+    with Run(ours("--initrd", guests.initrd(), "--image", guests.GUEST / "image.erofs",
                   "--cmdline", f"{guests.INITRD} bench=agent-rss:1", "--agent", "--done")) as run:
         pass
     keep("agent", rss_kib=run.operations()["agent-rss"][0])
@@ -239,111 +209,21 @@ def stdio():
     keep("stdio", ours=a, peer=b)
 
 
-# Operations of a running guest: counts by the difference of two runs with different numbers of operations
-
-_initrd = None
-
-
-def initrd():
-    global _initrd
-    if _initrd is None:
-        _initrd = "/tmp/bench-initrd"
-        guests.make_initrd(_initrd)
-    return _initrd
-
-
-LOW, HIGH = 500, 2500
-COUNTED = ("exits", "to_vmm", "vmm_calls", "server_calls", "wakeups")
-
-
-def per_operation(make, operation, servers):
-    """(exits, exits to the VMM, VMM's calls, server's calls) per operation, and ns per operation of the larger run."""
-    runs = {}
-    for n in (LOW, HIGH):
-        run, counts = counted(make(f"{operation}:{n}"), servers)
-        runs[n] = (counts, run.operations()[operation][1])
-    difference = {key: (runs[HIGH][0][key] - runs[LOW][0][key]) / (HIGH - LOW)
-                  for key in COUNTED}
-    return {**difference, "us": runs[HIGH][1] / HIGH / 1000, **{what: by_name(runs, what) for what in ("calls", "woken")}}
-
-
-def by_name(runs, what):
-    """System calls, or wake-ups of each thread, per operation."""
-    names = set(runs[HIGH][0][what]) | set(runs[LOW][0][what])
-    each = {name: round((runs[HIGH][0][what].get(name, 0) - runs[LOW][0][what].get(name, 0)) / (HIGH - LOW), 2) for name in names}
-    return {name: n for name, n in each.items() if abs(n) >= 0.05}
-
-
-def io():
-    directory = pathlib.Path("/var/tmp/bench-share")
-    directory.mkdir(exist_ok=True)
-    (directory / "data").write_bytes(b"x" * (16 << 20))
-    disk = pathlib.Path("/var/tmp/bench-disk")
-    disk.write_bytes(b"y" * (16 << 20))
-    # On the disk: a direct read of a page that is still dirty writes it out first, and io_uring leaves that to another thread. Whoever is
-    # measured first would pay for it.
-    os.sync()
-    for path in (directory / "data", disk):
-        subprocess.run(["cat", path], stdout=subprocess.DEVNULL, check=True)
-
-    def line(operation, where=None):
-        return f"{guests.INITRD} bench={operation}" + (f" bench_dir={where}" if where else "")
-
-    keep("blk-read",
-         ours=per_operation(lambda op: ours("--initrd", initrd(), "--disk", disk, "--cmdline", line(op), "--done"),
-                            "blk-read", ()),
-         peer=per_operation(lambda op: peer(qemu(line(op), *guests.disk_of_qemu(disk), initrd=initrd()), "--done"),
-                            "blk-read", ()))
-    for operation in ("fs-read", "fs-lookup"):
-        own = per_operation(
-            lambda op: ours("--initrd", initrd(), "--fs", guests.LIBEXEC / "wyvern-fs", "--export", directory,
-                            "--cmdline", line(op, "x"), "--done"), operation, ("wyvern-fs",))
-
-        def with_virtiofsd(op):
-            return peer(qemu(line(op, "."), "-chardev", f"socket,id=fs,path={socket}", "-device",
-                             "vhost-user-fs-pci,chardev=fs,tag=wyvern", initrd=initrd(), shared=True), "--done")
-        runs = {}
-        for n in (LOW, HIGH):
-            with guests.virtiofsd(directory) as (socket, _):
-                run, counts = counted(with_virtiofsd(f"{operation}:{n}"), ("virtiofsd",))
-            runs[n] = (counts, run.operations()[operation][1])
-        other = {key: (runs[HIGH][0][key] - runs[LOW][0][key]) / (HIGH - LOW)
-                 for key in COUNTED}
-        keep(operation, ours=own, peer={**other, "us": runs[HIGH][1] / HIGH / 1000,
-                                        **{what: by_name(runs, what) for what in ("calls", "woken")}})
-
-
-def vsock():
-    def command(make, kind, count):
-        return make("--stream", f"{kind}:{count}")
-
-    def own(*flags):
-        return ours("--initrd", initrd(), "--cmdline", f"{guests.INITRD} bench=vsock:1", *flags)
-
-    def other(*flags):
-        return peer(qemu(f"{guests.INITRD} bench=vsock:1", initrd=initrd()), *flags)
-    for kind, low, high in (("ping", 500, 2500), ("pull", 8, 40), ("push", 8, 40)):
-        sides = {}
-        for side, make in (("ours", own), ("peer", other)):
-            counts, ns = {}, []
-            for n in (low, high):
-                run, counts[n] = counted(command(make, kind, n))
-            for _ in range(3):
-                with Run(command(make, kind, high)) as run:
-                    ns.append(run.streams[kind]["ns"] / high)
-            sides[side] = {key: (counts[high][key] - counts[low][key]) / (high - low)
-                           for key in COUNTED}
-            sides[side]["us"] = [n / 1000 for n in ns]
-        keep(f"vsock-{kind}", **sides)
-
-
-PARTS = {"boot": boot, "ctr": ctr, "memory": memory, "stdio": stdio, "io": io, "vsock": vsock}
+PARTS = {"boot": boot, "ctr": ctr, "memory": memory, "stdio": stdio, "io": storage.io, "net": network.net,
+         "vsock": network.vsock}
 
 
 def main():
-    subprocess.run(["modprobe", "vhost_vsock"], check=False)
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("--rounds", type=int, default=operations.rounds, help="of io, net and vsock")
+    arguments.add_argument("parts", nargs="*", metavar="PART")
+    chosen = arguments.parse_args()
+    operations.rounds = chosen.rounds
+    subprocess.run(["modprobe", "-a", "vhost_vsock", "vhost_net"], check=False)
+    counters.check()
+    user_copies.check()
     failed = []
-    for part in sys.argv[1:] or PARTS:
+    for part in chosen.parts or PARTS:
         began = time.monotonic()
         try:
             PARTS[part]()

@@ -1,0 +1,68 @@
+"""Part io: a disk and a share, beside QEMU's disk and QEMU with virtiofsd."""
+
+import os
+import pathlib
+import subprocess
+
+import guests
+from guests import ours, peer, qemu
+from operations import Side, compare
+
+MIB = 1 << 20
+DIRECTORIES, FILES_IN_EACH = 500, 100  # guest/guest.h knows the latter
+DISK_MIB = 192
+BLOCK_OPERATIONS = {"blk-read": (500, 2500), "blk-seq": (32, 160)}
+# (low, high, what one of them is)
+SHARE_OPERATIONS = {"fs-read": (500, 2500, 1), "fs-lookup": (500, 2500, 1), "fs-walk": (DIRECTORIES // 5, DIRECTORIES, FILES_IN_EACH),
+                    "fs-create": (100, 500, 1)}
+
+
+def _make_files(directory, disk):
+    directory.mkdir()
+    (directory / "data").write_bytes(b"x" * (16 * MIB))
+    for i in range(DIRECTORIES):
+        (directory / f"tree/{i}").mkdir(parents=True)
+        for j in range(FILES_IN_EACH):
+            os.close(os.open(directory / f"tree/{i}/file-{j}", os.O_CREAT | os.O_WRONLY, 0o644))
+    with open(disk, "wb") as file:
+        for _ in range(DISK_MIB):
+            file.write(b"y" * MIB)
+    # On the disk: a direct read of a page that is still dirty writes it out first, and io_uring leaves that to another thread. Whoever is
+    # measured first would pay for it.
+    os.sync()
+    for path in (directory / "data", disk):
+        subprocess.run(["cat", path], stdout=subprocess.DEVNULL, check=True)
+
+
+def _line(operation, count, directory=None):
+    return f"{guests.INITRD} bench={operation}:{count}" + (f" bench_dir={directory}" if directory else "")
+
+
+def _took(operation):
+    return lambda run: run.operations()[operation][1]
+
+
+def io():
+    directory, disk = pathlib.Path("/var/tmp/bench-share"), pathlib.Path("/var/tmp/bench-disk")
+    _make_files(directory, disk)
+    initrd = guests.initrd()
+
+    for operation, (low, high) in BLOCK_OPERATIONS.items():
+        def own_disk(count, _, name=operation):
+            return ours("--initrd", initrd, "--disk", disk, "--cmdline", _line(name, count), "--done")
+
+        def other_disk(count, _, name=operation):
+            return peer(qemu(_line(name, count), *guests.disk_of_qemu(disk), initrd=initrd), "--done")
+        compare(operation, {"ours": Side(own_disk), "peer": Side(other_disk)}, low, high, _took(operation))
+
+    for operation, (low, high, per) in SHARE_OPERATIONS.items():
+        def own_share(count, _, name=operation):
+            return ours("--initrd", initrd, "--fs", guests.LIBEXEC / "wyvern-fs", "--export", directory,
+                        "--cmdline", _line(name, count, "x"), "--done")
+
+        def other_share(count, socket, name=operation):
+            return peer(qemu(_line(name, count, "."), "-chardev", f"socket,id=fs,path={socket}", "-device",
+                             "vhost-user-fs-pci,chardev=fs,tag=wyvern", initrd=initrd, shared=True), "--done")
+        compare(operation, {"ours": Side(own_share, ("wyvern-fs",)),
+                            "peer": Side(other_share, ("virtiofsd",), lambda: guests.virtiofsd(directory))},
+                low, high, _took(operation), per)
