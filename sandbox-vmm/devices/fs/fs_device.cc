@@ -273,7 +273,7 @@ void FsDevice::Serve(uint16_t index, Buffers* buffers) {
       written = ParkLocked(slot, index, &*chain, buffers, wait);
     }
     if (written.has_value()) {
-      PushLocked(slot, index, std::move(*chain), *written, &lock);
+      PushLocked(slot, index, std::move(*chain), *written, Next::kTake, &lock);
     }
     if (--slot.in_flight == 0) {
       slot.idle.notify_all();
@@ -293,14 +293,17 @@ void FsDevice::Serve(uint16_t index, Buffers* buffers) {
 
 // The caller's chain counts as in flight, so the queue stays while the lock is let go.
 void FsDevice::PushLocked(Slot& slot, uint16_t index, virtio::Chain chain, uint32_t written,
-                          std::unique_lock<std::mutex>* lock) {
+                          Next next, std::unique_lock<std::mutex>* lock) {
   slot.queue->Push(std::move(chain), written);
   const std::shared_ptr<virtio::Interrupt> interrupt =
       slot.queue->NeedsInterrupt() ? slot.interrupt : nullptr;
   if (interrupt != nullptr) {
-    // The answer may bring the next request before we have looked: no kick for it, no other
-    // thread, and nobody who waits for the lock. StopQueue waits for what is in flight.
-    slot.queue->DisableNotification();
+    if (next == Next::kTake) {
+      // The answer may bring the next request before we have looked: no kick for it, no other
+      // thread. Only from who does look, since Take is what asks for kicks again.
+      slot.queue->DisableNotification();
+    }
+    // Nobody waits for the lock meanwhile. StopQueue waits for what is in flight.
     lock->unlock();
     interrupt->SignalQueue(index);
     lock->lock();
@@ -333,7 +336,7 @@ void FsDevice::EndWaits() {
     ++slot.in_flight;
     Parked& parked = node.mapped();
     const uint32_t written = WriteAnswer(parked.out, parked.unique, ended.error);
-    PushLocked(slot, index, std::move(parked.chain), written, &lock);
+    PushLocked(slot, index, std::move(parked.chain), written, Next::kNothing, &lock);
     if (--slot.in_flight == 0) {
       slot.idle.notify_all();
     }
@@ -358,7 +361,7 @@ void FsDevice::EndParkedLocked(Slot& slot, uint16_t index, std::unique_lock<std:
   slot.in_flight += ended.size();
   for (Parked& parked : ended) {
     const uint32_t written = WriteAnswer(parked.out, parked.unique, ENOLCK);
-    PushLocked(slot, index, std::move(parked.chain), written, lock);
+    PushLocked(slot, index, std::move(parked.chain), written, Next::kNothing, lock);
   }
   slot.in_flight -= ended.size();
 }

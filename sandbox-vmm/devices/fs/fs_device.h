@@ -85,6 +85,9 @@ class FsDevice final : public virtio::VirtioDevice {
     std::atomic<bool> more_pending{false};
   };
 
+  // What who gives a chain back does with the queue then.
+  enum class Next : uint8_t { kTake, kNothing };
+
   struct Buffers {
     std::vector<iovec> in;
     std::vector<iovec> out;
@@ -99,7 +102,7 @@ class FsDevice final : public virtio::VirtioDevice {
   std::optional<uint32_t> Answer(virtio::Chain& chain, Buffers* buffers, LockWaits::Request* wait);
   std::optional<uint32_t> ParkLocked(Slot& slot, uint16_t index, virtio::Chain* chain,
                                      Buffers* buffers, const LockWaits::Request& wait);
-  void PushLocked(Slot& slot, uint16_t index, virtio::Chain chain, uint32_t written,
+  void PushLocked(Slot& slot, uint16_t index, virtio::Chain chain, uint32_t written, Next next,
                   std::unique_lock<std::mutex>* lock);
   void EndWaits();
   void EndParkedLocked(Slot& slot, uint16_t index, std::unique_lock<std::mutex>* lock);

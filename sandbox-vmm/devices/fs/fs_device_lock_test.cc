@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <ostream>
 #include <thread>
 #include <tuple>
 
@@ -20,7 +21,17 @@ using testing::FuseGuest;
 
 constexpr uint32_t kRoom = 8;  // of replies without payload
 
-class LockWaitTest : public testing::FsTest {
+// A ring's format and how it suppresses notifications.
+struct RingCase {
+  const char* name;
+  uint64_t features;
+};
+
+void PrintTo(const RingCase& ring, std::ostream* out) {
+  *out << ring.name;
+}
+
+class LockWaitTest : public testing::FsTest, public ::testing::WithParamInterface<RingCase> {
  protected:
   void SetUp() override {
     FsTest::SetUp();
@@ -47,7 +58,8 @@ class LockWaitTest : public testing::FsTest {
     auto made = FsDevice::Create(*server_, device);
     ASSERT_TRUE(made.has_value());
     device_ = std::move(*made);
-    guest_ = std::make_unique<FuseGuest>();
+    guest_ = std::make_unique<FuseGuest>(
+        1, virtio::kVersion1 | virtio::kRingIndirectDesc | GetParam().features);
     ASSERT_TRUE(guest_->Start(*device_).has_value());
     ASSERT_TRUE(guest_->Init());
     // INIT of the guest asks for no locks: the client's, of the same server, does.
@@ -101,7 +113,14 @@ class LockWaitTest : public testing::FsTest {
   uint64_t fh_ = 0;
 };
 
-TEST_F(LockWaitTest, LockOfTheHostIsWaitedForWithoutAThread) {
+INSTANTIATE_TEST_SUITE_P(
+    Rings, LockWaitTest,
+    ::testing::Values(RingCase{"Split", 0}, RingCase{"SplitEventIdx", virtio::kRingEventIdx},
+                      RingCase{"Packed", virtio::kRingPacked},
+                      RingCase{"PackedEventIdx", virtio::kRingPacked | virtio::kRingEventIdx}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+TEST_P(LockWaitTest, LockOfTheHostIsWaitedForWithoutAThread) {
   HostLock(F_WRLCK);
   const uint16_t request = SubmitWait(1);
   ExpectServed();
@@ -116,7 +135,35 @@ TEST_F(LockWaitTest, LockOfTheHostIsWaitedForWithoutAThread) {
   EXPECT_NE(::fcntl(host_.get(), F_OFD_SETLK, &lock), 0);
 }
 
-TEST_F(LockWaitTest, LockOfTheGuestIsGivenOnAtOnce) {
+// The answer comes by the timer, not by who serves the queue and looks at it again: the queue must
+// go on asking for the kick of the next request.
+TEST_P(LockWaitTest, QueueIsServedAfterAnAnswerByTheTimer) {
+  for (uint64_t owner = 1; owner < 4; ++owner) {
+    HostLock(F_WRLCK);
+    const uint16_t request = SubmitWait(owner);
+    ExpectServed();
+    HostLock(F_UNLCK);
+    EXPECT_EQ(EndOf(request), 0);
+    int error = -1;
+    guest_->Call(FUSE_SETLK, node_, LockBody(owner, F_UNLCK), kRoom, &error);
+    ASSERT_EQ(error, 0);
+  }
+}
+
+// As above, by who serves the other queue.
+TEST_P(LockWaitTest, QueueIsServedAfterAnAnswerFromAnotherQueue) {
+  HostLock(F_WRLCK);
+  const uint16_t request = SubmitWait(1);
+  const uint64_t unique = guest_->last_unique();
+  ExpectServed();
+  guest_->UseQueue(0);
+  guest_->Submit(FUSE_INTERRUPT, 0, FuseGuest::Bytes(fuse_interrupt_in{unique}), kRoom);
+  guest_->UseQueue(1);
+  EXPECT_EQ(EndOf(request), EINTR);
+  ExpectServed();
+}
+
+TEST_P(LockWaitTest, LockOfTheGuestIsGivenOnAtOnce) {
   int error = -1;
   guest_->Call(FUSE_SETLK, node_, LockBody(1, F_WRLCK), kRoom, &error);
   ASSERT_EQ(error, 0);
@@ -132,7 +179,7 @@ TEST_F(LockWaitTest, LockOfTheGuestIsGivenOnAtOnce) {
   EXPECT_EQ(EndOf(second), 0);
 }
 
-TEST_F(LockWaitTest, FlockIsWaitedForToo) {
+TEST_P(LockWaitTest, FlockIsWaitedForToo) {
   ASSERT_EQ(::flock(host_.get(), LOCK_EX), 0);
   const uint16_t request = SubmitWait(1, FUSE_LK_FLOCK);
   ExpectServed();
@@ -140,7 +187,7 @@ TEST_F(LockWaitTest, FlockIsWaitedForToo) {
   EXPECT_EQ(EndOf(request), 0);
 }
 
-TEST_F(LockWaitTest, InterruptEndsTheWaitAndNoOther) {
+TEST_P(LockWaitTest, InterruptEndsTheWaitAndNoOther) {
   HostLock(F_WRLCK);
   const uint16_t other = SubmitWait(1);
   const uint16_t request = SubmitWait(2);
@@ -158,7 +205,7 @@ TEST_F(LockWaitTest, InterruptEndsTheWaitAndNoOther) {
   EXPECT_EQ(EndOf(other), 0);
 }
 
-TEST_F(LockWaitTest, InterruptOfNothingIsIgnored) {
+TEST_P(LockWaitTest, InterruptOfNothingIsIgnored) {
   guest_->UseQueue(0);
   const uint16_t interrupt =
       guest_->Submit(FUSE_INTERRUPT, 0, FuseGuest::Bytes(fuse_interrupt_in{77}), kRoom);
@@ -167,7 +214,7 @@ TEST_F(LockWaitTest, InterruptOfNothingIsIgnored) {
   ExpectServed();
 }
 
-TEST_F(LockWaitTest, StopOfTheQueueEndsWaits) {
+TEST_P(LockWaitTest, StopOfTheQueueEndsWaits) {
   HostLock(F_WRLCK);
   const uint16_t request = SubmitWait(1);
   ExpectServed();
@@ -177,7 +224,7 @@ TEST_F(LockWaitTest, StopOfTheQueueEndsWaits) {
   EXPECT_EQ(server_->stats().lock_waits, 0U);
 }
 
-TEST_F(LockWaitTest, EndOfTheSessionEndsWaits) {
+TEST_P(LockWaitTest, EndOfTheSessionEndsWaits) {
   HostLock(F_WRLCK);
   const uint16_t request = SubmitWait(1);
   ExpectServed();
@@ -186,7 +233,7 @@ TEST_F(LockWaitTest, EndOfTheSessionEndsWaits) {
   EXPECT_EQ(EndOf(request), ESTALE);
 }
 
-TEST_F(LockWaitTest, CloseOfTheFileEndsItsWaits) {
+TEST_P(LockWaitTest, CloseOfTheFileEndsItsWaits) {
   HostLock(F_WRLCK);
   const uint16_t request = SubmitWait(1);
   ExpectServed();
@@ -197,7 +244,7 @@ TEST_F(LockWaitTest, CloseOfTheFileEndsItsWaits) {
   EXPECT_EQ(EndOf(request), EBADF);
 }
 
-TEST_F(LockWaitTest, WaitsAreBounded) {
+TEST_P(LockWaitTest, WaitsAreBounded) {
   Start(2);
   HostLock(F_WRLCK);
   const uint16_t first = SubmitWait(1);
@@ -212,7 +259,7 @@ TEST_F(LockWaitTest, WaitsAreBounded) {
 
 // A host that takes and gives the lock up while the queue starts, stops and waits: nothing is lost,
 // nothing hangs.
-TEST_F(LockWaitTest, StopAmongChanges) {
+TEST_P(LockWaitTest, StopAmongChanges) {
   std::atomic<bool> end{false};
   std::thread host([&] {
     struct flock lock {};
