@@ -1,71 +1,24 @@
 // Sequences of FUSE requests against a server over a small directory: each is two little-endian
 // lengths (request, reply space) and bytes. Small numbers of nodes and open files stand for what the
 // sequence was given: 2 is its first node, 1 its first file, as in a server that has just started.
-#include <fcntl.h>
-#include <sched.h>
-#include <signal.h>
-#include <sys/mount.h>
-#include <sys/resource.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "base/check.h"
-#include "base/log.h"
-#include "fs/file_server.h"
+#include "fs/fuzz_directory.h"
 #include "fs/testing/fake_dax_window.h"
 
 namespace wyvern::fs {
 namespace {
 
-// A directory that cannot grow: a small tmpfs where we may mount one, in any case small files.
-std::string MakeDirectory() {
-  static char pattern[] = "/tmp/wyvern-fuse-fuzz-XXXXXX";
-  WV_CHECK(::mkdtemp(pattern) != nullptr);
-  if (::unshare(CLONE_NEWNS) == 0 &&
-      ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0) {
-    ::mount("tmpfs", pattern, "tmpfs", 0, "size=4m,nr_inodes=4k");
-  }
-  const rlimit small{1 << 20, 1 << 20};
-  ::setrlimit(RLIMIT_FSIZE, &small);
-  ::signal(SIGXFSZ, SIG_IGN);
-  return pattern;
-}
-
-void Fill(const std::string& directory) {
-  ::mkdir((directory + "/d").c_str(), 0755);
-  for (const char* name : {"/a", "/d/b"}) {
-    const UniqueFd fd(::open((directory + name).c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0644));
-    WV_CHECK(::write(fd.get(), "0123456789", 10) == 10);
-  }
-  WV_CHECK(::symlink("../../etc/passwd", (directory + "/l").c_str()) == 0);
-}
-
 FileServer& Server() {
-  static const std::unique_ptr<FileServer> server = [] {
-    SetLogLevel(LogLevel::kError);
-    ::umask(0);
-    const std::string directory = MakeDirectory();
-    Fill(directory);
-    FileServerOptions options;
-    options.root = *Open(directory, O_RDONLY | O_DIRECTORY);
-    options.inodes = {.inodes = 256, .resident = 8, .nameless = 16};
-    options.max_handles = 64;
-    options.features = {
-        .posix_locks = true, .flock_locks = true, .posix_acl = true, .max_lock_waits = 4};
-    options.policy.dax_min_bytes = 0;
-    static testing::FakeDaxWindow window(4 * kDaxRangeBytes);
-    options.dax_window = &window;
-    return *FileServer::Create(std::move(options));
-  }();
+  static testing::FakeDaxWindow window(4 * kDaxRangeBytes);
+  static const std::unique_ptr<FileServer> server = FuzzServer(&window);
   return *server;
 }
 
