@@ -164,6 +164,14 @@ class TrackedQueue final : public Queue {
     inner_->UndoPop(std::move(chain));
   }
 
+  // What the record says is in flight is popped again.
+  std::optional<Chain> Adopt(Chain chain) override {
+    if (tracking_.inflight != nullptr) {
+      return std::nullopt;
+    }
+    return inner_->Adopt(std::move(chain));
+  }
+
   bool NeedsInterrupt() override {
     if (mirror_) {
       mirror_->CopyWish();

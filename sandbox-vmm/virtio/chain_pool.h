@@ -58,6 +58,14 @@ class ChainPool {
     spare_.push_back(std::move(storage));
   }
 
+  // Of a pool that has ended; one of ours from now on.
+  std::unique_ptr<ChainStorage> Adopt(std::unique_ptr<ChainStorage> storage) const {
+    WV_CHECK(storage != nullptr && !storage->queue_lives->load(std::memory_order_relaxed));
+    storage->memory = memory_;
+    storage->queue_lives = lives_;
+    return storage;
+  }
+
   // A chain that was given back is one of ours.
   void Check(const ChainStorage* storage) const {
     WV_CHECK(storage != nullptr && storage->queue_lives == lives_);

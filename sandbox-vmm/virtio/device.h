@@ -85,7 +85,8 @@ class VirtioDevice {
   // the transport set DEVICE_NEEDS_RESET.
   virtual Result<> StartQueue(uint16_t index, QueueResources resources, uint64_t features,
                               std::optional<QueueState> resume) = 0;
-  // Idempotent; drains what is in flight. Nothing if the queue was not running.
+  // Idempotent; drains what is in flight, but for what the device keeps to go on with it when the
+  // queue resumes there. Nothing if the queue was not running.
   virtual std::optional<QueueState> StopQueue(uint16_t index) = 0;
   // All queues are already stopped.
   virtual void Reset() = 0;

@@ -142,6 +142,13 @@ void PackedQueue::UndoPop(Chain chain) {
   pool_.Recycle(std::move(storage));
 }
 
+std::optional<Chain> PackedQueue::Adopt(Chain chain) {
+  std::unique_ptr<ChainStorage> storage = pool_.Adopt(Reclaim(std::move(chain)));
+  WV_CHECK(!order_.kept() && !in_flight_.Has(storage->head));
+  in_flight_.Flip(storage->head);
+  return MakeChain(std::move(storage));
+}
+
 bool PackedQueue::NeedsInterrupt() {
   if (ring_.pending == 0) {
     return false;

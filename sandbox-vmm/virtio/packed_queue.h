@@ -29,6 +29,7 @@ class PackedQueue final : public Queue {
 
   void PublishUsed() override;
   void UndoPop(Chain chain) override;
+  std::optional<Chain> Adopt(Chain chain) override;
   bool NeedsInterrupt() override;
   void DisableNotification() override;
   bool EnableNotification() override;

@@ -176,6 +176,11 @@ class Queue {
 
   // Undoes the last Pop (the chain will be popped and validated again): for back-pressure.
   virtual void UndoPop(Chain chain) = 0;
+  // A chain that was in flight when its queue ended. This one has the same ring, format and size, and
+  // resumes where that one stood: the chain is in flight here then, in this queue's memory. Nothing: Pop
+  // will give it. Before the first Pop, and not with IN_ORDER. A buffer that the memory has no longer is
+  // found when it is used.
+  virtual std::optional<Chain> Adopt(Chain chain) = 0;
   // True if the driver wants an interrupt for what was published since the last call (§2.7.7.2,
   // §2.8.10).
   virtual bool NeedsInterrupt() = 0;

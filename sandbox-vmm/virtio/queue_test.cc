@@ -148,6 +148,57 @@ TEST_P(QueueTest, StateOfAStoppedQueueResumesInANewOne) {
   EXPECT_FALSE(rig.driver().TakeUsed());
 }
 
+class AdoptTest : public QueueTest {};
+
+INSTANTIATE_TEST_SUITE_P(Rings, AdoptTest, ::testing::ValuesIn(testing::RingsWith(0, kInOrder)),
+                         [](const auto& info) { return RingName(info.param); });
+
+// As when a device keeps a request over a change of the memory; used before it and behind it, another
+// chain.
+TEST_P(AdoptTest, ChainInFlightGoesOnInTheNextQueue) {
+  RingRig rig(8, GetParam());
+  const uint16_t kept = rig.Build().Readable("kept").Writable(4).Submit();
+  const uint16_t done = rig.Build().Readable("done").Writable(4).Submit();
+  Chain old = rig.Pop();
+  rig.queue().Push(rig.Pop(), 0);
+  EXPECT_EQ(rig.driver().MustTakeUsed().head, done);
+  const QueueState state = rig.queue().state();
+  rig.DropQueue();
+  rig.Restart(state);
+  auto chain = rig.queue().Adopt(std::move(old));
+  ASSERT_TRUE(chain);
+  const uint16_t next = rig.Build().Readable("next").Submit();
+  Chain other = rig.Pop();
+  EXPECT_EQ(other.head(), next);
+  EXPECT_EQ(chain->head(), kept);
+  EXPECT_EQ(ReadAll(*chain), "kept");
+  ASSERT_TRUE(chain->Write(0, Bytes("answ")));
+  rig.queue().Push(*std::move(chain), 4);
+  rig.queue().Push(std::move(other), 0);
+  const testing::Used used = rig.driver().MustTakeUsed();
+  EXPECT_EQ(used.head, kept);
+  EXPECT_EQ(rig.driver().Written(kept, used.written), "answ");
+  EXPECT_EQ(rig.driver().MustTakeUsed().head, next);
+  EXPECT_EQ(rig.queue().state().next_available, rig.queue().state().next_used);
+}
+
+// The head is in flight again: the driver may not offer it.
+TEST_P(AdoptTest, HeadOfAnAdoptedChainIsInFlight) {
+  RingRig rig(8, GetParam());
+  const uint16_t head = rig.Build().Readable("kept").Submit();
+  Chain old = rig.Pop();
+  const QueueState state = rig.queue().state();
+  rig.DropQueue();
+  rig.Restart(state);
+  auto chain = rig.queue().Adopt(std::move(old));
+  ASSERT_TRUE(chain);
+  rig.driver().MakeAvailable(head);
+  const auto popped = rig.queue().Pop();
+  ASSERT_FALSE(popped);
+  EXPECT_EQ(popped.error(), ChainFault::kHeadInFlight);
+  rig.queue().Push(*std::move(chain), 0);
+}
+
 TEST_P(QueueTest, ChainOutlivingItsQueueMayBeDropped) {
   RingRig rig(8, GetParam());
   rig.Build().Readable("one").Submit();

@@ -196,6 +196,41 @@ TEST_F(OptionsProcessTest, LocksAreTakenAndWaitedFor) {
   EXPECT_EQ(error, 0);
 }
 
+// As when memory is plugged: the queues stop, the memory table is another one, the queues go on.
+TEST_F(OptionsProcessTest, LockIsWaitedForAcrossAChangeOfTheMemory) {
+  const auto [node, handle] = guest_.OpenFile("hello");
+  const UniqueFd host = *Open(directory_ + "/hello", O_RDWR);
+
+  struct flock range {};
+
+  range.l_type = F_RDLCK;
+  ASSERT_EQ(::fcntl(host.get(), F_OFD_SETLK, &range), 0);
+  fuse_lk_in lock{};
+  lock.fh = handle;
+  lock.owner = 7;
+  lock.lk = {0, 99, F_WRLCK, 0};
+  const uint16_t waits = guest_.Submit(FUSE_SETLKW, node, fs::testing::FuseGuest::Bytes(lock), 16);
+  std::this_thread::sleep_for(milliseconds(20));
+  const mem::RegionInfo& old = guest_.ram().memory()->regions().front();
+  for (int change = 0; change < 3; ++change) {
+    guest_.Stop(*device_);
+    std::vector<mem::RegionSpec> specs;
+    specs.push_back({.start = old.start,
+                     .size = old.size,
+                     .fd = UniqueFd(::fcntl(old.fd.get(), F_DUPFD_CLOEXEC, 0))});
+    auto memory = mem::GuestMemory::Create(std::move(specs));
+    ASSERT_TRUE(memory.has_value());
+    ASSERT_TRUE(guest_.Resume(*device_, *std::move(memory)));
+  }
+  range.l_type = F_UNLCK;
+  ASSERT_EQ(::fcntl(host.get(), F_OFD_SETLK, &range), 0);
+  int error = -1;
+  guest_.Await(waits, &error);
+  EXPECT_EQ(error, 0);
+  EXPECT_EQ(guest_.ReadFile("hello"), "hello from the host");
+  EXPECT_FALSE(lost_);
+}
+
 TEST_F(OptionsProcessTest, EndOfTheProcessEmptiesTheWindow) {
   ASSERT_EQ(Map(guest_.OpenFile("hello").first, 0), 0);
   WV_CHECK(process_.has_value());

@@ -81,6 +81,11 @@ class FileServer {
   // False: it ended, and is among the result of a RetryWaits.
   bool DropWait(uint64_t ticket) { return waits_.Drop(ticket); }
 
+  // Not tried until ResumeWait. False: it ended.
+  bool HoldWait(uint64_t ticket) { return waits_.Hold(ticket); }
+
+  void ResumeWait(uint64_t ticket) { waits_.Resume(ticket); }
+
   // Those that wait no longer. To be called when waits_changed(), and after NextWaitRetry().
   std::vector<LockWaits::Ended> RetryWaits();
 

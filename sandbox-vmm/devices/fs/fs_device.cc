@@ -109,6 +109,9 @@ FsDevice::~FsDevice() {
   for (const auto& thread : threads_) {
     thread->Join();
   }
+  for (const auto& slot : slots_) {
+    ForgetParkedLocked(*slot);  // the server lives on
+  }
 }
 
 void FsDevice::ReadConfig(uint32_t offset, std::span<std::byte> out) {
@@ -151,9 +154,11 @@ Result<> FsDevice::StartQueue(uint16_t index, virtio::QueueResources resources, 
     }
     WV_TRY_VOID(Watch(resources.kick, KickToken(index)));
     slot.queue = std::move(*queue);
+    slot.features = features;
     slot.interrupt = std::move(resources.interrupt);
     slot.kick = resources.kick;
     slot.broken = false;
+    ResumeParkedLocked(slot, resume);
   }
   // What became available before the queue ran.
   slot.more.Signal();
@@ -171,9 +176,9 @@ std::optional<virtio::QueueState> FsDevice::StopQueue(uint16_t index) {
   }
   ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, slot.kick.get(), nullptr);
   slot.broken = true;  // nothing new is taken
-  EndParkedLocked(slot, index, &lock);
-  slot.idle.wait(lock, [&] { return slot.in_flight == 0 && slot.parked.empty(); });
+  slot.idle.wait(lock, [&] { return slot.in_flight == 0 && HoldParkedLocked(slot); });
   const virtio::QueueState state = slot.queue->state();
+  slot.left = Left{state, slot.features, slot.queue->size()};
   slot.queue.reset();
   slot.interrupt.reset();
   slot.kick = FdRef(-1);
@@ -181,6 +186,10 @@ std::optional<virtio::QueueState> FsDevice::StopQueue(uint16_t index) {
 }
 
 void FsDevice::Reset() {
+  for (const auto& slot : slots_) {
+    const std::lock_guard lock(slot->mu);
+    ForgetParkedLocked(*slot);
+  }
   server_.Clear();
 }
 
@@ -314,8 +323,9 @@ void FsDevice::PushLocked(Slot& slot, uint16_t index, virtio::Chain chain, uint3
 std::optional<uint32_t> FsDevice::ParkLocked(Slot& slot, uint16_t index, virtio::Chain* chain,
                                              Buffers* buffers, const LockWaits::Request& wait) {
   const uint64_t ticket = tickets_.fetch_add(1) * kMaxQueues + index;
-  // Who ends the wait looks for it with the slot's lock, so it finds it parked.
-  if (slot.broken || !server_.AddWait(ticket, wait)) {
+  // Who ends the wait looks for it with the slot's lock, so it finds it parked; so does who stops the
+  // queue, which waits for us.
+  if (!server_.AddWait(ticket, wait)) {
     return WriteAnswer(buffers->out, wait.unique, ENOLCK);
   }
   slot.parked.emplace(ticket, Parked{std::move(*chain), buffers->out, wait.unique});
@@ -346,24 +356,52 @@ void FsDevice::EndWaits() {
   }
 }
 
-// The queue goes: what waits cannot go on waiting. EINTR would have the guest's kernel restart the
-// system call without a signal, and end in the program as an error that does not exist.
-void FsDevice::EndParkedLocked(Slot& slot, uint16_t index, std::unique_lock<std::mutex>* lock) {
-  std::vector<Parked> ended;
+// The queue stops. False: some have ended, and are with the thread that will answer them.
+bool FsDevice::HoldParkedLocked(Slot& slot) {
+  return std::ranges::all_of(slot.parked,
+                             [&](const auto& entry) { return server_.HoldWait(entry.first); });
+}
+
+// What was left waiting goes on where the queue does. It has no answer that would let the guest wait
+// again: EINTR has its kernel restart the system call without a signal, and ends in the program as an
+// error that does not exist; ENOLCK is a lock that is not to be had.
+void FsDevice::ResumeParkedLocked(Slot& slot, const std::optional<virtio::QueueState>& resume) {
+  const std::optional<Left> left = std::exchange(slot.left, std::nullopt);
+  if (slot.parked.empty()) {
+    return;
+  }
+  if (!left || !resume || resume->next_available != left->state.next_available ||
+      resume->next_used != left->state.next_used || slot.features != left->features ||
+      slot.queue->size() != left->size) {
+    ForgetParkedLocked(slot);  // of a ring that is no longer
+    return;
+  }
   for (auto it = slot.parked.begin(); it != slot.parked.end();) {
-    const auto next = std::next(it);
-    if (server_.DropWait(it->first)) {
-      ended.push_back(std::move(it->second));
-      slot.parked.erase(it);
+    auto& [ticket, parked] = *it;
+    std::optional<virtio::Chain> chain = slot.queue->Adopt(std::move(parked.chain));
+    if (!chain) {
+      (void)server_.DropWait(ticket);
+      it = slot.parked.erase(it);
+      continue;
     }
-    it = next;  // one that has ended is with the thread that will answer it
+    parked.chain = *std::move(chain);
+    parked.out.clear();
+    // The memory may be another one. Without this buffer there is no room for an answer.
+    (void)parked.chain.WritableIovecs(0, parked.chain.writable_length(), &parked.out);
+    server_.ResumeWait(ticket);
+    ++it;
   }
-  slot.in_flight += ended.size();
-  for (Parked& parked : ended) {
-    const uint32_t written = WriteAnswer(parked.out, parked.unique, ENOLCK);
-    PushLocked(slot, index, std::move(parked.chain), written, Next::kNothing, lock);
+  if (const auto next = server_.NextWaitRetry(); next) {
+    (void)retry_.Arm(*next);
   }
-  slot.in_flight -= ended.size();
+}
+
+// Of a ring that does not run. Nobody waits for them any more.
+void FsDevice::ForgetParkedLocked(Slot& slot) {
+  for (const auto& [ticket, parked] : slot.parked) {
+    (void)server_.DropWait(ticket);
+  }
+  slot.parked.clear();
 }
 
 // What was written into the chain; nothing: it waits for a lock.

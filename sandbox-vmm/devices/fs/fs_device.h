@@ -2,8 +2,9 @@
 // threads.
 // Spec:    VIRTIO 1.3 §5.11. Queue 0 is hiprio (FORGET), 1… are request queues; no notification
 //          queue.
-// State:   a queue runs from StartQueue until StopQueue, which waits for the requests under way and
-//          ends those that wait for a lock (ENOLCK).
+// State:   a queue runs from StartQueue until StopQueue, which waits for the requests under way. Those
+//          that wait for a lock are kept, untried, and go on waiting when the queue resumes where it
+//          stopped, in whatever memory; Reset and any other beginning forget them.
 // Threads: the pool waits on one epoll set of kicks; whoever gets an event takes one chain, tells
 //          another thread when there are more, and serves its own. Threads start in Create and end
 //          in the destructor. A request that waits for a lock is parked beside its queue, without
@@ -67,6 +68,13 @@ class FsDevice final : public virtio::VirtioDevice {
     uint64_t unique;
   };
 
+  // A queue that has stopped.
+  struct Left {
+    virtio::QueueState state;
+    uint64_t features = 0;
+    uint16_t size = 0;
+  };
+
   // One virtqueue and what its users share.
   struct Slot {
     explicit Slot(EventFd event) : more(std::move(event)) {}
@@ -80,7 +88,9 @@ class FsDevice final : public virtio::VirtioDevice {
         false;  // takes no more chains: by what the driver wrote, or as it is being stopped
     bool report = false;  // NEEDS_RESET is still to be told
     size_t in_flight = 0;
+    uint64_t features = 0;
     std::map<uint64_t, Parked> parked;  // by ticket
+    std::optional<Left> left;           // where `parked` wait for the queue to resume
     const EventFd more;                 // chains are waiting: for another thread of the pool
     std::atomic<bool> more_pending{false};
   };
@@ -105,7 +115,9 @@ class FsDevice final : public virtio::VirtioDevice {
   void PushLocked(Slot& slot, uint16_t index, virtio::Chain chain, uint32_t written, Next next,
                   std::unique_lock<std::mutex>* lock);
   void EndWaits();
-  void EndParkedLocked(Slot& slot, uint16_t index, std::unique_lock<std::mutex>* lock);
+  bool HoldParkedLocked(Slot& slot);
+  void ResumeParkedLocked(Slot& slot, const std::optional<virtio::QueueState>& resume);
+  void ForgetParkedLocked(Slot& slot);
 
   FileServer& server_;
   const FsDeviceOptions options_;

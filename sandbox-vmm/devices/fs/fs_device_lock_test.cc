@@ -106,6 +106,14 @@ class LockWaitTest : public testing::FsTest, public ::testing::WithParamInterfac
     ASSERT_EQ(::fcntl(host_.get(), F_OFD_SETLK, &lock), 0);
   }
 
+  // The region's first `size` bytes once more.
+  static auto Map(const mem::RegionInfo& region, uint64_t size) {
+    UniqueFd fd(::fcntl(region.fd.get(), F_DUPFD_CLOEXEC, 0));
+    std::vector<mem::RegionSpec> specs;
+    specs.push_back({.start = region.start, .size = size, .fd = std::move(fd)});
+    return mem::GuestMemory::Create(std::move(specs));
+  }
+
   UniqueFd host_;
   std::unique_ptr<FsDevice> device_;
   std::unique_ptr<FuseGuest> guest_;
@@ -214,14 +222,98 @@ TEST_P(LockWaitTest, InterruptOfNothingIsIgnored) {
   ExpectServed();
 }
 
-TEST_P(LockWaitTest, StopOfTheQueueEndsWaits) {
+TEST_P(LockWaitTest, WaitsOutliveAStopOfTheQueue) {
+  HostLock(F_WRLCK);
+  const uint16_t first = SubmitWait(1);
+  const uint16_t second = SubmitWait(2);
+  ExpectServed();
+  guest_->Stop(*device_);
+  EXPECT_EQ(server_->stats().lock_waits, 2U);
+  HostLock(F_UNLCK);
+  std::this_thread::sleep_for(5 * LockWaits::kFirstRetry);
+  HostLock(F_WRLCK);  // nobody takes it for a guest that stands still
+  ASSERT_TRUE(guest_->Resume(*device_));
+  ExpectServed();
+  HostLock(F_UNLCK);
+  EXPECT_EQ(EndOf(first), 0);  // in the order of arrival
+  EXPECT_EQ(server_->stats().lock_waits, 1U);
+  const uint16_t unlock = guest_->Submit(FUSE_SETLK, node_, LockBody(1, F_UNLCK), kRoom);
+  EXPECT_EQ(EndOf(unlock), 0);
+  EXPECT_EQ(EndOf(second), 0);
+  ExpectServed();
+}
+
+TEST_P(LockWaitTest, WaitsAreAnsweredInTheMemoryThatIsThereThen) {
   HostLock(F_WRLCK);
   const uint16_t request = SubmitWait(1);
   ExpectServed();
-  const auto state = device_->StopQueue(1).value_or(virtio::QueueState{1, 0});
-  EXPECT_EQ(EndOf(request), ENOLCK);
-  EXPECT_EQ(state.next_available, state.next_used);
+  guest_->Stop(*device_);
+  // The same bytes elsewhere in our address space.
+  const mem::RegionInfo& old = guest_->ram().memory()->regions().front();
+  auto memory = Map(old, old.size);
+  ASSERT_TRUE(memory.has_value());
+  ASSERT_NE((*memory)->regions().front().host_address, old.host_address);
+  ASSERT_TRUE(guest_->Resume(*device_, *memory));
+  HostLock(F_UNLCK);
+  EXPECT_EQ(EndOf(request), 0);
+  ExpectServed();
+}
+
+// The memory that the answer was to go to is gone: no answer, and nothing is touched.
+TEST_P(LockWaitTest, WaitWithoutItsMemoryIsGivenBackEmpty) {
+  HostLock(F_WRLCK);
+  const uint16_t request = SubmitWait(1);
+  ExpectServed();
+  guest_->Stop(*device_);
+  const mem::RegionInfo& old = guest_->ram().memory()->regions().front();
+  const uint64_t rings = mem::Raw(guest_->ram_after_rings()) - mem::Raw(old.start);
+  auto memory = Map(old, rings);
+  ASSERT_TRUE(memory.has_value());
+  ASSERT_TRUE(guest_->Resume(*device_, *memory));
+  HostLock(F_UNLCK);
+  int error = -1;
+  EXPECT_EQ(guest_->Await(request, &error), "");
   EXPECT_EQ(server_->stats().lock_waits, 0U);
+}
+
+TEST_P(LockWaitTest, RingThatBeginsAnewForgetsWaits) {
+  HostLock(F_WRLCK);
+  SubmitWait(1);
+  ExpectServed();
+  guest_->Stop(*device_);
+  guest_ = std::make_unique<FuseGuest>(1, guest_->features());
+  ASSERT_TRUE(guest_->Start(*device_));
+  EXPECT_EQ(server_->stats().lock_waits, 0U);
+  HostLock(F_UNLCK);
+  ExpectServed();
+}
+
+TEST_P(LockWaitTest, ResetForgetsWaits) {
+  HostLock(F_WRLCK);
+  SubmitWait(1);
+  ExpectServed();
+  guest_->Stop(*device_);
+  device_->Reset();
+  EXPECT_EQ(server_->stats().lock_waits, 0U);
+}
+
+TEST_P(LockWaitTest, EndOfTheDeviceForgetsWaits) {
+  HostLock(F_WRLCK);
+  SubmitWait(1);
+  ExpectServed();
+  device_.reset();
+  EXPECT_EQ(server_->stats().lock_waits, 0U);
+}
+
+// What happens to a wait while its queue stands still is told afterwards.
+TEST_P(LockWaitTest, SessionThatEndsWhileStoppedEndsWaits) {
+  HostLock(F_WRLCK);
+  const uint16_t request = SubmitWait(1);
+  ExpectServed();
+  guest_->Stop(*device_);
+  ASSERT_EQ(client_->Init().error, 0);
+  ASSERT_TRUE(guest_->Resume(*device_));
+  EXPECT_EQ(EndOf(request), ESTALE);
 }
 
 TEST_P(LockWaitTest, EndOfTheSessionEndsWaits) {
@@ -252,9 +344,17 @@ TEST_P(LockWaitTest, WaitsAreBounded) {
   ExpectServed();
   EXPECT_EQ(EndOf(SubmitWait(3)), ENOLCK);
   EXPECT_EQ(server_->stats().lock_waits, 2U);
-  ASSERT_TRUE(device_->StopQueue(1).has_value());
-  EXPECT_EQ(EndOf(first), ENOLCK);
-  EXPECT_EQ(EndOf(second), ENOLCK);
+  // Those that are kept count.
+  guest_->Stop(*device_);
+  ASSERT_TRUE(guest_->Resume(*device_));
+  EXPECT_EQ(EndOf(SubmitWait(3)), ENOLCK);
+  HostLock(F_UNLCK);
+  EXPECT_EQ(EndOf(first), 0);
+  EXPECT_EQ(server_->stats().lock_waits, 1U);
+  int error = -1;
+  guest_->Call(FUSE_SETLK, node_, LockBody(1, F_UNLCK), kRoom, &error);
+  EXPECT_EQ(error, 0);
+  EXPECT_EQ(EndOf(second), 0);
 }
 
 // A host that takes and gives the lock up while the queue starts, stops and waits: nothing is lost,
@@ -275,12 +375,9 @@ TEST_P(LockWaitTest, StopAmongChanges) {
   for (int round = 0; round < 50; ++round) {
     const uint16_t request = SubmitWait(static_cast<uint64_t>(round));
     std::this_thread::sleep_for(std::chrono::microseconds(round * 20));
-    const auto state = device_->StopQueue(1);
-    ASSERT_TRUE(state.has_value());
-    device_->StopQueue(0);
-    ASSERT_TRUE(guest_->Start(*device_, state).has_value());
-    const int error = EndOf(request);  // one that had not been taken yet is now
-    EXPECT_TRUE(error == 0 || error == ENOLCK) << error;
+    guest_->Stop(*device_);
+    ASSERT_TRUE(guest_->Resume(*device_));
+    EXPECT_EQ(EndOf(request), 0);  // not taken yet, waiting, or about to be answered
     const fuse_flush_in flush{fh_, 0, 0, static_cast<uint64_t>(round)};
     client_->Call(FUSE_FLUSH, node_, testing::Body().Put(flush));
   }

@@ -168,7 +168,7 @@ bool LockWaits::Add(uint64_t ticket, const Request& request) {
   if (waits_.size() >= limit_) {
     return false;
   }
-  waits_.push_back({ticket, request, false, kFirstRetry, Clock::now() + kFirstRetry});
+  waits_.push_back({.ticket = ticket, .request = request, .due = Clock::now() + kFirstRetry});
   count_.store(waits_.size());
   return true;
 }
@@ -179,6 +179,29 @@ bool LockWaits::Drop(uint64_t ticket) {
       std::erase_if(waits_, [ticket](const Wait& wait) { return wait.ticket == ticket; }) != 0;
   count_.store(waits_.size());
   return there;
+}
+
+LockWaits::Wait* LockWaits::FindLocked(uint64_t ticket) {
+  const auto found = std::ranges::find(waits_, ticket, &Wait::ticket);
+  return found == waits_.end() ? nullptr : &*found;
+}
+
+bool LockWaits::Hold(uint64_t ticket) {
+  const std::lock_guard lock(mu_);
+  Wait* const wait = FindLocked(ticket);
+  if (wait == nullptr) {
+    return false;
+  }
+  wait->held = true;
+  return true;
+}
+
+void LockWaits::Resume(uint64_t ticket) {
+  const std::lock_guard lock(mu_);
+  if (Wait* const wait = FindLocked(ticket); wait != nullptr) {
+    wait->held = false;
+    wait->due = Clock::now();
+  }
 }
 
 void LockWaits::Interrupt(uint64_t unique) {
@@ -198,7 +221,7 @@ std::vector<LockWaits::Ended> LockWaits::Retry(
   const bool all = changed_.exchange(false);
   const auto now = Clock::now();
   std::erase_if(waits_, [&](Wait& wait) {
-    if (!wait.interrupted && !all && wait.due > now) {
+    if (wait.held || (!wait.interrupted && !all && wait.due > now)) {
       return false;
     }
     const FsResult<> result = wait.interrupted ? FsError(EINTR) : attempt(wait.request);
@@ -216,11 +239,16 @@ std::vector<LockWaits::Ended> LockWaits::Retry(
 
 std::optional<std::chrono::milliseconds> LockWaits::NextRetry() const {
   const std::lock_guard lock(mu_);
-  if (waits_.empty()) {
+  std::optional<Clock::time_point> first;
+  for (const Wait& wait : waits_) {
+    if (!wait.held && (!first || wait.due < *first)) {
+      first = wait.due;
+    }
+  }
+  if (!first) {
     return std::nullopt;
   }
-  const auto first = std::ranges::min(waits_, {}, &Wait::due).due;
-  const auto left = std::chrono::ceil<std::chrono::milliseconds>(first - Clock::now());
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(*first - Clock::now());
   return std::max(left, std::chrono::milliseconds(1));
 }
 

@@ -103,12 +103,15 @@ class LockWaits {
   bool Add(uint64_t ticket, const Request& request);
   // False if it ended already: it is, or was, among the result of Retry.
   bool Drop(uint64_t ticket);
+  // Not tried until Resume, which may be called for any; keeps its place. False if it ended already.
+  bool Hold(uint64_t ticket);
+  void Resume(uint64_t ticket);
   // INTERRUPT of the request `unique`: it ends with EINTR in the next Retry.
   void Interrupt(uint64_t unique);
 
   // Tries those whose time has come, all when something changed. Oldest first, one thread at a time.
   std::vector<Ended> Retry(const std::function<FsResult<>(const Request&)>& attempt);
-  // How long until the next one is due; nothing when none waits.
+  // How long until the next one is due; nothing when there is none.
   std::optional<std::chrono::milliseconds> NextRetry() const;
 
   // A lock went, or may have.
@@ -127,9 +130,12 @@ class LockWaits {
     uint64_t ticket = 0;
     Request request;
     bool interrupted = false;
+    bool held = false;
     std::chrono::milliseconds interval = kFirstRetry;
     Clock::time_point due;
   };
+
+  Wait* FindLocked(uint64_t ticket);
 
   const size_t limit_;
   mutable std::mutex mu_;    // before the tables' own

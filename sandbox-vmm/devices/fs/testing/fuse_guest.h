@@ -30,6 +30,7 @@ class FuseGuest {
     for (uint16_t i = 0; i <= request_queues; ++i) {
       rings_.push_back({virtio::testing::FakeDriver(ram_, 64, features), *EventFd::Create()});
     }
+    after_rings_ = ram_.Allocate(0, 4096);
   }
 
   // `resume`: where every request queue goes on.
@@ -38,6 +39,24 @@ class FuseGuest {
     for (const Ring& ring : rings_) {
       WV_TRY_VOID(StartOne(device, index, ring, index == 0 ? std::nullopt : resume));
       ++index;
+    }
+    return {};
+  }
+
+  void Stop(virtio::VirtioDevice& device) {
+    for (size_t i = 0; i < rings_.size(); ++i) {
+      rings_[i].left = device.StopQueue(static_cast<uint16_t>(i));
+    }
+  }
+
+  // Every queue where it stopped, in `memory` where that is another one.
+  Result<> Resume(virtio::VirtioDevice& device,
+                  std::shared_ptr<const mem::GuestMemory> memory = nullptr) {
+    if (memory != nullptr) {
+      memory_ = std::move(memory);
+    }
+    for (size_t i = 0; i < rings_.size(); ++i) {
+      WV_TRY_VOID(StartOne(device, static_cast<uint16_t>(i), rings_[i], rings_[i].left));
     }
     return {};
   }
@@ -132,6 +151,11 @@ class FuseGuest {
 
   virtio::testing::GuestRam& ram() { return ram_; }
 
+  // Where the rings end and requests begin; a page's start.
+  mem::Gpa ram_after_rings() const { return after_rings_; }
+
+  uint64_t features() const { return rings_.front().driver.features(); }
+
   const virtio::testing::FakeInterrupt& interrupt() const { return *interrupt_; }
 
  private:
@@ -139,6 +163,7 @@ class FuseGuest {
     virtio::testing::FakeDriver driver;
     EventFd kick;
     uint64_t seen = 0;  // interrupts before the last request
+    std::optional<virtio::QueueState> left{};
   };
 
   // A back-end may signal without a reason: QEMU's does when it gets the eventfd.
@@ -165,7 +190,7 @@ class FuseGuest {
   Result<> StartOne(virtio::VirtioDevice& device, uint16_t index, const Ring& ring,
                     std::optional<virtio::QueueState> resume) {
     virtio::QueueResources resources;
-    resources.memory = ram_.memory();
+    resources.memory = memory_;
     resources.config = ring.driver.config();
     resources.kick = ring.kick.fd();
     resources.interrupt = interrupt_;
@@ -173,7 +198,9 @@ class FuseGuest {
   }
 
   virtio::testing::GuestRam ram_;
+  std::shared_ptr<const mem::GuestMemory> memory_ = ram_.memory();
   std::vector<Ring> rings_;  // 0: hiprio
+  mem::Gpa after_rings_{};
   uint16_t queue_ = 1;
   std::shared_ptr<virtio::testing::FakeInterrupt> interrupt_ =
       std::make_shared<virtio::testing::FakeInterrupt>();
