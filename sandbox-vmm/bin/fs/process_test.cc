@@ -5,8 +5,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -116,6 +118,18 @@ TEST_F(ProcessTest, ServesAndEndsWithItsFrontEnd) {
   ASSERT_TRUE(status.has_value());
   EXPECT_EQ(status->AsShell(), 0);
   process_.reset();
+}
+
+// The runtime must not wait for a front-end, which is the VMM, and not trusted.
+TEST_F(ProcessTest, ControlIsServedWhileTheFrontEndIsSlowInAMessage) {
+  ASSERT_EQ(Say("ping"), "1 ok");
+  constexpr std::array<std::byte, 4> kHalfAHeader{};
+  ASSERT_TRUE(WriteAll(socket_, kHalfAHeader));
+  std::this_thread::sleep_for(milliseconds(100));  // it has been seen
+  const auto before = std::chrono::steady_clock::now();
+  EXPECT_EQ(Say("stats").substr(0, 5), "1 ok ");
+  // The rest of a message is waited for, for 5 s.
+  EXPECT_LT(std::chrono::steady_clock::now() - before, milliseconds(2000));
 }
 
 class OptionsProcessTest : public ProcessTest {

@@ -1,15 +1,19 @@
 #include "fs/serve.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <csignal>
+#include <cstring>
 
 #include "base/event_loop.h"
 #include "base/log.h"
 #include "base/unix_socket.h"
+#include "base/worker_thread.h"
 #include "fs/confine.h"
 #include "fs/control.h"
 #include "fs/fs_device.h"
@@ -51,17 +55,41 @@ Result<std::unique_ptr<fs::FileServer>> MakeServer(const ServeOptions& options, 
   return fs::FileServer::Create(std::move(server));
 }
 
-void OnControl(EventLoop& loop, EventLoop::Token* token, FdRef socket, fs::FileServer& server) {
+// One command. False: the runtime is gone.
+bool OnControl(FdRef socket, fs::FileServer& server) {
   std::array<std::byte, kMaxCommand + 1> packet{};  // one that is too long shows
   const auto received = ReceiveMessage(socket, packet, 0);
   if (!received || received->size == 0) {
-    loop.Remove(*token);  // the runtime is gone; the front-end's end is ours
-    return;
+    return false;
   }
   const std::string_view text(reinterpret_cast<const char*>(packet.data()), received->size);
   const std::string answer = Answer(server, text);
   if (auto sent = SendMessage(socket, std::as_bytes(std::span(answer)), {}); !sent) {
     WV_WARN("answering on the control socket: {}", sent.error().message());
+  }
+  return true;
+}
+
+// True: `fd` is readable. False: to stop.
+bool Await(FdRef fd, const EventFd& stop) {
+  std::array<pollfd, 2> fds{{{stop.fd().get(), POLLIN, 0}, {fd.get(), POLLIN, 0}}};
+  while (::poll(fds.data(), fds.size(), -1) < 0) {
+    if (errno != EINTR) {
+      WV_ERROR("the control socket is served no longer: {}", strerrordesc_np(errno));
+      return false;
+    }
+  }
+  return fds[0].revents == 0;
+}
+
+// A thread's body: the front-end, which is not trusted, may keep the other one waiting for the rest of
+// a message, or for a queue to stop. Nothing is answered before the process is confined. The runtime's
+// end is not ours: the front-end's is.
+void ServeControl(FdRef socket, fs::FileServer& server, const EventFd& confined,
+                  const EventFd& stop) {
+  if (Await(confined.fd(), stop)) {
+    while (Await(socket, stop) && OnControl(socket, server)) {
+    }
   }
 }
 
@@ -96,17 +124,19 @@ Result<> Serve(ServeOptions options) {
     }
   }));
   static_cast<void>(vhost);
-  EventLoop::Token control = EventLoop::Token::kNone;
+  WV_TRY(const EventFd confined, EventFd::Create());
+  std::unique_ptr<WorkerThread> control;
   if (options.control_socket.valid()) {
-    WV_TRY(control, loop->Add(options.control_socket, EPOLLIN, [&](uint32_t /*events*/) {
-      OnControl(*loop, &control, options.control_socket, *server);
-    }));
+    WV_TRY(control, WorkerThread::Start("fs-control", [&](const EventFd& stop) {
+             ServeControl(options.control_socket, *server, confined, stop);
+           }));
   }
 #ifndef WV_SANITIZED
   // A sanitizer's run time makes calls of its own.
   WV_TRY_VOID(jail::ReportViolations());
   WV_TRY_VOID(InstallFilter(options.features));
 #endif
+  confined.Signal();
   auto ran = loop->Run();
   ::alarm(kExitSeconds);
   return ran;

@@ -1,4 +1,5 @@
 // fs/serve.h — the life of wyvern-fs: confinement, then requests until the front-end hangs up.
+// Threads: the caller's for the front-end's messages, one for the control socket, the device's pool.
 #pragma once
 
 #include <cstdint>
