@@ -181,6 +181,21 @@ TEST_F(TrackedQueueTest, UndoneChainIsNotInFlight) {
   EXPECT_EQ(PopHead(), first);
 }
 
+// Else it would be given twice.
+TEST_F(TrackedQueueTest, ChainThatTheRecordHasIsPoppedNotAdopted) {
+  Begin();
+  const uint16_t head = Submit();
+  EXPECT_EQ(PopHead(), head);
+  queue_.reset();
+  Begin();
+  EXPECT_FALSE(queue_->Adopt(std::move(held_.front())));
+  held_.clear();
+  EXPECT_EQ(PopHead(), head);
+  EXPECT_TRUE(Empty());
+  PushHead(head);
+  EXPECT_EQ(driver_.MustTakeUsed().head, head);
+}
+
 TEST_F(TrackedQueueTest, WishesOfTheDriverPassThrough) {
   Begin();
   Submit();
@@ -229,14 +244,14 @@ class DirtyRingTest : public TrackedQueueTest {
  protected:
   static constexpr uint64_t kPages = 512;  // all of GuestRam and what lies before it
 
-  void Log(std::optional<uint64_t> used_log) {
+  void Log(std::optional<uint64_t> used_log, virtio::QueueState state = {}) {
     const UniqueFd file = *MakeMemfd("log", kPages / 8);
     view_ = *Mapping::Create(kPages / 8, PROT_READ | PROT_WRITE, MAP_SHARED, file);
     Tracking tracking;
     tracking.log = *DirtyLog::Map(*file.Duplicate(), {kPages / 8, 0});
     tracking.used_log = used_log;
     tracking.logged = told_;
-    Make(std::move(tracking), 0, {});
+    Make(std::move(tracking), 0, state);
   }
 
   std::vector<uint64_t> TakeDirty() const {
@@ -265,6 +280,23 @@ TEST_F(DirtyRingTest, WritableBuffersAreMarkedWhenTheyAreGivenBack) {
   const uint64_t page = mem::Raw(out) / 4096;
   EXPECT_EQ(TakeDirty(), (std::vector<uint64_t>{page, page + 1}));
   EXPECT_EQ(told_->Drain(), 1U);
+}
+
+// A migration begins while a request waits.
+TEST_F(DirtyRingTest, AdoptedChainIsMarkedWhenItIsGivenBack) {
+  Log(std::nullopt);
+  const mem::Gpa out = ram_.Allocate(4096, 4096);
+  driver_.Build().WritableAt(out, 4096).Submit();
+  const uint16_t head = PopHead();
+  const virtio::QueueState state = queue_->state();
+  queue_.reset();
+  Log(std::nullopt, state);
+  auto chain = queue_->Adopt(std::move(held_.front()));
+  ASSERT_TRUE(chain);
+  held_.front() = *std::move(chain);
+  PushHead(head);
+  EXPECT_EQ(TakeDirty(), (std::vector<uint64_t>{mem::Raw(out) / 4096}));
+  EXPECT_EQ(driver_.MustTakeUsed().head, head);
 }
 
 TEST_F(DirtyRingTest, UsedRingIsMarkedWhereTheFrontEndSays) {
