@@ -18,7 +18,7 @@ Reply FuseClient::Raw(std::string_view request, size_t reply_bytes) {
   };
   split(in, &in_parts);
   split(out, &out_parts);
-  const uint32_t written = server_.Handle(in_parts, out_parts, &scratch_);
+  const uint32_t written = carrier_(in_parts, out_parts);
   Reply reply;
   fuse_out_header header{};
   if (written >= sizeof(header)) {

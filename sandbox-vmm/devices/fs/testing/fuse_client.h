@@ -4,8 +4,12 @@
 #pragma once
 
 #include <cstring>
+#include <functional>
+#include <memory>
+#include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "fs/file_server.h"
@@ -53,9 +57,17 @@ class Body {
   std::string bytes_;
 };
 
+// Takes a request to a server and its reply into `out`; the bytes written there.
+using Carrier = std::function<uint32_t(std::span<const iovec> request, std::span<const iovec> out)>;
+
 class FuseClient {
  public:
-  explicit FuseClient(FileServer& server) : server_(server) {}
+  explicit FuseClient(FileServer& server)
+      : carrier_([&server, scratch = std::make_shared<Scratch>()](auto request, auto out) {
+          return server.Handle(request, out, scratch.get());
+        }) {}
+
+  explicit FuseClient(Carrier carrier) : carrier_(std::move(carrier)) {}
 
   uint32_t uid = 0;
   uint32_t gid = 0;
@@ -63,6 +75,12 @@ class FuseClient {
 
   // One request with `room` bytes for the reply's payload.
   Reply Call(uint32_t opcode, uint64_t node, const Body& body, size_t room = 4096);
+
+  // As it lies there; the bytes of `out` that were written.
+  uint32_t Carry(std::span<const iovec> request, std::span<const iovec> out) {
+    return carrier_(request, out);
+  }
+
   // The bytes as they are.
   Reply Raw(std::string_view request, size_t reply_bytes);
 
@@ -99,8 +117,7 @@ class FuseClient {
   int error() const { return error_; }
 
  private:
-  FileServer& server_;
-  Scratch scratch_;
+  Carrier carrier_;
   uint64_t unique_ = 0;
   int error_ = 0;
 };
