@@ -47,6 +47,11 @@ FsResult<size_t> TransferAll(std::span<iovec> parts, off_t offset, Transfer tran
   return done;
 }
 
+bool IsDirect(int fd) {
+  const int flags = ::fcntl(fd, F_GETFL);
+  return flags >= 0 && (flags & O_DIRECT) != 0;
+}
+
 bool FitsOffset(uint64_t offset, uint64_t length) {
   return offset <= static_cast<uint64_t>(INT64_MAX) &&
          length <= static_cast<uint64_t>(INT64_MAX) - offset;
@@ -80,14 +85,27 @@ FsResult<size_t> FileServer::Write(FuseCall& call) {
   }
   // A page of a mapping goes where it belongs, whatever the file's flags say.
   const bool append = (args.flags & O_APPEND) != 0 && (args.write_flags & FUSE_WRITE_CACHE) == 0;
-  const int fd = handle->fd.get();
+  const auto write = [&](int fd) {
+    return TransferAll(call.scratch().data, static_cast<off_t>(args.offset),
+                       [fd, append](const iovec* parts, int count, off_t offset) {
+                         return ::pwritev2(fd, parts, count, offset, append ? RWF_APPEND : 0);
+                       });
+  };
+  FsResult<size_t> done = write(handle->fd.get());
+  // The last page of a mapping comes up to the file's end, through whichever of the inode's files is
+  // open for writing; one with O_DIRECT takes no such length.
+  if (!done && done.error().value == EINVAL && (args.write_flags & FUSE_WRITE_CACHE) != 0 &&
+      IsDirect(handle->fd.get())) {
+    const UniqueFd buffered(::open(DescriptorPath(handle->fd.get()).c_str(),
+                                   O_WRONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
+    if (!buffered.valid()) {
+      return LastErrno();
+    }
+    done = write(buffered.get());
+  }
+  FS_TRY(const size_t written, done);
   fuse_write_out out{};
-  FS_TRY(const size_t done, TransferAll(call.scratch().data, static_cast<off_t>(args.offset),
-                                        [fd, append](const iovec* parts, int count, off_t offset) {
-                                          return ::pwritev2(fd, parts, count, offset,
-                                                            append ? RWF_APPEND : 0);
-                                        }));
-  out.size = static_cast<uint32_t>(done);
+  out.size = static_cast<uint32_t>(written);
   return call.Reply(out);
 }
 
