@@ -1,83 +1,71 @@
-// One script on a FileServer and on a directory beside the shared one: every result, error number,
-// attribute and byte must be the same.
+// One script through the rings of an FsDevice and on a directory beside the shared one.
 #include <fcntl.h>
-#include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <linux/posix_acl.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <chrono>
-#include <cstdlib>
+#include <cerrno>
 #include <filesystem>
-#include <functional>
 #include <numeric>
-#include <optional>
-#include <sstream>
 
+#include "base/fd.h"
+#include "fs/differential/acl.h"
+#include "fs/differential/comparison.h"
 #include "fs/differential/fuse_target.h"
 #include "fs/differential/host_target.h"
-#include "fs/differential/runner.h"
-#include "fs/differential/tree.h"
+#include "fs/differential/ring_carrier.h"
+#include "fs/fs_device.h"
 
 namespace wyvern::fs::differential {
 namespace {
-
-// The numbers of the steps that a script is made of.
-using Script = std::vector<uint64_t>;
-
-struct Difference {
-  size_t position = 0;  // in the script; its size: the trees differ
-  std::string text;
-};
-
-// The target under test over a directory.
-struct Subject {
-  std::unique_ptr<FileServer> server;
-  std::unique_ptr<Target> target;
-};
-
-using MakeSubject = std::function<Subject(const std::string& directory)>;
-
-uint64_t FromEnvironment(const char* name, uint64_t otherwise) {
-  const char* value = std::getenv(name);  // NOLINT(concurrency-mt-unsafe): read only
-  return value == nullptr ? otherwise : std::strtoull(value, nullptr, 0);
-}
 
 UniqueFd OpenDirectory(const std::string& path) {
   return *Open(path, O_RDONLY | O_DIRECTORY);
 }
 
-Subject MakeServer(const std::string& directory) {
+std::unique_ptr<FileServer> MakeServer(const std::string& directory, bool acls) {
   FileServerOptions options;
   options.root = OpenDirectory(directory);
   options.features.posix_locks = true;
   options.features.flock_locks = true;
+  options.features.posix_acl = acls;
   options.inodes.resident = 16;  // most inodes are opened again by their names
-  Subject subject;
-  subject.server = *FileServer::Create(std::move(options));
-  subject.target = std::make_unique<FuseTarget>(*subject.server);
-  return subject;
+  return *FileServer::Create(std::move(options));
 }
 
-// The first line in which two descriptions of trees differ.
-std::string FirstDifference(const std::string& is, const std::string& should) {
-  std::istringstream a(is);
-  std::istringstream b(should);
-  std::string line_a;
-  std::string line_b;
-  for (;;) {
-    const bool more_a = static_cast<bool>(std::getline(a, line_a));
-    const bool more_b = static_cast<bool>(std::getline(b, line_b));
-    if (!more_a && !more_b) {
-      return "";
-    }
-    if (line_a != line_b || more_a != more_b) {
-      return "  is     " + (more_a ? line_a : "-") + "\n  should " + (more_b ? line_b : "-");
-    }
-  }
+// In this order: the last goes first.
+struct Device {
+  std::unique_ptr<FileServer> server;
+  std::unique_ptr<FsDevice> device;
+  std::shared_ptr<RingCarrier> carrier;
+};
+
+// A fake driver, the rings, the device with its threads, the server.
+MakeSubject ThroughRings(uint64_t ring_features) {
+  return [ring_features](const std::string& directory) {
+    auto made = std::make_shared<Device>();
+    made->server = MakeServer(directory, true);
+    made->device = *FsDevice::Create(*made->server, {.tag = "share", .threads = 2});
+    made->carrier = *RingCarrier::Create(*made->device, ring_features);
+    auto target = std::make_unique<FuseTarget>(
+        [carrier = made->carrier](auto request, auto out) { return carrier->Carry(request, out); });
+    EXPECT_TRUE(target->acls());
+    return Subject{std::move(made), std::move(target), {}};
+  };
+}
+
+// No ring; a session whose guest has no ACLs, and asks for none.
+Subject WithoutRings(const std::string& directory) {
+  std::shared_ptr<FileServer> server = MakeServer(directory, false);
+  auto scratch = std::make_shared<Scratch>();
+  auto target = std::make_unique<FuseTarget>([server, scratch](auto request, auto out) {
+    return server->Handle(request, out, scratch.get());
+  });
+  EXPECT_FALSE(target->acls());
+  return {std::move(server), std::move(target), {.acls = false}};
 }
 
 class DifferentialTest : public ::testing::Test {
@@ -86,9 +74,7 @@ class DifferentialTest : public ::testing::Test {
     if (::geteuid() != 0) {
       GTEST_SKIP() << "needs root: the script acts for users and makes devices";
     }
-    ::umask(0);
-    // As in the server's own process: a user of the script has one group.
-    ASSERT_EQ(::syscall(SYS_setgroups, 0, nullptr), 0);
+    ASSERT_TRUE(Comparison::Prepare());
   }
 
   void TearDown() override {
@@ -102,103 +88,47 @@ class DifferentialTest : public ::testing::Test {
     base_ = pattern;
   }
 
-  std::optional<Difference> Compare(uint64_t seed, const Script& script, const MakeSubject& make) {
-    const std::string shared = base_ + "/share";
-    const std::string beside = base_ + "/beside";
-    for (const std::string& directory : {shared, beside}) {
-      EXPECT_EQ(::mkdir(directory.c_str(), 0777), 0);
-    }
-    auto result = CompareIn(seed, script, make(shared), shared, beside);
-    for (const std::string& directory : {shared, beside}) {
-      std::filesystem::remove_all(directory);
-    }
-    return result;
+  // WYVERN_FSDIFF_DIR: another file system.
+  void UseTemporaryDirectory() {
+    const char* parent =
+        std::getenv("WYVERN_FSDIFF_DIR");  // NOLINT(concurrency-mt-unsafe): read only
+    UseDirectory(parent == nullptr ? std::filesystem::temp_directory_path().string() : parent);
   }
 
-  static std::optional<Difference> CompareIn(uint64_t seed, const Script& script, Subject subject,
-                                             const std::string& shared, const std::string& beside) {
-    HostTarget host(OpenDirectory(beside));
-    Runner under_test(*subject.target);
-    Runner reference(host);
-    for (size_t i = 0; i < script.size(); ++i) {
-      const Step step = MakeStep(seed, script[i]);
-      const std::string is = under_test.Run(step);
-      const std::string should = reference.Run(step);
-      if (is != should) {
-        return Difference{i, fmt::format("  is     {}\n  should {}", is, should)};
-      }
-    }
-    under_test.CloseAll();
-    reference.CloseAll();
-    // What the host sees, and then what the guest sees.
-    HostTarget look(OpenDirectory(shared));
-    std::string text = FirstDifference(DescribeTree(look), DescribeTree(host));
-    if (text.empty()) {
-      text = FirstDifference(DescribeTree(*subject.target), DescribeTree(host));
-    }
-    return text.empty() ? std::nullopt : std::optional(Difference{script.size(), std::move(text)});
-  }
-
-  // Takes away what the difference does not need, as far as that is done in time.
-  Script Shrink(uint64_t seed, Script script, const MakeSubject& make) {
-    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(30);
-    for (size_t chunk = script.size() / 2; chunk > 0; chunk /= 2) {
-      for (size_t at = 0; at < script.size() && std::chrono::steady_clock::now() < end;) {
-        Script shorter = script;
-        const auto first = shorter.begin() + static_cast<std::ptrdiff_t>(at);
-        shorter.erase(first,
-                      first + static_cast<std::ptrdiff_t>(std::min(chunk, shorter.size() - at)));
-        if (const auto difference = Compare(seed, shorter, make); difference) {
-          shorter.resize(std::min(shorter.size(), difference->position + 1));
-          script = std::move(shorter);
-        } else {
-          at += chunk;
-        }
-      }
-    }
-    return script;
-  }
-
-  std::string Explain(uint64_t seed, Script script, const Difference& difference,
-                      const MakeSubject& make) {
-    script.resize(std::min(script.size(), difference.position + 1));
-    std::string out = "seed " + std::to_string(seed) + " differs within its first " +
-                      std::to_string(script.size()) + " steps:\n" + difference.text +
-                      "\nThe steps it needs:\n";
-    for (const uint64_t number : Shrink(seed, std::move(script), make)) {
-      out += "  " + std::to_string(number) + " " + Describe(MakeStep(seed, number)) + "\n";
-    }
-    return out;
-  }
-
-  void ExpectNoDifference(uint64_t seed, size_t steps) {
-    Script script(steps);
-    std::iota(script.begin(), script.end(), 0);
-    if (const auto difference = Compare(seed, script, MakeServer); difference) {
-      ADD_FAILURE() << Explain(seed, script, *difference, MakeServer);
+  // Seeds of both kinds, each once with split rings and once with packed ones.
+  void RunThroughRings(uint64_t first, uint64_t seeds, uint64_t steps) {
+    for (uint64_t i = 0; i < seeds; ++i) {
+      const uint64_t format = i / 2 % 2 == 0 ? 0 : virtio::kRingPacked;
+      Comparison comparison(
+          base_, ThroughRings(format | virtio::kRingEventIdx | virtio::kRingIndirectDesc));
+      const std::string difference = comparison.Run(first + i, steps);
+      EXPECT_TRUE(difference.empty()) << difference;
     }
   }
 
   std::string base_;
 };
 
-// WYVERN_FSDIFF_STEPS, WYVERN_FSDIFF_SEED and WYVERN_FSDIFF_DIR: another script, elsewhere.
-TEST_F(DifferentialTest, ServerBehavesLikeTheDirectory) {
-  const char* parent =
-      std::getenv("WYVERN_FSDIFF_DIR");  // NOLINT(concurrency-mt-unsafe): read only
-  ASSERT_NO_FATAL_FAILURE(
-      UseDirectory(parent == nullptr ? std::filesystem::temp_directory_path().string() : parent));
-  ExpectNoDifference(FromEnvironment("WYVERN_FSDIFF_SEED", 1),
-                     FromEnvironment("WYVERN_FSDIFF_STEPS", 3000));
+// WYVERN_LONG=1: 1 000 000 steps in both.
+TEST_F(DifferentialTest, DeviceBehavesLikeTheDirectory) {
+  ASSERT_NO_FATAL_FAILURE(UseTemporaryDirectory());
+  RunThroughRings(FirstSeed(), 4, StepsOr(750, 50'000));
 }
 
-TEST_F(DifferentialTest, ServerBehavesLikeATmpfs) {
+TEST_F(DifferentialTest, DeviceBehavesLikeATmpfs) {
   if (::access("/dev/shm", W_OK) != 0) {
     GTEST_SKIP() << "no /dev/shm here";
   }
   ASSERT_NO_FATAL_FAILURE(UseDirectory("/dev/shm"));
-  for (const uint64_t seed : {2U, 3U, 4U}) {
-    ExpectNoDifference(seed, 1500);
+  RunThroughRings(FirstSeed() + 4, IsLong() ? 8 : 4, StepsOr(1000, 100'000));
+}
+
+TEST_F(DifferentialTest, SessionWithoutAclsBehavesLikeTheDirectory) {
+  ASSERT_NO_FATAL_FAILURE(UseTemporaryDirectory());
+  for (const uint64_t i : {0U, 1U}) {
+    const std::string difference =
+        Comparison(base_, WithoutRings).Run(FirstSeed() + 12 + i, StepsOr(1500, 10'000));
+    EXPECT_TRUE(difference.empty()) << difference;
   }
 }
 
@@ -236,17 +166,88 @@ class ForgetfulTarget final : public HostTarget {
 
 TEST_F(DifferentialTest, FaultIsFoundAndTheScriptMadeShort) {
   ASSERT_NO_FATAL_FAILURE(UseDirectory(std::filesystem::temp_directory_path().string()));
-  const MakeSubject make = [](const std::string& directory) {
-    Subject subject;
-    subject.target = std::make_unique<ForgetfulTarget>(OpenDirectory(directory));
-    return subject;
-  };
+  Comparison comparison(base_, [](const std::string& directory) {
+    return Subject{nullptr, std::make_unique<ForgetfulTarget>(OpenDirectory(directory)), {}};
+  });
   Script script(2000);
   std::iota(script.begin(), script.end(), 0);
-  const auto difference = Compare(1, script, make);
+  const auto difference = comparison.Compare(1, script);
   ASSERT_TRUE(difference.has_value());
   script.resize(std::min(script.size(), difference.value_or(Difference{}).position + 1));
-  EXPECT_LE(Shrink(1, script, make).size(), 6U);
+  EXPECT_LE(comparison.Shrink(1, script, std::chrono::seconds(30)).size(), 6U);
+}
+
+TEST(ScriptTest, SeedsMapOrAskForHoles) {
+  for (uint64_t i = 0; i < 2000; ++i) {
+    ASSERT_NE(MakeStep(1, i).op, Op::kSeek);
+    ASSERT_NE(MakeStep(2, i).op, Op::kMap);
+  }
+}
+
+TEST_F(DifferentialTest, PageBehindTheEndOfAMappingIsTold) {
+  ASSERT_NO_FATAL_FAILURE(UseTemporaryDirectory());
+  HostTarget host(OpenDirectory(base_));
+  Step step;
+  step.flags = O_RDWR | O_CREAT;
+  step.mode = 0600;
+  FileRef file;
+  ASSERT_EQ(host.Open(host.Root(), "f", nullptr, step, &file), 0);
+  size_t bytes = 0;
+  ASSERT_EQ(file->Write(0, std::string(5000, 'x'), &bytes), 0);
+  MappingRef mapping;
+  ASSERT_EQ(file->Map({.shared = true, .writable = true, .offset = 0, .length = 12'288}, &mapping),
+            0);
+  std::string seen;
+  EXPECT_EQ(mapping->Look(&seen), 0);
+  EXPECT_EQ(seen, std::string(5000, 'x') + std::string(3192, '\0'));
+  EXPECT_EQ(mapping->Store(4000, std::string(5000, 'y'), &bytes), 0);
+  EXPECT_EQ(bytes, 4192U);
+  ASSERT_EQ(file->Truncate(4096), 0);
+  EXPECT_EQ(mapping->Look(&seen), 0);
+  EXPECT_EQ(seen.size(), 4096U);
+}
+
+// The last page of a file is written back up to the file's end, which O_DIRECT would not take.
+TEST_F(DifferentialTest, MappingOfADirectFileIsWrittenBack) {
+  ASSERT_NO_FATAL_FAILURE(UseTemporaryDirectory());
+  const Subject subject = ThroughRings(0)(base_);
+  Step step;
+  step.flags = O_RDWR | O_CREAT | O_DIRECT;
+  step.mode = 0600;
+  FileRef file;
+  if (subject.target->Open(subject.target->Root(), "f", nullptr, step, &file) != 0) {
+    GTEST_SKIP() << "the file system under the temporary directory has no O_DIRECT";
+  }
+  ASSERT_EQ(file->Truncate(5000), 0);
+  MappingRef mapping;
+  ASSERT_EQ(file->Map({.shared = true, .writable = true, .offset = 0, .length = 8192}, &mapping),
+            0);
+  size_t stored = 0;
+  EXPECT_EQ(mapping->Store(4000, std::string(1000, 'y'), &stored), 0);
+  EXPECT_EQ(stored, 1000U);
+  EXPECT_TRUE(ReadFile(base_ + "/f")->ends_with(std::string(1000, 'y')));
+}
+
+// acl(5), "access check algorithm".
+TEST(AclTest, FirstEntryThatIsMeantDecides) {
+  struct Entry {
+    uint16_t tag;
+    uint16_t permissions;
+    uint32_t id;
+  };
+
+  constexpr uint32_t kNone = ~0U;
+  const Entry entries[] = {{ACL_USER_OBJ, 7, kNone},  {ACL_USER, 7, 1000},
+                           {ACL_GROUP_OBJ, 4, kNone}, {ACL_GROUP, 2, 50},
+                           {ACL_MASK, 3, kNone},      {ACL_OTHER, 7, kNone}};
+  const std::string acl = std::string("\2\0\0\0", 4) +
+                          std::string(reinterpret_cast<const char*>(entries), sizeof(entries));
+  EXPECT_TRUE(AclPermits(acl, 0, {1000, 1000}, 3));   // the mask leaves so much of 7
+  EXPECT_FALSE(AclPermits(acl, 0, {1000, 1000}, 4));  // and no more
+  EXPECT_TRUE(AclPermits(acl, 0, {2000, 50}, 2));
+  EXPECT_FALSE(AclPermits(acl, 0, {2000, 50}, 1));  // of a group: others' bits do not count
+  EXPECT_FALSE(AclPermits(acl, 1000, {2000, 1000}, 4));
+  EXPECT_TRUE(AclPermits(acl, 0, {2000, 1000}, 7));
 }
 
 }  // namespace

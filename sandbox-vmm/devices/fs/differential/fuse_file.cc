@@ -1,6 +1,7 @@
 #include "fs/differential/fuse_file.h"
 
 #include <fcntl.h>
+#include <linux/falloc.h>
 #include <sys/file.h>
 
 #include <array>
@@ -8,6 +9,8 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+
+#include "fs/differential/fuse_mapping.h"
 
 namespace wyvern::fs::differential {
 
@@ -45,7 +48,7 @@ char* PageData() {
 // READ and WRITE with their data apart from the rest.
 class Mover {
  public:
-  explicit Mover(FileServer& server) : server_(server) {}
+  explicit Mover(testing::FuseClient& client) : client_(client) {}
 
   int Read(uint64_t node, const fuse_read_in& in, std::string* out) {
     const std::string head = Request(FUSE_READ, node, Body().Put(in), 0);
@@ -77,12 +80,11 @@ class Mover {
     const std::array<iovec, 2> out = {
         iovec{&reply_, sizeof(reply_)},
         data_out != 0 ? iovec{PageData(), data_out} : iovec{&write_, sizeof(write_)}};
-    static thread_local Scratch scratch;
-    const uint32_t bytes = server_.Handle(in, out, &scratch);
+    const uint32_t bytes = client_.Carry(in, out);
     return bytes < sizeof(reply_) ? EIO : -reply_.error;
   }
 
-  FileServer& server_;
+  testing::FuseClient& client_;
   fuse_out_header reply_{};
   fuse_write_out write_{};
 };
@@ -117,14 +119,15 @@ FuseFile::~FuseFile() {
 }
 
 int FuseFile::Read(uint64_t offset, size_t length, std::string* out) {
-  if (!Readable()) {
-    return EBADF;
-  }
+  return Readable() ? ReadPages(offset, length, out) : EBADF;
+}
+
+int FuseFile::ReadPages(uint64_t offset, size_t length, std::string* out) {
   fuse_read_in in{};
   in.fh = open_.fh;
   in.offset = offset;
   in.size = static_cast<uint32_t>(length);
-  return Mover(server_).Read(id(), in, out);
+  return Mover(client_).Read(id(), in, out);
 }
 
 int FuseFile::Write(uint64_t offset, const std::string& data, size_t* written) {
@@ -136,7 +139,16 @@ int FuseFile::Write(uint64_t offset, const std::string& data, size_t* written) {
   in.offset = offset;
   in.size = static_cast<uint32_t>(data.size());
   in.flags = flags_;
-  return Mover(server_).Write(id(), in, data, written);
+  return Mover(client_).Write(id(), in, data, written);
+}
+
+int FuseFile::WritePages(uint64_t offset, const std::string& data, size_t* written) {
+  fuse_write_in in{};
+  in.fh = open_.fh;
+  in.offset = offset;
+  in.size = static_cast<uint32_t>(data.size());
+  in.write_flags = FUSE_WRITE_CACHE;
+  return Mover(client_).Write(id(), in, data, written);
 }
 
 int FuseFile::Truncate(uint64_t size) {
@@ -152,7 +164,10 @@ int FuseFile::Truncate(uint64_t size) {
 
 int FuseFile::Allocate(uint32_t mode, uint64_t offset, uint64_t length) {
   if (!Writable()) {
-    return EBADF;
+    // The guest's kernel looks first at the mode: a hole leaves the size as it is, and is no zeros.
+    const bool hole = (mode & FALLOC_FL_PUNCH_HOLE) != 0;
+    const bool alone = (mode & (FALLOC_FL_KEEP_SIZE | FALLOC_FL_ZERO_RANGE)) == FALLOC_FL_KEEP_SIZE;
+    return hole && !alone ? EOPNOTSUPP : EBADF;
   }
   fuse_fallocate_in in{};
   in.fh = open_.fh;
@@ -194,6 +209,21 @@ int FuseFile::Sync() {
   fuse_fsync_in in{};
   in.fh = open_.fh;
   return client_.Call(FUSE_FSYNC, id(), Body().Put(in)).error;
+}
+
+int FuseFile::SyncData() {
+  fuse_fsync_in in{};
+  in.fh = open_.fh;
+  in.fsync_flags = FUSE_FSYNC_FDATASYNC;
+  return client_.Call(FUSE_FSYNC, id(), Body().Put(in)).error;
+}
+
+int FuseFile::Map(const MapRange& range, MappingRef* out) {
+  if (!Readable() || (range.shared && range.writable && !Writable())) {
+    return EACCES;
+  }
+  *out = std::make_unique<FuseMapping>(*this, range);
+  return 0;
 }
 
 int FuseFile::GetAttributes(Attributes* out) {

@@ -1,4 +1,4 @@
-// fs/differential/fuse_file.h — nodes and open files of a FuseTarget.
+// fs/differential/fuse_file.h — nodes, open files and mappings of a FuseTarget.
 // Threads: one.
 #pragma once
 
@@ -37,9 +37,8 @@ Attributes ToAttributes(const fuse_attr& attr);
 
 class FuseFile final : public File {
  public:
-  FuseFile(testing::FuseClient& client, FileServer& server, NodeRef node, const fuse_open_out& open,
-           uint32_t flags)
-      : client_(client), server_(server), node_(std::move(node)), open_(open), flags_(flags) {}
+  FuseFile(testing::FuseClient& client, NodeRef node, const fuse_open_out& open, uint32_t flags)
+      : client_(client), node_(std::move(node)), open_(open), flags_(flags) {}
 
   // close(2): a FLUSH unless the server wants none, and when the last reference goes a RELEASE.
   ~FuseFile() override;
@@ -52,6 +51,7 @@ class FuseFile final : public File {
   int Write(uint64_t offset, const std::string& data, size_t* written) override;
   int Truncate(uint64_t size) override;
   int Allocate(uint32_t mode, uint64_t offset, uint64_t length) override;
+  int Map(const MapRange& range, MappingRef* out) override;
   int Seek(uint32_t whence, uint64_t offset, uint64_t* out) override;
   int CopyTo(File& to, uint64_t offset, uint64_t to_offset, uint64_t length,
              uint64_t* done) override;
@@ -61,6 +61,12 @@ class FuseFile final : public File {
   int GetLock(LockRange* range) override;
   int Flock(uint32_t operation) override;
 
+  // What the guest's page cache asks for, whatever the file was opened for: whole pages, and dirty
+  // ones up to the file's end.
+  int ReadPages(uint64_t offset, size_t length, std::string* out);
+  int WritePages(uint64_t offset, const std::string& data, size_t* written);
+  int SyncData();
+
  private:
   uint64_t id() const { return IdOf(node_); }
 
@@ -69,7 +75,6 @@ class FuseFile final : public File {
   fuse_lk_in ToLock(const LockRange& range) const;
 
   testing::FuseClient& client_;
-  FileServer& server_;
   const NodeRef node_;
   const fuse_open_out open_;
   const uint32_t flags_;

@@ -7,6 +7,7 @@
 
 #include <cerrno>
 
+#include "fs/differential/acl.h"
 #include "fs/differential/fuse_file.h"
 
 namespace wyvern::fs::differential {
@@ -24,13 +25,11 @@ uint32_t EncodeRdev(uint32_t major, uint32_t minor) {
 
 }  // namespace
 
-FuseTarget::FuseTarget(FileServer& server)
-    : client_(server),
-      server_(server),
+FuseTarget::FuseTarget(testing::Carrier carrier)
+    : client_(std::move(carrier)),
       root_(std::make_shared<FuseNode>(client_, FUSE_ROOT_ID, nullptr)) {
   root_->type = S_IFDIR;
-  // Without ACLs of the session: what the umask and ACLs do then is the guest kernel's.
-  client_.Init(~uint64_t{FUSE_POSIX_ACL});
+  acls_ = (client_.Init().As<fuse_init_out>().flags & FUSE_POSIX_ACL) != 0;
 }
 
 NodeRef FuseTarget::Adopt(const NodeRef& directory, const fuse_entry_out& entry) {
@@ -58,21 +57,32 @@ int FuseTarget::GetAttributes(const NodeRef& node, Attributes* out) {
   return client_.error();
 }
 
+bool FuseTarget::Permits(const NodeRef& directory, const Attributes& attributes, const User& user,
+                         uint32_t wanted) {
+  if (user.uid == 0) {
+    return true;
+  }
+  if (user.uid == attributes.uid) {
+    return (wanted & ~(attributes.mode >> 6U)) == 0;
+  }
+  std::string acl;
+  if (acls_ && (attributes.mode & S_IRWXG) != 0 &&
+      GetXattr(directory, "system.posix_acl_access", &acl) == 0) {
+    return AclPermits(acl, attributes.gid, user, wanted);
+  }
+  return (wanted & ~(attributes.mode >> (user.gid == attributes.gid ? 3U : 0U))) == 0;
+}
+
 int FuseTarget::MayMake(const NodeRef& directory, const std::string* name, const User& user) {
   constexpr uint32_t kWrite = 2;
   constexpr uint32_t kSearch = 1;
   NodeRef existing;
   const int found = name == nullptr ? ENOENT : LookUp(directory, *name, &existing);
-  uint32_t bits = 7;
-  if (user.uid != 0) {
-    Attributes attributes;
-    if (const int error = GetAttributes(directory, &attributes); error != 0) {
-      return error;
-    }
-    const unsigned shift = user.uid == attributes.uid ? 6U : user.gid == attributes.gid ? 3U : 0U;
-    bits = (attributes.mode >> shift) & 7U;
+  Attributes attributes;
+  if (const int error = GetAttributes(directory, &attributes); error != 0) {
+    return error;
   }
-  if ((bits & kSearch) == 0) {
+  if (!Permits(directory, attributes, user, kSearch)) {
     return EACCES;
   }
   if (found == 0) {
@@ -81,7 +91,21 @@ int FuseTarget::MayMake(const NodeRef& directory, const std::string* name, const
   if (found != ENOENT) {
     return found;
   }
-  return (bits & kWrite) != 0 ? 0 : EACCES;
+  return Permits(directory, attributes, user, kWrite | kSearch) ? 0 : EACCES;
+}
+
+// With ACLs the umask is the server's. Before it counts Linux (6.0 and later) takes set-group-ID away
+// from a program that somebody makes in a set-group-ID directory of a group that is not theirs.
+uint32_t FuseTarget::ModeOf(const NodeRef& directory, const Step& step) {
+  constexpr uint32_t kGroupProgram = S_ISGID | S_IXGRP;
+  uint32_t mode = step.mode;
+  Attributes attributes;
+  if (step.user.uid != 0 && (mode & kGroupProgram) == kGroupProgram &&
+      GetAttributes(directory, &attributes) == 0 && (attributes.mode & S_ISGID) != 0 &&
+      attributes.gid != step.user.gid) {
+    mode &= ~uint32_t{S_ISGID};
+  }
+  return acls_ ? mode : mode & ~(step.umask & 0777U);
 }
 
 int FuseTarget::Open(const NodeRef& directory, const std::string& name, const NodeRef& existing,
@@ -92,8 +116,7 @@ int FuseTarget::Open(const NodeRef& directory, const std::string& name, const No
     in.flags = step.flags & ~uint32_t{O_CREAT | O_EXCL};
     const Reply reply = client_.Call(FUSE_OPEN, IdOf(existing), Body().Put(in));
     if (reply.error == 0) {
-      *out = std::make_unique<FuseFile>(client_, server_, existing, reply.As<fuse_open_out>(),
-                                        step.flags);
+      *out = std::make_unique<FuseFile>(client_, existing, reply.As<fuse_open_out>(), step.flags);
     }
     return reply.error;
   }
@@ -102,14 +125,15 @@ int FuseTarget::Open(const NodeRef& directory, const std::string& name, const No
   }
   fuse_create_in in{};
   in.flags = step.flags;
-  in.mode = S_IFREG | step.mode;
+  in.mode = S_IFREG | ModeOf(directory, step);
+  in.umask = step.umask;
   client_.uid = step.user.uid;
   client_.gid = step.user.gid;
   const Reply reply = client_.Call(FUSE_CREATE, IdOf(directory), Body().Put(in).Name(name));
   client_.uid = client_.gid = 0;
   if (reply.error == 0) {
     NodeRef node = Adopt(directory, reply.As<fuse_entry_out>());
-    *out = std::make_unique<FuseFile>(client_, server_, std::move(node),
+    *out = std::make_unique<FuseFile>(client_, std::move(node),
                                       reply.As<fuse_open_out>(sizeof(fuse_entry_out)), step.flags);
   }
   return reply.error;
@@ -125,14 +149,15 @@ int FuseTarget::MakeTemporary(const NodeRef& directory, const Step& step, FileRe
   const uint32_t flags = step.flags & uint32_t{O_ACCMODE | O_EXCL | O_DIRECT | O_APPEND};
   fuse_create_in in{};
   in.flags = flags;
-  in.mode = S_IFREG | step.mode;
+  in.mode = S_IFREG | ModeOf(directory, step);
+  in.umask = step.umask;
   client_.uid = step.user.uid;
   client_.gid = step.user.gid;
   const Reply reply = client_.Call(FUSE_TMPFILE, IdOf(directory), Body().Put(in).Name("#tmp"));
   client_.uid = client_.gid = 0;
   if (reply.error == 0) {
     NodeRef node = Adopt(directory, reply.As<fuse_entry_out>());
-    *out = std::make_unique<FuseFile>(client_, server_, std::move(node),
+    *out = std::make_unique<FuseFile>(client_, std::move(node),
                                       reply.As<fuse_open_out>(sizeof(fuse_entry_out)), flags);
   }
   return reply.error;
@@ -159,7 +184,8 @@ int FuseTarget::MakeDirectory(const NodeRef& directory, const std::string& name,
     return error;
   }
   fuse_mkdir_in in{};
-  in.mode = step.mode;
+  in.mode = ModeOf(directory, step);
+  in.umask = step.umask;
   return MakeEntry(FUSE_MKDIR, directory, Body().Put(in).Name(name), step.user);
 }
 
@@ -168,7 +194,8 @@ int FuseTarget::MakeNode(const NodeRef& directory, const std::string& name, cons
     return error;
   }
   fuse_mknod_in in{};
-  in.mode = step.mode;
+  in.mode = ModeOf(directory, step);
+  in.umask = step.umask;
   in.rdev = EncodeRdev(step.major, step.minor);
   return MakeEntry(FUSE_MKNOD, directory, Body().Put(in).Name(name), step.user);
 }
@@ -265,7 +292,9 @@ int FuseTarget::SetXattr(const NodeRef& node, const std::string& name, const std
   fuse_setxattr_in in{};
   in.size = static_cast<uint32_t>(value.size());
   in.flags = flags;
-  const std::string head(reinterpret_cast<const char*>(&in), FUSE_COMPAT_SETXATTR_IN_SIZE);
+  // FUSE_SETXATTR_EXT comes with the ACLs.
+  const std::string head(reinterpret_cast<const char*>(&in),
+                         acls_ ? sizeof(in) : size_t{FUSE_COMPAT_SETXATTR_IN_SIZE});
   return client_.Call(FUSE_SETXATTR, IdOf(node), Body().Raw(head).Name(name).Raw(value)).error;
 }
 

@@ -1,4 +1,4 @@
-// fs/differential/fuse_target.h — a FileServer, by the requests that a guest's kernel makes of system
+// fs/differential/fuse_target.h — a file server, by the requests that a guest's kernel makes of system
 // calls, with the checks that it makes itself (who may create where, what a file was opened for).
 // Shape:   the names looked up last stay known to the server as in a guest's cache; the rest is
 //          forgotten.
@@ -14,8 +14,11 @@ namespace wyvern::fs::differential {
 
 class FuseTarget final : public Target {
  public:
-  // `server` is fresh and shares the directory; INIT is sent here.
-  explicit FuseTarget(FileServer& server);
+  // To a server that is fresh and shares the directory; INIT is sent here.
+  explicit FuseTarget(testing::Carrier carrier);
+
+  // The server offered POSIX ACLs: they count in what this target allows.
+  bool acls() const { return acls_; }
 
   NodeRef Root() override { return root_; }
 
@@ -48,6 +51,11 @@ class FuseTarget final : public Target {
  private:
   // Calls as the step's user, if it may make something here. EACCES, EEXIST.
   int MayMake(const NodeRef& directory, const std::string* name, const User& user);
+  bool Permits(const NodeRef& directory, const Attributes& attributes, const User& user,
+               uint32_t wanted);
+
+  // What of the step's mode a request carries.
+  uint32_t ModeOf(const NodeRef& directory, const Step& step);
   // A reply with a fuse_entry_out becomes a node.
   NodeRef Adopt(const NodeRef& directory, const fuse_entry_out& entry);
   int MakeEntry(uint32_t opcode, const NodeRef& directory, const testing::Body& body,
@@ -55,7 +63,7 @@ class FuseTarget final : public Target {
   int SetAttr(const NodeRef& node, const fuse_setattr_in& in);
 
   testing::FuseClient client_;
-  FileServer& server_;
+  bool acls_ = false;
   NodeRef root_;
   std::deque<NodeRef> cache_;
 };

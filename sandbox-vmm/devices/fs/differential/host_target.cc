@@ -15,40 +15,12 @@
 
 #include <array>
 #include <cerrno>
-#include <cstdlib>
-#include <cstring>
-#include <limits>
+
+#include "fs/differential/host_file.h"
 
 namespace wyvern::fs::differential {
 
 namespace {
-
-int ErrorOf(long result) {
-  return result < 0 ? errno : 0;
-}
-
-// Memory that O_DIRECT takes.
-class AlignedBuffer {
- public:
-  static constexpr size_t kSize = 2 << 20;
-
-  AlignedBuffer() : bytes_(static_cast<char*>(std::aligned_alloc(4096, kSize))) {}
-
-  ~AlignedBuffer() { std::free(bytes_); }
-
-  AlignedBuffer(const AlignedBuffer&) = delete;
-  AlignedBuffer& operator=(const AlignedBuffer&) = delete;
-
-  char* data() { return bytes_; }
-
- private:
-  char* bytes_;
-};
-
-char* IoBuffer() {
-  static thread_local AlignedBuffer buffer;
-  return buffer.data();
-}
 
 struct HostNode : Node {
   UniqueFd fd;  // O_PATH
@@ -62,35 +34,11 @@ int FdOf(const NodeRef& node) {
   return Host(node).fd.get();
 }
 
-// Leads to the very inode, whatever its type.
-std::string PathOf(int fd) {
-  return fmt::format("/proc/self/fd/{}", fd);
-}
-
-int ReadAttributes(int fd, Attributes* out) {
-  struct stat stat {};
-
-  if (::fstatat(fd, "", &stat, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) != 0) {
-    return errno;
-  }
-  *out = {stat.st_mode,
-          static_cast<uint32_t>(stat.st_nlink),
-          stat.st_uid,
-          stat.st_gid,
-          static_cast<uint32_t>(stat.st_blksize),
-          static_cast<uint64_t>(stat.st_size),
-          stat.st_ino,
-          major(stat.st_rdev),
-          minor(stat.st_rdev),
-          {stat.st_atim.tv_sec, stat.st_atim.tv_nsec},
-          {stat.st_mtim.tv_sec, stat.st_mtim.tv_nsec}};
-  return 0;
-}
-
-// The calling thread as a user, for one call. Raw calls: glibc's change every thread.
+// The calling thread as a user, and the process with a umask, for one call.
 class AsUser {
  public:
-  explicit AsUser(const User& user) : changed_(user.uid != 0) {
+  explicit AsUser(const User& user, uint32_t umask = 0) : changed_(user.uid != 0) {
+    ::umask(umask);
     if (changed_) {
       ::setfsgid(user.gid);
       ::setfsuid(user.uid);
@@ -98,6 +46,7 @@ class AsUser {
   }
 
   ~AsUser() {
+    ::umask(0);
     if (changed_) {
       const int error = errno;
       ::setfsuid(0);
@@ -113,91 +62,6 @@ class AsUser {
   const bool changed_;
 };
 
-class HostFile final : public File {
- public:
-  explicit HostFile(UniqueFd fd) : fd_(std::move(fd)) {}
-
-  int fd() const { return fd_.get(); }
-
-  int Read(uint64_t offset, size_t length, std::string* out) override {
-    const ssize_t bytes = ::pread(fd(), IoBuffer(), length, static_cast<off_t>(offset));
-    if (bytes < 0) {
-      return errno;
-    }
-    out->assign(IoBuffer(), static_cast<size_t>(bytes));
-    return 0;
-  }
-
-  int Write(uint64_t offset, const std::string& data, size_t* written) override {
-    std::memcpy(IoBuffer(), data.data(), data.size());
-    const ssize_t bytes = ::pwrite(fd(), IoBuffer(), data.size(), static_cast<off_t>(offset));
-    *written = bytes < 0 ? 0 : static_cast<size_t>(bytes);
-    return ErrorOf(bytes);
-  }
-
-  int Truncate(uint64_t size) override {
-    return ErrorOf(::ftruncate(fd(), static_cast<off_t>(size)));
-  }
-
-  int Allocate(uint32_t mode, uint64_t offset, uint64_t length) override {
-    return ErrorOf(::fallocate(fd(), static_cast<int>(mode), static_cast<off_t>(offset),
-                               static_cast<off_t>(length)));
-  }
-
-  int Seek(uint32_t whence, uint64_t offset, uint64_t* out) override {
-    const off_t found = ::lseek(fd(), static_cast<off_t>(offset), static_cast<int>(whence));
-    *out = found < 0 ? 0 : static_cast<uint64_t>(found);
-    return ErrorOf(found);
-  }
-
-  int CopyTo(File& to, uint64_t offset, uint64_t to_offset, uint64_t length,
-             uint64_t* done) override {
-    auto from_at = static_cast<off64_t>(offset);
-    auto to_at = static_cast<off64_t>(to_offset);
-    const ssize_t bytes =
-        ::copy_file_range(fd(), &from_at, static_cast<HostFile&>(to).fd(), &to_at, length, 0);
-    *done = bytes < 0 ? 0 : static_cast<uint64_t>(bytes);
-    return ErrorOf(bytes);
-  }
-
-  int Sync() override { return ErrorOf(::fsync(fd())); }
-
-  int GetAttributes(Attributes* out) override { return ReadAttributes(fd(), out); }
-
-  int SetLock(const LockRange& range) override {
-    struct flock lock = ToFlock(range);
-    return ErrorOf(::fcntl(fd(), range.of_the_file ? F_OFD_SETLK : F_SETLK, &lock));
-  }
-
-  int GetLock(LockRange* range) override {
-    struct flock lock = ToFlock(*range);
-    if (::fcntl(fd(), range->of_the_file ? F_OFD_GETLK : F_GETLK, &lock) != 0) {
-      return errno;
-    }
-    range->type = static_cast<uint32_t>(lock.l_type);
-    range->start = static_cast<uint64_t>(lock.l_start);
-    range->length = static_cast<uint64_t>(lock.l_len);
-    return 0;
-  }
-
-  int Flock(uint32_t operation) override {
-    return ErrorOf(::flock(fd(), static_cast<int>(operation) | LOCK_NB));
-  }
-
- private:
-  static struct flock ToFlock(const LockRange& range) {
-    struct flock lock {};
-
-    lock.l_type = static_cast<short>(range.type);
-    lock.l_whence = SEEK_SET;
-    lock.l_start = static_cast<off_t>(range.start);
-    lock.l_len = static_cast<off_t>(range.length);
-    return lock;
-  }
-
-  UniqueFd fd_;
-};
-
 int OpenNode(int directory, const std::string& name, NodeRef* out) {
   auto node = std::make_shared<HostNode>();
   node->fd = UniqueFd(::openat(directory, name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
@@ -205,7 +69,7 @@ int OpenNode(int directory, const std::string& name, NodeRef* out) {
     return errno;
   }
   Attributes attributes;
-  const int error = ReadAttributes(node->fd.get(), &attributes);
+  const int error = ReadHostAttributes(node->fd.get(), &attributes);
   node->type = attributes.mode & S_IFMT;
   *out = std::move(node);
   return error;
@@ -231,57 +95,57 @@ int HostTarget::LookUp(const NodeRef& directory, const std::string& name, NodeRe
 }
 
 int HostTarget::GetAttributes(const NodeRef& node, Attributes* out) {
-  return ReadAttributes(FdOf(node), out);
+  return ReadHostAttributes(FdOf(node), out);
 }
 
 int HostTarget::Open(const NodeRef& directory, const std::string& name, const NodeRef& /*existing*/,
                      const Step& step, FileRef* out) {
-  const AsUser user(step.user);
+  const AsUser user(step.user, step.umask);
   const int flags = static_cast<int>(step.flags) | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK;
   return Keep(UniqueFd(::openat(FdOf(directory), name.c_str(), flags, step.mode)), out);
 }
 
 int HostTarget::MakeTemporary(const NodeRef& directory, const Step& step, FileRef* out) {
-  const AsUser user(step.user);
+  const AsUser user(step.user, step.umask);
   const int flags = static_cast<int>(step.flags) & (O_ACCMODE | O_EXCL | O_DIRECT | O_APPEND);
   return Keep(UniqueFd(::openat(FdOf(directory), ".", flags | O_TMPFILE | O_CLOEXEC, step.mode)),
               out);
 }
 
 int HostTarget::LinkFile(File& file, const NodeRef& directory, const std::string& name) {
-  return ErrorOf(::linkat(AT_FDCWD, PathOf(static_cast<HostFile&>(file).fd()).c_str(),
-                          FdOf(directory), name.c_str(), AT_SYMLINK_FOLLOW));
+  return HostError(::linkat(AT_FDCWD, HostPath(static_cast<HostFile&>(file).fd()).c_str(),
+                            FdOf(directory), name.c_str(), AT_SYMLINK_FOLLOW));
 }
 
 int HostTarget::MakeDirectory(const NodeRef& directory, const std::string& name, const Step& step) {
-  const AsUser user(step.user);
-  return ErrorOf(::mkdirat(FdOf(directory), name.c_str(), step.mode));
+  const AsUser user(step.user, step.umask);
+  return HostError(::mkdirat(FdOf(directory), name.c_str(), step.mode));
 }
 
 int HostTarget::MakeNode(const NodeRef& directory, const std::string& name, const Step& step) {
-  const AsUser user(step.user);
-  return ErrorOf(
+  const AsUser user(step.user, step.umask);
+  return HostError(
       ::mknodat(FdOf(directory), name.c_str(), step.mode, makedev(step.major, step.minor)));
 }
 
 int HostTarget::MakeSymlink(const NodeRef& directory, const std::string& name, const Step& step) {
   const AsUser user(step.user);
-  return ErrorOf(::symlinkat(step.text.c_str(), FdOf(directory), name.c_str()));
+  return HostError(::symlinkat(step.text.c_str(), FdOf(directory), name.c_str()));
 }
 
 int HostTarget::Remove(const NodeRef& directory, const std::string& name, bool is_directory) {
-  return ErrorOf(::unlinkat(FdOf(directory), name.c_str(), is_directory ? AT_REMOVEDIR : 0));
+  return HostError(::unlinkat(FdOf(directory), name.c_str(), is_directory ? AT_REMOVEDIR : 0));
 }
 
 int HostTarget::Rename(const NodeRef& from, const std::string& name, const NodeRef& to,
                        const std::string& new_name, uint32_t flags) {
-  return ErrorOf(
+  return HostError(
       ::syscall(SYS_renameat2, FdOf(from), name.c_str(), FdOf(to), new_name.c_str(), flags));
 }
 
 int HostTarget::Link(const NodeRef& node, const NodeRef& directory, const std::string& name) {
-  return ErrorOf(::linkat(AT_FDCWD, PathOf(FdOf(node)).c_str(), FdOf(directory), name.c_str(),
-                          AT_SYMLINK_FOLLOW));
+  return HostError(::linkat(AT_FDCWD, HostPath(FdOf(node)).c_str(), FdOf(directory), name.c_str(),
+                            AT_SYMLINK_FOLLOW));
 }
 
 int HostTarget::ReadLink(const NodeRef& node, std::string* out) {
@@ -293,56 +157,57 @@ int HostTarget::ReadLink(const NodeRef& node, std::string* out) {
   if (length >= 0) {
     out->assign(target.data(), static_cast<size_t>(length));
   }
-  return ErrorOf(length);
+  return HostError(length);
 }
 
 int HostTarget::Truncate(const NodeRef& node, uint64_t size) {
-  return ErrorOf(::truncate(PathOf(FdOf(node)).c_str(), static_cast<off_t>(size)));
+  return HostError(::truncate(HostPath(FdOf(node)).c_str(), static_cast<off_t>(size)));
 }
 
 int HostTarget::ChangeMode(const NodeRef& node, uint32_t mode) {
-  return ErrorOf(::chmod(PathOf(FdOf(node)).c_str(), mode));
+  return HostError(::chmod(HostPath(FdOf(node)).c_str(), mode));
 }
 
 int HostTarget::ChangeOwner(const NodeRef& node, const User& owner) {
-  return ErrorOf(
+  return HostError(
       ::fchownat(FdOf(node), "", owner.uid, owner.gid, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW));
 }
 
 int HostTarget::SetTimes(const NodeRef& node, const TimeValue& atime, const TimeValue& mtime) {
   const struct timespec times[2] = {{atime.seconds, atime.nanoseconds},
                                     {mtime.seconds, mtime.nanoseconds}};
-  return ErrorOf(::utimensat(FdOf(node), "", times, AT_EMPTY_PATH));
+  return HostError(::utimensat(FdOf(node), "", times, AT_EMPTY_PATH));
 }
 
 int HostTarget::SetXattr(const NodeRef& node, const std::string& name, const std::string& value,
                          uint32_t flags) {
-  return ErrorOf(::setxattr(PathOf(FdOf(node)).c_str(), name.c_str(), value.data(), value.size(),
-                            static_cast<int>(flags)));
+  return HostError(::setxattr(HostPath(FdOf(node)).c_str(), name.c_str(), value.data(),
+                              value.size(), static_cast<int>(flags)));
 }
 
 int HostTarget::GetXattr(const NodeRef& node, const std::string& name, std::string* value) {
-  const ssize_t length = ::getxattr(PathOf(FdOf(node)).c_str(), name.c_str(), IoBuffer(), 1 << 16);
+  const ssize_t length =
+      ::getxattr(HostPath(FdOf(node)).c_str(), name.c_str(), HostBuffer(), kHostBufferBytes);
   if (length >= 0) {
-    value->assign(IoBuffer(), static_cast<size_t>(length));
+    value->assign(HostBuffer(), static_cast<size_t>(length));
   }
-  return ErrorOf(length);
+  return HostError(length);
 }
 
 int HostTarget::ListXattrs(const NodeRef& node, std::vector<std::string>* names) {
-  const ssize_t length = ::listxattr(PathOf(FdOf(node)).c_str(), IoBuffer(), 1 << 16);
+  const ssize_t length = ::listxattr(HostPath(FdOf(node)).c_str(), HostBuffer(), kHostBufferBytes);
   if (length < 0) {
     return errno;
   }
   for (ssize_t at = 0; at < length;) {
-    names->emplace_back(IoBuffer() + at);
+    names->emplace_back(HostBuffer() + at);
     at += static_cast<ssize_t>(names->back().size()) + 1;
   }
   return 0;
 }
 
 int HostTarget::RemoveXattr(const NodeRef& node, const std::string& name) {
-  return ErrorOf(::removexattr(PathOf(FdOf(node)).c_str(), name.c_str()));
+  return HostError(::removexattr(HostPath(FdOf(node)).c_str(), name.c_str()));
 }
 
 int HostTarget::List(const NodeRef& directory, size_t buffer, std::vector<DirectoryItem>* out) {
@@ -351,12 +216,12 @@ int HostTarget::List(const NodeRef& directory, size_t buffer, std::vector<Direct
     return errno;
   }
   for (;;) {
-    const ssize_t bytes = ::getdents64(fd.get(), IoBuffer(), buffer);
+    const ssize_t bytes = ::getdents64(fd.get(), HostBuffer(), buffer);
     if (bytes <= 0) {
-      return ErrorOf(bytes);
+      return HostError(bytes);
     }
     for (ssize_t at = 0; at < bytes;) {
-      const auto* entry = reinterpret_cast<const dirent64*>(IoBuffer() + at);
+      const auto* entry = reinterpret_cast<const dirent64*>(HostBuffer() + at);
       const std::string name = entry->d_name;
       if (name != "." && name != "..") {
         out->push_back({name, entry->d_type});

@@ -26,6 +26,9 @@ constexpr const char* kUsage =
     "cache), POSIX\n"
     "                ACLs (its kernel refuses them), trusted xattrs (the file server may not set "
     "them)\n"
+    "  --acls        with --guest: ACLs all the same, on a share that offers them\n"
+    "  --beside      this is the directory that a share is compared with: what a share refuses is\n"
+    "                refused\n"
     "The log of another directory is the same: compare them with diff.\n";
 
 struct Arguments {
@@ -40,11 +43,23 @@ bool ParseNumber(std::string_view text, uint64_t* out) {
   return error == std::errc() && at == text.data() + text.size();
 }
 
+bool ParseFlag(std::string_view name, wyvern::fs::differential::RunnerOptions* runner) {
+  if (name == "--guest") {
+    runner->access_times = runner->acls = runner->trusted_xattrs = false;
+  } else if (name == "--acls") {
+    runner->acls = true;
+  } else if (name == "--beside") {
+    runner->beside = true;
+  } else {
+    return false;
+  }
+  return true;
+}
+
 bool ParseArguments(int argc, char** argv, Arguments* arguments) {
   for (int i = 1; i < argc; ++i) {
     const std::string_view name = argv[i];
-    if (name == "--guest") {
-      arguments->runner = {.access_times = false, .acls = false, .trusted_xattrs = false};
+    if (ParseFlag(name, &arguments->runner)) {
       continue;
     }
     const std::string_view value = i + 1 < argc ? argv[++i] : "";

@@ -2,8 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <linux/posix_acl.h>
-#include <linux/posix_acl_xattr.h>
+#include <linux/falloc.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -11,41 +10,24 @@
 #include <cstring>
 #include <iterator>
 
+#include "fs/differential/acl.h"
+#include "fs/differential/map_step.h"
+
 namespace wyvern::fs::differential {
 
 namespace {
 
-constexpr uint64_t kDirectAlignment = 4096;
 constexpr int64_t kFirstClockTime = 1'000'000'000;  // earlier times were set, not passed
-
-uint64_t Aligned(uint64_t value) {
-  return value & ~(kDirectAlignment - 1);
-}
 
 std::string ShowTime(const TimeValue& time) {
   return time.seconds >= kFirstClockTime ? "now"
                                          : fmt::format("{}.{:09}", time.seconds, time.nanoseconds);
 }
 
-// A valid ACL that differs with the seed: owner, one user, group, mask, others.
-std::string MakeAcl(uint64_t seed) {
-  struct Entry {
-    uint16_t tag;
-    uint16_t permissions;
-    uint32_t id;
-  };
-
-  const auto bits = [seed](unsigned shift) { return static_cast<uint16_t>((seed >> shift) & 7U); };
-  const auto none = static_cast<uint32_t>(ACL_UNDEFINED_ID);
-  const Entry entries[] = {{ACL_USER_OBJ, bits(0), none},
-                           {ACL_USER, bits(3), 1000},
-                           {ACL_GROUP_OBJ, bits(6), none},
-                           {ACL_MASK, bits(9), none},
-                           {ACL_OTHER, bits(12), none}};
-  const uint32_t version = POSIX_ACL_XATTR_VERSION;
-  std::string acl(reinterpret_cast<const char*>(&version), sizeof(version));
-  acl.append(reinterpret_cast<const char*>(entries), sizeof(entries));
-  return acl;
+// Every slot that a step opens knows this of its file.
+void Note(uint32_t flags, FileRef& file) {
+  file->direct = (flags & O_DIRECT) != 0;
+  file->writable = (flags & O_ACCMODE) != O_RDONLY;
 }
 
 bool ActsOnFile(Op op) {
@@ -56,6 +38,7 @@ bool ActsOnFile(Op op) {
     case Op::kTruncateFile:
     case Op::kAllocate:
     case Op::kSeek:
+    case Op::kMap:
     case Op::kCopy:
     case Op::kSync:
     case Op::kStatFile:
@@ -153,6 +136,16 @@ std::string Runner::RunLock(const Step& step, File& file) {
                                                             range.type, range.start, range.length));
 }
 
+// README.md, "What is not, and why".
+std::string Runner::Allocate(const Step& step, File& file, uint64_t offset, uint64_t length) {
+  constexpr uint32_t kRefused =
+      FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE | FALLOC_FL_UNSHARE_RANGE;
+  if (options_.beside && (step.flags & kRefused) != 0) {
+    return ErrorOr(file.writable ? EOPNOTSUPP : EBADF);
+  }
+  return ErrorOr(file.Allocate(step.flags, offset, length));
+}
+
 std::string Runner::RunOnFile(const Step& step) {
   FileRef& slot = slots_[step.slot];
   if (slot == nullptr) {
@@ -160,7 +153,7 @@ std::string Runner::RunOnFile(const Step& step) {
   }
   File& file = *slot;
   const uint64_t offset = file.direct ? Aligned(step.offset) : step.offset;
-  const uint64_t length = file.direct ? Aligned(step.length + kDirectAlignment - 1) : step.length;
+  const uint64_t length = file.direct ? AlignedUp(step.length) : step.length;
   switch (step.op) {
     case Op::kClose:
       slot.reset();
@@ -178,12 +171,14 @@ std::string Runner::RunOnFile(const Step& step) {
     case Op::kTruncateFile:
       return ErrorOr(file.Truncate(offset));
     case Op::kAllocate:
-      return ErrorOr(file.Allocate(step.flags, offset, length));
+      return Allocate(step, file, offset, length);
     case Op::kSeek: {
       uint64_t found = 0;
       const int error = file.Seek(step.flags, step.offset, &found);
       return ErrorOr(error, std::to_string(found));
     }
+    case Op::kMap:
+      return RunMap(step, file);
     case Op::kCopy: {
       FileRef& to = slots_[step.other_slot];
       if (to == nullptr) {
@@ -228,7 +223,7 @@ std::string Runner::Open(const Step& step, const NodeRef& directory) {
   FileRef file;
   const int opened = target_.Open(directory, step.path.back(), existing, opening, &file);
   if (opened == 0) {
-    file->direct = (step.flags & O_DIRECT) != 0;
+    Note(step.flags, file);
     slots_[step.slot] = std::move(file);
   }
   return ErrorOr(opened);
@@ -243,7 +238,7 @@ std::string Runner::RunOnName(const Step& step, const NodeRef& directory) {
       FileRef file;
       const int error = target_.MakeTemporary(directory, step, &file);
       if (error == 0) {
-        file->direct = (step.flags & O_DIRECT) != 0;
+        Note(step.flags, file);
         slots_[step.slot] = std::move(file);
       }
       return ErrorOr(error);
@@ -270,12 +265,9 @@ std::string Runner::RunOnName(const Step& step, const NodeRef& directory) {
 }
 
 std::string Runner::RunXattr(const Step& step, const NodeRef& node) {
-  const bool acl = step.text == "system.posix_acl_access";
+  const bool acl = step.text.starts_with("system.posix_acl_");
   if ((acl && !options_.acls) || (step.text.starts_with("trusted.") && !options_.trusted_xattrs)) {
     return "not on this target";
-  }
-  if (acl && node->type != S_IFREG) {
-    return "no ACL of this";  // of a directory it would change who may create there
   }
   switch (step.op) {
     case Op::kSetXattr:

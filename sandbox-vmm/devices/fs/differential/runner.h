@@ -12,8 +12,11 @@
 namespace wyvern::fs::differential {
 
 struct RunnerOptions {
-  bool access_times = true;    // a guest that reads from its cache does not move them
-  bool acls = true;            // a guest's kernel refuses them on a share that was mounted without
+  bool access_times = true;  // a guest that reads from its cache does not move them
+  bool acls = true;          // a guest's kernel refuses them on a share that was mounted without
+  bool beside =
+      false;  // the directory that a share is compared with: what a share refuses by design
+              // is refused without asking
   bool trusted_xattrs = true;  // the host wants CAP_SYS_ADMIN, which wyvern-fs does not have
 };
 
@@ -32,6 +35,7 @@ class Runner {
   int Walk(const std::vector<std::string>& path, NodeRef* directory);
   int Find(const std::vector<std::string>& path, NodeRef* directory, NodeRef* node);
 
+  std::string Allocate(const Step& step, File& file, uint64_t offset, uint64_t length);
   std::string RunOnFile(const Step& step);
   std::string RunOnNode(const Step& step, const NodeRef& node);
   std::string RunOnName(const Step& step, const NodeRef& directory);

@@ -1,7 +1,6 @@
 #include "fs/differential/step.h"
 
 #include <fcntl.h>
-#include <fmt/format.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <sys/file.h>
@@ -10,9 +9,7 @@
 #include <unistd.h>
 
 #include <array>
-#include <cstring>
 #include <iterator>
-#include <string_view>
 
 namespace wyvern::fs::differential {
 
@@ -26,30 +23,52 @@ struct Share {
   unsigned weight;
 };
 
-constexpr std::array kShares = {Share{Op::kOpen, 12},         Share{Op::kClose, 3},
-                                Share{Op::kRead, 8},          Share{Op::kWrite, 10},
-                                Share{Op::kTruncate, 2},      Share{Op::kTruncateFile, 2},
-                                Share{Op::kAllocate, 3},      Share{Op::kSeek, 3},
-                                Share{Op::kCopy, 2},          Share{Op::kSync, 1},
-                                Share{Op::kTmpFile, 1},       Share{Op::kLinkFile, 1},
-                                Share{Op::kMakeDirectory, 5}, Share{Op::kRemoveDirectory, 2},
-                                Share{Op::kUnlink, 5},        Share{Op::kRename, 7},
-                                Share{Op::kLink, 3},          Share{Op::kSymlink, 2},
-                                Share{Op::kReadLink, 1},      Share{Op::kMakeNode, 3},
-                                Share{Op::kChmod, 3},         Share{Op::kChown, 2},
-                                Share{Op::kTimes, 3},         Share{Op::kSetXattr, 3},
-                                Share{Op::kGetXattr, 2},      Share{Op::kListXattr, 1},
-                                Share{Op::kRemoveXattr, 1},   Share{Op::kStat, 8},
-                                Share{Op::kStatFile, 2},      Share{Op::kList, 2},
-                                Share{Op::kStatFs, 1},        Share{Op::kLock, 4},
-                                Share{Op::kGetLock, 2},       Share{Op::kFlock, 2}};
+constexpr std::array kShares = {Share{Op::kOpen, 12},
+                                Share{Op::kClose, 3},
+                                Share{Op::kRead, 8},
+                                Share{Op::kWrite, 10},
+                                Share{Op::kTruncate, 2},
+                                Share{Op::kTruncateFile, 2},
+                                Share{Op::kAllocate, 3},
+                                Share{Op::kSeek, 2},
+                                Share{Op::kCopy, 2},
+                                Share{Op::kSync, 1},
+                                Share{Op::kTmpFile, 1},
+                                Share{Op::kLinkFile, 1},
+                                Share{Op::kMakeDirectory, 5},
+                                Share{Op::kRemoveDirectory, 2},
+                                Share{Op::kUnlink, 5},
+                                Share{Op::kRename, 7},
+                                Share{Op::kLink, 3},
+                                Share{Op::kSymlink, 2},
+                                Share{Op::kReadLink, 1},
+                                Share{Op::kMakeNode, 3},
+                                Share{Op::kChmod, 3},
+                                Share{Op::kChown, 2},
+                                Share{Op::kTimes, 3},
+                                Share{Op::kSetXattr, 5},
+                                Share{Op::kGetXattr, 2},
+                                Share{Op::kListXattr, 1},
+                                Share{Op::kRemoveXattr, 1},
+                                Share{Op::kStat, 8},
+                                Share{Op::kStatFile, 2},
+                                Share{Op::kList, 2},
+                                Share{Op::kStatFs, 1},
+                                Share{Op::kLock, 4},
+                                Share{Op::kGetLock, 2},
+                                Share{Op::kFlock, 2},
+                                Share{Op::kMap, 2}};
 
-Op PickOp(Random& random) {
+constexpr unsigned kAllShares = [] {
   unsigned total = 0;
   for (const Share& share : kShares) {
     total += share.weight;
   }
-  auto left = static_cast<unsigned>(random.Below(total));
+  return total;
+}();
+
+Op PickOp(Random& random) {
+  auto left = static_cast<unsigned>(random.Below(kAllShares));
   for (const Share& share : kShares) {
     if (left < share.weight) {
       return share.op;
@@ -158,9 +177,21 @@ TimeValue PickTime(Random& random) {
   }
 }
 
+uint32_t PickUmask(Random& random) {
+  constexpr uint32_t kMasks[] = {0, 0, 022, 027, 077};
+  return kMasks[random.Below(std::size(kMasks))];
+}
+
 std::string PickXattr(Random& random) {
-  constexpr const char* kNames[] = {"user.a",    "user.b",  "user.long-name-of-an-attribute",
-                                    "trusted.c", "bogus.d", "system.posix_acl_access"};
+  constexpr const char* kNames[] = {"user.a",
+                                    "user.b",
+                                    "user.long-name-of-an-attribute",
+                                    "trusted.c",
+                                    "bogus.d",
+                                    "system.posix_acl_access",
+                                    "system.posix_acl_access",
+                                    "system.posix_acl_default",
+                                    "system.posix_acl_default"};
   return kNames[random.Below(std::size(kNames))];
 }
 
@@ -168,12 +199,14 @@ void FillOpen(Random& random, Step* step) {
   step->slot = static_cast<unsigned>(random.Below(kSlots));
   step->flags = PickOpenFlags(random);
   step->mode = PickMode(random);
+  step->umask = PickUmask(random);
   step->user = PickUser(random);
 }
 
 void FillNode(Random& random, Step* step) {
   constexpr uint32_t kTypes[] = {S_IFREG, S_IFIFO, S_IFIFO, S_IFSOCK, S_IFCHR, S_IFBLK};
   step->mode = kTypes[random.Below(std::size(kTypes))] | PickMode(random);
+  step->umask = PickUmask(random);
   if (S_ISCHR(step->mode) || S_ISBLK(step->mode)) {
     step->major = static_cast<uint32_t>(random.Below(300));
     step->minor = static_cast<uint32_t>(random.Below(100'000));
@@ -183,13 +216,26 @@ void FillNode(Random& random, Step* step) {
 }
 
 void FillRange(Random& random, Step* step) {
-  constexpr uint32_t kModes[] = {0, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                                 FALLOC_FL_ZERO_RANGE, FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE};
+  constexpr uint32_t kModes[] = {0,
+                                 FALLOC_FL_KEEP_SIZE,
+                                 FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                 FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                 FALLOC_FL_ZERO_RANGE,
+                                 FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE,
+                                 FALLOC_FL_PUNCH_HOLE,
+                                 FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE,
+                                 FALLOC_FL_COLLAPSE_RANGE,
+                                 FALLOC_FL_INSERT_RANGE,
+                                 FALLOC_FL_UNSHARE_RANGE};
   step->offset = PickOffset(random);
   step->length = PickLength(random);
   switch (step->op) {
     case Op::kAllocate:
       step->flags = kModes[random.Below(std::size(kModes))];
+      if ((step->flags & (FALLOC_FL_COLLAPSE_RANGE | FALLOC_FL_INSERT_RANGE)) != 0) {
+        step->offset &= ~uint64_t{4095};  // else every file system refuses
+        step->length = (step->length + 4095) & ~uint64_t{4095};
+      }
       break;
     case Op::kSeek:
       step->flags = random.OneIn(2) ? SEEK_DATA : SEEK_HOLE;
@@ -201,6 +247,14 @@ void FillRange(Random& random, Step* step) {
     default:
       step->data = random.Next();
   }
+}
+
+void FillMap(Random& random, Step* step) {
+  step->offset = PickOffset(random);
+  step->length = PickLength(random);
+  step->flags = static_cast<uint32_t>(random.Below(uint64_t{2} * kMapSync));
+  step->other_offset = step->offset + random.Below(2 * step->length);  // the file's size then
+  step->data = random.Next();
 }
 
 void FillLock(Random& random, Step* step) {
@@ -225,17 +279,6 @@ void FillXattr(Random& random, Step* step) {
 
 }  // namespace
 
-const char* OpName(Op op) {
-  constexpr const char* kNames[] = {
-      "open",   "close",   "read",     "write",    "truncate",  "ftruncate",   "fallocate",
-      "lseek",  "copy",    "fsync",    "tmpfile",  "flink",     "mkdir",       "rmdir",
-      "unlink", "rename",  "link",     "symlink",  "readlink",  "mknod",       "chmod",
-      "chown",  "utimens", "setxattr", "getxattr", "listxattr", "removexattr", "stat",
-      "fstat",  "readdir", "statfs",   "lock",     "getlock",   "flock"};
-  static_assert(std::size(kNames) == static_cast<size_t>(Op::kCount));
-  return kNames[static_cast<size_t>(op)];
-}
-
 uint64_t Random::Next() {
   state_ += kGoldenRatio;
   uint64_t z = state_;
@@ -249,6 +292,9 @@ Step MakeStep(uint64_t seed, uint64_t number) {
   (void)random.Next();
   Step step;
   step.op = PickOp(random);
+  if (step.op == Op::kSeek || step.op == Op::kMap) {
+    step.op = seed % 2 == 0 ? Op::kSeek : Op::kMap;
+  }
   step.path = PickPath(random);
   step.slot = static_cast<unsigned>(random.Below(kSlots));
   switch (step.op) {
@@ -265,11 +311,15 @@ Step MakeStep(uint64_t seed, uint64_t number) {
     case Op::kTruncateFile:
       FillRange(random, &step);
       break;
+    case Op::kMap:
+      FillMap(random, &step);
+      break;
     case Op::kMakeDirectory:
       if (!random.OneIn(4)) {
         step.path.back() = PickDirectoryName(random);
       }
       step.mode = PickMode(random);
+      step.umask = PickUmask(random);
       step.user = PickUser(random);
       break;
     case Op::kMakeNode:
@@ -300,6 +350,9 @@ Step MakeStep(uint64_t seed, uint64_t number) {
     case Op::kGetXattr:
     case Op::kRemoveXattr:
       FillXattr(random, &step);
+      if (step.text == "system.posix_acl_default" && !random.OneIn(4)) {
+        step.path = {PickDirectoryName(random)};  // of what has names below it
+      }
       break;
     case Op::kList:
       step.length = uint64_t{512} << random.Below(8);
@@ -335,70 +388,6 @@ std::string MakeBytes(uint64_t seed, size_t length) {
     bytes[i] = byte == '\0' ? '0' : byte;
   }
   return bytes;
-}
-
-std::string Escape(const std::string& bytes) {
-  std::string out;
-  for (const char c : bytes) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte > ' ' && byte < 0x7f && byte != '\\') {
-      out.push_back(c);
-    } else {
-      fmt::format_to(std::back_inserter(out), "\\x{:02x}", byte);
-    }
-  }
-  return out;
-}
-
-std::string Join(const std::vector<std::string>& path) {
-  std::string out;
-  for (const std::string& name : path) {
-    // The long ones would hide the rest.
-    out += "/" + (name.size() > 16 ? fmt::format("{}*{}", name[0], name.size()) : Escape(name));
-  }
-  return out;
-}
-
-std::string Describe(const Step& step) {
-  std::string out = fmt::format("{} slot={} path={}", OpName(step.op), step.slot, Join(step.path));
-  const auto add = [&out](const char* name, uint64_t value) {
-    if (value != 0) {
-      fmt::format_to(std::back_inserter(out), " {}={:#x}", name, value);
-    }
-  };
-  if (!step.other.empty()) {
-    out += " to=" + Join(step.other);
-  }
-  add("slot2", step.other_slot);
-  add("offset", step.offset);
-  add("offset2", step.other_offset);
-  add("length", step.length);
-  add("flags", step.flags);
-  add("mode", step.mode);
-  add("major", step.major);
-  add("minor", step.minor);
-  add("uid", step.user.uid);
-  add("gid", step.user.gid);
-  if (!step.text.empty()) {
-    out += " text=" + Escape(step.text);
-  }
-  return out;
-}
-
-uint64_t HashOf(const std::string& bytes) {
-  constexpr uint64_t kPrime = 0x100000001b3ULL;
-  uint64_t hash = 0xcbf29ce484222325ULL ^ bytes.size();
-  size_t at = 0;
-  for (; at + sizeof(uint64_t) <= bytes.size(); at += sizeof(uint64_t)) {
-    uint64_t word = 0;
-    std::memcpy(&word, bytes.data() + at, sizeof(word));
-    hash = (hash ^ word) * kPrime;
-    hash ^= hash >> 29U;
-  }
-  for (; at < bytes.size(); ++at) {
-    hash = (hash ^ static_cast<unsigned char>(bytes[at])) * kPrime;
-  }
-  return hash;
 }
 
 }  // namespace wyvern::fs::differential

@@ -21,6 +21,7 @@ enum class Op : uint8_t {
   kTruncateFile,
   kAllocate,
   kSeek,
+  kMap,
   kCopy,
   kSync,
   kTmpFile,
@@ -75,6 +76,7 @@ struct Step {
   uint64_t length = 0;
   uint32_t flags = 0;  // of the system call
   uint32_t mode = 0;
+  uint32_t umask = 0;  // of who makes it
   uint32_t major = 0;
   uint32_t minor = 0;
   User user;  // who makes it; of CHOWN: the new owner
@@ -85,6 +87,13 @@ struct Step {
 };
 
 inline constexpr unsigned kSlots = 4;
+
+// Step::flags of kMap: what is done with the mapping, in this order, after a look at it.
+inline constexpr uint32_t kMapShared = 1;     // else private
+inline constexpr uint32_t kMapWritable = 2;   // and is written to
+inline constexpr uint32_t kMapFileWrite = 4;  // the file is written to while it is mapped
+inline constexpr uint32_t kMapTruncate = 8;   // and gets another size, after the mapping's write
+inline constexpr uint32_t kMapSync = 16;
 
 // splitmix64: the same on every machine.
 class Random {
@@ -102,6 +111,8 @@ class Random {
   uint64_t state_;
 };
 
+// A script of an odd seed maps files and never asks for holes, one of an even seed the other way round
+// (README.md).
 Step MakeStep(uint64_t seed, uint64_t number);
 std::vector<Step> MakeScript(uint64_t seed, uint64_t count);
 

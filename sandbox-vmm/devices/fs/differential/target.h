@@ -60,6 +60,31 @@ class Node {
 
 using NodeRef = std::shared_ptr<Node>;
 
+// What of a file is mapped, in whole pages.
+struct MapRange {
+  bool shared = false;
+  bool writable = false;
+  uint64_t offset = 0;
+  uint64_t length = 0;
+};
+
+// Part of a file in memory (mmap); unmapped by its destructor. The file must stay open.
+class Mapping {
+ public:
+  Mapping() = default;
+  virtual ~Mapping() = default;
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+
+  // The whole of it, or what lies before the page that is SIGBUS.
+  virtual int Look(std::string* out) = 0;
+  // The bytes stored: fewer where a page is SIGBUS.
+  virtual int Store(uint64_t offset, const std::string& data, size_t* stored) = 0;
+  virtual int Sync() = 0;
+};
+
+using MappingRef = std::unique_ptr<Mapping>;
+
 // An open regular file; closed by its destructor.
 class File {
  public:
@@ -73,6 +98,7 @@ class File {
   virtual int Truncate(uint64_t size) = 0;
   virtual int Allocate(uint32_t mode, uint64_t offset, uint64_t length) = 0;
   virtual int Seek(uint32_t whence, uint64_t offset, uint64_t* out) = 0;
+  virtual int Map(const MapRange& range, MappingRef* out) = 0;
   virtual int CopyTo(File& to, uint64_t offset, uint64_t to_offset, uint64_t length,
                      uint64_t* done) = 0;
   virtual int Sync() = 0;
@@ -81,7 +107,8 @@ class File {
   virtual int GetLock(LockRange* range) = 0;
   virtual int Flock(uint32_t operation) = 0;
 
-  bool direct = false;  // O_DIRECT: offsets and lengths must be aligned
+  bool direct = false;    // O_DIRECT: offsets and lengths must be aligned
+  bool writable = false;  // opened for writing
 };
 
 using FileRef = std::unique_ptr<File>;
