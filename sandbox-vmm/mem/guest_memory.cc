@@ -1,13 +1,16 @@
 #include "mem/guest_memory.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/mman.h>
+#include <sys/vfs.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <limits>
+#include <string>
 #include <utility>
 
 #include <fmt/format.h>
@@ -21,6 +24,97 @@ namespace {
 constexpr uint64_t kPageSize = 4096;
 // Guest and host addresses agree modulo this, so that KVM can map huge pages on both sides.
 constexpr uint64_t kHugePageSize = 2ULL << 20U;
+// More than any host has addresses for; sums with offsets and alignments stay below 2^64.
+constexpr uint64_t kMaxRegion = 1ULL << 62U;
+
+uint64_t AlignUp(uint64_t value, uint64_t alignment) {
+  return (value + alignment - 1) / alignment * alignment;
+}
+
+std::string Describe(const RegionSpec& spec) {
+  return fmt::format("memory region {:#x}+{:#x}", Raw(spec.start), spec.size);
+}
+
+std::vector<RegionSpec> One(RegionSpec spec) {
+  std::vector<RegionSpec> specs;
+  specs.push_back(std::move(spec));
+  return specs;
+}
+
+Result<> CheckSpec(const RegionSpec& spec) {
+  const uint64_t start = Raw(spec.start);
+  if (spec.size == 0 || spec.size % kPageSize != 0 || start % kPageSize != 0 ||
+      spec.fd_offset % kPageSize != 0 || spec.size > kMaxRegion ||
+      start > std::numeric_limits<uint64_t>::max() - spec.size) {
+    return Fail(Code::kInvalidArgument,
+                "start, size and file offset must be multiples of 4096 and fit");
+  }
+  if (!spec.fd.valid()) {
+    return {};
+  }
+  WV_TRY(const auto st, Fstat(spec.fd));
+  // Past the last page of a file an access is SIGBUS, so the file must reach into the last page.
+  const auto file_size = static_cast<uint64_t>(st.st_size < 0 ? 0 : st.st_size);
+  const uint64_t rounded = AlignUp(file_size, kPageSize);
+  if (spec.size > rounded || spec.fd_offset > rounded - spec.size) {
+    return Fail(Code::kInvalidArgument, fmt::format("its file has only {} bytes", file_size));
+  }
+  return {};
+}
+
+// Bytes of what the kernel maps as one. Memory of ours is not asked: a thread that plugs it may not
+// ask (jail/).
+Result<uint64_t> PageSizeOf(const RegionSpec& spec) {
+  if (!spec.fd.valid() || spec.guest_ram) {
+    return kPageSize;
+  }
+
+  struct statfs system {};
+
+  if (::fstatfs(spec.fd.get(), &system) != 0) {
+    return SysError("fstatfs");
+  }
+  return system.f_type == HUGETLBFS_MAGIC ? static_cast<uint64_t>(system.f_bsize) : kPageSize;
+}
+
+// What the kernel maps as one, of any of them.
+Result<uint64_t> CheckAdjacent(std::span<const RegionSpec> specs) {
+  uint64_t page = kPageSize;
+  uint64_t size = 0;
+  for (const RegionSpec& spec : specs) {
+    WV_TRY_VOID_CONTEXT(CheckSpec(spec), Describe(spec));
+    WV_TRY_CONTEXT(page, PageSizeOf(spec), Describe(spec));
+    const char* wrong = nullptr;
+    if (Raw(spec.start) - Raw(specs.front().start) != size) {
+      wrong = "does not follow the one before it";
+    } else if (spec.size > kMaxRegion - size) {
+      wrong = "is too large with those before it";
+    } else if (page != kPageSize && specs.size() > 1) {
+      wrong = "has a file of huge pages, which cannot be one of several";
+    }
+    if (wrong != nullptr) {
+      return Fail(Code::kInvalidArgument, fmt::format("{} {}", Describe(spec), wrong));
+    }
+    size += spec.size;
+  }
+  return page;
+}
+
+// Maps `length` bytes of the spec's file, or anonymous memory, over a reservation.
+Result<> MapAt(const RegionSpec& spec, std::byte* at, uint64_t length, uint64_t fd_offset) {
+  const int prot = spec.read_only ? PROT_READ : PROT_READ | PROT_WRITE;
+  const int kind = spec.fd.valid() ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
+  if (::mmap(at, length, prot, MAP_FIXED | MAP_NORESERVE | kind, spec.fd.get(),
+             static_cast<off_t>(fd_offset)) == MAP_FAILED) {
+    return SysError("mmap");
+  }
+  // Core dumps leave guest memory out. Failure only makes a dump larger.
+  (void)::madvise(at, length, MADV_DONTDUMP);
+  // Most of a start is first touches of guest memory. Whether huge pages are used is the host's decision: for a memfd,
+  // /sys/kernel/mm/transparent_hugepage/shmem_enabled must say so; failure means a kernel without them.
+  (void)::madvise(at, length, MADV_HUGEPAGE);
+  return {};
+}
 
 bool AlignedForAtomic(const std::byte* address) {
   return reinterpret_cast<uintptr_t>(address) % alignof(uint16_t) == 0;
@@ -88,59 +182,42 @@ void MappedArea::Write(uint64_t offset, std::span<const std::byte> in) {
 GuestMemory::GuestMemory() = default;
 GuestMemory::~GuestMemory() = default;
 
-Result<std::shared_ptr<const GuestMemory::Region>> GuestMemory::MapRegion(RegionSpec spec) {
-  const uint64_t start = Raw(spec.start);
-  const auto describe = [&] { return fmt::format("memory region {:#x}+{:#x}", start, spec.size); };
-  if (spec.size == 0 || spec.size % kPageSize != 0 || start % kPageSize != 0 ||
-      spec.fd_offset % kPageSize != 0 ||
-      spec.size > std::numeric_limits<uint64_t>::max() / 2 - kHugePageSize ||
-      start > std::numeric_limits<uint64_t>::max() - spec.size) {
-    return Fail(Code::kInvalidArgument,
-                describe() + ": start, size and file offset must be multiples of 4096 and fit");
-  }
-  const bool from_file = spec.fd.valid();
-  if (from_file) {
-    WV_TRY_CONTEXT(const auto st, Fstat(spec.fd), describe());
-    // Past the last page of a file an access is SIGBUS, so the file must reach into the last page.
-    const auto file_size = static_cast<uint64_t>(st.st_size < 0 ? 0 : st.st_size);
-    const uint64_t rounded = (file_size + kPageSize - 1) / kPageSize * kPageSize;
-    if (spec.size > rounded || spec.fd_offset > rounded - spec.size) {
-      return Fail(Code::kInvalidArgument,
-                  fmt::format("{}: its file has only {} bytes", describe(), file_size));
-    }
-  }
-  WV_TRY_CONTEXT(auto reservation,
-                 Mapping::Create(spec.size + kHugePageSize, PROT_NONE,
+Result<GuestMemory::RegionList> GuestMemory::MapAdjacent(std::vector<RegionSpec> specs) {
+  const uint64_t start = Raw(specs.front().start);
+  const uint64_t size = Raw(specs.back().start) + specs.back().size - start;
+  WV_TRY(const uint64_t page, CheckAdjacent(specs));
+  // The kernel takes huge pages whole: it refuses other addresses and offsets, and rounds a length up,
+  // over whatever is mapped behind it. So what is mapped begins `lead` bytes before the region.
+  const uint64_t lead = specs.front().fd_offset % page;
+  const uint64_t mapped = AlignUp(lead + size, page);
+  WV_TRY_CONTEXT(auto reserved,
+                 Mapping::Create(mapped + std::max(page, kHugePageSize), PROT_NONE,
                                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, FdRef(-1)),
-                 describe());
-  const auto host = reinterpret_cast<uintptr_t>(reservation.data());
-  std::byte* base = reservation.data() + (start - host) % kHugePageSize;
-  const int prot = spec.read_only ? PROT_READ : PROT_READ | PROT_WRITE;
-  const int flags =
-      MAP_FIXED | MAP_NORESERVE | (from_file ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS);
-  if (::mmap(base, spec.size, prot, flags, spec.fd.get(), static_cast<off_t>(spec.fd_offset)) ==
-      MAP_FAILED) {
-    return SysError("mmap of " + describe());
+                 Describe(specs.front()));
+  const auto reservation = std::make_shared<const Mapping>(std::move(reserved));
+  const auto host = reinterpret_cast<uintptr_t>(reservation->data());
+  std::byte* at = reservation->data() + (page == kPageSize ? (start - host) % kHugePageSize
+                                                           : (page - host % page) % page);
+  RegionList regions;
+  for (RegionSpec& spec : specs) {
+    const uint64_t length = AlignUp(lead + spec.size, page);
+    WV_TRY_VOID_CONTEXT(MapAt(spec, at, length, spec.fd_offset - lead), Describe(spec));
+    auto region = std::make_shared<Region>();
+    region->start = spec.start;
+    region->size = spec.size;
+    region->fd = std::move(spec.fd);
+    region->fd_offset = spec.fd_offset;
+    region->read_only = spec.read_only;
+    region->guest_ram = spec.guest_ram;
+    region->reservation = reservation;
+    region->base = at + lead;
+    regions.push_back(std::move(region));
+    at += length;
   }
-  // Core dumps leave guest memory out. Failure only makes a dump larger.
-  (void)::madvise(base, spec.size, MADV_DONTDUMP);
-  // Most of a start is first touches of guest memory. Whether huge pages are used is the host's decision: for a memfd,
-  // /sys/kernel/mm/transparent_hugepage/shmem_enabled must say so; failure means a kernel without them.
-  (void)::madvise(base, spec.size, MADV_HUGEPAGE);
-  auto region = std::make_shared<Region>();
-  region->start = spec.start;
-  region->size = spec.size;
-  region->fd = std::move(spec.fd);
-  region->fd_offset = spec.fd_offset;
-  region->read_only = spec.read_only;
-  region->guest_ram = spec.guest_ram;
-  region->reservation = std::make_shared<const Mapping>(std::move(reservation));
-  region->base = base;
-  return region;
+  return regions;
 }
 
-Result<std::shared_ptr<const GuestMemory>> GuestMemory::FromRegions(
-    std::vector<std::shared_ptr<const Region>> regions) {
+Result<std::shared_ptr<const GuestMemory>> GuestMemory::FromRegions(RegionList regions) {
   std::sort(regions.begin(), regions.end(),
             [](const auto& a, const auto& b) { return Raw(a->start) < Raw(b->start); });
   for (size_t i = 1; i < regions.size(); ++i) {
@@ -167,24 +244,24 @@ Result<std::shared_ptr<const GuestMemory>> GuestMemory::Create(std::vector<Regio
   if (regions.empty()) {
     return Fail(Code::kInvalidArgument, "guest memory needs at least one region");
   }
-  std::vector<std::shared_ptr<const Region>> mapped;
+  RegionList mapped;
   mapped.reserve(regions.size());
   for (RegionSpec& spec : regions) {
-    WV_TRY(auto region, MapRegion(std::move(spec)));
-    mapped.push_back(std::move(region));
+    WV_TRY(auto region, MapAdjacent(One(std::move(spec))));
+    mapped.push_back(std::move(region.front()));
   }
   return FromRegions(std::move(mapped));
 }
 
 Result<std::shared_ptr<const GuestMemory>> GuestMemory::WithRegion(RegionSpec region) const {
-  std::vector<std::shared_ptr<const Region>> regions = regions_;
-  WV_TRY(auto mapped, MapRegion(std::move(region)));
-  regions.push_back(std::move(mapped));
+  RegionList regions = regions_;
+  WV_TRY(auto mapped, MapAdjacent(One(std::move(region))));
+  regions.push_back(std::move(mapped.front()));
   return FromRegions(std::move(regions));
 }
 
 Result<std::shared_ptr<const GuestMemory>> GuestMemory::WithoutRegion(Gpa start) const {
-  std::vector<std::shared_ptr<const Region>> regions = regions_;
+  RegionList regions = regions_;
   if (std::erase_if(regions, [start](const auto& region) { return region->start == start; }) == 0) {
     return Fail(Code::kNotFound, fmt::format("no memory region starts at {:#x}", Raw(start)));
   }

@@ -46,12 +46,14 @@ using MemResult = tl::expected<T, MemFault>;
 
 struct RegionSpec {
   Gpa start{};
-  uint64_t size = 0;       // multiple of 4096
-  UniqueFd fd;             // memfd or file, mapped MAP_SHARED; invalid: private anonymous memory
+  uint64_t size = 0;  // multiple of 4096
+  // memfd or file, mapped MAP_SHARED; invalid: private anonymous memory. One of huge pages is mapped
+  // in whole ones, whatever part of them the region is.
+  UniqueFd fd;
   uint64_t fd_offset = 0;  // page-aligned
   bool read_only = false;  // mapped PROT_READ
-  // Memory that the guest may give back by FreeRange: anonymous, or a memfd of ours. Never an image
-  // or a file: a hole punched in it would be a hole in the file.
+  // Memory that the guest may give back by FreeRange: anonymous, or a memfd of ours without huge
+  // pages. Never an image or a file: a hole punched in it would be a hole in the file.
   bool guest_ram = false;
 };
 
@@ -149,15 +151,15 @@ class GuestMemory {
  private:
   struct Region;
   GuestMemory();
-  static Result<std::shared_ptr<const Region>> MapRegion(RegionSpec spec);
-  static Result<std::shared_ptr<const GuestMemory>> FromRegions(
-      std::vector<std::shared_ptr<const Region>> regions);
+  using RegionList = std::vector<std::shared_ptr<const Region>>;
+  static Result<RegionList> MapAdjacent(std::vector<RegionSpec> specs);
+  static Result<std::shared_ptr<const GuestMemory>> FromRegions(RegionList regions);
   const Region* Find(Gpa gpa) const;
   // Calls visit(host pointer, bytes) for each region's part of the range; faults before the first
   // call.
   template <typename Visit>
   MemResult<> ForEachPart(Gpa start, uint64_t length, bool writable, Visit visit) const;
-  std::vector<std::shared_ptr<const Region>> regions_;
+  RegionList regions_;
   std::vector<RegionInfo> infos_;
 };
 

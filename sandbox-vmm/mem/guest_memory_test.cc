@@ -1,11 +1,14 @@
 #include "mem/guest_memory.h"
 
 #include <fcntl.h>
+#include <linux/memfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <array>
+#include <cstdio>
 #include <cstring>
+#include <fstream>
 #include <limits>
 #include <string>
 #include <string_view>
@@ -158,6 +161,96 @@ TEST(GuestMemoryTest, HostAndGuestAddressAgreeModuloHugePages) {
     EXPECT_EQ(info.host_address % (2 * kMiB), Raw(info.start) % (2 * kMiB));
   }
 }
+
+// Of huge pages the kernel maps whole ones, at addresses that are multiples of them. No page is
+// touched here: the host need not have any.
+class HugePageFileTest : public ::testing::TestWithParam<unsigned> {
+ protected:
+  void SetUp() override {
+    file_ = MakeMemfd("wv-huge", 2 * page(), MFD_HUGETLB | (GetParam() << MFD_HUGE_SHIFT))
+                .value_or(UniqueFd());
+    if (!file_.valid()) {
+      GTEST_SKIP() << "this host has no huge pages of " << (page() >> 20U) << " MiB";
+    }
+  }
+
+  static uint64_t page() { return uint64_t{1} << GetParam(); }
+
+  Result<std::shared_ptr<const GuestMemory>> Map(uint64_t start, uint64_t size, uint64_t offset) {
+    RegionSpec spec = Anonymous(start, size);
+    spec.fd = *file_.Duplicate();
+    spec.fd_offset = offset;
+    return GuestMemory::Create(Specs(std::move(spec)));
+  }
+
+  struct Area {
+    uint64_t begin = 0;
+    uint64_t end = 0;
+    uint64_t offset = 0;
+  };
+
+  // Where the file is mapped in this process.
+  static std::vector<Area> Mapped() {
+    std::vector<Area> areas;
+    std::ifstream maps("/proc/self/maps");
+    for (std::string line; std::getline(maps, line);) {
+      Area area;
+      if (line.find("wv-huge") != std::string::npos &&
+          std::sscanf(line.c_str(), "%lx-%lx %*s %lx", &area.begin, &area.end, &area.offset) == 3) {
+        areas.push_back(area);
+      }
+    }
+    return areas;
+  }
+
+  // The region is mapped once, from its offset of the file on, and nothing of it is left afterwards.
+  void ExpectMapped(uint64_t start, uint64_t size, uint64_t offset) {
+    auto memory = Map(start, size, offset);
+    ASSERT_TRUE(memory.has_value()) << memory.error().message();
+    const RegionInfo info = (*memory)->regions()[0];
+    const std::vector<Area> areas = Mapped();
+    ASSERT_EQ(areas.size(), 1U);
+    EXPECT_EQ(areas[0].begin % page(), 0U);
+    EXPECT_EQ(info.host_address - areas[0].begin, offset - areas[0].offset);
+    EXPECT_LE(info.host_address + size, areas[0].end);
+    EXPECT_EQ(info.size, size);
+    EXPECT_EQ(info.fd_offset, offset);
+    memory->reset();
+    EXPECT_TRUE(Mapped().empty());
+  }
+
+  UniqueFd file_;
+};
+
+TEST_P(HugePageFileTest, WholePagesAreMappedWhereGuestAndHostAgree) {
+  ExpectMapped(0, page(), 0);
+  ExpectMapped(4 * page(), 2 * page(), 0);
+  ExpectMapped(page(), page(), page());
+  const auto memory = Map(4 * page(), page(), page());
+  ASSERT_TRUE(memory.has_value());
+  EXPECT_EQ((*memory)->regions()[0].host_address % page(), 0U);
+}
+
+TEST_P(HugePageFileTest, PartOfAPageIsMappedAndNothingBehindIt) {
+  // As QEMU's RAM above the hole for legacy devices.
+  ExpectMapped(0xc0000, page() - 0xc0000, 0xc0000);
+  ExpectMapped(0, 4096, 0);
+  ExpectMapped(0, 4096, 2 * page() - 4096);
+  ExpectMapped(page() - 4096, page() + 4096, page() - 4096);
+}
+
+TEST_P(HugePageFileTest, RegionBehindTheFilesEndIsRefused) {
+  for (const auto& memory : {Map(0, 2 * page() + 4096, 0), Map(0, 4096, 2 * page())}) {
+    ASSERT_FALSE(memory.has_value());
+    EXPECT_EQ(memory.error().code(), Code::kInvalidArgument);
+  }
+  EXPECT_TRUE(Mapped().empty());
+}
+
+INSTANTIATE_TEST_SUITE_P(Memory, HugePageFileTest, ::testing::Values(21U, 30U),
+                         [](const auto& info) {
+                           return std::to_string((uint64_t{1} << info.param) >> 20U) + "MiB";
+                         });
 
 TEST(GuestMemoryTest, WithRegionSharesTheOldRegions) {
   auto before = Make({{0, kMiB}});
