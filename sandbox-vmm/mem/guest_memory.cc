@@ -254,10 +254,18 @@ Result<std::shared_ptr<const GuestMemory>> GuestMemory::Create(std::vector<Regio
 }
 
 Result<std::shared_ptr<const GuestMemory>> GuestMemory::WithRegion(RegionSpec region) const {
-  RegionList regions = regions_;
-  WV_TRY(auto mapped, MapAdjacent(One(std::move(region))));
-  regions.push_back(std::move(mapped.front()));
-  return FromRegions(std::move(regions));
+  return WithAdjacentRegions(One(std::move(region)));
+}
+
+Result<std::shared_ptr<const GuestMemory>> GuestMemory::WithAdjacentRegions(
+    std::vector<RegionSpec> regions) const {
+  if (regions.empty()) {
+    return Fail(Code::kInvalidArgument, "no memory region to add");
+  }
+  RegionList all = regions_;
+  WV_TRY(auto mapped, MapAdjacent(std::move(regions)));
+  all.insert(all.end(), mapped.begin(), mapped.end());
+  return FromRegions(std::move(all));
 }
 
 Result<std::shared_ptr<const GuestMemory>> GuestMemory::WithoutRegion(Gpa start) const {

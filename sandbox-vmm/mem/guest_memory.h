@@ -1,7 +1,9 @@
 // mem/guest_memory.h — guest physical memory as an immutable list of regions; the one place where a
 // guest address becomes a host one.
 // Shape:   regions sorted by address, not overlapping, page-aligned. Hot-plug publishes a new
-//          GuestMemory.
+//          GuestMemory. Regions that are added together and follow each other do so in the host's
+//          addresses too: one memslot can hold them. They stay several, since each is one file, which
+//          is what a vhost-user back-end is told of.
 // Units:   Gpa is a guest physical address; sizes in bytes.
 // Errors:  MemFault for what the guest named (out of range, read-only): typed, no allocation, no
 //          text.
@@ -100,6 +102,11 @@ class GuestMemory {
   // This memory and one more region: the regions' mappings are shared, so both stay valid. Errors
   // as Create.
   Result<std::shared_ptr<const GuestMemory>> WithRegion(RegionSpec region) const;
+
+  // This memory and regions that follow each other without a gap, in guest and host addresses. All
+  // or none. Errors as Create; INVALID_ARGUMENT also: a gap, a file of huge pages among several.
+  Result<std::shared_ptr<const GuestMemory>> WithAdjacentRegions(
+      std::vector<RegionSpec> regions) const;
 
   // This memory less the region that starts at `start`: whoever holds the old list still reaches
   // it. NOT_FOUND: no region starts there. FAILED_PRECONDITION: it is the last one.

@@ -53,6 +53,21 @@ std::vector<RegionSpec> Specs(RegionSpec a) {
   return specs;
 }
 
+// A file's first page begins with its letter.
+RegionSpec FileRegion(uint64_t start, uint64_t size, char letter) {
+  RegionSpec spec = Anonymous(start, size, true);
+  spec.fd = *MakeMemfd("test", size);
+  EXPECT_EQ(::pwrite(spec.fd.get(), &letter, 1, 0), 1);
+  return spec;
+}
+
+template <typename... More>
+std::vector<RegionSpec> Specs(RegionSpec a, More... more) {
+  std::vector<RegionSpec> specs = Specs(std::move(a));
+  (specs.push_back(std::move(more)), ...);
+  return specs;
+}
+
 TEST(GuestMemoryTest, AccessPastTheEndFaultsAndChangesNothing) {
   auto memory = Make({{0, kMiB}});
   const uint64_t all_ones = kTop;
@@ -239,6 +254,15 @@ TEST_P(HugePageFileTest, PartOfAPageIsMappedAndNothingBehindIt) {
   ExpectMapped(page() - 4096, page() + 4096, page() - 4096);
 }
 
+TEST_P(HugePageFileTest, AmongSeveralRegionsItIsRefused) {
+  RegionSpec spec = Anonymous(4 * page(), page());
+  spec.fd = *file_.Duplicate();
+  const auto memory =
+      Make({{0, kMiB}})->WithAdjacentRegions(Specs(std::move(spec), Anonymous(5 * page(), 4096)));
+  ASSERT_FALSE(memory.has_value());
+  EXPECT_EQ(memory.error().code(), Code::kInvalidArgument);
+}
+
 TEST_P(HugePageFileTest, RegionBehindTheFilesEndIsRefused) {
   for (const auto& memory : {Map(0, 2 * page() + 4096, 0), Map(0, 4096, 2 * page())}) {
     ASSERT_FALSE(memory.has_value());
@@ -260,6 +284,57 @@ TEST(GuestMemoryTest, WithRegionSharesTheOldRegions) {
   EXPECT_FALSE(before->Contains(Gpa{8 * kMiB}, 1));
   EXPECT_TRUE(after->Contains(Gpa{8 * kMiB}, kMiB));
   EXPECT_EQ(before->WithRegion(Anonymous(0, 4096)).error().code(), Code::kInvalidArgument);
+}
+
+TEST(GuestMemoryTest, AdjacentRegionsFollowEachOtherOnTheHostToo) {
+  auto before = Make({{0, kMiB}});
+  auto after = *before->WithAdjacentRegions(
+      Specs(FileRegion(8 * kMiB, 4096, 'a'), Anonymous(8 * kMiB + 4096, 2 * kMiB - 4096, true),
+            FileRegion(10 * kMiB, 3 * kMiB, 'b'), FileRegion(13 * kMiB, 8192, 'c')));
+  ASSERT_EQ(after->regions().size(), 5U);
+  const std::span<const RegionInfo> added = after->regions().subspan(1);
+  for (const RegionInfo& info : added) {
+    EXPECT_EQ(info.host_address - added[0].host_address, Raw(info.start) - 8 * kMiB);
+  }
+  EXPECT_EQ(added[0].host_address % (2 * kMiB), 0U);
+  EXPECT_FALSE(added[1].fd.valid());
+  EXPECT_EQ(after->Read<char>(Gpa{8 * kMiB}).value(), 'a');
+  EXPECT_EQ(after->Read<char>(Gpa{8 * kMiB + 4096}).value(), '\0');
+  EXPECT_EQ(after->Read<char>(Gpa{10 * kMiB}).value(), 'b');
+  EXPECT_EQ(after->Read<char>(Gpa{13 * kMiB}).value(), 'c');
+  EXPECT_FALSE(after->Contains(Gpa{13 * kMiB + 8192}, 1));
+  EXPECT_FALSE(before->Contains(Gpa{8 * kMiB}, 1));
+  // What one of them is part of outlives the others.
+  auto area = after->Map(Gpa{13 * kMiB}, 64, 2, false).value();
+  after = *after->WithoutRegion(Gpa{8 * kMiB});
+  EXPECT_EQ(after->Read<char>(Gpa{10 * kMiB}).value(), 'b');
+  after.reset();
+  EXPECT_EQ(area.Load16(0), 'c');
+}
+
+TEST(GuestMemoryTest, RegionsThatAreNotAdjacentAreNotAddedTogether) {
+  auto memory = Make({{0, kMiB}});
+  const auto add = [&](auto... specs) {
+    const auto added = memory->WithAdjacentRegions(Specs(std::move(specs)...));
+    return added ? Code::kOk : added.error().code();
+  };
+  EXPECT_EQ(memory->WithAdjacentRegions({}).error().code(), Code::kInvalidArgument);
+  EXPECT_EQ(add(FileRegion(8 * kMiB, 4096, 'a'), FileRegion(8 * kMiB + 4096, 4096, 'b')),
+            Code::kOk);
+  EXPECT_EQ(add(FileRegion(8 * kMiB, 4096, 'a'), FileRegion(8 * kMiB + 8192, 4096, 'b')),
+            Code::kInvalidArgument);
+  EXPECT_EQ(add(FileRegion(8 * kMiB, 8192, 'a'), FileRegion(8 * kMiB + 4096, 4096, 'b')),
+            Code::kInvalidArgument);
+  EXPECT_EQ(add(FileRegion(8 * kMiB, 4096, 'a'), FileRegion(4 * kMiB, 4096, 'b')),
+            Code::kInvalidArgument);
+  EXPECT_EQ(add(Anonymous(8 * kMiB, 4096), Anonymous(8 * kMiB + 4096, 0)), Code::kInvalidArgument);
+  // Together as large as the address space: sums of their sizes must not wrap.
+  constexpr uint64_t kQuarter = uint64_t{1} << 62U;
+  EXPECT_EQ(add(Anonymous(8192, kQuarter), Anonymous(8192 + kQuarter, kQuarter),
+                Anonymous(8192 + 2 * kQuarter, kQuarter),
+                Anonymous(8192 + 3 * kQuarter, kQuarter - 16384)),
+            Code::kInvalidArgument);
+  EXPECT_EQ(memory->regions().size(), 1U);
 }
 
 TEST(GuestMemoryTest, WithoutRegionLeavesTheOthersAndTheOldList) {
