@@ -118,7 +118,7 @@ Result<> Attach(Stub& stub, std::chrono::milliseconds timeout,
 Result<> VmmClient::AttachPmem(const std::string& id, FdRef image) {
   pb::AttachDeviceRequest request;
   request.set_id(id);
-  WV_TRY(*request.mutable_pmem()->mutable_fd(), Donate(api::DonationKind::kImage, "image", image));
+  WV_TRY(*request.mutable_pmem()->add_fd(), Donate(api::DonationKind::kImage, "image", image));
   return Attach(*rep_->stub, rep_->timeout, request);
 }
 

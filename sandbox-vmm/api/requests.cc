@@ -25,6 +25,17 @@ bool IsPrintable(std::string_view text) {
   return std::all_of(text.begin(), text.end(), [](char c) { return c >= 0x20 && c < 0x7f; });
 }
 
+Result<DeviceSpec> ParsePmem(const vmm::v1::Pmem& pmem, DonationStore& store) {
+  if (pmem.fd().empty() || static_cast<size_t>(pmem.fd_size()) > kMaxImages) {
+    return Fail(Code::kInvalidArgument, "pmem.fd must name 1 to 16 images");
+  }
+  PmemSpec spec;
+  for (const std::string& name : pmem.fd()) {
+    WV_TRY(spec.images.emplace_back(), store.Take(DonationKind::kImage, name));
+  }
+  return spec;
+}
+
 Result<DeviceSpec> ParseVsock(const vmm::v1::Vsock& vsock) {
   if (vsock.guest_cid() < kFirstGuestCid || vsock.guest_cid() > kLastGuestCid) {
     return Fail(Code::kInvalidArgument, "vsock.guest_cid must be 3 to 4294967294");
@@ -93,10 +104,8 @@ Result<DeviceSpec> ParseDevice(const vmm::v1::AttachDeviceRequest& request, Dona
     return Fail(Code::kInvalidArgument, "a device's id is 1 to 63 printable ASCII characters");
   }
   switch (request.device_case()) {
-    case vmm::v1::AttachDeviceRequest::kPmem: {
-      WV_TRY(UniqueFd image, store.Take(DonationKind::kImage, request.pmem().fd()));
-      return PmemSpec{std::move(image)};
-    }
+    case vmm::v1::AttachDeviceRequest::kPmem:
+      return ParsePmem(request.pmem(), store);
     case vmm::v1::AttachDeviceRequest::kRng:
       return RngSpec{};
     case vmm::v1::AttachDeviceRequest::kVsock:

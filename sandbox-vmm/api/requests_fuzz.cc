@@ -10,6 +10,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   for (const auto& [kind, name] : {std::pair{api::DonationKind::kKvm, "kvm"},
                                    {api::DonationKind::kKernel, "kernel"},
                                    {api::DonationKind::kBlock, "b"},
+                                   {api::DonationKind::kImage, "i"},
+                                   {api::DonationKind::kImage, "j"},
                                    {api::DonationKind::kVhostUser, "v"}}) {
     WV_CHECK(store.Add(kind, name, UniqueFd()).has_value());
   }
@@ -26,6 +28,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
              spec.error().code() == Code::kNotFound);
     const auto* fs = spec ? std::get_if<api::VhostUserFsSpec>(&*spec) : nullptr;
     WV_CHECK(fs == nullptr || fs->dax_window <= api::kMaxDaxWindow);
+    const auto* pmem = spec ? std::get_if<api::PmemSpec>(&*spec) : nullptr;
+    WV_CHECK(pmem == nullptr || (!pmem->images.empty() && pmem->images.size() <= 2));
   }
   return 0;
 }

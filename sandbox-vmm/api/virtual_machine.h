@@ -3,11 +3,13 @@
 // Threads:   any; the implementation serialises. Events come from its own threads.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <string>
 #include <variant>
+#include <vector>
 
 #include "base/error.h"
 #include "base/fd.h"
@@ -25,8 +27,10 @@ struct MachineSpec {
   UniqueFd console;  // a console ring; invalid: output is dropped
 };
 
+inline constexpr size_t kMaxImages = 16;  // of a pmem device
+
 struct PmemSpec {
-  UniqueFd image;
+  std::vector<UniqueFd> images;  // in their order in the guest
 };
 
 struct RngSpec {};

@@ -31,6 +31,9 @@ class FakeMachine : public VirtualMachine {
     if (const auto* fs = std::get_if<VhostUserFsSpec>(&spec); fs != nullptr) {
       dax_window_ = fs->dax_window;
     }
+    if (auto* pmem = std::get_if<PmemSpec>(&spec); pmem != nullptr) {
+      images_ = std::move(pmem->images);
+    }
     return std::string("0000:00:01.0");
   }
 
@@ -61,6 +64,7 @@ class FakeMachine : public VirtualMachine {
   MachineSpec created_;
   size_t last_device_ = 99;
   uint64_t dax_window_ = 99;
+  std::vector<UniqueFd> images_;
   std::function<void(MachineEvent)> listener_;
 };
 
@@ -195,6 +199,51 @@ TEST_F(VmmServerTest, DaxWindowIsNoneOrAPowerOfTwoWithinBounds) {
     EXPECT_TRUE(status.ok()) << status.error_message();
     EXPECT_EQ(machine_.dax_window_, size);
   }
+}
+
+TEST_F(VmmServerTest, PmemTakesItsImagesInTheOrderThatTheyAreNamed) {
+  for (const uint64_t size : {1, 2, 3}) {
+    const UniqueFd image = *MakeMemfd("image", size);
+    ASSERT_TRUE(donate_->Donate(DonationKind::kImage, "i" + std::to_string(size), image));
+  }
+  vmm::v1::AttachDeviceRequest request;
+  request.set_id("pmem0");
+  for (const char* name : {"i3", "i1", "i2"}) {
+    request.mutable_pmem()->add_fd(name);
+  }
+  const grpc::Status status = Attach(request);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  ASSERT_EQ(machine_.images_.size(), 3U);
+  EXPECT_EQ(Fstat(machine_.images_[0])->st_size, 3);
+  EXPECT_EQ(Fstat(machine_.images_[1])->st_size, 1);
+  EXPECT_EQ(Fstat(machine_.images_[2])->st_size, 2);
+}
+
+TEST_F(VmmServerTest, PmemWithoutImagesWithTooManyOrUnknownOnesIsRefused) {
+  vmm::v1::AttachDeviceRequest request;
+  request.set_id("pmem0");
+  auto* pmem = request.mutable_pmem();
+  grpc::Status status = Attach(request);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(status.error_message(), "pmem.fd must name 1 to 16 images");
+  const UniqueFd image = *MakeMemfd("image", 4096);
+  ASSERT_TRUE(donate_->Donate(DonationKind::kImage, "i", image));
+  ASSERT_TRUE(donate_->Donate(DonationKind::kBlock, "b", image));
+  // One image is taken once.
+  pmem->add_fd("i");
+  pmem->add_fd("i");
+  status = Attach(request);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_NE(status.error_message().find("\"i\""), std::string::npos) << status.error_message();
+  pmem->clear_fd();
+  pmem->add_fd("b");
+  EXPECT_EQ(Attach(request).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  pmem->clear_fd();
+  for (size_t i = 0; i < kMaxImages + 1; ++i) {
+    pmem->add_fd("i");
+  }
+  EXPECT_EQ(Attach(request).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_TRUE(machine_.images_.empty());
 }
 
 TEST_F(VmmServerTest, ConnectVsockHandsTheStreamOverOrSaysThatTheGuestRefused) {

@@ -223,7 +223,8 @@ MachineCounters Machine::counters() const {
   return MachineCounters{.exits = vcpus_ ? vcpus_->exits() : ExitCounts{},
                          .mmio = mmio_.counters(),
                          .ports = ports_.counters(),
-                         .read_only_writes = read_only_writes_.load(std::memory_order_relaxed)};
+                         .read_only_writes = read_only_writes_.load(std::memory_order_relaxed),
+                         .memslots = next_slot_.load(std::memory_order_relaxed)};
 }
 
 }  // namespace wyvern::machine

@@ -69,6 +69,7 @@ struct MachineCounters {
   bus::BusCounters mmio;
   bus::BusCounters ports;
   uint64_t read_only_writes = 0;  // guest writes to read-only slots, dropped
+  uint32_t memslots = 0;          // given out: RAM, images, windows; not what is plugged
 };
 
 class Machine : private ExitHandler {
@@ -80,9 +81,9 @@ class Machine : private ExitHandler {
   Machine(const Machine&) = delete;
   Machine& operator=(const Machine&) = delete;
 
-  // Maps a file into the guest's persistent memory window, read-only, 2 MiB aligned; what is missing to 2 MiB reads as zero. Guest writes
-  // are dropped and counted.
-  Result<arch::AddressRange> MapReadOnlySlot(UniqueFd file, uint64_t size);
+  // Maps regular files into the guest's persistent memory window, read-only and one behind the other as devices::LayOutImages says, in one
+  // memslot; what no file covers reads as zero. Guest writes are dropped and counted. INVALID_ARGUMENT and RESOURCE_EXHAUSTED name the image.
+  Result<arch::AddressRange> MapReadOnlyImages(std::vector<UniqueFd> files);
 
   // The hot-plug window, for a virtio-mem device over all of it.
   arch::AddressRange hotplug_window() const { return plan_.hotplug; }
@@ -123,7 +124,6 @@ class Machine : private ExitHandler {
   Result<> MakeMemory();
   Result<> MakePci();
   Result<> AddMemslots(std::span<const mem::RegionInfo> regions);
-  Result<> PublishMemory(mem::RegionSpec region);
   Result<> UseMemory(std::shared_ptr<const mem::GuestMemory> memory);
 
   void OnPort(const kvm::Exit& exit) override;
@@ -141,7 +141,7 @@ class Machine : private ExitHandler {
   // Guards what a change of memory touches: memory_, next_slot_, next_pmem_, hotplug_file_, devices_.
   mutable std::mutex memory_mu_;
   std::shared_ptr<const mem::GuestMemory> memory_;
-  uint32_t next_slot_ = 0;
+  std::atomic<uint32_t> next_slot_{0};  // counters() reads it without the mutex
   uint64_t next_pmem_ = 0;
   UniqueFd hotplug_file_;  // the memory of all chunks
   bus::Bus mmio_;

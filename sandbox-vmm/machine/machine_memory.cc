@@ -1,6 +1,7 @@
-// Machine's memory: RAM, read-only slots, memory that is plugged and unplugged.
+// Machine's memory: RAM, read-only images, memory that is plugged and unplugged.
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #include <utility>
 
@@ -9,6 +10,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "machine/machine.h"
+#include "pmem/image_layout.h"
 #include "virtio/feature_bits.h"
 
 namespace wyvern::machine {
@@ -22,6 +24,43 @@ constexpr uint32_t kFirstChunkSlot = 256;
 
 uint64_t AlignUp(uint64_t value, uint64_t alignment) {
   return (value + alignment - 1) / alignment * alignment;
+}
+
+Result<std::vector<uint64_t>> SizesOf(std::span<const UniqueFd> files) {
+  std::vector<uint64_t> sizes;
+  for (const UniqueFd& file : files) {
+    const auto which = [&] {
+      return fmt::format("image {} of {}", sizes.size() + 1, files.size());
+    };
+    WV_TRY_CONTEXT(const auto st, Fstat(file), which());
+    if (!S_ISREG(st.st_mode)) {
+      return Fail(Code::kInvalidArgument, which() + " is not a regular file");
+    }
+    sizes.push_back(static_cast<uint64_t>(st.st_size));
+  }
+  return sizes;
+}
+
+// Of each image the pages of its file, then zeros.
+std::vector<mem::RegionSpec> ImageRegions(uint64_t start, const devices::ImageLayout& layout,
+                                          std::vector<UniqueFd> files) {
+  std::vector<mem::RegionSpec> regions;
+  for (size_t i = 0; i < files.size(); ++i) {
+    const devices::ImagePlace& place = layout.images[i];
+    const uint64_t from_file = AlignUp(place.size, kPage);
+    mem::RegionSpec& image = regions.emplace_back();
+    image.start = mem::Gpa{start + place.offset};
+    image.size = from_file;
+    image.fd = std::move(files[i]);
+    image.read_only = true;
+    if (const uint64_t rest = place.size + place.padding - from_file; rest != 0) {
+      mem::RegionSpec& zeros = regions.emplace_back();
+      zeros.start = mem::Gpa{start + place.offset + from_file};
+      zeros.size = rest;
+      zeros.read_only = true;
+    }
+  }
+  return regions;
 }
 
 // RAM that a back-end process maps too. Sealed: the back-end must not be able to shrink it under us.
@@ -170,17 +209,6 @@ Result<> Machine::AddMemslots(std::span<const mem::RegionInfo> regions) {
   return {};
 }
 
-Result<> Machine::PublishMemory(mem::RegionSpec region) {
-  const mem::Gpa start = region.start;
-  WV_TRY(auto memory, memory_->WithRegion(std::move(region)));
-  for (const mem::RegionInfo& info : memory->regions()) {
-    if (info.start == start) {
-      WV_TRY_VOID(AddMemslots(std::span(&info, 1)));
-    }
-  }
-  return UseMemory(std::move(memory));
-}
-
 Result<> Machine::UseMemory(std::shared_ptr<const mem::GuestMemory> memory) {
   memory_ = std::move(memory);
   for (const auto& [slot, transport] : devices_) {
@@ -198,36 +226,24 @@ Result<> Machine::UseMemory(std::shared_ptr<const mem::GuestMemory> memory) {
   return {};
 }
 
-Result<arch::AddressRange> Machine::MapReadOnlySlot(UniqueFd file, uint64_t size) {
+Result<arch::AddressRange> Machine::MapReadOnlyImages(std::vector<UniqueFd> files) {
   const std::lock_guard lock(memory_mu_);
-  WV_TRY_CONTEXT(const auto st, Fstat(file), "image");
-  if (size == 0 || st.st_size < 0 || size > static_cast<uint64_t>(st.st_size)) {
-    return Fail(Code::kInvalidArgument,
-                fmt::format("image: {} bytes asked for, the file has {}", size, st.st_size));
-  }
-  const uint64_t window_left = plan_.pmem.end() - next_pmem_;
-  if (size > window_left || AlignUp(size, kHugePage) > window_left) {
-    return Fail(Code::kResourceExhausted,
-                fmt::format("image: {} bytes do not fit in the {} MiB left of the guest's "
-                            "persistent memory window",
-                            size, window_left >> 20U));
-  }
-  const arch::AddressRange range{.start = next_pmem_, .size = AlignUp(size, kHugePage)};
-  const uint64_t from_file = AlignUp(size, kPage);
-  mem::RegionSpec image;
-  image.start = mem::Gpa{range.start};
-  image.size = from_file;
-  image.fd = std::move(file);
-  image.read_only = true;
-  WV_TRY_VOID_CONTEXT(PublishMemory(std::move(image)), "image");
-  if (from_file < range.size) {
-    mem::RegionSpec padding;
-    padding.start = mem::Gpa{range.start + from_file};
-    padding.size = range.size - from_file;
-    padding.read_only = true;
-    WV_TRY_VOID_CONTEXT(PublishMemory(std::move(padding)), "image");
+  WV_TRY(const std::vector<uint64_t> sizes, SizesOf(files));
+  WV_TRY(const devices::ImageLayout layout,
+         devices::LayOutImages(sizes, plan_.pmem.end() - next_pmem_));
+  const arch::AddressRange range{.start = next_pmem_, .size = layout.size};
+  WV_TRY_CONTEXT(auto memory,
+                 memory_->WithAdjacentRegions(ImageRegions(range.start, layout, std::move(files))),
+                 "images");
+  // One memslot for all of them.
+  for (mem::RegionInfo info : memory->regions()) {
+    if (mem::Raw(info.start) == range.start) {
+      info.size = range.size;
+      WV_TRY_VOID_CONTEXT(AddMemslots(std::span(&info, 1)), "images");
+    }
   }
   next_pmem_ = range.end();
+  WV_TRY_VOID_CONTEXT(UseMemory(std::move(memory)), "images");
   return range;
 }
 

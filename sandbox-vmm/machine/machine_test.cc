@@ -12,6 +12,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/endian.h"
+#include "kvm/probe.h"
 #include "loader/testing/elf_builder.h"
 #include "mem/file_window.h"
 #include "virtio/device.h"
@@ -122,18 +124,27 @@ TEST_F(MachineTest, BadFilesAreErrors) {
   EXPECT_THAT(CreateError(std::move(long_text)), HasSubstr("command line"));
 }
 
+UniqueFd Image(std::string_view contents, uint64_t size) {
+  UniqueFd file = *MakeMemfd("image", size);
+  EXPECT_EQ(::pwrite(file.get(), contents.data(), contents.size(), 0),
+            static_cast<ssize_t>(contents.size()));
+  return file;
+}
+
+template <typename... Files>
+std::vector<UniqueFd> Images(Files... files) {
+  std::vector<UniqueFd> images;
+  (images.push_back(std::move(files)), ...);
+  return images;
+}
+
 TEST_F(MachineTest, ReadOnlySlotsArePaddedAlignedAndBounded) {
   auto machine = *Machine::Create(Config({0xf4}));
-  EXPECT_FALSE(machine->MapReadOnlySlot(*MakeMemfd("image", 4096), 0).has_value());
-  EXPECT_FALSE(machine->MapReadOnlySlot(*MakeMemfd("image", 4096), 4097).has_value());
-  EXPECT_FALSE(machine->MapReadOnlySlot(*MakeMemfd("image", 1ULL << 40U), 1ULL << 40U).has_value());
-  UniqueFd image = *MakeMemfd("image", 0);
-  ASSERT_TRUE(WriteAll(image, "first image").has_value());
-  auto first = machine->MapReadOnlySlot(std::move(image), 11);
+  auto first = machine->MapReadOnlyImages(Images(Image("first image", 11)));
   ASSERT_TRUE(first.has_value()) << first.error().message();
   EXPECT_EQ(first->start % (2 * kMiB), 0U);
   EXPECT_EQ(first->size, 2 * kMiB);
-  auto second = machine->MapReadOnlySlot(*MakeMemfd("image", 4 * kMiB), 4 * kMiB);
+  auto second = machine->MapReadOnlyImages(Images(Image("", 4 * kMiB)));
   ASSERT_TRUE(second.has_value());
   EXPECT_EQ(second->start, first->end());
   const auto memory = machine->memory();
@@ -141,6 +152,146 @@ TEST_F(MachineTest, ReadOnlySlotsArePaddedAlignedAndBounded) {
   EXPECT_EQ(memory->Read<char>(mem::Gpa{first->start + 11}).value(), 0);
   EXPECT_EQ(memory->Read<char>(mem::Gpa{first->end() - 1}).value(), 0);
   EXPECT_EQ(memory->Write<char>(mem::Gpa{first->start}, 'x').error(), mem::MemFault::kReadOnly);
+}
+
+TEST_F(MachineTest, ImagesLieBehindEachOtherInOneMemslot) {
+  auto machine = *Machine::Create(Config({0xf4}));
+  const uint32_t before = machine->counters().memslots;
+  const auto range = machine->MapReadOnlyImages(
+      Images(Image("one", 4097), Image("two", 2 * kMiB), Image("three", 3 * kMiB)));
+  ASSERT_TRUE(range.has_value()) << range.error().message();
+  EXPECT_EQ(machine->counters().memslots, before + 1);
+  EXPECT_EQ(range->size, 8 * kMiB);
+  const auto memory = machine->memory();
+  const auto at = [&](uint64_t offset) { return mem::Gpa{range->start + offset}; };
+  EXPECT_EQ(memory->Read<char>(at(0)).value(), 'o');
+  EXPECT_EQ(memory->Read<char>(at(2 * kMiB)).value(), 't');
+  EXPECT_EQ(memory->Read<char>(at(2 * kMiB + 1)).value(), 'w');
+  EXPECT_EQ(memory->Read<char>(at(4 * kMiB + 1)).value(), 'h');
+  // From the first image to the end of the last padding there is no hole and nothing to write to.
+  std::vector<std::byte> all(8 * kMiB);
+  ASSERT_TRUE(memory->ReadBytes(at(0), all).has_value());
+  EXPECT_EQ(all[8192], std::byte{0});
+  EXPECT_EQ(all[8 * kMiB - 1], std::byte{0});
+  for (const uint64_t offset : {uint64_t{0}, uint64_t{8192}, 2 * kMiB, 4 * kMiB, 8 * kMiB - 1}) {
+    EXPECT_EQ(memory->Write<char>(at(offset), 'x').error(), mem::MemFault::kReadOnly) << offset;
+  }
+  EXPECT_FALSE(memory->Contains(at(8 * kMiB), 1));
+}
+
+TEST_F(MachineTest, WhatIsNoImageIsRefusedAndLeavesNothing) {
+  auto machine = *Machine::Create(Config({0xf4}));
+  const size_t regions = machine->memory()->regions().size();
+  const uint32_t memslots = machine->counters().memslots;
+  const auto refused = [&](std::vector<UniqueFd> files) {
+    const auto range = machine->MapReadOnlyImages(std::move(files));
+    return range ? "no error" : std::string(range.error().message());
+  };
+  EXPECT_THAT(refused({}), HasSubstr("1 to 16 images, not 0"));
+  EXPECT_THAT(refused(Images(Image("", 4096), Image("", 0))), HasSubstr("image 2 of 2 is empty"));
+  EXPECT_THAT(refused(Images(Image("", 4096), *Open("/dev/zero", O_RDONLY))),
+              HasSubstr("image 2 of 2 is not a regular file"));
+  EXPECT_THAT(refused(Images(*Open("/", O_RDONLY | O_DIRECTORY))), HasSubstr("not a regular file"));
+  EXPECT_THAT(refused(Images(UniqueFd())), HasSubstr("image 1 of 1"));
+  EXPECT_THAT(refused(Images(Image("", 1ULL << 40U))),
+              HasSubstr("image 1 of 1: its 1099511627776"));
+  // Each fits, but not both.
+  EXPECT_THAT(refused(Images(Image("", 12ULL << 30U), Image("", 5ULL << 30U))),
+              HasSubstr("image 2 of 2: its 5368709120 bytes do not fit in the 4096 MiB"));
+  std::vector<UniqueFd> many;
+  for (int i = 0; i < 17; ++i) {
+    many.push_back(Image("", 4096));
+  }
+  EXPECT_THAT(refused(std::move(many)), HasSubstr("1 to 16 images, not 17"));
+  EXPECT_EQ(machine->memory()->regions().size(), regions);
+  EXPECT_EQ(machine->counters().memslots, memslots);
+  EXPECT_TRUE(machine->MapReadOnlyImages(Images(Image("", 12ULL << 30U))).has_value());
+}
+
+// Page tables of a guest that reads and writes persistent memory, which is above what 32 bits reach: the 2 MiB of its code, and from 2 MiB on
+// `range`.
+void MapForGuest(const Machine& machine, arch::AddressRange range) {
+  constexpr uint64_t kTables = 0x20000;  // one of each level
+  constexpr uint64_t kDirectory = kTables + 0x2000;
+  constexpr uint64_t kWritable = 0x3;       // present, writable
+  constexpr uint64_t kWritableHuge = 0x83;  // of 2 MiB
+  constexpr uint64_t kCode = loader::testing::TestElf::kLoadAddress;
+  const auto memory = machine.memory();
+  const auto entry = [&](uint64_t table, uint64_t index, uint64_t value) {
+    ASSERT_TRUE(memory->Write(mem::Gpa{table + 8 * index}, Le64(value)).has_value());
+  };
+  entry(kTables, 0, (kTables + 0x1000) | kWritable);
+  entry(kTables + 0x1000, 0, kDirectory | kWritable);
+  entry(kDirectory, kCode / (2 * kMiB), kCode | kWritableHuge);
+  for (uint64_t i = 0; i < range.size / (2 * kMiB); ++i) {
+    entry(kDirectory, 1 + i, (range.start + i * 2 * kMiB) | kWritableHuge);
+  }
+}
+
+// Turns those page tables on, in long mode (the code stays of 32 bits); then dx is the console's port.
+// clang-format off
+#define WV_PAGING_ON                                                                        \
+  0xb8, 0x00, 0x00, 0x02, 0x00, 0x0f, 0x22, 0xd8,                    /* mov cr3, 0x20000 */ \
+  0x0f, 0x20, 0xe0, 0x83, 0xc8, 0x20, 0x0f, 0x22, 0xe0,              /* or cr4, PAE */      \
+  0xb9, 0x80, 0x00, 0x00, 0xc0, 0xb8, 0x00, 0x01, 0x00, 0x00,        /* efer: LME */        \
+  0x31, 0xd2, 0x0f, 0x30,                                            /* wrmsr */            \
+  0x0f, 0x20, 0xc0, 0x0d, 0x00, 0x00, 0x00, 0x80, 0x0f, 0x22, 0xc0,  /* or cr0, PG */       \
+  0x66, 0xba, 0xf8, 0x03                                             /* mov dx, 0x3f8 */
+// clang-format on
+// mov al, [megabytes << 20]; out dx, al
+#define WV_SAY(megabytes) 0xa0, 0x00, 0x00, (megabytes) << 4U, 0x00, 0xee
+// mov byte [megabytes << 20], 'X'
+#define WV_SPOIL(megabytes) 0xc6, 0x05, 0x00, 0x00, (megabytes) << 4U, 0x00, 0x58
+// mov al, 0xfe; out 0x64, al; hlt
+#define WV_RESET 0xb0, 0xfe, 0xe6, 0x64, 0xf4
+
+TEST_F(MachineTest, GuestReadsEachImageAndWritesNone) {
+  auto machine = *Machine::Create(
+      Config({WV_PAGING_ON, WV_SAY(2), WV_SAY(4), WV_SAY(6), WV_SPOIL(2), WV_SPOIL(4), WV_SPOIL(6),
+              WV_SPOIL(3), WV_SAY(2), WV_SAY(4), WV_SAY(6), WV_SAY(3), WV_RESET}));
+  UniqueFd one = Image("1", 4096);
+  UniqueFd two = Image("2", 2 * kMiB);
+  UniqueFd three = Image("3", 5000);
+  const auto range =
+      machine->MapReadOnlyImages(Images(*one.Duplicate(), *two.Duplicate(), *three.Duplicate()));
+  ASSERT_TRUE(range.has_value()) << range.error().message();
+  MapForGuest(*machine, *range);
+  ASSERT_TRUE(machine->Boot().has_value());
+  const Event event = AwaitEvent();
+  EXPECT_EQ(event.kind, EventKind::kReset) << event.text;
+  machine->Stop();
+  // At 3 MiB is the padding of the first image.
+  EXPECT_EQ(console_, std::string("123123\0", 7));
+  EXPECT_EQ(machine->counters().read_only_writes, 4U);
+  const auto first_byte = [](const UniqueFd& file) {
+    char byte = 0;
+    EXPECT_EQ(::pread(file.get(), &byte, 1, 0), 1);
+    return byte;
+  };
+  EXPECT_EQ(first_byte(one), '1');
+  EXPECT_EQ(first_byte(two), '2');
+  EXPECT_EQ(first_byte(three), '3');
+}
+
+TEST_F(MachineTest, ImageThatIsCutShortEndsTheGuestWithAReason) {
+  if (kvm::ProbeKvm("/dev/kvm", std::chrono::milliseconds(500)).verdict !=
+      kvm::KvmVerdict::kWorks) {
+    GTEST_SKIP() << "this KVM interprets the guest: to it memory that is not there is MMIO";
+  }
+  auto machine = *Machine::Create(
+      Config({WV_PAGING_ON, WV_SAY(2), WV_SAY(6), WV_SAY(4), WV_SAY(6), WV_RESET}));
+  UniqueFd two = Image("2", 2 * kMiB);
+  const auto range =
+      machine->MapReadOnlyImages(Images(Image("1", 4096), *two.Duplicate(), Image("3", 5000)));
+  ASSERT_TRUE(range.has_value()) << range.error().message();
+  MapForGuest(*machine, *range);
+  ASSERT_EQ(::ftruncate(two.get(), 0), 0);
+  ASSERT_TRUE(machine->Boot().has_value());
+  const Event event = AwaitEvent();
+  EXPECT_EQ(event.kind, EventKind::kFault);
+  EXPECT_THAT(event.text, HasSubstr("memory that the host does not have"));
+  machine->Stop();
+  EXPECT_EQ(console_, "13");  // its neighbours are there
 }
 
 TEST_F(MachineTest, SharedMemoryIsOneSealedFile) {

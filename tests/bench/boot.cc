@@ -100,7 +100,7 @@ Result<> Guest::AttachImage() {
   pb::AttachDeviceRequest request;
   request.set_id("root");
   WV_TRY(const UniqueFd image, Open(options_.image, O_RDONLY));
-  WV_TRY(*request.mutable_pmem()->mutable_fd(), vmm_->Donate(api::DonationKind::kImage, image));
+  WV_TRY(*request.mutable_pmem()->add_fd(), vmm_->Donate(api::DonationKind::kImage, image));
   return vmm_->Attach(request);
 }
 

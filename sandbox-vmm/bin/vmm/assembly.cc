@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "blk/blk_device.h"
 #include "jail/filter.h"
+#include "pmem/image_layout.h"
 #include "pmem/pmem_device.h"
 #include "rng/rng_device.h"
 #include "vhost_user/frontend.h"
@@ -18,7 +19,6 @@ namespace wyvern::vmm {
 namespace {
 
 constexpr std::chrono::seconds kVsockConnectTimeout(10);
-constexpr uint64_t kPmemGranule = 2ULL << 20U;
 // Block devices beyond these use a thread pool: no ring can be made once the filter is in force.
 constexpr size_t kRings = 4;
 // Each takes up to 16,385 of the 65,530 mappings that a process has (SharedMappings::kMaxMappings).
@@ -137,13 +137,8 @@ Result<std::unique_ptr<virtio::VirtioDevice>> Assembly::MakeDevice(const std::st
 
 Result<std::unique_ptr<virtio::VirtioDevice>> Assembly::Make(const std::string& id,
                                                              api::PmemSpec spec) {
-  WV_TRY(const struct stat info, Fstat(spec.image));
-  if (info.st_size == 0) {
-    return Fail(Code::kInvalidArgument, "the image is empty");
-  }
-  const auto size = static_cast<uint64_t>(info.st_size);
-  WV_TRY(const arch::AddressRange range, machine_->MapReadOnlySlot(std::move(spec.image), size));
-  WV_CHECK(range.size % kPmemGranule == 0);
+  static_assert(api::kMaxImages == devices::kMaxImages);
+  WV_TRY(const arch::AddressRange range, machine_->MapReadOnlyImages(std::move(spec.images)));
   return devices::PmemDevice::Create(WorkerFor(id),
                                      {.start = mem::Gpa{range.start}, .size = range.size});
 }

@@ -78,6 +78,29 @@ TEST_F(AssemblyTest, WindowOfADeviceThatDidNotComeUpIsGivenBack) {
   }
 }
 
+TEST_F(AssemblyTest, ImagesThatAreNoneAreNamedAndNotAttached) {
+  const auto attach = [&](std::initializer_list<uint64_t> sizes, UniqueFd more = UniqueFd()) {
+    api::PmemSpec spec;
+    for (const uint64_t size : sizes) {
+      spec.images.push_back(*MakeMemfd("image", size));
+    }
+    if (more.valid()) {
+      spec.images.push_back(std::move(more));
+    }
+    const auto attached = assembly_.Attach("images", std::move(spec));
+    return attached ? std::string(*attached) : attached.error().message();
+  };
+  EXPECT_EQ(attach({}), "device images: persistent memory holds 1 to 16 images, not 0");
+  EXPECT_EQ(attach({4096, 0, 4096}), "device images: image 2 of 3 is empty");
+  EXPECT_EQ(attach({4096}, *Open("/dev/null", O_RDONLY)),
+            "device images: image 2 of 2 is not a regular file");
+  EXPECT_EQ(
+      attach({4096, 16ULL << 30U}),
+      "device images: image 2 of 2: its 17179869184 bytes do not fit in the 16382 MiB left of "
+      "the guest's persistent memory window");
+  EXPECT_EQ(attach({1, 4097, 2 << 20U}), "0000:00:01.0");
+}
+
 // How a child ends that does this in a thread of this kind: 0 if it could.
 int InThread(jail::ThreadKind kind, const std::function<bool()>& body) {
   const pid_t child = fork();

@@ -2,7 +2,8 @@
 // Shape:   each image begins at a multiple of kImageAlign from the start of the range, so that the
 //          guest can map it with huge pages, and is padded to the next one; padding reads as zero.
 //          Whoever maps the range (a memslot) keeps to this, and the guest finds an image by its
-//          offset (device mapper's linear target, a loop device, fsoffset).
+//          offset: as a partition whose table is an image of its own before it, as an extra device of
+//          an EROFS by its mapped block, or by a loop device.
 // Units:   bytes.
 #pragma once
 
@@ -16,6 +17,10 @@ namespace wyvern::devices {
 
 inline constexpr uint64_t kImageAlign = uint64_t{2} << 20;
 
+// Each is two regions of guest memory at most, and a file and a region of every back-end of
+// vhost-user and vhost-net: those take 64 with RAM and what is plugged.
+inline constexpr size_t kMaxImages = 16;
+
 struct ImagePlace {
   uint64_t offset = 0;
   uint64_t size = 0;     // of the image
@@ -27,8 +32,8 @@ struct ImageLayout {
   uint64_t size = 0;  // of all, a multiple of kImageAlign
 };
 
-// In the order given. INVALID_ARGUMENT: no image, or an empty one. OUT_OF_RANGE: more than `limit`
-// bytes in all.
+// In the order given. INVALID_ARGUMENT: no image, too many, or an empty one. RESOURCE_EXHAUSTED: more
+// than `limit` bytes in all.
 Result<ImageLayout> LayOutImages(std::span<const uint64_t> sizes, uint64_t limit);
 
 }  // namespace wyvern::devices

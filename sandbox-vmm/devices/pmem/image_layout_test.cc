@@ -35,11 +35,39 @@ TEST(ImageLayoutTest, WhatDoesNotFitOrIsNothingIsRefused) {
   EXPECT_EQ(CodeOf(std::array<uint64_t, 2>{4096, 0}, kLimit), Code::kInvalidArgument);
   EXPECT_EQ(CodeOf(std::array<uint64_t, 1>{kImageAlign}, kImageAlign), Code::kOk);
   EXPECT_EQ(CodeOf(std::array<uint64_t, 1>{kImageAlign + 1}, 2 * kImageAlign - 1),
-            Code::kOutOfRange);
-  EXPECT_EQ(CodeOf(std::array<uint64_t, 2>{1, 1}, 2 * kImageAlign - 1), Code::kOutOfRange);
-  EXPECT_EQ(CodeOf(std::array<uint64_t, 1>{~uint64_t{0}}, ~uint64_t{0}), Code::kOutOfRange);
-  EXPECT_EQ(CodeOf(std::array<uint64_t, 2>{~uint64_t{0} - kImageAlign + 1, 1}, ~uint64_t{0}),
-            Code::kOutOfRange);
+            Code::kResourceExhausted);
+  EXPECT_EQ(CodeOf(std::array<uint64_t, 2>{1, 1}, 2 * kImageAlign - 1), Code::kResourceExhausted);
+  EXPECT_EQ(CodeOf(std::array<uint64_t, 2>{1, 1}, 0), Code::kResourceExhausted);
+}
+
+TEST(ImageLayoutTest, SumsOfSizesDoNotWrap) {
+  constexpr uint64_t kTop = ~uint64_t{0};
+  constexpr uint64_t kHalf = uint64_t{1} << 63U;
+  EXPECT_EQ(CodeOf(std::array<uint64_t, 1>{kTop}, kTop), Code::kResourceExhausted);
+  EXPECT_EQ(CodeOf(std::array<uint64_t, 2>{kTop - kImageAlign + 1, 1}, kTop),
+            Code::kResourceExhausted);
+  EXPECT_EQ(CodeOf(std::array<uint64_t, 1>{kHalf}, kLimit), Code::kResourceExhausted);
+  EXPECT_EQ(CodeOf(std::array<uint64_t, 2>{kHalf, kHalf}, kTop), Code::kResourceExhausted);
+  EXPECT_EQ(CodeOf(std::array<uint64_t, 2>{kHalf - 1, kHalf - 1}, kTop), Code::kResourceExhausted);
+  EXPECT_EQ(CodeOf(std::array<uint64_t, 2>{kHalf, kHalf - kImageAlign}, kTop), Code::kOk);
+}
+
+TEST(ImageLayoutTest, TooManyImagesAreRefused) {
+  std::vector<uint64_t> sizes(kMaxImages, 1);
+  EXPECT_EQ(CodeOf(sizes, kLimit), Code::kOk);
+  sizes.push_back(1);
+  EXPECT_EQ(CodeOf(sizes, kLimit), Code::kInvalidArgument);
+}
+
+TEST(ImageLayoutTest, ErrorsNameTheImage) {
+  const auto empty = LayOutImages(std::array<uint64_t, 3>{1, 0, 1}, kLimit);
+  ASSERT_FALSE(empty);
+  EXPECT_EQ(empty.error().message(), "image 2 of 3 is empty");
+  const auto large = LayOutImages(std::array<uint64_t, 3>{1, 1, kLimit}, 3 * kImageAlign);
+  ASSERT_FALSE(large);
+  EXPECT_EQ(large.error().message(),
+            "image 3 of 3: its 1099511627776 bytes do not fit in the 2 MiB left of the guest's "
+            "persistent memory window");
 }
 
 }  // namespace

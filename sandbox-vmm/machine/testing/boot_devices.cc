@@ -6,6 +6,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 
@@ -59,8 +60,8 @@ Result<> BootDevices::AttachAll(const BootOptions& options) {
   WV_TRY(auto rng, devices::RngDevice::Create(Confined("rng")));
   WV_TRY_VOID(Attach("rng", std::move(rng)));
   WV_TRY_VOID(AttachDisks(options));
-  if (!options.image.empty()) {
-    WV_TRY_VOID(AttachImage(options.image));
+  for (const std::vector<std::string>& paths : options.images) {
+    WV_TRY_VOID(AttachImages(paths));
   }
   if (options.balloon) {
     WV_TRY(auto balloon, devices::BalloonDevice::Create(
@@ -110,14 +111,17 @@ Result<> BootDevices::AttachDisks(const BootOptions& options) {
   return {};
 }
 
-Result<> BootDevices::AttachImage(const std::string& path) {
-  WV_TRY(UniqueFd image, Open(path, O_RDONLY));
-  WV_TRY(const auto st, Fstat(image));
-  WV_TRY(const arch::AddressRange range,
-         machine_.MapReadOnlySlot(std::move(image), static_cast<uint64_t>(st.st_size)));
+Result<> BootDevices::AttachImages(const std::vector<std::string>& paths) {
+  std::vector<UniqueFd> files;
+  for (const std::string& path : paths) {
+    WV_TRY(files.emplace_back(), Open(path, O_RDONLY));
+  }
+  WV_TRY(const arch::AddressRange range, machine_.MapReadOnlyImages(std::move(files)));
   const devices::PmemRange pmem{.start = mem::Gpa{range.start}, .size = range.size};
   WV_TRY(auto device, devices::PmemDevice::Create(Confined("pmem"), pmem));
-  return Attach("pmem", std::move(device));
+  const size_t before = std::ranges::count_if(
+      devices_, [](const auto& each) { return each.first.starts_with("pmem"); });
+  return Attach(fmt::format("pmem{}", before), std::move(device));
 }
 
 Result<> BootDevices::AttachMemory(uint64_t mib) {

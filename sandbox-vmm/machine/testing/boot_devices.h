@@ -41,7 +41,7 @@ class BootDevices {
  private:
   Result<> Attach(std::string name, std::unique_ptr<virtio::VirtioDevice> device);
   Result<> AttachDisks(const BootOptions& options);
-  Result<> AttachImage(const std::string& path);
+  Result<> AttachImages(const std::vector<std::string>& paths);
   Result<> AttachMemory(uint64_t mib);
   Result<> AttachTap(const std::string& name, uint32_t pairs);
   Result<> AttachPorts(const std::vector<BootPort>& ports);

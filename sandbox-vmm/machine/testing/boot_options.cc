@@ -7,7 +7,8 @@
 namespace wyvern::machine {
 
 const char* BootUsage() {
-  return R"(usage: wyvern-boot-test --kernel VMLINUX [--initrd FILE] [--image EROFS] [--cmdline TEXT]
+  return R"(usage: wyvern-boot-test --kernel VMLINUX [--initrd FILE] [--image FILE[,FILE]...]...
+         [--cmdline TEXT]
          [--memory MiB] [--cpus N] [--seconds N] [--pauses N] [--shared] [--split]
          [--disk FILE]... [--read-only-disk FILE]... [--queues N] [--lanes N] [--pool]
          [--balloon [--no-reporting]] [--hotplug MiB] [--tap NAME [--pairs N]]
@@ -38,11 +39,22 @@ bool ParsePort(std::string_view text, BootPort* port) {
   return true;
 }
 
+std::vector<std::string> SplitAtCommas(std::string_view text) {
+  std::vector<std::string> parts;
+  while (true) {
+    const size_t comma = text.find(',');
+    parts.emplace_back(text.substr(0, comma));
+    if (comma == std::string_view::npos) {
+      return parts;
+    }
+    text.remove_prefix(comma + 1);
+  }
+}
+
 // An option with a value.
 bool TakeOption(std::string_view name, std::string_view value, BootOptions* options) {
   const std::map<std::string_view, std::string*> texts = {{"--kernel", &options->kernel},
                                                           {"--initrd", &options->initrd},
-                                                          {"--image", &options->image},
                                                           {"--tap", &options->tap},
                                                           {"--cmdline", &options->command_line}};
   if (auto it = texts.find(name); it != texts.end()) {
@@ -51,6 +63,10 @@ bool TakeOption(std::string_view name, std::string_view value, BootOptions* opti
   }
   if (name == "--disk" || name == "--read-only-disk") {
     options->disks.push_back({std::string(value), name != "--disk"});
+    return true;
+  }
+  if (name == "--image") {
+    options->images.push_back(SplitAtCommas(value));
     return true;
   }
   if (name == "--port") {

@@ -23,7 +23,6 @@ struct BootPort {
 struct BootOptions {
   std::string kernel;
   std::string initrd;
-  std::string image;
   std::string command_line = "console=ttyS0 panic=-1";
   uint64_t memory_mib = 256;
   uint64_t hotplug_mib = 0;  // a virtio-mem device over that much
@@ -36,8 +35,10 @@ struct BootOptions {
   bool shared = false;
   bool split = false;  // no device offers packed rings
   bool balloon = false;
-  bool reporting = true;        // the balloon offers free page reporting
-  std::string tap;              // name of a tap, made if it is not there
+  bool reporting = true;  // the balloon offers free page reporting
+  std::string tap;        // name of a tap, made if it is not there
+  // /dev/pmem0, /dev/pmem1, …; each of one file or several, one behind the other.
+  std::vector<std::vector<std::string>> images;
   std::vector<BootDisk> disks;  // /dev/vda, /dev/vdb, … with serial numbers disk0, disk1, …
   bool pool = false;            // they do without io_uring
   std::vector<BootPort> ports;

@@ -56,10 +56,10 @@ void PrintCounters(const MachineCounters& counters) {
     fmt::print(stderr, " {}={}", kvm::ExitReasonName(static_cast<kvm::ExitReason>(i)),
                counters.exits[i]);
   }
-  fmt::print(stderr, "; unclaimed mmio {}/{} ports {}/{}; read-only writes {}\n",
+  fmt::print(stderr, "; unclaimed mmio {}/{} ports {}/{}; read-only writes {}; memslots {}\n",
              counters.mmio.unclaimed_reads, counters.mmio.unclaimed_writes,
              counters.ports.unclaimed_reads, counters.ports.unclaimed_writes,
-             counters.read_only_writes);
+             counters.read_only_writes, counters.memslots);
 }
 
 // Lines of standard input are commands, until it ends; then the guest is waited for.
