@@ -31,7 +31,7 @@ TransportCore::TransportCore(std::unique_ptr<virtio::VirtioDevice> device,
       interrupt_(std::move(interrupt)),
       kick_(std::move(kick)),
       transport_features_(transport_features),
-      memory_(std::move(memory)),
+      feed_(std::make_shared<virtio::MemoryFeed>(std::move(memory))),
       queues_(device_->traits().queue_sizes.size()),
       resetting_(queues_.size()) {
   for (size_t i = 0; i < queues_.size(); ++i) {
@@ -149,10 +149,11 @@ bool TransportCore::StartOrBreakLocked(uint16_t index) {
 
 Result<> TransportCore::StartLocked(uint16_t index, std::optional<virtio::QueueState> resume) {
   QueueSlot& slot = queues_[index];
-  virtio::QueueResources resources{.memory = memory_,
+  virtio::QueueResources resources{.memory = feed_->memory(),
                                    .config = slot.registers.config,
                                    .kick = kick_(index),
                                    .interrupt = interrupt_};
+  resources.config.feed = feed_;
   WV_TRY_VOID(device_->StartQueue(index, std::move(resources), FeaturesOfDevice(), resume));
   slot.running = true;
   slot.paused.reset();
@@ -285,8 +286,43 @@ bool TransportCore::running(uint16_t index) const {
 }
 
 void TransportCore::SetMemory(std::shared_ptr<const mem::GuestMemory> memory) {
+  feed_->Publish(std::move(memory));
+}
+
+bool TransportCore::TakesMemory(const mem::GuestMemory& memory) {
   const std::lock_guard lock(mu_);
-  memory_ = std::move(memory);
+  return device_->TakesMemory(memory);
+}
+
+bool TransportCore::GrowMemory(const std::shared_ptr<const mem::GuestMemory>& memory) {
+  const std::lock_guard lock(mu_);
+  if (!device_->MemoryGrew(memory)) {
+    return false;
+  }
+  feed_->Publish(memory);
+  return true;
+}
+
+Result<> TransportCore::ChangeMemory(std::shared_ptr<const mem::GuestMemory> memory) {
+  const std::lock_guard lock(mu_);
+  std::vector<std::pair<uint16_t, std::optional<virtio::QueueState>>> stopped;
+  for (uint16_t i = 0; i < queue_count(); ++i) {
+    if (queues_[i].running) {
+      stopped.emplace_back(i, StopLocked(i));
+    }
+  }
+  feed_->Publish(std::move(memory));
+  Result<> result;
+  for (const auto& [index, state] : stopped) {
+    auto started = StartLocked(index, state);
+    if (!started) {
+      MarkNeedsReset();
+      if (result) {
+        result = std::move(started);
+      }
+    }
+  }
+  return result;
 }
 
 TransportState TransportCore::Pause() {

@@ -27,6 +27,7 @@
 
 #include "virtio/device.h"
 #include "virtio/feature_bits.h"
+#include "virtio/memory_feed.h"
 
 namespace wyvern::transport {
 
@@ -137,10 +138,21 @@ class TransportCore {
   void Reset() { WriteStatus(0); }
 
   // --- The machine's part. ---
-  // For queues that start from now on (memory hot-plug, SET_MEM_TABLE).
+  // For queues that start from now on, and for those that run, where the device makes them with their
+  // feed, from their next chain on. Takes no lock that is held while the device is called: a device
+  // that plugs memory itself calls this from its own thread (virtio-mem), which a stop waits for.
   void SetMemory(std::shared_ptr<const mem::GuestMemory> memory);
-  // Stops every queue and remembers the rings: pause, snapshot, before SetMemory. Resume continues;
-  // an error when a ring is gone. Preconditions: no vCPU runs in between.
+  // False: it could not go on in that memory, by any means.
+  bool TakesMemory(const mem::GuestMemory& memory);
+  // The guest has more memory than before: queues that run go on in it. False: this device's must be
+  // stopped for it, and nothing has changed.
+  bool GrowMemory(const std::shared_ptr<const mem::GuestMemory>& memory);
+  // The guest's memory is another one: queues that run are stopped and go on in it, with no call of the
+  // driver or of Pause and Resume in between. Queues that are paused stay so. The first error of those
+  // that cannot go on, with NEEDS_RESET.
+  Result<> ChangeMemory(std::shared_ptr<const mem::GuestMemory> memory);
+  // Stops every queue and remembers the rings: pause, snapshot. Resume continues; an error when a ring
+  // is gone. Preconditions: no vCPU runs in between.
   TransportState Pause();
   Result<> Resume();
 
@@ -185,12 +197,12 @@ class TransportCore {
   const KickSource kick_;
   const uint64_t transport_features_;
   mutable std::mutex mu_;
-  std::shared_ptr<const mem::GuestMemory> memory_;  // guarded by mu_
-  std::vector<QueueSlot> queues_;                   // guarded by mu_
-  uint64_t driver_features_ = 0;                    // guarded by mu_
-  std::vector<std::byte> config_now_;               // guarded by mu_
-  std::vector<std::byte> config_seen_;              // guarded by mu_; empty: not read yet
-  std::vector<std::atomic<bool>> resetting_;        // written under mu_
+  const std::shared_ptr<virtio::MemoryFeed> feed_;
+  std::vector<QueueSlot> queues_;             // guarded by mu_
+  uint64_t driver_features_ = 0;              // guarded by mu_
+  std::vector<std::byte> config_now_;         // guarded by mu_
+  std::vector<std::byte> config_seen_;        // guarded by mu_; empty: not read yet
+  std::vector<std::atomic<bool>> resetting_;  // written under mu_
   std::atomic<uint8_t> status_{0};
   std::atomic<uint32_t> generation_{0};
   std::atomic<uint64_t> refused_{0};

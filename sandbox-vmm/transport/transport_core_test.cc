@@ -4,9 +4,12 @@
 
 #include <array>
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "base/check.h"
 #include "transport/testing/fixtures.h"
@@ -421,6 +424,96 @@ TEST_F(TransportCoreTest, ResetWhilePausedForgetsTheRings) {
   core_->WriteStatus(0);
   ASSERT_TRUE(core_->Resume());
   EXPECT_TRUE(device_->running.empty());
+}
+
+mem::RegionSpec PluggedChunk() {
+  mem::RegionSpec spec;
+  spec.start = mem::Gpa{uint64_t{1} << 32U};
+  spec.size = 1 << 16;
+  return spec;
+}
+
+TEST_F(TransportCoreTest, AddedMemoryReachesQueuesThatRunWithoutAStop) {
+  ASSERT_TRUE(core_->ConfigureQueue(0, driver_.config()));
+  ASSERT_TRUE(core_->StartQueue(0, std::nullopt));
+  const auto larger = *ram_.memory()->WithRegion(PluggedChunk());
+  ASSERT_TRUE(core_->GrowMemory(larger));
+  driver_.Build().WritableAt(PluggedChunk().start, 16).Submit();
+  virtio::Queue& queue = *device_->running.at(0).queue;
+  virtio::Chain chain = virtio::testing::MustPop(queue);
+  const std::byte value{7};
+  EXPECT_TRUE(chain.Write(0, std::span(&value, 1)));
+  queue.Push(std::move(chain), 1);
+  EXPECT_EQ(larger->Read<uint8_t>(PluggedChunk().start).value_or(0), 7);
+  EXPECT_EQ(device_->calls, (std::vector<std::string>{"start 0"}));
+}
+
+TEST_F(TransportCoreTest, ChangedMemoryStopsQueuesThatRunAndLeavesThosePaused) {
+  driver_.StartAt(5);
+  ASSERT_TRUE(core_->ConfigureQueue(0, driver_.config()));
+  ASSERT_TRUE(core_->ConfigureQueue(1, driver_.config()));
+  ASSERT_TRUE(core_->StartQueue(0, virtio::QueueState{5, 5}));
+  const auto larger = *ram_.memory()->WithRegion(PluggedChunk());
+  ASSERT_TRUE(core_->ChangeMemory(larger));
+  EXPECT_EQ(device_->calls, (std::vector<std::string>{"start 0", "stop 0", "start 0"}));
+  EXPECT_EQ(device_->running.at(0).resources.memory, larger);
+  EXPECT_EQ(device_->running.at(0).queue->state().next_available, 5);
+  // Whoever has paused it believes it stopped.
+  core_->Pause();
+  device_->calls.clear();
+  ASSERT_TRUE(core_->ChangeMemory(ram_.memory()));
+  EXPECT_TRUE(device_->calls.empty());
+  ASSERT_TRUE(core_->Resume());
+  EXPECT_EQ(device_->running.at(0).resources.memory, ram_.memory());
+}
+
+TEST_F(TransportCoreTest, RingInMemoryThatWentNeedsResetAndTheOthersGoOn) {
+  GuestRam with_ring({{mem::Gpa{uint64_t{1} << 32U}, 1 << 20}});
+  FakeDriver outside(with_ring, 64);
+  Negotiate();
+  mem::RegionSpec chunk = PluggedChunk();
+  chunk.size = 1 << 20;
+  core_->SetMemory(*ram_.memory()->WithRegion(std::move(chunk)));
+  SetAreas(0, outside.config());
+  SetAreas(1, driver_.config());
+  core_->EnableQueue(0);
+  core_->EnableQueue(1);
+  core_->WriteStatus(kOk);
+  ASSERT_TRUE(core_->running(0) && core_->running(1));
+  EXPECT_FALSE(core_->ChangeMemory(ram_.memory()));
+  EXPECT_NE(core_->status() & virtio::kStatusNeedsReset, 0);
+  EXPECT_FALSE(core_->running(0));
+  EXPECT_TRUE(core_->running(1));
+}
+
+// A stop of the queue waits for what its thread does: it plugs memory (virtio-mem).
+class PluggingDevice final : public virtio::testing::FakeDevice {
+ public:
+  std::optional<virtio::QueueState> StopQueue(uint16_t index) override {
+    std::thread([this] { plug(); }).join();
+    return FakeDevice::StopQueue(index);
+  }
+
+  bool MemoryGrew(const std::shared_ptr<const mem::GuestMemory>& /*memory*/) override {
+    return false;
+  }
+
+  std::function<void()> plug;
+};
+
+TEST_F(TransportCoreTest, DeviceThatPlugsMemoryItselfMayBeStoppedMeanwhile) {
+  auto device = std::make_unique<PluggingDevice>();
+  auto* plugging = device.get();
+  Make(std::move(device));
+  const auto larger = *ram_.memory()->WithRegion(PluggedChunk());
+  plugging->plug = [&] { core_->SetMemory(larger); };
+  ASSERT_TRUE(core_->ConfigureQueue(0, driver_.config()));
+  ASSERT_TRUE(core_->StartQueue(0, std::nullopt));
+  EXPECT_FALSE(core_->GrowMemory(ram_.memory()));
+  core_->StopQueue(0);
+  ASSERT_TRUE(core_->StartQueue(0, std::nullopt));
+  EXPECT_EQ(device_->running.at(0).resources.memory, larger);
+  plugging->plug = [] {};
 }
 
 TEST_F(TransportCoreTest, VhostUserDrivesQueuesWithoutStatus) {

@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "virtio/in_order_core.h"
+#include "virtio/memory_feed.h"
 #include "virtio/queue.h"
 
 namespace wyvern::virtio {
@@ -29,18 +30,25 @@ class IdSet {
 
 class ChainPool {
  public:
-  explicit ChainPool(std::shared_ptr<const mem::GuestMemory> memory)
-      : memory_(std::move(memory)), lives_(std::make_shared<std::atomic<bool>>(true)) {}
+  // `feed` may be null.
+  ChainPool(std::shared_ptr<const mem::GuestMemory> memory, std::shared_ptr<const MemoryFeed> feed)
+      : memory_(std::move(memory)),
+        feed_(std::move(feed)),
+        lives_(std::make_shared<std::atomic<bool>>(true)) {}
 
   ~ChainPool() { lives_->store(false, std::memory_order_relaxed); }
 
   ChainPool(const ChainPool&) = delete;
   ChainPool& operator=(const ChainPool&) = delete;
 
+  // That of the storage taken last.
   const mem::GuestMemory& memory() const { return *memory_; }
 
-  // An empty storage.
+  // An empty storage, over the memory of now.
   std::unique_ptr<ChainStorage> Take() {
+    if (feed_ != nullptr && feed_->version() != seen_) {
+      TakeMemory();
+    }
     if (spare_.empty()) {
       return New();
     }
@@ -54,6 +62,9 @@ class ChainPool {
   void Recycle(std::unique_ptr<ChainStorage> storage) {
     if (storage->buffers.capacity() > kLargeChain && spare_.size() >= kLargeSpares) {
       return;
+    }
+    if (storage->memory != memory_) {
+      return;  // popped before it changed
     }
     spare_.push_back(std::move(storage));
   }
@@ -77,6 +88,12 @@ class ChainPool {
   static constexpr size_t kLargeChain = 128;
   static constexpr size_t kLargeSpares = 16;
 
+  void TakeMemory() {
+    seen_ = feed_->version();
+    memory_ = feed_->memory();
+    spare_.clear();
+  }
+
   std::unique_ptr<ChainStorage> New() const {
     auto storage = std::make_unique<ChainStorage>();
     storage->memory = memory_;
@@ -85,6 +102,10 @@ class ChainPool {
   }
 
   std::shared_ptr<const mem::GuestMemory> memory_;
+  const std::shared_ptr<const MemoryFeed> feed_;
+  // The feed's version that memory_ is of. From 0: a queue begins with its feed's memory, or (where a
+  // maker has added to it) takes that with its first chain.
+  uint32_t seen_ = 0;
   std::shared_ptr<std::atomic<bool>> lives_;
   std::vector<std::unique_ptr<ChainStorage>> spare_;
 };

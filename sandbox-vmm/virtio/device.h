@@ -91,6 +91,17 @@ class VirtioDevice {
   // All queues are already stopped.
   virtual void Reset() = 0;
 
+  // Whether the device could be used with `memory` at all: its peer may have room for fewer regions. Asked
+  // before memory is plugged and unplugged.
+  virtual bool TakesMemory(const mem::GuestMemory& /*memory*/) { return true; }
+
+  // The guest's memory is now `memory`: more than running queues were started with. True: they go on
+  // in it, those made with their QueueConfig's feed without any doing. False: they must be stopped for
+  // it.
+  virtual bool MemoryGrew(const std::shared_ptr<const mem::GuestMemory>& /*memory*/) {
+    return true;
+  }
+
   // For metrics; any thread.
   virtual std::vector<CounterValue> counters() const { return {}; }
 

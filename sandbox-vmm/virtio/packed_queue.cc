@@ -15,9 +15,9 @@ constexpr size_t kBufferIds = size_t{1} << 16;
 
 }  // namespace
 
-PackedQueue::PackedQueue(std::shared_ptr<const mem::GuestMemory> memory, const wv_packed& ring,
-                         uint64_t features)
-    : pool_(std::move(memory)),
+PackedQueue::PackedQueue(std::shared_ptr<const mem::GuestMemory> memory, const QueueConfig& config,
+                         const wv_packed& ring, uint64_t features)
+    : pool_(std::move(memory), config.feed),
       ring_(ring),
       in_flight_(kBufferIds),
       order_(ring.size, (features & kInOrder) != 0),
@@ -41,7 +41,7 @@ tl::expected<std::unique_ptr<Queue>, ChainFault> PackedQueue::Create(
   if (!descriptors || !driver || !device) {
     return tl::unexpected(ChainFault::kRingAddress);
   }
-  std::unique_ptr<PackedQueue> queue(new PackedQueue(std::move(memory), ring, features));
+  std::unique_ptr<PackedQueue> queue(new PackedQueue(std::move(memory), config, ring, features));
   queue->descriptors_ = *std::move(descriptors);
   queue->driver_event_ = *std::move(driver);
   queue->device_event_ = *std::move(device);

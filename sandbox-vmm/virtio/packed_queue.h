@@ -39,8 +39,8 @@ class PackedQueue final : public Queue {
   uint16_t size() const override { return ring_.size; }
 
  private:
-  PackedQueue(std::shared_ptr<const mem::GuestMemory> memory, const wv_packed& ring,
-              uint64_t features);
+  PackedQueue(std::shared_ptr<const mem::GuestMemory> memory, const QueueConfig& config,
+              const wv_packed& ring, uint64_t features);
   tl::expected<std::optional<Chain>, ChainFault> Break(ChainFault fault);
   tl::expected<void, ChainFault> Walk(uint16_t flags, ChainStorage* storage);
   // The flags of the descriptor at next_available: what publishes it.

@@ -20,6 +20,7 @@
 
 namespace wyvern::virtio {
 
+class MemoryFeed;
 class QueueMaker;
 
 // What a transport tells about a queue (split: descriptor, available, used areas).
@@ -28,7 +29,8 @@ struct QueueConfig {
   mem::Gpa descriptor_area{};
   mem::Gpa driver_area{};
   mem::Gpa device_area{};
-  std::shared_ptr<QueueMaker> maker{};  // who makes it; null: Queue::Create itself
+  std::shared_ptr<QueueMaker> maker{};       // who makes it; null: Queue::Create itself
+  std::shared_ptr<const MemoryFeed> feed{};  // memory from the next chain on; null: that of Create
 };
 
 // What survives a stop: vhost-user's GET_VRING_BASE and snapshots need just that.

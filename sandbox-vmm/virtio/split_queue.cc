@@ -16,9 +16,9 @@ constexpr uint64_t kIndex = 2;
 
 }  // namespace
 
-SplitQueue::SplitQueue(std::shared_ptr<const mem::GuestMemory> memory, const wv_split& ring,
-                       uint64_t features)
-    : pool_(std::move(memory)),
+SplitQueue::SplitQueue(std::shared_ptr<const mem::GuestMemory> memory, const QueueConfig& config,
+                       const wv_split& ring, uint64_t features)
+    : pool_(std::move(memory), config.feed),
       ring_(ring),
       in_flight_(ring.size),
       order_(ring.size, (features & kInOrder) != 0),
@@ -39,7 +39,7 @@ tl::expected<std::unique_ptr<Queue>, ChainFault> SplitQueue::Create(
   if (!descriptors || !available || !used) {
     return tl::unexpected(ChainFault::kRingAddress);
   }
-  std::unique_ptr<SplitQueue> queue(new SplitQueue(std::move(memory), ring, features));
+  std::unique_ptr<SplitQueue> queue(new SplitQueue(std::move(memory), config, ring, features));
   queue->descriptors_ = *std::move(descriptors);
   queue->available_ = *std::move(available);
   queue->used_ = *std::move(used);

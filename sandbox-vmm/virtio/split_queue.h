@@ -39,8 +39,8 @@ class SplitQueue final : public Queue {
   uint16_t size() const override { return ring_.size; }
 
  private:
-  SplitQueue(std::shared_ptr<const mem::GuestMemory> memory, const wv_split& ring,
-             uint64_t features);
+  SplitQueue(std::shared_ptr<const mem::GuestMemory> memory, const QueueConfig& config,
+             const wv_split& ring, uint64_t features);
   tl::expected<std::optional<Chain>, ChainFault> Break(ChainFault fault);
   tl::expected<void, ChainFault> Walk(uint16_t head, ChainStorage* storage);
   void WriteUsed(uint16_t head, uint32_t written);

@@ -199,6 +199,18 @@ std::optional<virtio::QueueState> BalloonDevice::StopQueue(uint16_t index) {
   return state;
 }
 
+// Its chains name pages, which are not the queue's to find.
+bool BalloonDevice::MemoryGrew(const std::shared_ptr<const mem::GuestMemory>& memory) {
+  worker_->Call([&] {
+    for (Queue& queue : queues_) {
+      if (queue.active != nullptr) {
+        queue.memory = memory;
+      }
+    }
+  });
+  return true;
+}
+
 void BalloonDevice::Reset() {
   worker_->Call([this] {
     features_ = 0;

@@ -107,6 +107,7 @@ class BalloonDevice final : public virtio::VirtioDevice {
                       std::optional<virtio::QueueState> resume) override;
   std::optional<virtio::QueueState> StopQueue(uint16_t index) override;
   void Reset() override;
+  bool MemoryGrew(const std::shared_ptr<const mem::GuestMemory>& memory) override;
   std::vector<virtio::CounterValue> counters() const override;
 
  private:

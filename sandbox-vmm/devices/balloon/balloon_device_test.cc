@@ -113,6 +113,23 @@ TEST(BalloonDeviceTest, InflateChangesPagesOnlyBeforeItsAcknowledgement) {
   EXPECT_EQ(guest.rig().counter("deflated_pages"), 1U);
 }
 
+// Memory that virtio-mem plugged: the device is not stopped for it.
+TEST(BalloonDeviceTest, PagesOfMemoryThatWasAddedGoBackToTheHost) {
+  BalloonGuest guest;
+  guest.rig().Start();
+  const mem::Gpa added{uint64_t{1} << 32U};
+  mem::RegionSpec spec;
+  spec.start = added;
+  spec.size = 1 << 20;
+  spec.guest_ram = true;
+  const auto memory = *guest.rig().ram().memory()->WithRegion(std::move(spec));
+  ASSERT_TRUE(memory->Write(added, 'g').has_value());
+  ASSERT_TRUE(guest.rig().core().GrowMemory(memory));
+  guest.Send(BalloonGuest::kInflate, BalloonGuest::Numbers({1 << 20}));
+  EXPECT_EQ(guest.rig().counter("freed_pages"), 1U);
+  EXPECT_EQ(memory->Read<char>(added).value_or('?'), 0);
+}
+
 TEST(BalloonDeviceTest, DriverWithoutMustTellHostIsServed) {
   // VIRTIO §5.5.3.2: a device may refuse such a driver; this one needs to be told nothing.
   BalloonGuest guest;

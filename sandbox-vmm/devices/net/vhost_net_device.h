@@ -53,6 +53,12 @@ class VhostNetDevice final : public virtio::VirtioDevice, private NetControlTarg
                       std::optional<virtio::QueueState> resume) override;
   std::optional<virtio::QueueState> StopQueue(uint16_t index) override;
   void Reset() override;
+
+  // The kernel has a table of its own.
+  bool MemoryGrew(const std::shared_ptr<const mem::GuestMemory>& /*memory*/) override {
+    return false;
+  }
+
   std::vector<virtio::CounterValue> counters() const override;
 
  private:

@@ -100,6 +100,32 @@ TEST(MemDeviceTest, RequestedSizeGrowsTheUsableRegionAndInterrupts) {
             Code::kInvalidArgument);
 }
 
+// Linux allocates requests, and after a reset the ring, wherever there is memory: in what it plugged.
+TEST(MemDeviceTest, RequestsAndRingMayLieInPluggedMemory) {
+  MemGuest guest;
+  guest.rig().Start();
+  mem::RegionSpec spec;
+  spec.start = mem::Gpa{MemGuest::kStart};
+  spec.size = kBlock;
+  const auto memory = *guest.rig().ram().memory()->WithRegion(std::move(spec));
+  guest.rig().core().SetMemory(memory);
+  const std::string wire = MemGuest::Wire(MemRequestType::kState, MemGuest::kStart, 1);
+  ASSERT_TRUE(memory->WriteBytes(mem::Gpa{MemGuest::kStart}, std::as_bytes(std::span(wire))));
+  guest.rig()
+      .queue(0)
+      .Build()
+      .ReadableAt(mem::Gpa{MemGuest::kStart}, sizeof(MemRequest))
+      .WritableAt(mem::Gpa{MemGuest::kStart + 4096}, sizeof(MemResponse))
+      .Submit();
+  guest.rig().Kick(0);
+  EXPECT_EQ(guest.rig().WaitUsed(0).written, sizeof(MemResponse));
+  guest.rig().core().StopQueue(0);
+  virtio::QueueConfig config = guest.rig().queue(0).config();
+  config.device_area = mem::Gpa{MemGuest::kStart + 8192};
+  ASSERT_TRUE(guest.rig().core().ConfigureQueue(0, config));
+  EXPECT_TRUE(guest.rig().core().StartQueue(0, std::nullopt));
+}
+
 TEST(MemDeviceTest, UsableRegionShrinksOnlyByUnplugAllAndThenWithoutAnInterrupt) {
   MemGuest guest = MemGuest::Started(256);
   guest.Request(8);
