@@ -102,8 +102,8 @@ Result<uint8_t> Machine::AttachDevice(std::unique_ptr<virtio::VirtioDevice> devi
          transport::PciTransport::Create(std::move(device), memory_, platform_->msi_router(),
                                          platform_->doorbells()));
   if (window != nullptr) {
-    auto memslot = std::make_shared<WindowSlot>(vm_, next_slot_, std::move(window));
-    ++next_slot_;
+    WV_TRY(const uint32_t number, TakeMemslot());
+    auto memslot = std::make_shared<WindowSlot>(vm_, number, std::move(window));
     transport->set_shared_memory_callback(
         [memslot](uint8_t /*id*/, std::optional<mem::Gpa> address) { memslot->Place(address); });
   }

@@ -88,8 +88,8 @@ class Machine : private ExitHandler {
   // The hot-plug window, for a virtio-mem device over all of it.
   arch::AddressRange hotplug_window() const { return plan_.hotplug; }
 
-  // That device's memslots, each of `chunk` bytes: a multiple of 2 MiB that divides the window. Once. Other devices' queues stand still
-  // while chunks come and go. The calling thread needs KVM_SET_USER_MEMORY_REGION and fallocate.
+  // That device's memslots, each of `chunk` bytes: a multiple of 2 MiB that divides the window. Once. Other devices' queues are
+  // stopped when chunks go, and some (vhost-net's) when they come. The calling thread needs KVM_SET_USER_MEMORY_REGION and fallocate.
   Result<std::unique_ptr<devices::MemorySlots>> MakeMemorySlots(uint64_t chunk);
 
   // Puts a virtio device behind PCI on bus 0, in the lowest free slot; also while the guest runs (the guest must then rescan). The slot.
@@ -123,8 +123,12 @@ class Machine : private ExitHandler {
   Result<> Initialize();
   Result<> MakeMemory();
   Result<> MakePci();
+  Result<uint32_t> TakeMemslot();
   Result<> AddMemslots(std::span<const mem::RegionInfo> regions);
-  Result<> UseMemory(std::shared_ptr<const mem::GuestMemory> memory);
+  Result<> CheckMemory(const mem::GuestMemory& memory);
+  // Devices that can go on in memory that only grew are not stopped for it.
+  enum class MemoryChange : uint8_t { kGrew, kOther };
+  void UseMemory(std::shared_ptr<const mem::GuestMemory> memory, MemoryChange change);
 
   void OnPort(const kvm::Exit& exit) override;
   void OnMmio(const kvm::Exit& exit) override;

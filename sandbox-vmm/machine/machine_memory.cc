@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <utility>
 
 #include <fmt/format.h>
@@ -92,10 +93,12 @@ class Machine::PluggedChunks final : public devices::MemorySlots {
       WV_TRY(auto longer, memory->WithRegion(std::move(region)));
       memory = std::move(longer);
     }
+    WV_TRY_VOID(machine_.CheckMemory(*memory));
     if (auto set = SetSlots(*memory, chunks); !set) {
       return set;
     }
-    return machine_.UseMemory(std::move(memory));
+    machine_.UseMemory(std::move(memory), MemoryChange::kGrew);
+    return {};
   }
 
   Result<> Unmap(devices::MemoryRange chunks) override {
@@ -105,13 +108,14 @@ class Machine::PluggedChunks final : public devices::MemorySlots {
       WV_TRY(auto shorter, memory->WithoutRegion(mem::Gpa{at}));
       memory = std::move(shorter);
     }
+    WV_TRY_VOID(machine_.CheckMemory(*memory));  // a hole makes two regions of one
     // The mappings must outlive their memslots.
     const auto before = machine_.memory_;
-    WV_TRY_VOID(machine_.UseMemory(std::move(memory)));
+    machine_.UseMemory(std::move(memory), MemoryChange::kOther);
     for (uint64_t at = Begin(chunks); at < End(chunks); at += chunk_) {
       if (auto removed = machine_.vm_.RemoveMemslot(Slot(at)); !removed) {
         WV_CHECK(SetSlots(*before, {chunks.start, at - Begin(chunks)}).has_value());
-        WV_TRY_VOID(machine_.UseMemory(before));
+        machine_.UseMemory(before, MemoryChange::kGrew);
         return removed;
       }
     }
@@ -201,29 +205,56 @@ Result<> Machine::MakeMemory() {
   return AddMemslots(memory_->regions());
 }
 
+// Numbers from kFirstChunkSlot on are those of memory that can be plugged, wherever that is.
+Result<uint32_t> Machine::TakeMemslot() {
+  const uint32_t all = static_cast<uint32_t>(vm_.memslots());
+  const uint32_t limit = plan_.hotplug.size > 0 ? std::min(all, kFirstChunkSlot) : all;
+  if (next_slot_ >= limit) {
+    return Fail(Code::kResourceExhausted,
+                fmt::format("all {} memslots are in use by images and windows of devices", limit));
+  }
+  return next_slot_++;
+}
+
 Result<> Machine::AddMemslots(std::span<const mem::RegionInfo> regions) {
   for (const mem::RegionInfo& region : regions) {
-    WV_TRY_VOID(vm_.SetMemslot(next_slot_, region));
-    ++next_slot_;
+    WV_TRY(const uint32_t slot, TakeMemslot());
+    if (auto set = vm_.SetMemslot(slot, region); !set) {
+      --next_slot_;
+      return set;
+    }
   }
   return {};
 }
 
-Result<> Machine::UseMemory(std::shared_ptr<const mem::GuestMemory> memory) {
+// Rather no more memory than a device that is lost.
+Result<> Machine::CheckMemory(const mem::GuestMemory& memory) {
+  for (const auto& [slot, transport] : devices_) {
+    transport::TransportCore& core = transport->core();
+    if (core.traits().device_id != virtio::kDeviceMem && !core.TakesMemory(memory)) {
+      return Fail(Code::kResourceExhausted,
+                  fmt::format("{} takes no more regions of memory", core.traits().name));
+    }
+  }
+  return {};
+}
+
+void Machine::UseMemory(std::shared_ptr<const mem::GuestMemory> memory, MemoryChange change) {
   memory_ = std::move(memory);
   for (const auto& [slot, transport] : devices_) {
     transport::TransportCore& core = transport->core();
     if (core.traits().device_id == virtio::kDeviceMem) {
-      continue;  // it asks for this; its rings are not in what is plugged
+      core.SetMemory(memory_);  // it asks for this, from the thread that a stop of it waits for
+      continue;
     }
-    core.Pause();
-    core.SetMemory(memory_);
-    if (auto resumed = core.Resume(); !resumed) {
+    if (change == MemoryChange::kGrew && core.GrowMemory(memory_)) {
+      continue;
+    }
+    if (auto changed = core.ChangeMemory(memory_); !changed) {
       // The device has said NEEDS_RESET: the driver starts it anew.
-      WV_WARN("{}: {}", core.traits().name, resumed.error().DebugString());
+      WV_WARN("{}: {}", core.traits().name, changed.error().DebugString());
     }
   }
-  return {};
 }
 
 Result<arch::AddressRange> Machine::MapReadOnlyImages(std::vector<UniqueFd> files) {
@@ -243,7 +274,7 @@ Result<arch::AddressRange> Machine::MapReadOnlyImages(std::vector<UniqueFd> file
     }
   }
   next_pmem_ = range.end();
-  WV_TRY_VOID_CONTEXT(UseMemory(std::move(memory)), "images");
+  UseMemory(std::move(memory), MemoryChange::kGrew);
   return range;
 }
 

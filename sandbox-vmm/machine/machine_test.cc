@@ -371,6 +371,105 @@ class WindowedDevice final : public virtio::VirtioDevice {
   virtio::DeviceTraits traits_;
 };
 
+mem::Gpa Chunk(const Machine& machine, uint64_t chunk) {
+  return mem::Gpa{machine.hotplug_window().start + chunk * 2 * kMiB};
+}
+
+class MemoryUser final : public virtio::VirtioDevice {
+ public:
+  explicit MemoryUser(uint16_t id) {
+    traits_.device_id = id;
+    traits_.queue_sizes = {64};
+    traits_.name = "memory user";
+  }
+
+  const virtio::DeviceTraits& traits() const override { return traits_; }
+
+  void ReadConfig(uint32_t, std::span<std::byte>) override {}
+
+  void WriteConfig(uint32_t, std::span<const std::byte>) override {}
+
+  Result<> StartQueue(uint16_t, virtio::QueueResources, uint64_t,
+                      std::optional<virtio::QueueState>) override {
+    return {};
+  }
+
+  std::optional<virtio::QueueState> StopQueue(uint16_t) override { return std::nullopt; }
+
+  void Reset() override {}
+
+  bool MemoryGrew(const std::shared_ptr<const mem::GuestMemory>& memory) override {
+    grown = memory;
+    return true;
+  }
+
+  bool TakesMemory(const mem::GuestMemory& memory) override {
+    return memory.regions().size() <= most_regions;
+  }
+
+  std::shared_ptr<const mem::GuestMemory> grown;
+  size_t most_regions = 1000;
+
+ private:
+  virtio::DeviceTraits traits_;
+};
+
+TEST_F(MachineTest, ChunksComeAndGoAndDevicesAreToldWhatIsMore) {
+  MachineConfig config = Config({0xf4});
+  config.hotplug_memory = 1024 * kMiB;
+  auto machine = *Machine::Create(std::move(config));
+  auto device = std::make_unique<MemoryUser>(4);
+  MemoryUser& user = *device;
+  ASSERT_TRUE(machine->AttachDevice(std::move(device)).has_value());
+  auto slots = machine->MakeMemorySlots(2 * kMiB);
+  ASSERT_TRUE(slots.has_value()) << slots.error().message();
+  for (uint64_t i = 0; i < 512; i += 2) {
+    const auto mapped = (*slots)->Map({Chunk(*machine, i), 2 * kMiB});
+    ASSERT_TRUE(mapped.has_value()) << mapped.error().message();
+  }
+  ASSERT_EQ(user.grown, machine->memory());
+  EXPECT_TRUE(user.grown->Contains(Chunk(*machine, 510), 2 * kMiB));
+  EXPECT_FALSE(user.grown->Contains(Chunk(*machine, 509), 1));
+  ASSERT_TRUE((*slots)->Unmap({Chunk(*machine, 4), 2 * kMiB}).has_value());
+  EXPECT_FALSE(machine->memory()->Contains(Chunk(*machine, 4), 1));
+  EXPECT_NE(user.grown, machine->memory()) << "less memory is no growth";
+  // A device that could not go on is asked before anything is done.
+  const auto before = machine->memory();
+  user.most_regions = before->regions().size();
+  const auto refused = (*slots)->Map({Chunk(*machine, 4), 2 * kMiB});
+  ASSERT_FALSE(refused.has_value());
+  EXPECT_EQ(refused.error().code(), Code::kResourceExhausted);
+  EXPECT_EQ(machine->memory(), before);
+  user.most_regions = 1000;
+  EXPECT_TRUE((*slots)->Map({Chunk(*machine, 4), 2 * kMiB}).has_value());
+}
+
+// Memslots from 256 on are those of chunks: an image or a window must not take one.
+TEST_F(MachineTest, MemslotsForImagesEndWhereThoseOfChunksBegin) {
+  MachineConfig config = Config({0xf4});
+  config.hotplug_memory = 64 * kMiB;
+  auto machine = *Machine::Create(std::move(config));
+  auto slots = *machine->MakeMemorySlots(2 * kMiB);
+  ASSERT_TRUE(slots->Map({Chunk(*machine, 0), 2 * kMiB}).has_value());
+  ASSERT_TRUE(machine->memory()->Write(Chunk(*machine, 0), 'c').has_value());
+  Result<arch::AddressRange> image{};
+  size_t images = 0;
+  for (; images < 400 && image; ++images) {
+    image = machine->MapReadOnlyImages(Images(*MakeMemfd("image", 2 * kMiB)));
+  }
+  ASSERT_FALSE(image.has_value());
+  EXPECT_EQ(image.error().code(), Code::kResourceExhausted);
+  EXPECT_THAT(image.error().message(), HasSubstr("memslots"));
+  EXPECT_LE(images, 256U);
+  const auto window = *mem::FileWindow::Create(2 * kMiB);
+  const auto attached = machine->AttachDevice(std::make_unique<WindowedDevice>(), window);
+  ASSERT_FALSE(attached.has_value());
+  EXPECT_EQ(attached.error().code(), Code::kResourceExhausted);
+  // And chunks come and go as before.
+  ASSERT_TRUE(slots->Map({Chunk(*machine, 1), 2 * kMiB}).has_value());
+  ASSERT_TRUE(slots->Unmap({Chunk(*machine, 0), 2 * kMiB}).has_value());
+}
+
 TEST_F(MachineTest, WindowOfADeviceFollowsItsBar) {
   const auto window = *mem::FileWindow::Create(2 * kMiB);
   const UniqueFd file = *MakeMemfd("file", 4096);
