@@ -58,9 +58,13 @@ Result<> Backend::GetMaxMemSlots(Call& call) {
 }
 
 Result<> Backend::AddMemReg(Call& call) {
-  return WhileStopped([&] {
-    return memory_.Add(call.message.As<SingleRegion>().region, std::move(call.fds.front()));
-  });
+  WV_TRY_VOID(memory_.Add(call.message.As<SingleRegion>().region, std::move(call.fds.front())));
+  // Rings that run see it with their next chain: to drain them would take as long as their longest
+  // request does.
+  if (core_.GrowMemory(memory_.memory())) {
+    return {};
+  }
+  return WhileStopped([] { return Result<>(); });
 }
 
 Result<> Backend::RemMemReg(Call& call) {

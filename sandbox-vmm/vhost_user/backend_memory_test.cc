@@ -3,6 +3,7 @@
 
 #include "base/mapping.h"
 #include "vhost_user/testing/backend_rig.h"
+#include "virtio/memory_feed.h"
 
 namespace wyvern::vhost_user {
 namespace {
@@ -99,6 +100,22 @@ TEST_F(BackendMemoryTest, SlotsHaveAnEnd) {
     const SingleRegion region{0, {kGuest + i * kSize, kSize, kUser + i * kSize, 0}};
     EXPECT_EQ(Done(Request::kAddMemReg, region, {memory}), i < SharedMemory::kMaxSlots) << i;
   }
+}
+
+TEST_F(BackendMemoryTest, AddedRegionStopsNoRing) {
+  RunRing();
+  const auto before = state_->resources[0].memory;
+  const UniqueFd memory = Memfd(kSize);
+  const uint64_t distance = 2 * kSize;
+  ASSERT_TRUE(Done(Request::kAddMemReg,
+                   SingleRegion{0, {kGuest + distance, kSize, kUser + distance, 0}}, {memory}));
+  EXPECT_EQ(state_->starts, 1);
+  EXPECT_TRUE(state_->running[0]);
+  const auto now = state_->resources[0].config.feed->memory();
+  ASSERT_EQ(now->regions().size(), 2U);
+  EXPECT_TRUE(now->Contains(mem::Gpa{kGuest + distance}, kSize));
+  // What was mapped is where it was: adding costs as much as is added.
+  EXPECT_EQ(now->regions()[0].host_address, before->regions()[0].host_address);
 }
 
 // The ring whose memory went away does not run; the other is not touched by that.

@@ -15,6 +15,7 @@
 #include "vhost_user/backend.h"
 #include "vhost_user/frontend.h"
 #include "vhost_user/testing/recording_device.h"
+#include "virtio/memory_feed.h"
 #include "virtio/testing/fake_driver.h"
 #include "virtio/testing/fake_interrupt.h"
 
@@ -480,8 +481,11 @@ TEST_F(FrontendSessionTest, ManyRegionsGoAsSlots) {
   auto larger = many.memory()->WithRegion(std::move(more));
   ASSERT_TRUE(larger.has_value());
   ASSERT_TRUE(start(1, *larger));
-  EXPECT_EQ(peer.state->resources[0].memory->regions().size(), 11U);
+  EXPECT_EQ(peer.state->resources[1].memory->regions().size(), 11U);
+  // The ring that runs sees it, too, and is not stopped for it.
+  EXPECT_EQ(peer.state->resources[0].config.feed->memory(), peer.state->resources[1].memory);
   EXPECT_TRUE(peer.state->running[0]);
+  EXPECT_EQ(peer.state->starts, 2);
 }
 
 TEST_F(FrontendSessionTest, BlockDeviceShowsTheBackEndsDiskAndOurQueues) {

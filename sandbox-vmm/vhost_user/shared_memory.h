@@ -7,6 +7,7 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "base/fd.h"
@@ -17,13 +18,15 @@ namespace wyvern::vhost_user {
 
 class SharedMemory {
  public:
-  static constexpr size_t kMaxSlots = 64;  // what GET_MAX_MEM_SLOTS says
+  // What GET_MAX_MEM_SLOTS says: as much as other back-ends (KVM's number of memslots, long ago), and
+  // more than half of the 512 chunks that virtio-mem plugs at most. Each takes a descriptor.
+  static constexpr size_t kMaxSlots = 509;
 
   // SET_MEM_TABLE: these instead of what was there.
   Result<> Replace(std::span<const MemoryRegion> regions, std::vector<UniqueFd> fds);
-  // ADD_MEM_REG; RESOURCE_EXHAUSTED beyond kMaxSlots.
+  // ADD_MEM_REG; RESOURCE_EXHAUSTED beyond kMaxSlots. What was mapped stays where it is.
   Result<> Add(const MemoryRegion& region, UniqueFd fd);
-  // REM_MEM_REG: by addresses and size. NOT_FOUND.
+  // REM_MEM_REG: by addresses and size. NOT_FOUND. The others stay where they are.
   Result<> Remove(const MemoryRegion& region);
 
   // Null before the first table.
@@ -33,14 +36,7 @@ class SharedMemory {
   std::optional<mem::Gpa> ToGpa(uint64_t user_address) const;
 
  private:
-  struct Slot {
-    MemoryRegion region;
-    UniqueFd fd;
-  };
-
-  static Result<std::shared_ptr<const mem::GuestMemory>> Map(const std::vector<Slot>& slots);
-
-  std::vector<Slot> slots_;
+  std::vector<MemoryRegion> slots_;
   std::shared_ptr<const mem::GuestMemory> memory_;
 };
 

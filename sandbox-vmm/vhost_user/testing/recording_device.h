@@ -26,6 +26,7 @@ class RecordingDevice final : public virtio::VirtioDevice {
     virtio::QueueState stopped{0, 3};
     bool open_rings = false;  // StartQueue makes a virtio::Queue
     int resets = 0;
+    int starts = 0;
   };
 
   explicit RecordingDevice(std::shared_ptr<State> state, uint64_t more_features = 0,
@@ -62,6 +63,7 @@ class RecordingDevice final : public virtio::VirtioDevice {
       }
       state_->queues[index] = *std::move(queue);
     }
+    ++state_->starts;
     state_->running[index] = true;
     state_->resources[index] = std::move(resources);
     state_->resumed = resume;
