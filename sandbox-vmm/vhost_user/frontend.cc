@@ -225,7 +225,9 @@ void Frontend::Reset() {
     if ((protocol_features_ & kProtocolStatus) != 0) {
       static_cast<void>(channel_->SetValue(Request::kSetStatus, uint64_t{0}));
     }
-    memory_.reset();  // some take the memory table for a part of what is reset
+    // Some take the memory table for a part of what is reset.
+    memory_.reset();
+    slots_.clear();
   }
   if (touched_) {
     if (const auto renewed = RenewErrors(); !renewed) {
@@ -246,6 +248,7 @@ void Frontend::ForgetSession() {
   sent_features_.reset();
   memory_.reset();
   slots_.clear();
+  max_slots_.reset();
   touched_ = false;
   driver_ok_ = false;
   inflight_sent_ = false;

@@ -21,12 +21,14 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "base/worker_thread.h"
 #include "mem/file_window.h"
 #include "vhost_user/frontend_channel.h"
+#include "vhost_user/shared_regions.h"
 #include "vhost_user/shared_window.h"
 #include "virtio/device.h"
 
@@ -96,6 +98,8 @@ class Frontend final : public virtio::VirtioDevice {
                       std::optional<virtio::QueueState> resume) override;
   std::optional<virtio::QueueState> StopQueue(uint16_t index) override;
   void Reset() override;
+  bool TakesMemory(const mem::GuestMemory& memory) override;
+  bool MemoryGrew(const std::shared_ptr<const mem::GuestMemory>& memory) override;
   std::vector<virtio::CounterValue> counters() const override;
 
   bool lost() const;
@@ -155,8 +159,6 @@ class Frontend final : public virtio::VirtioDevice {
   Result<> Configure(const std::shared_ptr<const mem::GuestMemory>& memory, uint64_t features);
   Result<> SendFeatures(uint64_t features);
   Result<> SendInflight();
-  Result<> SendMemory(const mem::GuestMemory& memory);
-  Result<> SendSlots(const std::vector<mem::RegionInfo>& regions);
   Result<> StartOnBackend(uint16_t index);
   virtio::QueueState StopOnBackend(uint16_t index);
   Result<> SendQueue(uint16_t index, const virtio::QueueState& base);
@@ -164,6 +166,15 @@ class Frontend final : public virtio::VirtioDevice {
   Result<FdRef> CallFd(uint16_t index);
   bool served(uint16_t index) const;
   bool AnyRunning() const;
+
+  // frontend_memory.cc
+  Result<> SendMemory(const mem::GuestMemory& memory);
+  // False: not without a stop of the rings.
+  Result<bool> SendGrowth(const mem::GuestMemory& memory);
+  Result<> SendTable(std::span<const SharedRegion> regions);
+  Result<> AddSlots(std::span<const SharedRegion> regions);
+  Result<> RemoveSlots(std::span<const SharedRegion> regions);
+  Result<size_t> MaxSlots();
 
   // frontend_migration.cc
   Result<> SendLogBase();
@@ -199,7 +210,8 @@ class Frontend final : public virtio::VirtioDevice {
   std::vector<virtio::SharedMemoryRegion> shared_memory_;
   std::vector<Queue> queues_;                       // `relay` and `interrupt` also by mu_
   std::shared_ptr<const mem::GuestMemory> memory_;  // what the back-end has
-  std::vector<mem::RegionInfo> slots_;              // the same, one by one
+  std::vector<SharedRegion> slots_;                 // the same, one by one
+  std::optional<size_t> max_slots_;                 // once it was asked
   std::optional<uint64_t> sent_features_;
   bool touched_ = false;  // the back-end has something to reset
   bool driver_ok_ = false;

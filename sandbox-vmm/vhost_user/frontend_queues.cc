@@ -17,31 +17,6 @@ constexpr uint64_t kFeaturesOk =
 // Both indices 0, both wrap counters 1 (VIRTIO §2.8.1).
 constexpr virtio::QueueState kPackedBegin = {0x8000, 0x8000};
 
-MemoryRegion ToRegion(const mem::RegionInfo& info) {
-  return {mem::Raw(info.start), info.size, info.host_address, info.fd_offset};
-}
-
-bool SameRegion(const mem::RegionInfo& a, const mem::RegionInfo& b) {
-  return a.start == b.start && a.size == b.size && a.host_address == b.host_address &&
-         a.fd_offset == b.fd_offset;
-}
-
-bool IsAmong(const mem::RegionInfo& region, const std::vector<mem::RegionInfo>& regions) {
-  return std::ranges::any_of(
-      regions, [&](const mem::RegionInfo& other) { return SameRegion(region, other); });
-}
-
-// Our own address of a guest address: what the protocol calls a user address.
-std::optional<uint64_t> UserAddress(const mem::GuestMemory& memory, mem::Gpa gpa) {
-  for (const mem::RegionInfo& info : memory.regions()) {
-    const uint64_t start = mem::Raw(info.start);
-    if (mem::Raw(gpa) >= start && mem::Raw(gpa) - start < info.size) {
-      return info.host_address + (mem::Raw(gpa) - start);
-    }
-  }
-  return std::nullopt;
-}
-
 }  // namespace
 
 bool Frontend::served(uint16_t index) const {
@@ -177,76 +152,20 @@ Result<> Frontend::SendInflight() {
   return {};
 }
 
-Result<> Frontend::SendMemory(const mem::GuestMemory& memory) {
-  std::vector<mem::RegionInfo> shared;
-  for (const mem::RegionInfo& info : memory.regions()) {
-    if (info.fd.valid() && (!info.read_only || options_.share_read_only_memory)) {
-      shared.push_back(info);
-    }
-  }
-  if (shared.empty()) {
-    return Fail(Code::kFailedPrecondition,
-                "guest memory is private: a vhost-user device needs it shared (memfd)");
-  }
-  if (shared.size() > kMaxTableRegions) {
-    return SendSlots(shared);
-  }
-  MemoryTable table;
-  std::vector<FdRef> fds;
-  for (const mem::RegionInfo& info : shared) {
-    table.regions[table.count++] = ToRegion(info);
-    fds.push_back(info.fd);
-  }
-  const size_t size = 8 + table.count * sizeof(MemoryRegion);
-  WV_TRY_VOID(
-      channel_->Set(Request::kSetMemTable, std::as_bytes(std::span(&table, 1)).first(size), fds));
-  slots_ = std::move(shared);
-  return {};
-}
-
-// What it has already stays, for rings run there.
-Result<> Frontend::SendSlots(const std::vector<mem::RegionInfo>& regions) {
-  if ((protocol_features_ & kProtocolConfigureMemSlots) == 0) {
-    return Fail(Code::kFailedPrecondition,
-                fmt::format("the back-end takes {} memory regions, not {}", kMaxTableRegions,
-                            regions.size()));
-  }
-  WV_TRY(const uint64_t slots, channel_->Get<uint64_t>(Request::kGetMaxMemSlots));
-  if (slots < regions.size()) {
-    return Fail(Code::kFailedPrecondition,
-                fmt::format("the back-end takes {} memory regions, not {}", slots, regions.size()));
-  }
-  for (size_t i = 0; i < slots_.size();) {
-    if (IsAmong(slots_[i], regions)) {
-      ++i;
-      continue;
-    }
-    WV_TRY_VOID(channel_->SetValue(Request::kRemMemReg, SingleRegion{0, ToRegion(slots_[i])}));
-    slots_.erase(slots_.begin() + static_cast<std::ptrdiff_t>(i));
-  }
-  for (const mem::RegionInfo& info : regions) {
-    if (IsAmong(info, slots_)) {
-      continue;
-    }
-    const FdRef fd[] = {info.fd};
-    WV_TRY_VOID(channel_->SetValue(Request::kAddMemReg, SingleRegion{0, ToRegion(info)}, fd));
-    slots_.push_back(info);
-  }
-  return {};
-}
-
 Result<> Frontend::SendAddress(uint16_t index) {
   const virtio::QueueResources& resources = queues_[index].resources;
-  const auto descriptor = UserAddress(*resources.memory, resources.config.descriptor_area);
-  const auto available = UserAddress(*resources.memory, resources.config.driver_area);
-  const auto used = UserAddress(*resources.memory, resources.config.device_area);
-  if (!descriptor || !available || !used) {
-    return Fail(Code::kInvalidArgument, "the ring lies outside the guest's memory");
+  const virtio::QueueConfig& config = resources.config;
+  for (const mem::Gpa area : {config.descriptor_area, config.driver_area, config.device_area}) {
+    if (!resources.memory->Contains(area, 1)) {
+      return Fail(Code::kInvalidArgument, "the ring lies outside the guest's memory");
+    }
   }
+  const auto user = [](mem::Gpa area) { return mem::Raw(area) + kUserDistance; };
   const uint32_t flags = log_ ? kVringLog : 0;
-  return channel_->SetValue(Request::kSetVringAddr,
-                            VringAddress{index, flags, *descriptor, *used, *available,
-                                         mem::Raw(resources.config.device_area)});
+  return channel_->SetValue(
+      Request::kSetVringAddr,
+      VringAddress{index, flags, user(config.descriptor_area), user(config.device_area),
+                   user(config.driver_area), mem::Raw(config.device_area)});
 }
 
 Result<> Frontend::SendQueue(uint16_t index, const virtio::QueueState& base) {

@@ -12,9 +12,8 @@
 
 #include "base/mapping.h"
 #include "base/unix_socket.h"
-#include "vhost_user/backend.h"
 #include "vhost_user/frontend.h"
-#include "vhost_user/testing/recording_device.h"
+#include "vhost_user/testing/backend_peer.h"
 #include "virtio/memory_feed.h"
 #include "virtio/testing/fake_driver.h"
 #include "virtio/testing/fake_interrupt.h"
@@ -23,61 +22,11 @@ namespace wyvern::vhost_user {
 namespace {
 
 using std::chrono::milliseconds;
-using testing::RecordingDevice;
+using testing::Peer;
 using virtio::testing::FakeDriver;
 using virtio::testing::FakeInterrupt;
 using virtio::testing::GuestRam;
 using virtio::testing::MustPop;
-
-// Our back-end in a thread. The test looks at the device's state when nothing is asked.
-class Peer {
- public:
-  explicit Peer(BackendOptions options = {}, uint64_t features = 0,
-                std::vector<virtio::SharedMemoryRegion> shared = {}) {
-    auto pair = MakeSocketPair(SOCK_STREAM);
-    EXPECT_TRUE(pair.has_value());
-    front_end = std::move(pair->first);
-    ours_ = *pair->second.Duplicate();
-    state->open_rings = true;
-    options.timeout = std::chrono::seconds(20);
-    auto device = std::make_unique<RecordingDevice>(state, features, std::move(shared));
-    device_ = device.get();
-    backend_ =
-        std::make_unique<Backend>(std::move(pair->second), std::move(device), std::move(options));
-    requests = backend_->requests();
-    thread_ = std::thread([this] {
-      while (backend_->Serve().has_value()) {
-      }
-    });
-  }
-
-  ~Peer() { Kill(); }
-
-  Peer(const Peer&) = delete;
-  Peer& operator=(const Peer&) = delete;
-
-  // As a process that ends: its rings go with it.
-  void Kill() {
-    if (backend_ != nullptr) {
-      ::shutdown(ours_.get(), SHUT_RDWR);
-      thread_.join();
-      backend_.reset();
-      ours_.Reset();
-    }
-  }
-
-  void BreakDevice() { device_->Break(); }
-
-  UniqueFd front_end;
-  std::shared_ptr<RecordingDevice::State> state = std::make_shared<RecordingDevice::State>();
-  std::shared_ptr<BackendRequests> requests;
-
- private:
-  UniqueFd ours_;
-  RecordingDevice* device_ = nullptr;
-  std::unique_ptr<Backend> backend_;
-  std::thread thread_;
-};
 
 class FrontendSessionTest : public ::testing::Test {
  protected:
