@@ -6,6 +6,8 @@
 //          all, at most kMaxPayload long.
 #pragma once
 
+#include <poll.h>
+
 #include <chrono>
 #include <cstring>
 #include <optional>
@@ -62,6 +64,10 @@ class Connection {
 
   // Blocks at most until `deadline`.
   Wire<Message> Receive(Clock::time_point deadline);
+
+  // Until there is something to receive, a hang-up, too.
+  Wire<> WaitReadable(Clock::time_point deadline) const { return WaitFor(POLLIN, deadline); }
+
   Wire<> Send(uint32_t request, uint32_t flags, std::span<const std::byte> payload,
               std::span<const FdRef> fds, Clock::time_point deadline);
 

@@ -30,7 +30,8 @@ Frontend::Frontend(UniqueFd socket, FrontendOptions options, UniqueFd epoll)
     : options_(std::move(options)),
       epoll_(std::move(epoll)),
       mappings_(options_.window),
-      channel_(std::make_unique<FrontendChannel>(std::move(socket), options_.timeout)) {
+      channel_(std::make_unique<FrontendChannel>(std::move(socket), options_.timeout,
+                                                 options_.drain_timeout)) {
   traits_.device_id = options_.device_id;
   traits_.queue_sizes = options_.queue_sizes;
   traits_.config_length = ConfigLength(options_);
@@ -88,7 +89,9 @@ uint64_t Frontend::WantedProtocol() const {
 
 uint64_t Frontend::OfferedFeatures() const {
   const uint64_t theirs = backend_features_ & ~(kFeatureProtocol | kFeatureLogAll);
-  return (theirs & options_.features) | options_.own_features;
+  // Nothing in a packed ring tells a successor where the lost one was.
+  const uint64_t hidden = options_.reconnects ? virtio::kRingPacked : 0;
+  return (theirs & options_.features & ~hidden) | options_.own_features;
 }
 
 Result<> Frontend::Negotiate() {
@@ -263,7 +266,8 @@ Result<> Frontend::Reconnect(UniqueFd socket) {
   ForgetSession();
   mappings_.UnmapAll();
   WV_TRY_VOID(RenewErrors());
-  channel_ = std::make_unique<FrontendChannel>(std::move(socket), options_.timeout);
+  channel_ = std::make_unique<FrontendChannel>(std::move(socket), options_.timeout,
+                                               options_.drain_timeout);
   WV_TRY_VOID_CONTEXT(Negotiate(), "vhost-user back-end");
   // The driver has seen what the first one offered.
   if (const uint64_t lacks = traits_.features & ~OfferedFeatures(); lacks != 0) {

@@ -3,9 +3,10 @@
 // State:   Create negotiates; the first StartQueue sends features and the memory table. Queues go
 //          to the back-end one by one; kicks and calls then pass between guest and back-end without
 //          us. A back-end that is lost stays lost, or its successor takes over (Reconnect).
-// Errors:  every call ends within the timeout for each message; a back-end that hangs up, stalls or
-//          lies makes the call fail, closes the connection, sets NEEDS_RESET (unless it may be
-//          replaced) and calls the lost callback, once.
+// Errors:  every call ends within the timeout for each message (the longer one, for what waits for the
+//          guest's own requests); a back-end that hangs up, stalls or lies makes the call fail, closes
+//          the connection, sets NEEDS_RESET (unless it may be replaced) and calls the lost callback,
+//          once.
 // Threads: VirtioDevice's rule for its methods; Reconnect, the log's and the state's from any
 //          thread. One thread of its own watches for a hang-up, answers what the back-end asks, and
 //          carries calls for interrupts without an eventfd. The callbacks come from that thread.
@@ -49,10 +50,14 @@ struct FrontendOptions {
   std::vector<std::byte> config;
   uint32_t config_offset = 0;
   std::chrono::milliseconds timeout{5000};
+  // Instead, for what waits for the guest's requests that the back-end has in flight (a queue's stop, a
+  // reset): as long as the guest itself waits before it complains.
+  std::chrono::milliseconds drain_timeout{120000};
   // Regions that the guest may only read (pmem) have read-only descriptors, which only back-ends
   // like ours can map.
   bool share_read_only_memory = true;
-  // A lost back-end will be replaced: queues wait for Reconnect instead of NEEDS_RESET.
+  // A lost back-end will be replaced: queues wait for Reconnect instead of NEEDS_RESET. No packed rings
+  // then.
   bool reconnects = false;
   // The back-end records what is in flight, if it can; a successor goes on with it.
   bool track_inflight = false;

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "base/log.h"
+
 namespace wyvern::vhost_user {
 
 tl::unexpected<Error> FrontendChannel::Lose(Request request, Fault fault) {
@@ -11,8 +13,28 @@ tl::unexpected<Error> FrontendChannel::Lose(Request request, Fault fault) {
               fmt::format("{}: {}", RequestName(static_cast<uint32_t>(request)), FaultName(fault)));
 }
 
+// A request of the guest's takes as long as it takes (an fsync of much that is dirty).
+Wire<> FrontendChannel::AwaitDrained(Request request) const {
+  const auto begun = Connection::Clock::now();
+  const auto last = begun + drain_timeout_;
+  for (auto next = begun + timeout_;; next += timeout_) {
+    const Wire<> ready = connection_.WaitReadable(std::min(next, last));
+    if (ready || ready.error() != Fault::kTimeout || next >= last) {
+      return ready;
+    }
+    WV_WARN("vhost-user: {} waits for what the back-end has in flight: {} ms of at most {}",
+            RequestName(static_cast<uint32_t>(request)),
+            std::chrono::duration_cast<std::chrono::milliseconds>(next - begun).count(),
+            drain_timeout_.count());
+  }
+}
+
 Wire<Message> FrontendChannel::ReceiveReply(Request request, const Expected& expected,
                                             Connection::Clock::time_point deadline) {
+  if (request == Request::kGetVringBase || request == Request::kResetDevice) {
+    WV_TRY_VOID(AwaitDrained(request));
+    deadline = Connection::Clock::now() + timeout_;
+  }
   WV_TRY(Message reply, connection_.Receive(deadline));
   if (reply.header.request != static_cast<uint32_t>(request) ||
       (reply.header.flags & kFlagReply) == 0) {

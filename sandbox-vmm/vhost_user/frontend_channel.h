@@ -7,6 +7,7 @@
 // Trust:   replies are the back-end's.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <span>
 
@@ -23,8 +24,13 @@ class FrontendChannel {
     size_t max_fds = 0;
   };
 
-  FrontendChannel(UniqueFd socket, std::chrono::milliseconds timeout)
-      : connection_(std::move(socket)), timeout_(timeout) {}
+  // `drain_timeout`: for requests that a back-end answers when it has finished what is in flight
+  // (GET_VRING_BASE, RESET_DEVICE); at least `timeout`, after which that is logged.
+  FrontendChannel(UniqueFd socket, std::chrono::milliseconds timeout,
+                  std::chrono::milliseconds drain_timeout)
+      : connection_(std::move(socket)),
+        timeout_(timeout),
+        drain_timeout_(std::max(timeout, drain_timeout)) {}
 
   FdRef fd() const { return connection_.fd(); }
 
@@ -53,11 +59,13 @@ class FrontendChannel {
   tl::unexpected<Error> Lose(Request request, Fault fault);
 
  private:
+  Wire<> AwaitDrained(Request request) const;
   Wire<Message> ReceiveReply(Request request, const Expected& expected,
                              Connection::Clock::time_point deadline);
 
   Connection connection_;
   const std::chrono::milliseconds timeout_;
+  const std::chrono::milliseconds drain_timeout_;
   uint64_t protocol_features_ = 0;
   bool lost_ = false;
 };

@@ -39,6 +39,7 @@ class FrontendMemoryTest : public ::testing::Test {
     options.features = virtio::kRingFeatures;
     options.queue_sizes = {64};
     options.timeout = timeout;
+    options.drain_timeout = timeout;
     return options;
   }
 
@@ -256,6 +257,52 @@ TEST_F(FrontendMemoryTest, SuccessorHasWhatWasPluggedWhileThereWasNone) {
   Peer next;
   ASSERT_TRUE(device_->Reconnect(std::move(next.front_end)));
   EXPECT_EQ(ReadByBackEnd(next, At(2)), 7);
+}
+
+// A lost back-end's place in a packed ring is known to nobody.
+TEST_F(FrontendMemoryTest, BackEndThatMayBeReplacedHasNoPackedRings) {
+  for (const bool reconnects : {false, true}) {
+    ScriptedBackend backend;
+    FrontendOptions options = Options();
+    options.features |= virtio::kRingPacked;
+    options.reconnects = reconnects;
+    const auto device = Frontend::Create(std::move(backend.front_end), std::move(options));
+    ASSERT_TRUE(device.has_value());
+    EXPECT_EQ(((*device)->traits().features & virtio::kRingPacked) == 0, reconnects);
+  }
+}
+
+// What the guest has asked for may take longer than a message.
+TEST_F(FrontendMemoryTest, BackEndThatFinishesItsRequestsFirstIsNotLost) {
+  for (const Request request : {Request::kGetVringBase, Request::kResetDevice}) {
+    ScriptedBackend backend(
+        request, [](ScriptedBackend::Reply*) { std::this_thread::sleep_for(milliseconds(700)); });
+    FrontendOptions options = Options(milliseconds(200));
+    options.drain_timeout = std::chrono::seconds(20);
+    Create(std::move(backend.front_end), std::move(options));
+    Start();
+    EXPECT_TRUE(core_->StopQueue(0).has_value());
+    device_->Reset();
+    Start();
+    EXPECT_FALSE(device_->lost());
+    core_.reset();
+  }
+}
+
+TEST_F(FrontendMemoryTest, BackEndThatNeverStopsIsLostAllTheSame) {
+  ScriptedBackend backend(Request::kGetVringBase,
+                          [](ScriptedBackend::Reply* reply) { reply->silent = true; });
+  FrontendOptions options = Options(milliseconds(50));
+  options.drain_timeout = milliseconds(170);
+  Create(std::move(backend.front_end), std::move(options));
+  Start();
+  const auto begun = std::chrono::steady_clock::now();
+  EXPECT_TRUE(core_->StopQueue(0).has_value());
+  EXPECT_GE(std::chrono::steady_clock::now() - begun, milliseconds(170));
+  for (int i = 0; i < 500 && !device_->lost(); ++i) {
+    std::this_thread::sleep_for(milliseconds(10));
+  }
+  EXPECT_TRUE(device_->lost());
 }
 
 }  // namespace

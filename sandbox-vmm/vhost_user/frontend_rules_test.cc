@@ -46,6 +46,7 @@ class FrontendRulesTest : public ::testing::Test {
     options.queue_sizes = {64, 64};
     options.backend_config = 16;
     options.timeout = timeout;
+    options.drain_timeout = timeout;
     options.track_inflight = true;
     options.mtu = 1500;
     options.window = window_;

@@ -88,6 +88,7 @@ class FrontendTest : public ::testing::Test {
     options.features = virtio::kRingFeatures;
     options.queue_sizes = {64, 64};
     options.timeout = timeout;
+    options.drain_timeout = timeout;
     return options;
   }
 

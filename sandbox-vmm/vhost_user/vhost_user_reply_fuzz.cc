@@ -59,6 +59,7 @@ class ReplyFuzzer {
     options.window = std::make_shared<NoWindow>();
     // Replies are there already: whoever waits waits in vain.
     options.timeout = std::chrono::milliseconds(2);
+    options.drain_timeout = options.timeout;
     auto device = Frontend::Create(std::move(ours_), std::move(options));
     if (device) {
       Drive(**device);
