@@ -12,8 +12,11 @@
 #include <cerrno>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <mutex>
+#include <optional>
 #include <utility>
+#include <vector>
 
 #include "base/check.h"
 #include "net/testing/net_rig.h"
@@ -60,9 +63,9 @@ class FakeVhost final : public VhostCalls {
         features_ = *static_cast<uint64_t*>(argument);
         return (features_ & ~offered) == 0 ? 0 : -EOPNOTSUPP;
       case VHOST_SET_MEM_TABLE:
-        regions_ = static_cast<vhost_memory*>(argument)->nregions;
-        std::memcpy(&region_, static_cast<const std::byte*>(argument) + sizeof(vhost_memory),
-                    sizeof(region_));
+        regions_.resize(static_cast<vhost_memory*>(argument)->nregions);
+        std::memcpy(regions_.data(), static_cast<const std::byte*>(argument) + sizeof(vhost_memory),
+                    regions_.size() * sizeof(vhost_memory_region));
         return 0;
       case VHOST_SET_OWNER:
         return 0;
@@ -107,9 +110,26 @@ class FakeVhost final : public VhostCalls {
 
   uint64_t features() const { return features_; }
 
-  uint32_t regions() const { return regions_; }
+  const std::vector<vhost_memory_region>& regions() const { return regions_; }
 
-  const vhost_memory_region& region() const { return region_; }
+  // What the kernel can read at a guest address, by the table that it has.
+  std::optional<int64_t> Read(mem::Gpa at) const {
+    for (const vhost_memory_region& region : regions_) {
+      const uint64_t offset = mem::Raw(at) - region.guest_phys_addr;
+      if (mem::Raw(at) >= region.guest_phys_addr && offset < region.memory_size) {
+        // By a call, as the kernel does: what is not there is an error and no signal.
+        const UniqueFd out = *MakeMemfd("read", 0);
+        int64_t value = 0;
+        const auto* from = reinterpret_cast<const void*>(region.userspace_addr + offset);
+        if (write(out.get(), from, sizeof(value)) != sizeof(value) ||
+            pread(out.get(), &value, sizeof(value), 0) != sizeof(value)) {
+          return std::nullopt;
+        }
+        return value;
+      }
+    }
+    return std::nullopt;
+  }
 
   uint64_t offered = kVhostFeatures;
 
@@ -152,8 +172,7 @@ class FakeVhost final : public VhostCalls {
   std::vector<unsigned long> requests_;
   std::map<std::pair<int, unsigned>, Ring> rings_;
   uint64_t features_ = 0;
-  uint32_t regions_ = 0;
-  vhost_memory_region region_{};
+  std::vector<vhost_memory_region> regions_;
 };
 
 class VhostNetTest : public ::testing::Test {
@@ -252,10 +271,10 @@ TEST_F(VhostNetTest, RingsAreGivenByTheHostsAddresses) {
   Make();
   rig_->Start();
   const mem::RegionInfo& region = rig_->ram().memory()->regions()[0];
-  EXPECT_EQ(vhost_->regions(), 1U);
-  EXPECT_EQ(vhost_->region().guest_phys_addr, mem::Raw(region.start));
-  EXPECT_EQ(vhost_->region().memory_size, region.size);
-  EXPECT_EQ(vhost_->region().userspace_addr, region.host_address);
+  ASSERT_EQ(vhost_->regions().size(), 1U);
+  EXPECT_EQ(vhost_->regions()[0].guest_phys_addr, mem::Raw(region.start));
+  EXPECT_EQ(vhost_->regions()[0].memory_size, region.size);
+  EXPECT_EQ(vhost_->regions()[0].userspace_addr, region.host_address);
   const virtio::QueueConfig& config = rig_->queue(1).config();
   const auto host = [&](mem::Gpa at) {
     return region.host_address + mem::Raw(at) - mem::Raw(region.start);
@@ -263,6 +282,95 @@ TEST_F(VhostNetTest, RingsAreGivenByTheHostsAddresses) {
   EXPECT_EQ(Ring(1).address.desc_user_addr, host(config.descriptor_area));
   EXPECT_EQ(Ring(1).address.avail_user_addr, host(config.driver_area));
   EXPECT_EQ(Ring(1).address.used_user_addr, host(config.device_area));
+}
+
+// Memory that is plugged chunk by chunk, as by virtio-mem: more regions than vhost takes.
+class VhostPluggedTest : public VhostNetTest {
+ protected:
+  static constexpr uint64_t kChunk = 2 << 20;
+  static constexpr uint64_t kChunks = 512;
+
+  void SetUp() override {
+    Make();
+    rig_->Start();
+    memory_ = rig_->ram().memory();
+  }
+
+  static mem::Gpa At(uint64_t chunk) { return mem::Gpa{(uint64_t{1} << 32U) + chunk * kChunk}; }
+
+  static mem::RegionSpec Chunk(uint64_t chunk, const UniqueFd& file) {
+    mem::RegionSpec spec;
+    spec.start = At(chunk);
+    spec.size = kChunk;
+    spec.fd = *file.Duplicate();
+    spec.fd_offset = chunk * kChunk;
+    return spec;
+  }
+
+  void Plug(uint64_t chunk) {
+    memory_ = *memory_->WithRegion(Chunk(chunk, file_));
+    ASSERT_TRUE(memory_->Write(At(chunk), int64_t(chunk) + 1));
+    Use();
+  }
+
+  void Use() {
+    ASSERT_FALSE(rig_->core().GrowMemory(memory_));
+    const auto changed = rig_->core().ChangeMemory(memory_);
+    ASSERT_TRUE(changed.has_value()) << changed.error().message();
+  }
+
+  UniqueFd file_ = *MakeMemfd("chunks", kChunks* kChunk);
+  std::shared_ptr<const mem::GuestMemory> memory_;
+};
+
+TEST_F(VhostPluggedTest, EverySecondOfManyChunksFitsAndTheRestIsOutOfReach) {
+  for (uint64_t i = 0; i < kChunks; i += 2) {
+    ASSERT_NO_FATAL_FAILURE(Plug(i));
+    ASSERT_LE(vhost_->regions().size(), VhostMemory::kMaxRegions);
+  }
+  EXPECT_EQ(vhost_->regions().size(), 2U);
+  for (uint64_t i = 0; i + 1 < kChunks; ++i) {
+    const std::optional<int64_t> seen = vhost_->Read(At(i));
+    ASSERT_EQ(seen.has_value(), i % 2 == 0) << i;
+    ASSERT_EQ(seen.value_or(int64_t(i) + 1), int64_t(i) + 1);
+  }
+  // The rings and the memory of the start are where they were.
+  const mem::RegionInfo& first = memory_->regions()[0];
+  EXPECT_EQ(vhost_->regions()[0].userspace_addr, first.host_address);
+}
+
+TEST_F(VhostPluggedTest, ChunkThatWentIsOutOfReachAndMayComeBack) {
+  for (uint64_t i = 0; i < 80; ++i) {
+    ASSERT_NO_FATAL_FAILURE(Plug(i));
+  }
+  for (const uint64_t chunk : {uint64_t{0}, uint64_t{40}, uint64_t{79}}) {
+    memory_ = *memory_->WithoutRegion(At(chunk));
+    Use();
+    EXPECT_EQ(vhost_->Read(At(chunk)), std::nullopt);
+    EXPECT_EQ(vhost_->Read(At(20)), 21);
+    ASSERT_NO_FATAL_FAILURE(Plug(chunk));
+    EXPECT_EQ(vhost_->Read(At(chunk)), int64_t(chunk) + 1);
+  }
+}
+
+TEST_F(VhostPluggedTest, RegionOfAnotherFileInBetweenKeepsItsPlace) {
+  const UniqueFd other = *MakeMemfd("other", kChunks * kChunk);
+  memory_ = *memory_->WithRegion(Chunk(41, other));
+  ASSERT_TRUE(memory_->Write(At(41), int64_t{-5}));
+  for (uint64_t i = 0; i < 160; i += 2) {
+    ASSERT_NO_FATAL_FAILURE(Plug(i));
+  }
+  EXPECT_EQ(vhost_->Read(At(40)), 41);
+  EXPECT_EQ(vhost_->Read(At(41)), -5);
+  EXPECT_EQ(vhost_->Read(At(42)), 43);
+  EXPECT_EQ(vhost_->regions().size(), 4U);
+}
+
+TEST_F(VhostPluggedTest, FilesOfTheirOwnStillAreTooMany) {
+  for (uint64_t i = 0; i < VhostMemory::kMaxRegions; ++i) {
+    memory_ = *memory_->WithRegion(Chunk(i, *MakeMemfd("own", kChunks * kChunk)));
+  }
+  EXPECT_EQ(rig_->core().ChangeMemory(memory_).error().code(), Code::kResourceExhausted);
 }
 
 TEST_F(VhostNetTest, RingAcrossTheEndOfMemoryIsRefused) {

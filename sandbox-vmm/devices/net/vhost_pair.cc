@@ -9,6 +9,7 @@
 #include <array>
 #include <cerrno>
 #include <cstddef>
+#include <vector>
 
 #include "base/log.h"
 #include "virtio/feature_bits.h"
@@ -29,7 +30,7 @@ class KernelCalls final : public VhostCalls {
 struct MemoryTable {
   uint32_t count = 0;
   uint32_t padding = 0;
-  std::array<vhost_memory_region, VhostPair::kMaxRegions> regions{};
+  std::array<vhost_memory_region, VhostMemory::kMaxRegions> regions{};
 };
 
 static_assert(offsetof(MemoryTable, regions) == sizeof(vhost_memory));
@@ -79,14 +80,11 @@ Result<> VhostPair::SetMemory(const std::shared_ptr<const mem::GuestMemory>& mem
   if (memory == memory_) {
     return {};
   }
-  const auto regions = memory->regions();
-  if (regions.size() > kMaxRegions) {
-    return Fail(Code::kResourceExhausted, "vhost takes 64 memory regions");
-  }
+  WV_TRY(const std::vector<VhostRegion> regions, table_.Update(*memory));
   MemoryTable table;
   table.count = static_cast<uint32_t>(regions.size());
   for (size_t i = 0; i < regions.size(); ++i) {
-    table.regions[i].guest_phys_addr = mem::Raw(regions[i].start);
+    table.regions[i].guest_phys_addr = regions[i].guest_address;
     table.regions[i].memory_size = regions[i].size;
     table.regions[i].userspace_addr = regions[i].host_address;
   }

@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/fd.h"
 #include "mem/guest_memory.h"
+#include "net/vhost_memory.h"
 #include "virtio/device.h"
 
 namespace wyvern::devices {
@@ -29,8 +30,6 @@ std::unique_ptr<VhostCalls> KernelVhostCalls();
 
 class VhostPair {
  public:
-  static constexpr size_t kMaxRegions = 64;  // Linux: vhost's max_mem_regions
-
   // Takes possession of the descriptor for this process.
   static Result<std::unique_ptr<VhostPair>> Create(VhostCalls& calls, UniqueFd fd);
   ~VhostPair() = default;
@@ -74,6 +73,7 @@ class VhostPair {
   VhostCalls& calls_;
   const UniqueFd fd_;
   uint64_t features_ = 0;
+  VhostMemory table_;
   std::shared_ptr<const mem::GuestMemory> memory_;  // that the kernel has been told
   std::array<std::optional<Ring>, 2> rings_;
 };
