@@ -6,6 +6,9 @@
 #include <linux/kvm.h>
 #include <linux/prctl.h>
 #include <linux/seccomp.h>
+// Its ring header is C only, but for this.
+#define VIRTIO_RING_NO_LEGACY
+#include <linux/vhost.h>
 #include <seccomp.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
@@ -70,6 +73,21 @@ constexpr auto kDeviceThread = std::to_array<std::string_view>(
 constexpr auto kNetThread = std::to_array<std::string_view>(
     {"ioctl TUNSETCARRIER", "ioctl TUNSETOFFLOAD", "ioctl TUNSETQUEUE"});
 
+constexpr auto kVhostNetThread = std::to_array<std::string_view>({
+    "ioctl VHOST_GET_VRING_BASE",
+    "ioctl VHOST_NET_SET_BACKEND",
+    "ioctl VHOST_SET_FEATURES",
+    "ioctl VHOST_SET_MEM_TABLE",
+    "ioctl VHOST_SET_VRING_ADDR",
+    "ioctl VHOST_SET_VRING_BASE",
+    "ioctl VHOST_SET_VRING_CALL",
+    "ioctl VHOST_SET_VRING_ERR",
+    "ioctl VHOST_SET_VRING_KICK",
+    "ioctl VHOST_SET_VRING_NUM",
+});
+
+constexpr auto kReadsPackets = std::to_array<std::string_view>({"readv"});
+
 constexpr auto kMemoryThread =
     std::to_array<std::string_view>({"ioctl KVM_SET_USER_MEMORY_REGION"});
 
@@ -87,7 +105,7 @@ constexpr auto kControlThread = std::to_array<std::string_view>({
     "ioctl KVM_GET_VCPU_MMAP_SIZE", "ioctl KVM_SET_CPUID2", "ioctl KVM_SET_IDENTITY_MAP_ADDR",
     "ioctl KVM_SET_MSRS", "ioctl KVM_SET_REGS", "ioctl KVM_SET_SREGS", "ioctl KVM_SET_TSS_ADDR",
     "ioctl KVM_SET_USER_MEMORY_REGION",
-    "ioctl TUNGETIFF", "ioctl TUNSETVNETHDRSZ",
+    "ioctl TUNGETIFF", "ioctl TUNSETVNETHDRSZ", "ioctl VHOST_GET_FEATURES", "ioctl VHOST_SET_OWNER",
     // clang-format on
 });
 
@@ -120,6 +138,18 @@ constexpr auto kRequests = std::to_array<Named>({
     {TUNSETOFFLOAD, "TUNSETOFFLOAD"},
     {TUNSETQUEUE, "TUNSETQUEUE"},
     {TUNSETVNETHDRSZ, "TUNSETVNETHDRSZ"},
+    {VHOST_GET_FEATURES, "VHOST_GET_FEATURES"},
+    {VHOST_GET_VRING_BASE, "VHOST_GET_VRING_BASE"},
+    {VHOST_NET_SET_BACKEND, "VHOST_NET_SET_BACKEND"},
+    {VHOST_SET_FEATURES, "VHOST_SET_FEATURES"},
+    {VHOST_SET_MEM_TABLE, "VHOST_SET_MEM_TABLE"},
+    {VHOST_SET_OWNER, "VHOST_SET_OWNER"},
+    {VHOST_SET_VRING_ADDR, "VHOST_SET_VRING_ADDR"},
+    {VHOST_SET_VRING_BASE, "VHOST_SET_VRING_BASE"},
+    {VHOST_SET_VRING_CALL, "VHOST_SET_VRING_CALL"},
+    {VHOST_SET_VRING_ERR, "VHOST_SET_VRING_ERR"},
+    {VHOST_SET_VRING_KICK, "VHOST_SET_VRING_KICK"},
+    {VHOST_SET_VRING_NUM, "VHOST_SET_VRING_NUM"},
 });
 
 constexpr auto kFcntlCommands = std::to_array<Named>({
@@ -197,6 +227,12 @@ TEST(AllowedCallsTest, NetAndMemoryThreadsHaveADevicesListAndTheirIoctls) {
   EXPECT_EQ(ListOf(ThreadKind::kMemory), Together({kEveryThread, kDeviceThread, kMemoryThread}));
 }
 
+// No file, no disk: of a device's calls it has the one that empties a tap.
+TEST(AllowedCallsTest, VhostNetThreadsHaveTheRingsAndTheTapsIoctls) {
+  EXPECT_EQ(ListOf(ThreadKind::kVhostNet),
+            Together({kEveryThread, kReadsPackets, kNetThread, kVhostNetThread}));
+}
+
 TEST(AllowedCallsTest, ThreadsWithAWindowHaveOneCallMore) {
   EXPECT_EQ(ListOf(ThreadKind::kWindow), Together({kEveryThread, kDeviceThread, kWindowThread}));
   EXPECT_EQ(ListOf(ThreadKind::kWindowVcpu), Together({kEveryThread, kVcpuThread, kMemoryThread}));
@@ -204,8 +240,9 @@ TEST(AllowedCallsTest, ThreadsWithAWindowHaveOneCallMore) {
 
 // The control filter is the base of every thread's, so it holds theirs too.
 TEST(AllowedCallsTest, ControlThreadsHaveTheirListAndTheOthers) {
-  EXPECT_EQ(ListOf(ThreadKind::kControl), Together({kEveryThread, kVcpuThread, kDeviceThread,
-                                                    kNetThread, kWindowThread, kControlThread}));
+  EXPECT_EQ(ListOf(ThreadKind::kControl),
+            Together({kEveryThread, kVcpuThread, kDeviceThread, kNetThread, kVhostNetThread,
+                      kWindowThread, kControlThread}));
 }
 
 }  // namespace

@@ -14,11 +14,12 @@
 namespace wyvern::jail {
 
 enum class ThreadKind : uint8_t {
-  kControl,  // main, gRPC's own threads, and the base of every other thread
-  kVcpu,     // KVM_RUN and register access; virtqueue notifications and transport registers
-  kDevice,   // a device's worker: rings, sockets, files it holds
-  kNet,      // that of a network device: taps' offloads, queues and carrier beside it
-  kMemory,   // that of a virtio-mem device: memslots come and go
+  kControl,   // main, gRPC's own threads, and the base of every other thread
+  kVcpu,      // KVM_RUN and register access; virtqueue notifications and transport registers
+  kDevice,    // a device's worker: rings, sockets, files it holds
+  kNet,       // that of a network device: taps' offloads, queues and carrier beside it
+  kVhostNet,  // that of a network device whose rings the kernel has
+  kMemory,    // that of a virtio-mem device: memslots come and go
   // With a device whose back-end shows files to the guest (virtio-fs' DAX window):
   kWindow,      // that device's: it looks at what it is given before it maps it
   kWindowVcpu,  // kVcpu, and the window's memslot moves with its BAR
