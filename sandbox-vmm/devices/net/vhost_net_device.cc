@@ -2,7 +2,9 @@
 
 #include <sys/epoll.h>
 
+#include <array>
 #include <bit>
+#include <cerrno>
 #include <utility>
 
 #include "base/log.h"
@@ -68,6 +70,7 @@ VhostNetDevice::VhostNetDevice(VhostNetOptions options,
   traits_.config_length = sizeof(NetConfigLayout);
   traits_.name = "vhost-net";
   roles_.resize(traits_.queue_sizes.size(), NetRole::kStopped);
+  rings_.resize(traits_.queue_sizes.size());
   events_.resize(traits_.queue_sizes.size());
   others_.resize(traits_.queue_sizes.size());
 }
@@ -115,10 +118,14 @@ Result<> VhostNetDevice::Begin(uint16_t index, virtio::QueueResources resources,
   std::shared_ptr<virtio::Interrupt> interrupt = resources.interrupt;
   const NetRole role = NetQueueRole(index, max_pairs(), features);
   if (role == NetRole::kReceive || role == NetRole::kTransmit) {
-    WV_TRY_VOID(BeginRing(index, resources, features, resume));
+    rings_[index] = std::make_unique<Ring>(
+        Ring{.resources = std::move(resources), .features = features, .left = resume});
+    if (auto begun = BeginRing(index); !begun) {
+      rings_[index].reset();
+      return begun;
+    }
   } else {
-    WV_TRY_VOID(
-        BeginOther(index, std::move(resources), features, resume, role == NetRole::kControl));
+    WV_TRY_VOID(BeginOther(index, std::move(resources), features, resume, role));
   }
   interrupt_ = std::move(interrupt);
   roles_[index] = role;
@@ -128,18 +135,34 @@ Result<> VhostNetDevice::Begin(uint16_t index, virtio::QueueResources resources,
   return {};
 }
 
-Result<> VhostNetDevice::BeginRing(uint16_t index, const virtio::QueueResources& resources,
-                                   uint64_t features, std::optional<virtio::QueueState> resume) {
+// Where the pair and the link say now. What fails is not served, and can be tried again.
+Result<> VhostNetDevice::BeginRing(uint16_t index) {
+  Ring& ring = *rings_[index];
+  ring.in_kernel = index % 2 == 0 || in_use(index);
+  if (ring.in_kernel) {
+    WV_TRY_VOID(BeginInKernel(index, ring.left));
+    ring.served = true;
+    return {};
+  }
+  WV_TRY_VOID(BeginOther(index, ring.resources, ring.features, ring.left, NetRole::kTransmit));
+  ring.served = true;
+  DiscardSent(index);
+  return {};
+}
+
+Result<> VhostNetDevice::BeginInKernel(uint16_t index, std::optional<virtio::QueueState> resume) {
+  const Ring& ring = *rings_[index];
   VhostPair& pair = *pairs_[index / 2];
-  auto signals = WatchEvents(index, resources.interrupt);
+  auto signals = WatchEvents(index, ring.resources.interrupt);
   if (!signals) {
     UnwatchEvents(index);
     return tl::unexpected(std::move(signals).error());
   }
-  auto started = pair.Start(index % 2, resources, features & (kRingAndBuffers | virtio::kVersion1),
-                            signals->call, signals->error, resume);
-  if (started) {
-    started = Connect(index);
+  auto started =
+      pair.Start(index % 2, ring.resources, ring.features & (kRingAndBuffers | virtio::kVersion1),
+                 signals->call, signals->error, resume);
+  if (started && in_use(index)) {
+    started = pair.Attach(index % 2, tap_->fd(index / 2));
   }
   if (!started) {
     pair.Stop(index % 2);
@@ -150,19 +173,22 @@ Result<> VhostNetDevice::BeginRing(uint16_t index, const virtio::QueueResources&
 
 Result<> VhostNetDevice::BeginOther(uint16_t index, virtio::QueueResources resources,
                                     uint64_t features, std::optional<virtio::QueueState> resume,
-                                    bool control) {
-  WV_TRY(others_[index], ActiveQueue::Start(worker_->loop(), {.index = index,
-                                                              .resources = std::move(resources),
-                                                              .features = features,
-                                                              .resume = resume,
-                                                              .device = traits_.name,
-                                                              .on_kick =
-                                                                  [this, index, control] {
-                                                                    if (control) {
-                                                                      ServeControl(index);
-                                                                    }
-                                                                  },
-                                                              .on_fault = [this] { Fault(); }}));
+                                    NetRole role) {
+  WV_TRY(others_[index],
+         ActiveQueue::Start(worker_->loop(), {.index = index,
+                                              .resources = std::move(resources),
+                                              .features = features,
+                                              .resume = resume,
+                                              .device = traits_.name,
+                                              .on_kick =
+                                                  [this, index, role] {
+                                                    if (role == NetRole::kControl) {
+                                                      ServeControl(index);
+                                                    } else if (role == NetRole::kTransmit) {
+                                                      DiscardSent(index);
+                                                    }
+                                                  },
+                                              .on_fault = [this] { Fault(); }}));
   return {};
 }
 
@@ -197,19 +223,34 @@ void VhostNetDevice::UnwatchEvents(uint16_t index) {
 }
 
 std::optional<virtio::QueueState> VhostNetDevice::End(uint16_t index) {
-  const NetRole role = std::exchange(roles_.at(index), NetRole::kStopped);
-  if (role == NetRole::kStopped) {
+  if (std::exchange(roles_.at(index), NetRole::kStopped) == NetRole::kStopped) {
     return std::nullopt;
   }
   std::optional<virtio::QueueState> state;
-  if (role == NetRole::kReceive || role == NetRole::kTransmit) {
-    state = pairs_[index / 2]->Stop(index % 2);
-    UnwatchEvents(index);
+  if (rings_[index]) {
+    EndRing(index);
+    state = rings_[index]->left;
+    rings_[index].reset();
   } else {
     state = others_[index]->state();
     others_[index].reset();
   }
   return state;
+}
+
+// Of packets, wherever it is served.
+void VhostNetDevice::EndRing(uint16_t index) {
+  Ring& ring = *rings_[index];
+  if (!std::exchange(ring.served, false)) {
+    return;
+  }
+  if (ring.in_kernel) {
+    ring.left = pairs_[index / 2]->Stop(index % 2);
+    UnwatchEvents(index);
+  } else {
+    ring.left = others_[index]->state();
+    others_[index].reset();
+  }
 }
 
 void VhostNetDevice::ServeControl(uint16_t index) {
@@ -221,13 +262,51 @@ void VhostNetDevice::ServeControl(uint16_t index) {
   });
 }
 
-// Attaches or detaches the ring as its pair and the link are now.
-Result<> VhostNetDevice::Connect(uint16_t index) {
-  const auto pair = static_cast<uint16_t>(index / 2);
-  if (pair < active_pairs_ && link_up_) {
-    return pairs_[pair]->Attach(index % 2, tap_->fd(pair));
+// §5.1.6.5.6.1: the driver must not use a queue beyond the pairs in use. A link that is down takes
+// what it is given.
+void VhostNetDevice::DiscardSent(uint16_t index) {
+  ActiveQueue& queue = *others_[index];
+  std::atomic<uint64_t>& counter = index / 2 < active_pairs_ ? tx_link_down_ : tx_inactive_;
+  queue.Drain([&](virtio::Chain chain) {
+    counter.fetch_add(1, std::memory_order_relaxed);
+    queue.queue().Push(std::move(chain), 0);
+    return true;
+  });
+}
+
+// What has come to the tap while its link was down. The carrier is still off, so no more comes; the
+// count is bound nevertheless, since a kernel before 5.0 knows no carrier of taps.
+void VhostNetDevice::DiscardReceived(uint16_t pair) {
+  constexpr uint32_t kMost = 1U << 16U;
+  // A tap gives no packet without its header; what is longer it cuts, and the packet is gone.
+  std::array<std::byte, kNetHeaderSize> start{};
+  const std::array<iovec, 1> part = {{{.iov_base = start.data(), .iov_len = start.size()}}};
+  for (uint32_t i = 0; i < kMost; ++i) {
+    const ssize_t got = tap_->Receive(pair, part);
+    if (got == -EAGAIN || got == 0) {
+      break;
+    }
+    rx_link_down_.fetch_add(1, std::memory_order_relaxed);
   }
-  pairs_[pair]->Detach(index % 2);
+}
+
+// Serves the ring as its pair and the link are now: a transmit ring changes hands.
+Result<> VhostNetDevice::Connect(uint16_t index) {
+  if (!rings_[index]) {
+    return {};
+  }
+  VhostPair& pair = *pairs_[index / 2];
+  const Ring& ring = *rings_[index];
+  if (!ring.served || (index % 2 == 1 && ring.in_kernel != in_use(index))) {
+    EndRing(index);
+    return BeginRing(index);
+  }
+  if (in_use(index)) {
+    return pair.Attach(index % 2, tap_->fd(index / 2));
+  }
+  if (ring.in_kernel) {
+    pair.Detach(index % 2);
+  }
   return {};
 }
 
@@ -283,11 +362,15 @@ void VhostNetDevice::SetLinkUp(bool up) {
     if (!config_.SetStatus(kNetLinkUp, up)) {
       return;
     }
+    for (uint16_t i = 0; up && i < active_pairs_; ++i) {
+      DiscardReceived(i);
+    }
     link_up_ = up;
     tap_->SetCarrier(up);
     for (uint16_t i = 0; i < 2 * max_pairs(); ++i) {
       if (auto done = Connect(i); !done) {
         WV_WARN_LIMITED("{}: {}", traits_.name, done.error().message());
+        Fault();
       }
     }
     if (interrupt_ != nullptr && (features_ & kNetStatus) != 0) {
@@ -307,9 +390,12 @@ void VhostNetDevice::Reset() {
 }
 
 std::vector<virtio::CounterValue> VhostNetDevice::counters() const {
-  return {{"commands", control_.commands()},
-          {"commands_refused", control_.refused()},
-          {"faults", faults_.load(std::memory_order_relaxed)}};
+  const auto get = [](const std::atomic<uint64_t>& counter) {
+    return counter.load(std::memory_order_relaxed);
+  };
+  return {{"rx_link_down", get(rx_link_down_)},     {"tx_inactive", get(tx_inactive_)},
+          {"tx_link_down", get(tx_link_down_)},     {"commands", control_.commands()},
+          {"commands_refused", control_.refused()}, {"faults", get(faults_)}};
 }
 
 }  // namespace wyvern::devices

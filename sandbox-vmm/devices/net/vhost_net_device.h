@@ -1,9 +1,12 @@
 // net/vhost_net_device.h — virtio network device whose packets the kernel moves (vhost-net).
 // Spec:    VIRTIO 1.3 §5.1.
 // Shape:   configuration and control queue are those of NetDevice; the rings of packets belong to
-//          /dev/vhost-net. A ring is attached to its tap while its pair is in use and the link up.
+//          /dev/vhost-net. A ring is attached to its tap while its pair is in use and the link up;
+//          a transmit ring that is not is served here, which gives back what it takes, as NetDevice
+//          does.
 // Leaves out: rate limits, receive filtering, counters of packets: no packet passes this process.
-// Threads: one worker, for the control queue and for interrupts that need this process.
+// Threads: one worker, for the control queue, what is discarded, and interrupts that need this
+//          process.
 // Trust:   the kernel judges rings and packets of the guest. Opt-in for that reason: see README.
 #pragma once
 
@@ -42,7 +45,8 @@ class VhostNetDevice final : public virtio::VirtioDevice, private NetControlTarg
   VhostNetDevice(const VhostNetDevice&) = delete;
   VhostNetDevice& operator=(const VhostNetDevice&) = delete;
 
-  // Tells the driver, and the host's side of the tap. While down, no packet moves.
+  // Tells the driver, and the host's side of the tap. While down, packets of both directions are
+  // dropped.
   void SetLinkUp(bool up);
 
   const virtio::DeviceTraits& traits() const override { return traits_; }
@@ -62,7 +66,16 @@ class VhostNetDevice final : public virtio::VirtioDevice, private NetControlTarg
   std::vector<virtio::CounterValue> counters() const override;
 
  private:
-  // What a ring of packets has in this process.
+  // What a ring of packets was started with.
+  struct Ring {
+    virtio::QueueResources resources;
+    uint64_t features = 0;
+    bool served = false;
+    bool in_kernel = false;
+    std::optional<virtio::QueueState> left{};  // where it stands while it is not served
+  };
+
+  // What one that the kernel has needs in this process.
   struct Events {
     EventFd call;
     EventFd error;
@@ -84,14 +97,20 @@ class VhostNetDevice final : public virtio::VirtioDevice, private NetControlTarg
   Result<> Negotiate(uint64_t features);
   Result<> Begin(uint16_t index, virtio::QueueResources resources, uint64_t features,
                  std::optional<virtio::QueueState> resume);
-  Result<> BeginRing(uint16_t index, const virtio::QueueResources& resources, uint64_t features,
-                     std::optional<virtio::QueueState> resume);
+  Result<> BeginRing(uint16_t index);
+  Result<> BeginInKernel(uint16_t index, std::optional<virtio::QueueState> resume);
   Result<> BeginOther(uint16_t index, virtio::QueueResources resources, uint64_t features,
-                      std::optional<virtio::QueueState> resume, bool control);
+                      std::optional<virtio::QueueState> resume, NetRole role);
+  void EndRing(uint16_t index);
   Result<Signals> WatchEvents(uint16_t index, const std::shared_ptr<virtio::Interrupt>& interrupt);
   void UnwatchEvents(uint16_t index);
   std::optional<virtio::QueueState> End(uint16_t index);
   void ServeControl(uint16_t index);
+  void DiscardSent(uint16_t index);
+  void DiscardReceived(uint16_t pair);
+
+  bool in_use(uint16_t index) const { return index / 2 < active_pairs_ && link_up_; }
+
   Result<> Connect(uint16_t index);
   Result<> SetPairActive(uint16_t pair, bool active);
   bool ApplyPairs(uint16_t pairs);
@@ -107,13 +126,18 @@ class VhostNetDevice final : public virtio::VirtioDevice, private NetControlTarg
   NetControl control_;
   const std::vector<std::unique_ptr<VhostPair>> pairs_;
   std::vector<NetRole> roles_;
-  std::vector<std::optional<Events>> events_;         // of the rings of packets
-  std::vector<std::unique_ptr<ActiveQueue>> others_;  // control queue, and queues without a role
+  std::vector<std::unique_ptr<Ring>> rings_;  // of packets
+  std::vector<std::optional<Events>> events_;
+  // Control queue, queues without a role, and rings that transmit to nowhere.
+  std::vector<std::unique_ptr<ActiveQueue>> others_;
   std::shared_ptr<virtio::Interrupt> interrupt_;
   uint64_t features_ = 0;
   uint16_t active_pairs_ = 1;
   bool link_up_ = true;
   bool negotiated_ = false;
+  std::atomic<uint64_t> tx_inactive_{0};
+  std::atomic<uint64_t> tx_link_down_{0};
+  std::atomic<uint64_t> rx_link_down_{0};
   std::atomic<uint64_t> faults_{0};
   std::unique_ptr<LoopThread> worker_;  // last: ends before what it uses
 };

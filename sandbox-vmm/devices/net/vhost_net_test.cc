@@ -212,6 +212,15 @@ class VhostNetTest : public ::testing::Test {
     return static_cast<uint8_t>(rig_->queue(queue).Written(head, 1)[0]);
   }
 
+  // Packets that must come back without the kernel's help.
+  void SendPackets(uint16_t queue, int count) {
+    for (int i = 0; i < count; ++i) {
+      rig_->queue(queue).Build().Readable(Raw(NetHeader{}) + testing::Frame(60)).Submit();
+      rig_->Kick(queue);
+      ASSERT_TRUE(rig_->WaitMaybe(queue, std::chrono::seconds(2))) << "nobody takes what is sent";
+    }
+  }
+
   // Aligned like a ring's areas, and one queue's worth of resources.
   virtio::QueueResources Resources(FakeDriver& driver, const EventFd& kick) {
     return {.memory = rig_->ram().memory(),
@@ -470,6 +479,68 @@ TEST_F(VhostNetTest, LinkDownDetachesEveryRing) {
   EXPECT_NE(Ring(0).backend, -1);
   EXPECT_NE(Ring(1).backend, -1);
   EXPECT_EQ(Ring(2).backend, -1);
+}
+
+TEST_F(VhostNetTest, LinkDownTakesWhatIsSentAndDropsItAsNetDeviceDoes) {
+  Make();
+  rig_->Start();
+  net_->SetLinkUp(false);
+  SendPackets(1, 3);
+  EXPECT_EQ(rig_->counter("tx_link_down"), 3U);
+  EXPECT_EQ(tap_->waiting(0), 0U);
+  // Where it is while nobody but us has the ring survives a pause.
+  (void)rig_->core().Pause();
+  ASSERT_TRUE(rig_->core().Resume());
+  EXPECT_EQ(Ring(1).backend, -1);
+  SendPackets(1, 2);
+  net_->SetLinkUp(true);
+  EXPECT_EQ(Ring(1).base, 5U) << "the kernel goes on where we were";
+  EXPECT_EQ(Ring(1).backend, tap_->fd(0).get());
+  EXPECT_EQ(rig_->counter("faults"), 0U);
+}
+
+TEST_F(VhostNetTest, WhatCameToTheTapWhileTheLinkWasDownIsDropped) {
+  Make();
+  rig_->Start();
+  net_->SetLinkUp(false);
+  const std::string packet = Raw(NetHeader{}) + testing::Frame(1514);
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_EQ(write(tap_->host(0).get(), packet.data(), packet.size()),
+              static_cast<ssize_t>(packet.size()));
+  }
+  net_->SetLinkUp(true);
+  EXPECT_EQ(rig_->counter("rx_link_down"), 3U);
+  EXPECT_EQ(tap_->waiting(0), 0U);
+}
+
+TEST_F(VhostNetTest, WhatIsSentOnAPairThatIsNotInUseIsDropped) {
+  Make(2);
+  rig_->Start();
+  SendPackets(3, 2);
+  EXPECT_EQ(rig_->counter("tx_inactive"), 2U);
+  ASSERT_EQ(SetPairs(2), 0);
+  EXPECT_EQ(Ring(3).base, 2U);
+  EXPECT_EQ(Ring(3).backend, tap_->fd(1).get());
+  vhost_->SetBase(fds_[1], 1, 2);
+  ASSERT_EQ(SetPairs(1), 0);
+  EXPECT_EQ(Ring(3).backend, -1);
+  SendPackets(3, 1);
+  EXPECT_EQ(rig_->counter("tx_inactive"), 3U);
+}
+
+TEST_F(VhostNetTest, RingThatTheKernelDoesNotTakeBackNeedsResetAndKeepsItsPlace) {
+  Make();
+  rig_->Start();
+  net_->SetLinkUp(false);
+  SendPackets(1, 3);
+  vhost_->FailAt(VHOST_SET_VRING_KICK);
+  net_->SetLinkUp(true);
+  vhost_->FailAt(0);
+  EXPECT_TRUE(rig_->WaitNeedsReset());
+  const auto state = rig_->core().device().StopQueue(1);
+  WV_CHECK(state.has_value());
+  EXPECT_EQ(state->next_available, 3);
+  EXPECT_EQ(state->next_used, 3);
 }
 
 TEST_F(VhostNetTest, InterruptsPassThroughHereWhereTheTransportHasNoEventfd) {

@@ -58,6 +58,17 @@ void FakeTap::Clear() {
   }
 }
 
+size_t FakeTap::waiting(uint16_t pair) const {
+  std::byte byte{};
+  for (const UniqueFd* end : {&queues_.at(pair).device, &queues_.at(pair).host}) {
+    const ssize_t size = recv(end->get(), &byte, sizeof(byte), MSG_PEEK | MSG_TRUNC);
+    if (size > 0) {
+      return static_cast<size_t>(size);
+    }
+  }
+  return 0;
+}
+
 void FakeTap::NoteParts(size_t parts) {
   WV_CHECK(parts <= 1024);  // IOV_MAX, as the kernel has it
   most_parts_ = std::max(most_parts_.load(), parts);

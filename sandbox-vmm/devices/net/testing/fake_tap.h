@@ -50,6 +50,9 @@ class FakeTap final : public TapBackend {
 
   bool carrier() const { return carrier_; }
 
+  // Bytes of the first packet that waits for the device or the host, 0 if there is none.
+  size_t waiting(uint16_t pair) const;
+
   uint64_t receives() const { return receives_; }
 
   // Most parts that one call was given.
