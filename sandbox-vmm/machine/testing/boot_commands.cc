@@ -70,9 +70,10 @@ Result<std::string> BootDevices::Perform(std::string_view name, std::string_view
 
   static const std::map<std::string_view, Act> acts = {
       {"balloon", {1, &BootDevices::SetBalloon}}, {"counters", {0, &BootDevices::TellCounters}},
-      {"hint", {1, &BootDevices::Hint}},          {"pause", {1, &BootDevices::Pause}},
-      {"plug", {1, &BootDevices::Plug}},          {"resize", {2, &BootDevices::ResizeDisk}},
-      {"stats", {0, &BootDevices::Stats}},        {"window", {2, &BootDevices::Window}}};
+      {"hint", {1, &BootDevices::Hint}},          {"link", {1, &BootDevices::Link}},
+      {"pause", {1, &BootDevices::Pause}},        {"plug", {1, &BootDevices::Plug}},
+      {"resize", {2, &BootDevices::ResizeDisk}},  {"stats", {0, &BootDevices::Stats}},
+      {"window", {2, &BootDevices::Window}}};
   if (name == "type") {
     return Type(rest);
   }
@@ -188,6 +189,14 @@ Result<std::string> BootDevices::Window(Numbers numbers) {
   }
   WV_TRY_VOID(
       console_->Resize(0, static_cast<uint16_t>(numbers[0]), static_cast<uint16_t>(numbers[1])));
+  return std::string();
+}
+
+Result<std::string> BootDevices::Link(Numbers numbers) {
+  if (!set_link_up_) {
+    return NoDevice();
+  }
+  set_link_up_(numbers[0] != 0);
   return std::string();
 }
 

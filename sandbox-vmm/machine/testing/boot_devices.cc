@@ -17,6 +17,7 @@
 #include "machine/testing/split_device.h"
 #include "net/kernel_tap.h"
 #include "net/net_device.h"
+#include "net/vhost_net_device.h"
 #include "pmem/pmem_device.h"
 #include "rng/rng_device.h"
 #include "virtio_mem/chunked_backing.h"
@@ -73,7 +74,7 @@ Result<> BootDevices::AttachAll(const BootOptions& options) {
     WV_TRY_VOID(AttachMemory(options.hotplug_mib));
   }
   if (!options.tap.empty()) {
-    WV_TRY_VOID(AttachTap(options.tap, options.pairs));
+    WV_TRY_VOID(AttachTap(options));
   }
   return options.ports.empty() ? Result<>() : AttachPorts(options.ports);
 }
@@ -141,16 +142,32 @@ Result<> BootDevices::AttachMemory(uint64_t mib) {
   return Attach("mem", std::move(device));
 }
 
-Result<> BootDevices::AttachTap(const std::string& name, uint32_t pairs) {
+Result<> BootDevices::AttachTap(const BootOptions& options) {
   std::vector<UniqueFd> queues;
-  for (uint32_t i = 0; i < pairs; ++i) {
-    WV_TRY(queues.emplace_back(), OpenTap(name, pairs > 1));
+  std::vector<UniqueFd> vhost;
+  for (uint32_t i = 0; i < options.pairs; ++i) {
+    WV_TRY(queues.emplace_back(), OpenTap(options.tap, options.pairs > 1));
+    if (options.vhost_net) {
+      WV_TRY(vhost.emplace_back(), Open("/dev/vhost-net", O_RDWR));
+    }
   }
   WV_TRY(auto tap, devices::KernelTap::Create(std::move(queues)));
-  WV_TRY(auto device,
-         devices::NetDevice::Create({.worker = Confined("net", jail::ThreadKind::kNet),
-                                     .tap = std::move(tap),
-                                     .interface = {.mac = {0x02, 0, 0, 0, 0, 0x01}, .mtu = 1500}}));
+  const devices::NetInterface interface {
+    .mac = {0x02, 0, 0, 0, 0, 0x01}, .mtu = 1500
+  };
+  if (options.vhost_net) {
+    WV_TRY(auto device,
+           devices::VhostNetDevice::Create({.worker = Confined("net", jail::ThreadKind::kVhostNet),
+                                            .tap = std::move(tap),
+                                            .vhost = std::move(vhost),
+                                            .interface = interface}));
+    set_link_up_ = [raw = device.get()](bool up) { raw->SetLinkUp(up); };
+    return Attach("net", std::move(device));
+  }
+  WV_TRY(auto device, devices::NetDevice::Create({.worker = Confined("net", jail::ThreadKind::kNet),
+                                                  .tap = std::move(tap),
+                                                  .interface = interface}));
+  set_link_up_ = [raw = device.get()](bool up) { raw->SetLinkUp(up); };
   return Attach("net", std::move(device));
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -43,7 +44,7 @@ class BootDevices {
   Result<> AttachDisks(const BootOptions& options);
   Result<> AttachImages(const std::vector<std::string>& paths);
   Result<> AttachMemory(uint64_t mib);
-  Result<> AttachTap(const std::string& name, uint32_t pairs);
+  Result<> AttachTap(const BootOptions& options);
   Result<> AttachPorts(const std::vector<BootPort>& ports);
 
   // Commands: what they print before their last line.
@@ -57,6 +58,7 @@ class BootDevices {
   Result<std::string> Stats(Numbers numbers);
   Result<std::string> Plug(Numbers numbers);
   Result<std::string> Window(Numbers numbers);
+  Result<std::string> Link(Numbers numbers);
   Result<std::string> TellCounters(Numbers numbers);
 
   struct Disk {
@@ -71,6 +73,7 @@ class BootDevices {
   devices::BalloonDevice* balloon_ = nullptr;
   devices::MemDevice* memory_ = nullptr;
   devices::ConsoleDevice* console_ = nullptr;
+  std::function<void(bool)> set_link_up_;
 };
 
 }  // namespace wyvern::machine

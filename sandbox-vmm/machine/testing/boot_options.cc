@@ -11,11 +11,11 @@ const char* BootUsage() {
          [--cmdline TEXT]
          [--memory MiB] [--cpus N] [--seconds N] [--pauses N] [--shared] [--split]
          [--disk FILE]... [--read-only-disk FILE]... [--queues N] [--lanes N] [--pool]
-         [--balloon [--no-reporting]] [--hotplug MiB] [--tap NAME [--pairs N]]
+         [--balloon [--no-reporting]] [--hotplug MiB] [--tap NAME [--pairs N] [--vhost-net]]
          [--port NAME:FIFO:FILE]...
        wyvern-boot-test --probe
 On standard input: type TEXT, pause MS, resize DISK MiB, balloon MiB, hint 0|1, stats, plug MiB,
-window COLUMNS ROWS, counters; each is answered on standard error, at the end with
+window COLUMNS ROWS, link 0|1, counters; each is answered on standard error, at the end with
 "COMMAND: done" or what is wrong.
 )";
 }
@@ -98,11 +98,10 @@ bool TakeOption(std::string_view name, std::string_view value, BootOptions* opti
 std::optional<BootOptions> ParseBootOptions(int argc, char** argv) {
   BootOptions options;
   bool no_reporting = false;
-  const std::map<std::string_view, bool*> flags = {{"--shared", &options.shared},
-                                                   {"--split", &options.split},
-                                                   {"--pool", &options.pool},
-                                                   {"--balloon", &options.balloon},
-                                                   {"--no-reporting", &no_reporting}};
+  const std::map<std::string_view, bool*> flags = {
+      {"--shared", &options.shared},   {"--split", &options.split},
+      {"--pool", &options.pool},       {"--vhost-net", &options.vhost_net},
+      {"--balloon", &options.balloon}, {"--no-reporting", &no_reporting}};
   for (int i = 1; i < argc; ++i) {
     const std::string_view name = argv[i];
     if (auto it = flags.find(name); it != flags.end()) {

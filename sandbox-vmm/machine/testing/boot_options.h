@@ -35,8 +35,9 @@ struct BootOptions {
   bool shared = false;
   bool split = false;  // no device offers packed rings
   bool balloon = false;
-  bool reporting = true;  // the balloon offers free page reporting
-  std::string tap;        // name of a tap, made if it is not there
+  bool reporting = true;   // the balloon offers free page reporting
+  std::string tap;         // name of a tap, made if it is not there
+  bool vhost_net = false;  // the kernel has its rings
   // /dev/pmem0, /dev/pmem1, …; each of one file or several, one behind the other.
   std::vector<std::vector<std::string>> images;
   std::vector<BootDisk> disks;  // /dev/vda, /dev/vdb, … with serial numbers disk0, disk1, …
