@@ -1,7 +1,8 @@
 // vhost_user/backend.h — drives a virtio device for a front-end in another process.
 // Spec:    QEMU docs/interop/vhost-user.rst; rings: "Ring states".
 // State:   a ring begins stopped and disabled. It runs while it is started (it has a kick, or is
-//          polled) and enabled; GET_VRING_BASE stops it and may be repeated. A ring that runs is
+//          polled) and enabled, or its device runs disabled ones; GET_VRING_BASE stops it and may be
+//          repeated. A ring that runs is
 //          stopped for what it cannot see change (memory table, log) and goes on where it was.
 //          A started ring is looked at once without a kick: a driver that kicked before the back-end
 //          was there need not do so again.

@@ -174,8 +174,8 @@ Result<> Backend::SetVringErr(Call& call) {
   return {};
 }
 
-// A disabled ring is not looked at. The spec lets a started one go on without side effects: a net
-// device would discard what is sent; ours lets it wait.
+// A started ring that is disabled is to be processed without side effects. Where that is more than to
+// stand still (a network device's), the device knows how.
 Result<> Backend::SetVringEnable(Call& call) {
   const auto state = call.message.As<VringState>();
   WV_TRY(Ring * ring, FindRing(state.index));
@@ -184,7 +184,11 @@ Result<> Backend::SetVringEnable(Call& call) {
   }
   const auto index = static_cast<uint16_t>(state.index);
   ring->enabled = state.num == 1;
-  if (!ring->enabled) {
+  if (core_.running(index) && core_.traits().runs_disabled) {
+    core_.device().SetQueueEnabled(index, ring->enabled);
+    return {};
+  }
+  if (!ring->enabled && !core_.traits().runs_disabled) {
     Stop(index);
     return {};
   }
@@ -243,7 +247,8 @@ Result<Tracking> Backend::Track(uint16_t index, virtio::QueueState* state) const
 
 Result<> Backend::StartIfReady(uint16_t index) {
   const Ring& ring = rings_[index];
-  if (!ring.started || !ring.enabled || !ring.has_address || ring.size == 0 ||
+  const bool runs_disabled = core_.traits().runs_disabled;
+  if (!ring.started || (!ring.enabled && !runs_disabled) || !ring.has_address || ring.size == 0 ||
       memory_.memory() == nullptr || core_.running(index)) {
     return {};
   }
@@ -254,6 +259,9 @@ Result<> Backend::StartIfReady(uint16_t index) {
     config.maker = MakeTracked(std::move(tracking));
   }
   WV_TRY_VOID(core_.ConfigureQueue(index, config));
+  if (runs_disabled) {
+    core_.device().SetQueueEnabled(index, ring.enabled);
+  }
   WV_TRY_VOID(core_.StartQueue(index, state));
   UpdateSuspended();
   return {};

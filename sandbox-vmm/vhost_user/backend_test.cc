@@ -106,6 +106,28 @@ TEST_F(BackendTest, DisabledRingKeepsItsPlace) {
   EXPECT_EQ(state_->resumed.value_or(virtio::QueueState{}).next_used, 15U);
 }
 
+TEST_F(BackendTest, RingOfADeviceThatRunsDisabledGoesOn) {
+  Make({}, 0, {}, true);
+  Negotiate();
+  SetOneRegion();
+  PrepareRing(0);
+  EXPECT_TRUE(Kick(0));
+  EXPECT_TRUE(state_->running[0]) << "started, and not enabled yet";
+  EXPECT_FALSE(state_->enabled[0]);
+  EXPECT_TRUE(Enable(0));
+  EXPECT_TRUE(state_->enabled[0]);
+  EXPECT_TRUE(Enable(0, false));
+  EXPECT_TRUE(state_->running[0]);
+  EXPECT_FALSE(state_->enabled[0]);
+  (void)Base(0);
+  EXPECT_FALSE(state_->running[0]);
+  EXPECT_TRUE(Enable(0));
+  EXPECT_FALSE(state_->running[0]) << "enabled, and not started";
+  EXPECT_TRUE(Kick(0));
+  EXPECT_TRUE(state_->running[0]);
+  EXPECT_TRUE(state_->enabled[0]);
+}
+
 TEST_F(BackendTest, GetVringBaseStopsAndMayBeRepeated) {
   RunRing();
   state_->stopped.next_available = 42;

@@ -39,6 +39,9 @@ struct DeviceTraits {
   uint32_t config_length = 0;         // bytes of device-specific configuration
   const char* name = "";              // for logs, metrics and thread names
   std::vector<SharedMemoryRegion> shared_memory{};
+  // vhost-user: a ring that is started and disabled runs, without side effects (SetQueueEnabled).
+  // The rings of other devices stand still then.
+  bool runs_disabled = false;
 };
 
 // How a device interrupts its driver; hides irqfd, MSI-X and vhost-user call fds. Any thread.
@@ -101,6 +104,10 @@ class VirtioDevice {
   virtual bool MemoryGrew(const std::shared_ptr<const mem::GuestMemory>& /*memory*/) {
     return true;
   }
+
+  // Where traits().runs_disabled: said before the queue starts, and while it runs. A queue that
+  // nobody has said anything of is enabled.
+  virtual void SetQueueEnabled(uint16_t /*index*/, bool /*enabled*/) {}
 
   // For metrics; any thread.
   virtual std::vector<CounterValue> counters() const { return {}; }

@@ -49,6 +49,7 @@ NetDevice::NetDevice(NetOptions options, std::unique_ptr<LoopThread> worker)
   traits_.queue_sizes.push_back(kControlQueueSize);
   traits_.config_length = sizeof(NetConfigLayout);
   traits_.name = "net";
+  traits_.runs_disabled = true;
   for (uint16_t i = 0; i < max_pairs(); ++i) {
     pairs_.emplace_back(shared_, i, [this, i] { OnBlocked(i); });
   }
@@ -233,6 +234,21 @@ bool NetDevice::SetOffloads(uint64_t offloads) {
   }
   shared_.offloads = offloads;
   return true;
+}
+
+// Whatever the features make of the queue: the control queue's place may be that of a pair.
+void NetDevice::SetQueueEnabled(uint16_t index, bool enabled) {
+  if (index >= 2 * max_pairs()) {
+    return;
+  }
+  worker_->Call([&] {
+    Pair& pair = pairs_[index / 2];
+    if (index % 2 == 0) {
+      pair.receiver.SetEnabled(enabled);
+    } else {
+      pair.transmitter.SetEnabled(enabled);
+    }
+  });
 }
 
 void NetDevice::Reset() {

@@ -79,6 +79,7 @@ class NetDevice final : public virtio::VirtioDevice, private NetControlTarget {
                       std::optional<virtio::QueueState> resume) override;
   std::optional<virtio::QueueState> StopQueue(uint16_t index) override;
   void Reset() override;
+  void SetQueueEnabled(uint16_t index, bool enabled) override;
   std::vector<virtio::CounterValue> counters() const override;
 
  private:

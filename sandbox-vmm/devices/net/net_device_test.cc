@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cerrno>
+
 #include "base/check.h"
 #include "net/testing/net_rig.h"
 
@@ -281,6 +283,39 @@ TEST(NetDeviceTest, LinkDownDropsBothWaysAndTellsTheDriver) {
   ASSERT_TRUE(rig.HostSend(Frame(61)));
   const auto packet = rig.Next();
   EXPECT_EQ(packet.bytes, Frame(61));
+}
+
+// vhost-user's SET_VRING_ENABLE.
+TEST(NetDeviceTest, DisabledQueuesDiscardWhatIsSentAndReceiveNothing) {
+  NetRig rig;
+  rig.net().SetQueueEnabled(0, false);
+  rig.net().SetQueueEnabled(1, false);
+  rig.Start();
+  rig.OfferMany(4, kBuffer);
+  rig.Transmit(Frame(60));
+  EXPECT_TRUE(rig.device().WaitMaybe(1, milliseconds(5000)));
+  EXPECT_EQ(rig.counter("tx_inactive"), 1U);
+  EXPECT_FALSE(rig.HostReceiveMaybe(0, milliseconds(0)));
+  const std::string frame = Frame(100);
+  ASSERT_TRUE(rig.HostSend(frame));
+  EXPECT_FALSE(rig.NextMaybe(0, milliseconds(50)));
+  rig.net().SetQueueEnabled(0, true);
+  EXPECT_EQ(rig.Next().bytes, frame) << "it has waited in the tap";
+  rig.net().SetQueueEnabled(1, true);
+  rig.Transmit(Frame(61));
+  EXPECT_EQ(rig.HostReceive().bytes, Frame(61));
+  EXPECT_TRUE(rig.WaitCounter("tx_packets", 1));
+}
+
+TEST(NetDeviceTest, WhatWaitsForTheTapIsDiscardedWhenItsQueueIsDisabled) {
+  NetRig rig;
+  rig.Start();
+  rig.tap().FailSend(EAGAIN, 1000);
+  rig.Transmit(Frame(60));
+  ASSERT_TRUE(rig.WaitCounter("tx_blocked", 1));
+  rig.net().SetQueueEnabled(1, false);
+  EXPECT_TRUE(rig.device().WaitMaybe(1, milliseconds(5000)));
+  EXPECT_EQ(rig.counter("tx_inactive"), 1U);
 }
 
 TEST(NetDeviceTest, TransmitLimitHoldsTheRate) {

@@ -62,6 +62,11 @@ void NetReceiver::OnReadable() {
   Serve();
 }
 
+void NetReceiver::SetEnabled(bool enabled) {
+  enabled_ = enabled;
+  OnReadable();
+}
+
 void NetReceiver::LimitChanged() {
   CancelTimer(throttle_);
   Serve();
@@ -95,7 +100,7 @@ void NetReceiver::Serve() {
 
 bool NetReceiver::ReceiveOne() {
   // Only what is in use is read (§5.1.6.5.6.2).
-  if (pair_ >= shared_.pairs || queue_->broken()) {
+  if (!enabled_ || pair_ >= shared_.pairs || queue_->broken()) {
     return false;
   }
   if (!shared_.link_up) {
@@ -267,7 +272,7 @@ bool NetReceiver::DriverMayHave(uint32_t length) {
 bool NetReceiver::Deliver() {
   WV_CHECK(packet_.has_value());
   const Packet packet = *packet_;
-  if (pair_ >= shared_.pairs) {
+  if (!enabled_ || pair_ >= shared_.pairs) {
     // The driver has put this queue out of use while the packet waited (§5.1.6.5.6.2).
     CancelTimer(room_timer_);
     NetCount(shared_.counters.rx_no_room);

@@ -40,6 +40,8 @@ class NetReceiver {
   void OnReadable();
   // The driver may have given buffers, or it is this queue's turn again.
   void Serve();
+  // While disabled, packets stay in the tap.
+  void SetEnabled(bool enabled);
   // Looks again at once instead of when the old limit said.
   void LimitChanged();
 
@@ -99,7 +101,8 @@ class NetReceiver {
   std::optional<Packet> packet_;  // waits for room
   uint32_t expected_ = kPrefix;   // bytes of the next packet, header and all
   bool readable_ = false;         // the tap may have packets
-  bool notifications_ = true;     // the driver notifies us
+  bool enabled_ = true;
+  bool notifications_ = true;  // the driver notifies us
   EventLoop::Token throttle_ = EventLoop::Token::kNone;
   EventLoop::Token room_timer_ = EventLoop::Token::kNone;
 };

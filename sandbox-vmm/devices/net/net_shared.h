@@ -31,7 +31,7 @@ struct NetCounters {
   std::atomic<uint64_t> tx_bytes{0};
   std::atomic<uint64_t> tx_bad_lengths{0};
   std::atomic<uint64_t> tx_bad_headers{0};
-  std::atomic<uint64_t> tx_inactive{0};  // on pairs beyond those in use
+  std::atomic<uint64_t> tx_inactive{0};  // on pairs beyond those in use, on disabled rings
   std::atomic<uint64_t> tx_link_down{0};
   std::atomic<uint64_t> tx_throttled{0};  // times
   std::atomic<uint64_t> tx_blocked{0};    // times that the tap had no room

@@ -38,6 +38,16 @@ void NetTransmitter::OnWritable() {
   }
 }
 
+void NetTransmitter::SetEnabled(bool enabled) {
+  enabled_ = enabled;
+  if (!enabled) {
+    // What waits for room or for its turn is dropped like the rest.
+    blocked_ = false;
+    CancelThrottle();
+    Serve();
+  }
+}
+
 void NetTransmitter::LimitChanged() {
   CancelThrottle();
   Serve();
@@ -69,9 +79,10 @@ bool NetTransmitter::Throttled() {
 bool NetTransmitter::Take(virtio::Chain chain) {
   virtio::Queue& queue = queue_->queue();
   NetCounters& counters = shared_.counters;
-  if (pair_ >= shared_.pairs || !shared_.link_up) {
+  const bool usable = enabled_ && pair_ < shared_.pairs;
+  if (!usable || !shared_.link_up) {
     // §5.1.6.5.6.1: the driver must not use this queue. A link that is down takes what it is given.
-    NetCount(pair_ >= shared_.pairs ? counters.tx_inactive : counters.tx_link_down);
+    NetCount(usable ? counters.tx_link_down : counters.tx_inactive);
     queue.Push(std::move(chain), 0);
     return true;
   }

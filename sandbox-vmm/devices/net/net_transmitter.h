@@ -32,6 +32,8 @@ class NetTransmitter {
   // The driver has packets, or it is this queue's turn again.
   void Serve();
   void OnWritable();
+  // While disabled, what the driver sends is taken and dropped.
+  void SetEnabled(bool enabled);
   // Looks again at once instead of when the old limit said.
   void LimitChanged();
 
@@ -46,6 +48,7 @@ class NetTransmitter {
   const std::function<void()> on_blocked_;
   std::unique_ptr<ActiveQueue> queue_;
   std::vector<iovec> parts_;
+  bool enabled_ = true;
   bool blocked_ = false;
   EventLoop::Token throttle_ = EventLoop::Token::kNone;
 };

@@ -30,17 +30,19 @@ class BackendRig : public ::testing::Test {
 
   // A new session with a new device; ends the last one.
   void Make(BackendOptions options, uint64_t device_features = 0,
-            std::vector<virtio::SharedMemoryRegion> shared = {}) {
+            std::vector<virtio::SharedMemoryRegion> shared = {}, bool runs_disabled = false) {
     auto pair = MakeSocketPair(SOCK_STREAM);
     ASSERT_TRUE(pair.has_value());
     backend_.reset();
     peer_ = std::make_unique<Connection>(std::move(pair->first));
     state_ = std::make_shared<RecordingDevice::State>();
     options.timeout = std::chrono::milliseconds(200);
-    backend_ = std::make_unique<Backend>(
-        std::move(pair->second),
-        std::make_unique<RecordingDevice>(state_, device_features, std::move(shared)),
-        std::move(options));
+    auto device = std::make_unique<RecordingDevice>(state_, device_features, std::move(shared));
+    if (runs_disabled) {
+      device->set_runs_disabled();
+    }
+    backend_ =
+        std::make_unique<Backend>(std::move(pair->second), std::move(device), std::move(options));
   }
 
   static Connection::Clock::time_point Soon() {

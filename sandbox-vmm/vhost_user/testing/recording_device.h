@@ -27,6 +27,7 @@ class RecordingDevice final : public virtio::VirtioDevice {
     bool open_rings = false;  // StartQueue makes a virtio::Queue
     int resets = 0;
     int starts = 0;
+    std::vector<bool> enabled = {true, true};  // as SetQueueEnabled said
   };
 
   explicit RecordingDevice(std::shared_ptr<State> state, uint64_t more_features = 0,
@@ -86,6 +87,10 @@ class RecordingDevice final : public virtio::VirtioDevice {
   }
 
   void Reset() override { ++state_->resets; }
+
+  void SetQueueEnabled(uint16_t index, bool enabled) override { state_->enabled[index] = enabled; }
+
+  void set_runs_disabled() { traits_.runs_disabled = true; }
 
   // As when a ring makes no sense.
   void Break() { NeedsReset(); }
