@@ -13,6 +13,9 @@ namespace {
 
 // Both indices 0, both wrap counters 1 (VIRTIO §2.8.1).
 constexpr uint32_t kPackedStart = 0x80008000;
+// The same from DPDK's driver, which tells the available half only. By the spec it would be a ring
+// that is in flight from end to end.
+constexpr uint32_t kPackedStartOfDpdk = 0x8000;
 
 constexpr uint32_t ToNum(const virtio::QueueState& state, bool packed) {
   return state.next_available | (packed ? uint32_t{state.next_used} << 16U : 0);
@@ -201,7 +204,8 @@ Result<virtio::QueueState> Backend::ResumeAt(const Ring& ring,
     return *ring.left;
   }
   if (packed()) {
-    const uint32_t base = ring.base.value_or(kPackedStart);
+    const uint32_t told = ring.base.value_or(kPackedStart);
+    const uint32_t base = told == kPackedStartOfDpdk ? kPackedStart : told;
     return virtio::QueueState{static_cast<uint16_t>(base & 0xffffU),
                               static_cast<uint16_t>(base >> 16U)};
   }

@@ -160,6 +160,17 @@ TEST_F(BackendTest, PackedBaseCarriesBothIndicesAndWrapCounters) {
   EXPECT_EQ(state_->resumed.value_or(virtio::QueueState{}).next_used, 0x10U);
 }
 
+TEST_F(BackendTest, PackedBaseWithoutItsUsedHalfIsTheBeginning) {
+  Make({}, virtio::kRingPacked);
+  Negotiate(0, virtio::kRingPacked);
+  SetOneRegion();
+  PrepareRing(0, 0x8000);
+  EXPECT_TRUE(Enable(0));
+  EXPECT_TRUE(Kick(0));
+  EXPECT_EQ(state_->resumed.value_or(virtio::QueueState{}).next_available, 0x8000U);
+  EXPECT_EQ(state_->resumed.value_or(virtio::QueueState{}).next_used, 0x8000U);
+}
+
 TEST_F(BackendTest, PollModeIsRefusedUnlessAsked) {
   Negotiate();
   EXPECT_FALSE(Done(Request::kSetVringKick, kNoFd));
