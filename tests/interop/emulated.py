@@ -2,9 +2,12 @@
 and Debian 13's 10, unpacked by tests/lab and run in place."""
 
 import contextlib
+import json
 import os
 import pathlib
+import re
 import shutil
+import socket as sockets
 import subprocess
 import sys
 import time
@@ -72,17 +75,22 @@ def initramfs(directory: pathlib.Path, script: str, programs=()) -> pathlib.Path
 
 
 class Guest:
-    """A running QEMU; what the guest says by `say` are its answers."""
+    """A running QEMU; what the guest says by `say` are its answers. Several of one directory need names of their own."""
 
-    def __init__(self, words: list, directory: pathlib.Path, archive: pathlib.Path, devices: list):
+    def __init__(self, words: list, directory: pathlib.Path, archive: pathlib.Path, devices: list, *, name: str = "guest", mib: int = 256,
+                 memory: str = "", reboots: bool = False):
         self.directory = directory
-        self.console = directory / "console"
+        self.console = directory / f"{name}.console"
+        self.control = directory / f"{name}.qmp"
+        self.trace = directory / f"{name}.trace"
         kernel = os.environ.get("WYVERN_TEST_KERNEL") or pytest.skip("WYVERN_TEST_KERNEL names no guest kernel")
         with open(self.console, "wb") as out:
             self.process = subprocess.Popen(
-                [*words, "-M", "q35,memory-backend=ram", "-accel", "tcg", "-cpu", "max", "-m", "256",
-                 "-object", "memory-backend-memfd,id=ram,size=256M,share=on", "-nodefaults", "-display", "none", "-no-reboot",
-                 "-serial", "stdio", "-kernel", kernel, "-initrd", archive, "-append", "console=ttyS0 quiet panic=-1", *devices],
+                [*words, "-M", "q35,memory-backend=ram", "-accel", "tcg", "-cpu", "max", "-m", f"{mib}{memory}",
+                 "-object", f"memory-backend-memfd,id=ram,size={mib}M,share=on", "-nodefaults", "-display", "none",
+                 *([] if reboots else ["-no-reboot"]), "-serial", "stdio", "-qmp", f"unix:{self.control},server=on,wait=off",
+                 "-trace", "vhost_user_write", "-D", self.trace,
+                 "-kernel", kernel, "-initrd", archive, "-append", "console=ttyS0 quiet panic=-1", *devices],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
 
     def __enter__(self):
@@ -91,6 +99,25 @@ class Guest:
     def __exit__(self, *_):
         self.process.kill()
         self.process.wait()
+
+    def command(self, execute: str, **arguments):
+        """One QMP command: what it returns."""
+        with sockets.socket(sockets.AF_UNIX) as stream:
+            stream.settimeout(60)
+            stream.connect(str(self.control))
+            with stream.makefile("rw") as lines:
+                for words in ({"execute": "qmp_capabilities"}, {"execute": execute, "arguments": arguments}):
+                    lines.write(json.dumps(words) + "\n")
+                    lines.flush()
+                    answer = {}
+                    while not answer.keys() & {"return", "error"}:  # greeting and events
+                        answer = json.loads(lines.readline())
+                    assert "return" in answer, (words, answer)
+        return answer["return"]
+
+    def requests(self) -> list:
+        """The vhost-user requests that this QEMU has sent so far, by number (sandbox-vmm/vhost_user/messages.h)."""
+        return [int(number) for number in re.findall(r"vhost_user_write req:(\d+)", self.trace.read_text())]
 
     def text(self) -> str:
         return self.console.read_text(errors="replace")

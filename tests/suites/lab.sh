@@ -76,5 +76,7 @@ sed -n 's/^\(PASS\|FAIL\|SKIP\) /\1 guest\//p' "$out/guest.log" >>"$WYVERN_RESUL
 [ $code = 0 ] || grep -q '^FAIL ' "$out/guest.log" || echo "FAIL guest: exit code $code, see guest.log" >>"$WYVERN_RESULTS"
 
 cmake --preset unit && ninja -C build/unit vhost_user_fs_test vhost_user_serve vhost_user_peers_test || exit 1
-WYVERN_TEST_KERNEL=$kernel /usr/bin/python3 -m pytest -q -p no:cacheprovider --junitxml="$out/interop.xml" tests/interop
+WYVERN_TEST_KERNEL=$kernel /usr/bin/python3 -m pytest -q -p no:cacheprovider --junitxml="$out/interop.xml" "${long[@]}" tests/interop |
+  tee "$out/interop.log"
+echo "LEFT interop: $(sed -n 's/^\([0-9]*\) left to --long$/\1/p' "$out/interop.log" | tail -1)" >>"$WYVERN_RESULTS"
 python3 tests/tools/junit_results.py interop "$out/interop.xml" >>"$WYVERN_RESULTS"

@@ -1,9 +1,15 @@
 // A device of ours as a vhost-user back-end, for other people's front-ends (tests/interop):
-//   vhost_user_serve blk SOCKET FILE | rng SOCKET | vsock SOCKET CID PORT
-// Listens, serves one front-end after the other, ends by SIGTERM. vsock: connects to PORT in each
-// guest, says "ping from the host", and prints the first line of the answer.
+//   vhost_user_serve blk SOCKET FILE [untracked] | net SOCKET TAP | rng SOCKET |
+//                    vsock SOCKET CID PORT
+// Listens, serves one front-end after the other, ends by SIGTERM; what a device counted is in the log
+// when its front-end has left. blk: untracked has packed rings, which in-flight memory hides. net:
+// TAP is an interface of the network namespace that this is started in. vsock: connects to PORT in
+// each guest, says "ping from the host", and prints the first line of the answer.
 #include <fcntl.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -12,6 +18,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <span>
 #include <string>
@@ -21,6 +28,8 @@
 #include "base/log.h"
 #include "base/unix_socket.h"
 #include "blk/blk_device.h"
+#include "net/kernel_tap.h"
+#include "net/net_device.h"
 #include "rng/rng_device.h"
 #include "vhost_user/backend.h"
 #include "vsock/vsock_device.h"
@@ -59,11 +68,38 @@ void Converse(devices::VsockDevice& device, uint32_t port, const std::atomic<boo
   }
 }
 
+Result<UniqueFd> OpenTap(const std::string& name) {
+  WV_TRY(UniqueFd tap, Open("/dev/net/tun", O_RDWR));
+  ifreq request{};
+  request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+  std::strncpy(request.ifr_name, name.c_str(), IFNAMSIZ - 1);
+  if (::ioctl(tap.get(), TUNSETIFF, &request) != 0) {
+    return SysError("ioctl(TUNSETIFF) of " + name);
+  }
+  return tap;
+}
+
+// One queue pair: which of several is in use a driver says on its control queue, and that is the
+// front-end's.
+Result<Served> MakeNet(devices::WorkerOptions worker, const std::string& tap) {
+  Served served;
+  devices::NetOptions options;
+  options.worker = std::move(worker);
+  WV_TRY(UniqueFd opened, OpenTap(tap));
+  std::vector<UniqueFd> taps;
+  taps.push_back(std::move(opened));
+  WV_TRY(options.tap, devices::KernelTap::Create(std::move(taps)));
+  options.interface.mac = {0x52, 0x54, 0, 0x12, 0x34, 0x57};
+  options.queue_size = devices::NetDevice::kMaxQueueSize;
+  WV_TRY(served.device, devices::NetDevice::Create(std::move(options)));
+  return served;
+}
+
 Result<Served> Make(std::span<const std::string> words) {
   Served served;
   devices::WorkerOptions worker;
   worker.name = words[0];
-  if (words[0] == "blk" && words.size() == 3) {
+  if (words[0] == "blk" && (words.size() == 3 || (words.size() == 4 && words[3] == "untracked"))) {
     devices::BlkOptions options;
     options.worker = worker;
     WV_TRY(options.file, Open(words[2], O_RDWR));
@@ -71,9 +107,12 @@ Result<Served> Make(std::span<const std::string> words) {
     options.queue_size = devices::BlkDevice::kMaxQueueSize;  // of QEMU 10, unasked
     WV_TRY(served.device, devices::BlkDevice::Create(std::move(options)));
     served.options.offer_config = true;
-    served.options.track_inflight = true;
+    served.options.track_inflight = words.size() == 3;
     served.options.state = NoDeviceState();
     return served;
+  }
+  if (words[0] == "net" && words.size() == 3) {
+    return MakeNet(std::move(worker), words[2]);
   }
   if (words[0] == "rng" && words.size() == 2) {
     WV_TRY(served.device, devices::RngDevice::Create(worker));
@@ -98,6 +137,7 @@ Result<Served> Make(std::span<const std::string> words) {
 
 Result<> ServeOne(UniqueFd socket, std::span<const std::string> words) {
   WV_TRY(Served served, Make(words));
+  const virtio::VirtioDevice& device = *served.device;  // the back-end's from the next line on
   Backend backend(std::move(socket), std::move(served.device), std::move(served.options));
   std::atomic<bool> over{false};
   std::thread beside([&] {
@@ -113,6 +153,11 @@ Result<> ServeOne(UniqueFd socket, std::span<const std::string> words) {
     if (auto done = backend.Serve(); !done) {
       WV_INFO("the session is over: {}; {} requests refused", FaultName(done.error()),
               backend.refused());
+      for (const virtio::CounterValue& counter : device.counters()) {
+        if (counter.value != 0) {
+          WV_INFO("counted {} {}", counter.name, counter.value);
+        }
+      }
       break;
     }
   }
@@ -123,7 +168,9 @@ Result<> ServeOne(UniqueFd socket, std::span<const std::string> words) {
 
 Result<> Run(std::span<const std::string> words) {
   if (words.size() < 2) {
-    return Fail(Code::kInvalidArgument, "blk SOCKET FILE | rng SOCKET | vsock SOCKET CID PORT");
+    return Fail(
+        Code::kInvalidArgument,
+        "blk SOCKET FILE [untracked] | net SOCKET TAP | rng SOCKET | vsock SOCKET CID PORT");
   }
   ::unlink(words[1].c_str());
   WV_TRY(const UniqueFd listener, ListenUnix(words[1], 0600));
