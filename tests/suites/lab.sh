@@ -30,7 +30,7 @@ plan() {
 1.7 1 test_devices_blk.py test_devices_net.py test_devices_memory.py test_devices_ports.py test_pmem_images.py
 1.7 1 test_kill9.py
 1.7 1 test_wyvern_cli.py test_guest_import.py
-1.7 1 test_bad_input.py test_rootfs.py test_confinement.py test_virtio_blk.py test_fs_differential.py test_dax.py
+1.7 1 test_bad_input.py test_rootfs.py test_confinement.py test_virtio_blk.py test_fs_differential.py test_fs_escape.py test_dax.py
 1.6 1 test_ctr_run.py test_kill9.py -k kernel_is_the_guests+or+exit_code+or+apart+or+last_line+or+stdin_small+or+kill_9[vmm]+or+survives
 PLAN
 }
@@ -49,7 +49,7 @@ machine() {
     rm -rf "${out:?}/$name"
     tests/lab/lab run --build build/release --share-out "$out/$name" --console "$out/$name.console" --cpus "${words[1]}" --memory 3072 \
       --containerd "${words[0]}" --timeout $((WYVERN_LONG ? 9000 : 900)) \
-      --add build/release/sandbox-vmm/machine/wyvern-boot-test --add build/release/bin/wyvern-fsdiff \
+      --add build/release/sandbox-vmm/machine/wyvern-boot-test --add build/release/bin/wyvern-fsdiff --add build/release/bin/wyvern-escape \
       "${extra[@]}" -- \
       sh -c 'cd /opt/wyvern/tests/e2e && exec python3 -m pytest -q -p no:cacheprovider --junitxml=/out/e2e.xml "$@"' sh "${arguments[@]}" \
       >"$out/$name.log" 2>&1
