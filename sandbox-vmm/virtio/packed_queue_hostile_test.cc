@@ -115,6 +115,7 @@ TEST_F(PackedQueueHostileTest, DescriptorsInFlightMadeAvailableAgainAreFault) {
     driver_->Build().Readable("x").Submit();
   }
   std::vector<Chain> held;
+  held.reserve(8);
   for (int i = 0; i < 8; ++i) {
     held.push_back(MustPop(*queue_));
   }
@@ -281,7 +282,7 @@ TEST_F(PackedQueueHostileTest, DescriptorEventsWithoutEventIdxMeanAlways) {
 TEST(PackedQueueCreateTest, RingsOutsideMemoryOrMisalignedAreFaults) {
   GuestRam ram;
   FakeDriver driver(ram, 8, kRingPacked);
-  const auto create = [&](QueueConfig config) {
+  const auto create = [&](const QueueConfig& config) {
     auto queue = Queue::Create(ram.memory(), config, kRingPacked, std::nullopt);
     return queue ? ChainFault{} : queue.error();
   };

@@ -234,7 +234,7 @@ TEST_F(SplitQueueHostileTest, Firecracker5485_IovecsAreUnchangedAfterAFault) {
 TEST(SplitQueueCreateTest, RingsOutsideMemoryOrMisalignedAreFaults) {
   GuestRam ram;
   FakeDriver driver(ram, 8);
-  const auto create = [&](QueueConfig config) {
+  const auto create = [&](const QueueConfig& config) {
     auto queue = Queue::Create(ram.memory(), config, 0, std::nullopt);
     return queue ? ChainFault{} : queue.error();
   };
