@@ -23,8 +23,8 @@ uint64_t NextBlock() {
   return (state >> 33U) % kFileBlocks;
 }
 
-int OpenDirectory(const char* path) {
-  const int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+int OpenDirectory(const char* path, int from = AT_FDCWD) {
+  const int fd = openat(from, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) {
     End(path);
   }
@@ -61,7 +61,7 @@ void ReadInOrder(const char* path, uint64_t mib) {
   close(fd);
 }
 
-// From the directory itself, as a container's root is: the way to it would be looked up each time.
+// These begin in the directory itself, as in a container's root: the way to it would be looked up each time.
 void LookUpMissing(const char* directory, uint64_t count) {
   const int fd = OpenDirectory(directory);
   for (uint64_t i = 0; i < count; ++i) {
@@ -78,10 +78,11 @@ void LookUpMissing(const char* directory, uint64_t count) {
 }
 
 void Walk(const char* directory, uint64_t directories) {
+  const int fd = OpenDirectory(directory);
   for (uint64_t i = 0; i < directories; ++i) {
-    char path[320];
-    snprintf(path, sizeof(path), "%s/tree/%llu", directory, static_cast<unsigned long long>(i));
-    DIR* list = fdopendir(OpenDirectory(path));
+    char path[64];
+    snprintf(path, sizeof(path), "tree/%llu", static_cast<unsigned long long>(i));
+    DIR* list = fdopendir(OpenDirectory(path, fd));
     uint64_t files = 0;
     // NOLINTNEXTLINE(concurrency-mt-unsafe): there is one thread
     for (const dirent* entry = readdir(list); entry != nullptr; entry = readdir(list)) {
@@ -101,6 +102,7 @@ void Walk(const char* directory, uint64_t directories) {
       End("as many files as the host made");
     }
   }
+  close(fd);
 }
 
 void MakeAndRemove(const char* directory, uint64_t count) {

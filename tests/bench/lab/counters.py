@@ -31,6 +31,9 @@ COPIES = {
     "to_packet": "p:{} skb_copy_datagram_from_iter bytes=$arg4:s32",
     "to_tap": "p:{} __tun_build_skb bytes=$arg5:s32",  # packets of less than a page
 }
+# Who made which thread. Those that have ended by the time of counting have cost something, too.
+THREADS = {"task/task_newtask": "hist:keys=common_pid,pid,clone_flags.hex:size=8192"}
+CLONE_THREAD = 0x10000
 EVENTS = {
     "kvm/kvm_exit": "hist:keys=exit_reason:size=512",
     "kvm/kvm_userspace_exit": "hist:keys=reason:size=512",
@@ -39,16 +42,13 @@ EVENTS = {
     "raw_syscalls/sys_exit": "hist:keys=common_pid,id.syscall:vals=ret:size=8192 if ret > 0 && ret != 8",
     "io_uring/io_uring_complete": "hist:keys=common_pid:vals=res:size=2048 if res > 0",
     "sched/sched_wakeup": "hist:keys=pid,comm:size=8192",
+    **THREADS,
     **{f"wyvern/{name}": "hist:keys=common_pid:vals=bytes:size=4096 if bytes > 0" for name in COPIES},
 }
 # System calls whose result is the bytes that they have moved.
 MOVERS = re.compile(r"(p?read|p?write)(v|64|v2)?|(send|recv)(msg|to|from)|sendfile(64)?|splice|copy_file_range|getdents64")
 # What take() has numbers of.
 COUNTED = ("exits", "to_vmm", "vmm_calls", "server_calls", "wakeups", "copied", "moved")
-
-
-def tids(pid):
-    return {int(t) for t in os.listdir(f"/proc/{pid}/task")}
 
 
 def add_probe(file, probe):
@@ -81,6 +81,20 @@ def _rows(event):
     return [(key, n) for key, n, _ in sums(event)]
 
 
+def threads_of(pids):
+    """The threads, with those that have ended, of processes that were started since THREADS are counted."""
+    made = []
+    for key, _ in _rows("task/task_newtask"):
+        maker, thread, flags = re.match(r"common_pid:\s+(\d+), pid:\s+(\d+), clone_flags:\s+(\w+)", key).groups()
+        if int(flags, 16) & CLONE_THREAD:
+            made.append((int(maker), int(thread)))
+    found, before = set(pids), set()
+    while found != before:
+        before = set(found)
+        found |= {thread for maker, thread in made if maker in found}
+    return found
+
+
 def _thread_and_call(key):
     match = re.match(r"common_pid:\s+(\d+), id: (?:sys_)?(\S+)", key)
     return int(match[1]), match[2]
@@ -100,10 +114,11 @@ class Counting:
             (TRACEFS / "events" / event / "trigger").write_text("!" + trigger)
 
     @staticmethod
-    def take(vmm, servers):
-        """Counts so far, of the threads (ids) of the VMM and of its back-ends. copied: bytes that the kernel has copied for them; moved:
-        bytes that their calls say they have moved, copied or not."""
+    def take(vmm, servers=(), left_out=()):
+        """Counts so far, of processes: the VMM and its back-ends; `left_out`: threads that are not counted. copied: bytes that the kernel
+        has copied for them; moved: bytes that their calls say they have moved, copied or not."""
         exits, to_vmm = _rows("kvm/kvm_exit"), _rows("kvm/kvm_userspace_exit")
+        vmm, servers = (threads_of(pids) - set(left_out) for pids in (vmm, servers))
         both = vmm | servers
         counts = {"exits": sum(n for _, n in exits), "to_vmm": sum(n for _, n in to_vmm),
                   "vmm_calls": 0, "server_calls": 0, "wakeups": 0, "copied": 0, "moved": 0}
@@ -141,9 +156,9 @@ def expected(size):
     have, or not call."""
     me = {threading.get_native_id()}
     with Counting() as counting:
-        before = counting.take(me, set())
+        before = counting.take(me)
         yield
-        after = counting.take(me, set())
+        after = counting.take(me)
     copied, moved = (after[what] - before[what] for what in ("copied", "moved"))
     # take() reads, too, but nothing that is copied there.
     if not size <= copied <= size + 1024 or moved < size:

@@ -87,6 +87,13 @@ class Run:
             raise RuntimeError(self.text[-2000:])
         return {m[1]: (int(m[2]), int(m[3])) for m in re.finditer(r"BENCH (\S+) (\d+) (\d+)", self.text)}
 
+    def took(self, operation):
+        """Nanoseconds. Precondition: it has ended."""
+        operations = self.operations()
+        if operation not in operations:
+            raise RuntimeError(f"the guest said nothing of {operation}:\n{self.text[-2000:]}")
+        return operations[operation][1]
+
     def __enter__(self):
         return self
 
@@ -132,7 +139,7 @@ def virtiofsd(directory):
         try:
             while not os.path.exists(path):
                 time.sleep(0.01)
-            yield path, process
+            yield path
         finally:
             process.kill()
             process.wait()

@@ -64,7 +64,7 @@ def boot():
          phases=medians(counted_runs["pmem"]), peer_phases=medians(counted_runs["peer"]))
     for name, argv in (("wyvern", pmem), ("wyvern-disk", disk), ("qemu", other)):
         try:
-            _, counts = operations.counted(argv)
+            _, counts = operations.counted(operations.Side(argv=lambda *_, argv=argv: argv), 0)
             keep(f"boot-counts-{name}", **counts)
         except RuntimeError as error:
             say(f"boot-counts-{name}: {error}")

@@ -100,13 +100,13 @@ def net():
     def own(operation):
         machine = [BOOT_TEST, "--kernel", guests.GUEST / "vmlinux", "--initrd", initrd, "--memory", guests.MEMORY_MIB, "--seconds", 600,
                    "--tap", TAP, "--pairs", 1, "--cmdline"]
-        return Side(lambda count, _: peer([*machine, line(operation, count)], "--done"), left_out=True)
+        return Side(argv=lambda count, _: peer([*machine, line(operation, count)], "--done"), left_out=True)
 
     def other(operation, vhost):
         # Offloads and merged buffers are its defaults, one pair of queues too.
         devices = ["-netdev", f"tap,id=net,ifname={TAP},script=no,downscript=no,vhost={vhost}",
                    "-device", f"virtio-net-pci,netdev=net,mac={MAC},romfile="]
-        return Side(lambda count, _: peer(qemu(line(operation, count), *devices, initrd=initrd), "--done"))
+        return Side(argv=lambda count, _: peer(qemu(line(operation, count), *devices, initrd=initrd), "--done"))
 
     vhost = VHOST_NET.exists()
     if not vhost:
@@ -117,7 +117,7 @@ def net():
         try:
             for name, (low, high) in NETWORK_OPERATIONS.items():
                 sides = {"ours": own(name), "peer": other(name, "off"), **({"vhost": other(name, "on")} if vhost else {})}
-                compare(name, sides, low, high, lambda run, name=name: run.operations()[name][1])
+                compare(name, sides, low, high)
         finally:
             server.shutdown()
 
@@ -130,4 +130,5 @@ def vsock():
 
         def other(count, _, kind=kind):
             return peer(qemu(cmdline, initrd=initrd), "--stream", f"{kind}:{count}")
-        compare(f"vsock-{kind}", {"ours": Side(own), "peer": Side(other)}, low, high, lambda run, kind=kind: run.streams[kind]["ns"])
+        compare(f"vsock-{kind}", {"ours": Side(argv=own), "peer": Side(argv=other)}, low, high,
+                took=lambda run, kind=kind: run.streams[kind]["ns"])

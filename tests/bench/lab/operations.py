@@ -6,7 +6,7 @@ import dataclasses
 import pathlib
 import typing
 
-from counters import COUNTED, Counting, tids
+from counters import COUNTED, Counting
 from figures import keep
 from guests import Run
 from user_copies import UserCopies
@@ -14,14 +14,14 @@ from user_copies import UserCopies
 rounds = 3  # measure.py --rounds
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(kw_only=True)
 class Side:
     """One of those that are compared. `argv`: the words of wyvern-bench for (count, what `within` gave); `servers`: names of the
     processes that are its back-ends; `left_out`: the VMM's main thread has no part in the operation, in this program only."""
     argv: typing.Callable
     servers: tuple = ()
-    left_out: bool = False
     within: typing.Callable = contextlib.nullcontext
+    left_out: bool = False
 
 
 def _name(proc):
@@ -31,19 +31,14 @@ def _name(proc):
         return ""
 
 
-def _threads(servers):
-    """Of the processes of these names."""
-    found = set()
-    for proc in pathlib.Path("/proc").iterdir():
-        if proc.name.isdigit() and _name(proc) in servers:
-            found |= tids(int(proc.name))
-    return found
+def _processes(names):
+    return {int(proc.name) for proc in pathlib.Path("/proc").iterdir() if proc.name.isdigit() and _name(proc) in names}
 
 
-def counted(argv, servers=(), left_out=False):
+def counted(side, count):
     """One guest, and its counts just before it is ended."""
-    with Counting() as counting, Run(argv) as run:
-        counts = counting.take(tids(run.pid) - ({run.pid} if left_out else set()), _threads(servers))
+    with Counting() as counting, side.within() as given, Run(side.argv(count, given)) as run:
+        counts = counting.take({run.pid}, _processes(side.servers), {run.pid} if side.left_out else ())
     return run, counts
 
 
@@ -51,16 +46,13 @@ def _copied_inside(side, low, high, per):
     """Bytes that the VMM and its back-ends copy themselves for one operation."""
     copied = {}
     for count in (low, high):
-        with side.within() as given, UserCopies() as copies, Run(side.argv(count, given)) as run:
-            copied[count] = copies.take(tids(run.pid) | _threads(side.servers))
+        with UserCopies() as copies, side.within() as given, Run(side.argv(count, given)) as run:
+            copied[count] = copies.take({run.pid} | _processes(side.servers))
     return (copied[high] - copied[low]) / (high - low) / per
 
 
 def _difference(side, low, high, per, took):
-    counts = {}
-    for count in (low, high):
-        with side.within() as given:
-            _, counts[count] = counted(side.argv(count, given), side.servers, side.left_out)
+    counts = {count: counted(side, count)[1] for count in (low, high)}
     # Its time is that of a guest whose events nobody counts: it would be longer for whoever has more of them.
     with side.within() as given, Run(side.argv(high, given)) as run:
         pass
@@ -74,9 +66,10 @@ def _difference(side, low, high, per, took):
     return cost
 
 
-def compare(name, sides, low, high, took, per=1):
+def compare(name, sides, low, high, per=1, took=None):
     """Keeps as `name` what an operation costs each of `sides` ({name: Side}), `rounds` times in turn. A guest does `low` or `high` times
-    `per` operations; `took`: of the Run of the latter, their nanoseconds."""
+    `per` operations; `took`: of the Run of the latter, their nanoseconds, unless the guest says them."""
+    took = took or (lambda run: run.took(name))
     costs = {side: [] for side in sides}
     for _ in range(rounds):
         for side, what in sides.items():

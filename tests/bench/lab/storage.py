@@ -38,10 +38,6 @@ def _line(operation, count, directory=None):
     return f"{guests.INITRD} bench={operation}:{count}" + (f" bench_dir={directory}" if directory else "")
 
 
-def _took(operation):
-    return lambda run: run.operations()[operation][1]
-
-
 def io():
     directory, disk = pathlib.Path("/var/tmp/bench-share"), pathlib.Path("/var/tmp/bench-disk")
     _make_files(directory, disk)
@@ -53,7 +49,7 @@ def io():
 
         def other_disk(count, _, name=operation):
             return peer(qemu(_line(name, count), *guests.disk_of_qemu(disk), initrd=initrd), "--done")
-        compare(operation, {"ours": Side(own_disk), "peer": Side(other_disk)}, low, high, _took(operation))
+        compare(operation, {"ours": Side(argv=own_disk), "peer": Side(argv=other_disk)}, low, high)
 
     for operation, (low, high, per) in SHARE_OPERATIONS.items():
         def own_share(count, _, name=operation):
@@ -63,6 +59,6 @@ def io():
         def other_share(count, socket, name=operation):
             return peer(qemu(_line(name, count, "."), "-chardev", f"socket,id=fs,path={socket}", "-device",
                              "vhost-user-fs-pci,chardev=fs,tag=wyvern", initrd=initrd, shared=True), "--done")
-        compare(operation, {"ours": Side(own_share, ("wyvern-fs",)),
-                            "peer": Side(other_share, ("virtiofsd",), lambda: guests.virtiofsd(directory))},
-                low, high, _took(operation), per)
+        compare(operation, {"ours": Side(argv=own_share, servers=("wyvern-fs",)),
+                            "peer": Side(argv=other_share, servers=("virtiofsd",), within=lambda: guests.virtiofsd(directory))},
+                low, high, per)

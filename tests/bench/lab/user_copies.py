@@ -1,7 +1,7 @@
 """Bytes that programs copy inside themselves: what memcpy and memmove are asked for, by uprobes on them.
 
-Shorter than SHORTEST is not counted: that is what compilers copy without a call, and headers. Each call costs two exceptions, so this is
-done with guests of its own.
+Those that a compiler makes without a call, most of a fixed few bytes, are not seen. Each call costs two exceptions, so this is done with
+guests of its own.
 """
 
 import ctypes
@@ -12,10 +12,9 @@ import struct
 import subprocess
 
 import guests
-from counters import TRACEFS, add_probe, prepare, sums
+from counters import THREADS, TRACEFS, add_probe, prepare, sums, threads_of
 
-SHORTEST = 64
-TRIGGER = f"hist:keys=common_pid:vals=bytes:size=4096 if bytes >= {SHORTEST}"
+TRIGGER = "hist:keys=common_pid:vals=bytes:size=4096"
 STATIC = (guests.LIBEXEC / "wyvern-vmm", guests.LIBEXEC / "wyvern-fs", guests.EXTRA / "wyvern-boot-test")
 VARIANT = re.compile(rb"__mem(cpy|move)_(?!chk|ifunc)\w+")
 # In a program with the C library in question: which file it is and where in it the functions are that this processor gets.
@@ -77,31 +76,31 @@ def places():
 
 
 class UserCopies:
-    """with UserCopies() as copies: start one guest; copies.take(threads) before its processes are gone."""
+    """with UserCopies() as copies: start one guest; copies.take(processes) before they are gone."""
 
     _probes = None
 
-    def __enter__(self):
+    def __init__(self):
         prepare()
         if UserCopies._probes is None:
-            UserCopies._probes = []
+            UserCopies._probes = {}
             for number, (path, offset) in enumerate(places()):
                 add_probe("uprobe_events", f"p:wyvern/memcpy_{number} {path}:{offset:#x} bytes=%dx:u64")
-                UserCopies._probes.append(f"wyvern/memcpy_{number}")
-        for event in UserCopies._probes:
-            self._trigger(event).write_text(TRIGGER)
+                UserCopies._probes[f"wyvern/memcpy_{number}"] = TRIGGER
+        self.triggers = {**UserCopies._probes, **THREADS}
+
+    def __enter__(self):
+        for event, trigger in self.triggers.items():
+            pathlib.Path(TRACEFS, "events", event, "trigger").write_text(trigger)
         return self
 
     def __exit__(self, *_):
-        for event in UserCopies._probes:
-            self._trigger(event).write_text("!" + TRIGGER)
+        for event, trigger in self.triggers.items():
+            pathlib.Path(TRACEFS, "events", event, "trigger").write_text("!" + trigger)
 
     @staticmethod
-    def _trigger(event):
-        return pathlib.Path(TRACEFS, "events", event, "trigger")
-
-    @staticmethod
-    def take(threads):
+    def take(processes):
+        threads = threads_of(processes)
         return sum(total for event in UserCopies._probes for key, _, total in sums(event) if int(key.split(":")[1]) in threads)
 
 
