@@ -42,7 +42,7 @@ class HostSocket {
  public:
   enum class Outcome : uint8_t {
     kMore,     // there may be more
-    kBlocked,  // nothing until the socket says so
+    kBlocked,  // nothing beyond `bytes` until the socket says so
     kEnded,    // the host sends no more
     kTooLong,  // a message that nobody can keep; it is lost
   };

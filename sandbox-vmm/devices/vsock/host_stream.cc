@@ -74,7 +74,12 @@ HostSocket::Filled HostStream::Fill(std::span<virtio::Chain> chains, uint32_t cr
   int flags = 0;
   const int64_t got = Receive(&scratch->iovecs, &flags);
   if (got > 0) {
-    return {.bytes = static_cast<uint32_t>(got), .full = got == room};
+    // Less than asked for: the socket is empty (epoll(7), questions), unless descriptors that came with the
+    // bytes, for which there is no room, ended the read (unix(7), SCM_RIGHTS).
+    const bool more = got == room || (flags & MSG_CTRUNC) != 0;
+    return {.bytes = static_cast<uint32_t>(got),
+            .full = got == room,
+            .outcome = more ? Outcome::kMore : Outcome::kBlocked};
   }
   return {.outcome = got == -EAGAIN ? Outcome::kBlocked : Outcome::kEnded};
 }

@@ -10,6 +10,12 @@
 
 namespace wyvern::devices {
 
+namespace {
+
+constexpr uint32_t kWatched = EPOLLIN | EPOLLRDHUP | EPOLLET;
+
+}  // namespace
+
 VsockConnection::VsockConnection(EventLoop& loop, Ports ports, std::unique_ptr<HostSocket> host,
                                  uint32_t buffer_size, Connected connected)
     : loop_(loop),
@@ -24,12 +30,24 @@ VsockConnection::~VsockConnection() {
 }
 
 Result<> VsockConnection::Watch(std::function<void()> on_event) {
-  WV_TRY(token_, loop_.Add(host_->fd(), EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
-                           [this, on_event = std::move(on_event)](uint32_t events) {
-                             OnSocket(events);
-                             on_event();
-                           }));
+  WV_TRY(token_,
+         loop_.Add(host_->fd(), kWatched, [this, on_event = std::move(on_event)](uint32_t events) {
+           OnSocket(events);
+           on_event();
+         }));
   return {};
+}
+
+// Room in the socket is news only while something waits for it: else whatever the host reads would
+// wake us. Asking makes epoll look again, so room that has come meanwhile is not missed.
+void VsockConnection::WatchRoom(bool watch) {
+  if (watch == room_watched_ || token_ == EventLoop::Token::kNone) {
+    return;
+  }
+  room_watched_ = watch;
+  if (auto asked = loop_.Modify(token_, watch ? kWatched | EPOLLOUT : kWatched); !asked) {
+    Reset(std::move(asked.error()));
+  }
 }
 
 // The registration goes first: afterwards the number may belong to another socket.
@@ -101,6 +119,9 @@ bool VsockConnection::OnData(const VsockHeader& header, const virtio::Chain& cha
 // host that reads no more is told of once.
 void VsockConnection::Settle() {
   credit_.SetHeld(host_->kept());
+  if (!host_->drained()) {
+    WatchRoom(true);
+  }
   if (!established()) {
     return;
   }
@@ -170,10 +191,15 @@ void VsockConnection::OnSocket(uint32_t events) {
       return;
     }
   }
+  end_near_ = end_near_ || (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
   if ((events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0 && host_sends_) {
     readable_ = true;
   }
   if ((events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) != 0) {
+    // Not as soon as all is written: a host that is slow once is slow again.
+    if (host_->drained()) {
+      WatchRoom(false);
+    }
     host_->Flush();
     Settle();
     FinishHostSide();
@@ -220,16 +246,17 @@ VsockHeader VsockConnection::Header(VsockOp op, uint64_t guest_cid) {
 HostSocket::Filled VsockConnection::ReadHost(std::span<virtio::Chain> chains,
                                              VsockScratch* scratch) {
   const HostSocket::Filled filled = host_->Fill(chains, credit_.ToSend(), scratch);
+  if (filled.bytes > 0) {
+    // Grows fast and forgets slowly: the end of a burst says little about the next one.
+    expected_ = filled.full ? std::max(2 * std::min(filled.bytes, kMaxWanted / 2), expected_)
+                            : std::max(filled.bytes, expected_ / 2);
+  }
   switch (filled.outcome) {
     case HostSocket::Outcome::kMore:
-      if (filled.bytes > 0) {
-        // Grows fast and forgets slowly: the end of a burst says little about the next one.
-        expected_ = filled.full ? std::max(2 * std::min(filled.bytes, kMaxWanted / 2), expected_)
-                                : std::max(filled.bytes, expected_ / 2);
-      }
       break;
     case HostSocket::Outcome::kBlocked:
-      readable_ = false;
+      // The end, once epoll has told of it, is read: it does not tell again.
+      readable_ = end_near_ && filled.bytes > 0;
       break;
     case HostSocket::Outcome::kEnded:
       HostSendsNoMore();

@@ -109,6 +109,7 @@ class VsockConnection {
   bool OnData(const VsockHeader& header, const virtio::Chain& chain, VsockScratch* scratch);
   bool OnShutdown(uint32_t flags);
   void Settle();
+  void WatchRoom(bool watch);
   void HostSendsNoMore();
   void FinishHostSide();
   void Finish(Result<> outcome);
@@ -130,6 +131,8 @@ class VsockConnection {
   State state_ = State::kWaiting;
   uint8_t ops_ = kSendRequest;
   bool readable_ = false;       // the socket may have bytes or an end
+  bool end_near_ = false;       // the end, or an error, is behind what the socket still holds
+  bool room_watched_ = false;   // epoll tells when the socket takes more
   bool hung_up_ = false;        // the host's other end is closed in both directions
   bool host_sends_ = true;      // false: end of file was read
   bool host_told_end_ = false;  // SHUT_WR was done

@@ -3,6 +3,9 @@
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 
+#include <array>
+#include <cstring>
+
 #include "base/unix_socket.h"
 #include "vsock/testing/vsock_guest.h"
 #include "vsock/vsock_device.h"
@@ -208,6 +211,36 @@ TEST_F(VsockReadTest, EndOfFileComesAfterTheLastOfSeveralPackets) {
   EXPECT_EQ(end.header.operation(), VsockOp::kShutdown);
   EXPECT_EQ(end.header.flags, kShutdownSend);
   EXPECT_TRUE(Quiet());
+}
+
+TEST_F(VsockReadTest, DescriptorsOfTheHostDoNotHideTheBytesBehindThem) {
+  const auto stream = Primed(0);
+  // Nobody takes the descriptor, but the kernel ends a read where one came along.
+  const auto send = [&stream](std::string text) {
+    iovec part{.iov_base = text.data(), .iov_len = text.size()};
+    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(int))> control{};
+    msghdr message{};
+    message.msg_iov = &part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.data();
+    message.msg_controllen = control.size();
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int));
+    const int fd = stream.host.get();
+    std::memcpy(CMSG_DATA(header), &fd, sizeof(fd));
+    return sendmsg(stream.host.get(), &message, MSG_NOSIGNAL);
+  };
+  ASSERT_EQ(send("ab"), 2);
+  ASSERT_EQ(send("cd"), 2);
+  ASSERT_TRUE(WriteAll(stream.host, "ef"));
+  Give(10);
+  std::string got;
+  while (got.size() < 6) {
+    got += Take().data;
+  }
+  EXPECT_EQ(got, "abcdef");
 }
 
 TEST_F(VsockReadTest, ClosedHostsBytesComeBeforeShutdownOfBoth) {
