@@ -90,6 +90,8 @@ std::optional<IoRequest> BlkTask::NextData() {
   const auto done = static_cast<uint32_t>(done_);
   const uint32_t rest = request_.length - done;
   parts_.clear();
+  // At once, as a list that grows is copied: a part for each buffer, more only across regions.
+  parts_.reserve(reading ? chain_->writable().size() : chain_->readable().size());
   const auto mapped = reading ? chain_->WritableIovecs(done, rest, &parts_)
                               : chain_->ReadableIovecs(
                                     static_cast<uint32_t>(sizeof(BlkHeader)) + done, rest, &parts_);
