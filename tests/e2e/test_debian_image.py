@@ -118,7 +118,7 @@ def test_python():
     assert check_output(DEBIAN, "python3", "-c", "print(sum(range(1000)))") == "499500\n"
 
 
-@pytest.mark.parametrize("where", ["root", "volume"])
+@pytest.mark.parametrize("where", [more("root"), "volume"])
 @pytest.mark.limit(600)
 def test_file_churn(scratch, where, long):
     base = "/data/churn" if where == "volume" else "/var/churn"
@@ -130,7 +130,7 @@ def test_file_churn(scratch, where, long):
 @pytest.mark.slow
 @pytest.mark.limit(900)
 @pytest.mark.parametrize("stressor", [["--vm", "1", "--vm-bytes", "64M"], ["--hdd", "1", "--hdd-bytes", "16M"],
-                                      ["--pipe", "2"], more(["--rename", "1"]), more(["--fork", "1"])],
+                                      more(["--pipe", "2"]), more(["--rename", "1"]), more(["--fork", "1"])],
                          ids=["memory", "files", "pipes", "rename", "fork"])
 def test_stress_ng(stressor, long):
     done = run(DEBIAN, "stress-ng", *stressor, "--verify", "-t", "60" if long else "10", "--temp-path", "/tmp",
@@ -142,7 +142,7 @@ def test_stress_ng(stressor, long):
 
 @pytest.mark.slow
 @pytest.mark.limit(900)
-@pytest.mark.parametrize("where", ["root", "volume"])
+@pytest.mark.parametrize("where", [more("root"), "volume"])
 def test_fio_verify(scratch, where, long):
     directory = "/data" if where == "volume" else "/var/tmp"
     done = run(DEBIAN, "fio", "--name=v", f"--directory={directory}", f"--size={'256m' if long else '16m'}",
@@ -154,7 +154,7 @@ def test_fio_verify(scratch, where, long):
 
 @pytest.mark.slow
 @pytest.mark.limit(1800)
-@pytest.mark.parametrize("where", ["root", "volume"])
+@pytest.mark.parametrize("where", ["root", more("volume")])
 def test_large_tree(scratch, where, long):
     base = "/data/tree" if where == "volume" else "/var/tree"
     count = 50000 if long else 2000  # what a file costs in the lab: tests/lab/README.md
@@ -163,6 +163,7 @@ def test_large_tree(scratch, where, long):
     assert not (scratch / "tree").exists()
 
 
+@pytest.mark.thorough  # inode_bound_test has it without a guest
 @pytest.mark.wyvern_only
 @pytest.mark.limit(1800)
 def test_file_server_stays_within_its_bound(scratch, long):

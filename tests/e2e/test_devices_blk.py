@@ -100,7 +100,7 @@ class Interrupter:
 
 
 @pytest.mark.limit(400)
-@pytest.mark.parametrize("flags, queues", [((), 2), (("--split", "--pool"), 2), more(("--pool",), 1), more(("--split", "--lanes", "2"), 4)],
+@pytest.mark.parametrize("flags, queues", [((), 2), more(("--split", "--pool"), 2), more(("--pool",), 1), more(("--split", "--lanes", "2"), 4)],
                          ids=["packed-io_uring", "split-pool", "packed-pool-one", "split-io_uring-lanes"])
 def test_fio_finds_what_it_wrote_under_pauses(scratch, tools, long, flags, queues):
     size = 64 if long else 16

@@ -22,7 +22,8 @@ GUEST_USO4, GUEST_USO6, HOST_USO = 54, 55, 56
 VHOST = ("--vhost-net",)
 needs_vhost = pytest.mark.skipif(not pathlib.Path("/dev/vhost-net").exists(), reason="no /dev/vhost-net here")
 vhost = pytest.param(VHOST, marks=needs_vhost)
-either = pytest.mark.parametrize("flags", [(), vhost], ids=["packed", "vhost-net"])
+either = pytest.mark.parametrize("flags", [(), pytest.param(VHOST, marks=[needs_vhost, pytest.mark.thorough])],
+                                 ids=["packed", "vhost-net"])
 
 
 def configure(guest: Guest) -> None:
@@ -122,7 +123,7 @@ def host_carrier(guest: Guest) -> bool:
     return b"NO-CARRIER" not in done.stdout
 
 
-@pytest.mark.parametrize("flags", [(), ("--split",), more(("--shared",)), vhost, more(("--vhost-net", "--shared"))],
+@pytest.mark.parametrize("flags", [(), more(("--split",)), more(("--shared",)), vhost, more(("--vhost-net", "--shared"))],
                          ids=["packed", "split", "packed-shared", "vhost-net", "vhost-net-shared"])
 def test_streams_arrive_whole_both_ways(scratch, flags):
     files, sent = disks(scratch, SIZE)

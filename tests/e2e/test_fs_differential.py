@@ -11,7 +11,7 @@ import pathlib
 
 import pytest
 
-from harness.ctr import DEBIAN, call, run
+from harness.ctr import DEBIAN, call, more, run
 
 FSDIFF = pathlib.Path("/opt/wyvern/extra/wyvern-fsdiff")
 
@@ -31,7 +31,7 @@ def first_difference(left: str, right: str) -> str:
 # One of the two asks for holes, the other maps files.
 @pytest.mark.skipif(not FSDIFF.exists(), reason="this machine was started without wyvern-fsdiff (lab run --add)")
 @pytest.mark.limit(1800)
-@pytest.mark.parametrize("script", [0, 1])
+@pytest.mark.parametrize("script", [0, more(1)])
 def test_a_volume_is_like_the_directory(scratch, long, script):
     for name in ("share", "beside"):
         (scratch / name).mkdir()

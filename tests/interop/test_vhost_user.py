@@ -26,7 +26,7 @@ poweroff -f
 """
 
 
-@pytest.mark.parametrize("version,queues", [("7.2", 1), ("10", 1), ("10", 4)])
+@pytest.mark.parametrize("version,queues", [("7.2", 1), pytest.param("10", 1, marks=pytest.mark.thorough), ("10", 4)])
 def test_qemu_uses_wyvern_fs(tmp_path, version, queues):
     share = tmp_path / "share"
     share.mkdir()
