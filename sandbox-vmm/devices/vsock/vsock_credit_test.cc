@@ -64,16 +64,16 @@ TEST(VsockCreditTest, MoreThanTheBufferIsRefusedAndNotCounted) {
   EXPECT_TRUE(credit.Receive(0));
 }
 
-TEST(VsockCreditTest, UpdateIsDueWhenHalfOfTheBufferIsFreeAgain) {
+TEST(VsockCreditTest, UpdateIsDueWhenThreeQuartersOfTheBufferAreFreeAgain) {
   VsockCredit credit(1000);
   ASSERT_TRUE(credit.Receive(1000));
-  credit.SetHeld(501);
+  credit.SetHeld(251);
   EXPECT_FALSE(credit.UpdateDue());
-  credit.SetHeld(500);
+  credit.SetHeld(250);
   EXPECT_TRUE(credit.UpdateDue());
   VsockHeader header;
   credit.Tell(&header);
-  EXPECT_EQ(header.forwarded, 500U);
+  EXPECT_EQ(header.forwarded, 750U);
   EXPECT_EQ(header.buffer_size, 1000U);
   EXPECT_FALSE(credit.UpdateDue());
 }
