@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """measure.py [--rounds N] [PART…] — the measurements that need a machine with KVM; run in the lab by tests/bench/run.sh.
 
-Writes what was measured to /out/lab.json; progress and profiles go to stdout. Parts: boot ctr memory stdio io net vsock.
+Writes what was measured to /out/lab.json; progress and profiles go to stdout. Parts: boot ctr memory stdio blk fs net vsock.
 """
 
 import argparse
@@ -209,13 +209,13 @@ def stdio():
     keep("stdio", ours=a, peer=b)
 
 
-PARTS = {"boot": boot, "ctr": ctr, "memory": memory, "stdio": stdio, "io": storage.io, "net": network.net,
-         "vsock": network.vsock}
+PARTS = {"boot": boot, "ctr": ctr, "memory": memory, "stdio": stdio, "blk": storage.blk, "fs": storage.fs,
+         "net": network.net, "vsock": network.vsock}
 
 
 def main():
     arguments = argparse.ArgumentParser()
-    arguments.add_argument("--rounds", type=int, default=operations.rounds, help="of io, net and vsock")
+    arguments.add_argument("--rounds", type=int, default=operations.rounds, help="of blk, fs, net and vsock")
     arguments.add_argument("parts", nargs="*", metavar="PART")
     chosen = arguments.parse_args()
     operations.rounds = chosen.rounds

@@ -26,8 +26,8 @@ VHOST_NET = pathlib.Path("/dev/vhost-net")
 HOST, THEM, PORT = "10.99.0.1", "10.99.0.2", 1000
 MAC = "02:00:00:00:00:01"
 TAP = "tap0"
-NETWORK_OPERATIONS = {"net-ping": (500, 2500), "net-send": (16, 80), "net-receive": (16, 80)}
-VSOCK_OPERATIONS = {"ping": (500, 2500), "pull": (8, 40), "push": (8, 40)}
+NETWORK_OPERATIONS = {"net-ping": (500, 2500), "net-send": (16, 144), "net-receive": (16, 144)}
+VSOCK_OPERATIONS = {"ping": (500, 2500), "pull": (16, 144), "push": (16, 144)}
 
 
 @contextlib.contextmanager
