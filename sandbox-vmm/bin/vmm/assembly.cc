@@ -1,5 +1,6 @@
 #include "vmm/assembly.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <chrono>
@@ -49,6 +50,23 @@ api::EventKind ToApi(machine::EventKind kind) {
       break;
   }
   return api::EventKind::kVmmFault;
+}
+
+// An image is what other sandboxes boot from, too: whoever takes over this process must not be able
+// to change it either (CVE-2020-2025).
+Result<> CheckReadOnly(std::span<const UniqueFd> images) {
+  for (size_t i = 0; i < images.size(); ++i) {
+    const int flags = fcntl(images[i].get(), F_GETFL);
+    if (flags < 0) {
+      return SysError("fcntl(F_GETFL)");
+    }
+    if ((flags & O_ACCMODE) != O_RDONLY) {
+      return Fail(Code::kInvalidArgument,
+                  fmt::format("image {} of {} is open for writing: open it with O_RDONLY", i + 1,
+                              images.size()));
+    }
+  }
+  return {};
 }
 
 }  // namespace
@@ -138,6 +156,7 @@ Result<std::unique_ptr<virtio::VirtioDevice>> Assembly::MakeDevice(const std::st
 Result<std::unique_ptr<virtio::VirtioDevice>> Assembly::Make(const std::string& id,
                                                              api::PmemSpec spec) {
   static_assert(api::kMaxImages == devices::kMaxImages);
+  WV_TRY_VOID(CheckReadOnly(spec.images));
   WV_TRY(const arch::AddressRange range, machine_->MapReadOnlyImages(std::move(spec.images)));
   return devices::PmemDevice::Create(WorkerFor(id),
                                      {.start = mem::Gpa{range.start}, .size = range.size});

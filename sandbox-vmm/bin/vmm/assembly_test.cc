@@ -22,6 +22,14 @@
 namespace wyvern::vmm {
 namespace {
 
+UniqueFd Reopened(FdRef file, int flags) {
+  return *Open("/proc/self/fd/" + std::to_string(file.get()), flags);
+}
+
+UniqueFd ReadOnly(FdRef file) {
+  return Reopened(file, O_RDONLY);
+}
+
 class AssemblyTest : public testing::Test {
  protected:
   void SetUp() override {
@@ -82,7 +90,7 @@ TEST_F(AssemblyTest, ImagesThatAreNoneAreNamedAndNotAttached) {
   const auto attach = [&](std::initializer_list<uint64_t> sizes, UniqueFd more = UniqueFd()) {
     api::PmemSpec spec;
     for (const uint64_t size : sizes) {
-      spec.images.push_back(*MakeMemfd("image", size));
+      spec.images.push_back(ReadOnly(*MakeMemfd("image", size)));
     }
     if (more.valid()) {
       spec.images.push_back(std::move(more));
@@ -99,6 +107,19 @@ TEST_F(AssemblyTest, ImagesThatAreNoneAreNamedAndNotAttached) {
       "device images: image 2 of 2: its 17179869184 bytes do not fit in the 16382 MiB left of "
       "the guest's persistent memory window");
   EXPECT_EQ(attach({1, 4097, 2 << 20U}), "0000:00:01.0");
+}
+
+TEST_F(AssemblyTest, Cve20202025_ImageThatCouldBeWrittenToIsRefused) {
+  for (const int flags : {O_RDWR, O_WRONLY}) {
+    api::PmemSpec spec;
+    spec.images.push_back(ReadOnly(*MakeMemfd("image", 4096)));
+    spec.images.push_back(Reopened(*MakeMemfd("image", 4096), flags));
+    const auto attached = assembly_.Attach("images", std::move(spec));
+    ASSERT_FALSE(attached.has_value());
+    EXPECT_EQ(attached.error().code(), Code::kInvalidArgument);
+    EXPECT_EQ(attached.error().message(),
+              "device images: image 2 of 2 is open for writing: open it with O_RDONLY");
+  }
 }
 
 // How a child ends that does this in a thread of this kind: 0 if it could.
