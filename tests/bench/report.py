@@ -143,8 +143,8 @@ def lab(data):
     for name, (what, unit, peer_name) in OPERATIONS.items():
         if sides := data.get(name):
             counts(what, unit, sides["ours"], sides["peer"], peer_name)
-            if "vhost" in sides:  # of net: the host's kernel moves the packets, which ours leaves to opt-in
-                counts(f"— {what}", unit, sides["ours"], sides["vhost"], "QEMU + vhost", target=False)
+            if "ours on vhost" in sides:  # of net: the host's kernel moves the packets, which is opt-in
+                counts(f"— on vhost: {what}", unit, sides["ours on vhost"], sides["peer on vhost"], "QEMU + vhost", target=False)
 
 
 def main():

@@ -82,9 +82,9 @@ class Report(unittest.TestCase):
         self.assertEqual(copied("blk-read", [4096.0], [0.2])["blk, 4 KiB read: copied per read"][3:], ["≤ QEMU", "**no**"])
 
     def test_vhost_beside_net_is_for_information(self):
-        rows = self.rows({"net-ping": {"ours": OURS, "peer": PEER, "vhost": dict(PEER, exits=1.0)}})
+        rows = self.rows({"net-ping": {"ours": OURS, "peer": PEER, "ours on vhost": OURS, "peer on vhost": dict(PEER, exits=1.0)}})
         self.assertEqual(rows["net, round trip: exits per round trip"][3:], ["≤ 1.0 × QEMU", "yes"])
-        self.assertEqual(rows["— net, round trip: exits per round trip"], ["3.00", "1.00 QEMU + vhost", "3.00", "–", "–"])
+        self.assertEqual(rows["— on vhost: net, round trip: exits per round trip"], ["3.00", "1.00 QEMU + vhost", "3.00", "–", "–"])
 
     def test_figures_of_before_wakeups_were_kept(self):
         old = {key: value for key, value in OURS.items() if key != "wakeups"}

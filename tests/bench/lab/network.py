@@ -97,9 +97,9 @@ def net():
     def line(operation, count):
         return f"{guests.INITRD} bench={operation}:{count}"
 
-    def own(operation):
+    def own(operation, *flags):
         machine = [BOOT_TEST, "--kernel", guests.GUEST / "vmlinux", "--initrd", initrd, "--memory", guests.MEMORY_MIB, "--seconds", 600,
-                   "--tap", TAP, "--pairs", 1, "--cmdline"]
+                   "--tap", TAP, "--pairs", 1, *flags, "--cmdline"]
         return Side(argv=lambda count, _: peer([*machine, line(operation, count)], "--done"), left_out=True)
 
     def other(operation, vhost):
@@ -116,7 +116,9 @@ def net():
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             for name, (low, high) in NETWORK_OPERATIONS.items():
-                sides = {"ours": own(name), "peer": other(name, "off"), **({"vhost": other(name, "on")} if vhost else {})}
+                sides = {"ours": own(name), "peer": other(name, "off")}
+                if vhost:
+                    sides |= {"ours on vhost": own(name, "--vhost-net"), "peer on vhost": other(name, "on")}
                 compare(name, sides, low, high)
         finally:
             server.shutdown()
