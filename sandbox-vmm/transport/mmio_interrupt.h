@@ -1,6 +1,6 @@
 // transport/mmio_interrupt.h — virtio::Interrupt over InterruptStatus and one line; private to
 // MmioTransport.
-// Spec:    VIRTIO 1.3 §4.2.2.1, §4.2.3.4.
+// Spec:    VIRTIO 1.4 §4.2.2.1, §4.2.3.4.
 // State:   the line is asserted while a bit of InterruptStatus is set.
 // Threads: any; one mutex, so that an acknowledgement cannot lower the line under a new event. It is
 //          held while the line is driven, and nothing else is taken inside it.

@@ -1,6 +1,6 @@
 // transport/mmio_transport.h — virtio over MMIO, version 2 only: one page with all registers and the
 // device's configuration, one interrupt.
-// Spec:    VIRTIO 1.3 §4.2.
+// Spec:    VIRTIO 1.4 §4.2.
 // Shape:   registers 0x000..0x0ff, 32 bits wide each; device configuration from 0x100, any width.
 // Doorbells: an ioeventfd per queue on QueueNotify, told apart by the value written (the queue's
 //          index); a notification without one is an exit that kicks the same eventfd.

@@ -1,5 +1,5 @@
 // transport/msix_interrupt.h — virtio::Interrupt over MSI-X vectors; private to PciTransport.
-// Spec:    VIRTIO 1.3 §4.1.4.5 (ISR), §4.1.5.1.2 (vectors), §4.1.5.3, §4.1.5.4.
+// Spec:    VIRTIO 1.4 §4.1.4.5 (ISR), §4.1.5.1.2 (vectors), §4.1.5.3, §4.1.5.4.
 // Threads: any; no locks.
 #pragma once
 

@@ -1,6 +1,6 @@
 // transport/pci_transport.h — virtio over PCI, modern only: one 64-bit memory BAR with all
 // structures, MSI-X, one doorbell per queue, a second BAR for shared memory.
-// Spec:    VIRTIO 1.3 §4.1.
+// Spec:    VIRTIO 1.4 §4.1.
 // Shape:   BAR 0, 32 KiB: common configuration 0x0, ISR 0x1000, device configuration 0x2000,
 //          notifications 0x3000 (4 bytes per queue), MSI-X table 0x4000, PBA 0x5000. Vectors: one
 //          per queue and one for configuration changes. BAR 2: the device's shared-memory regions.

@@ -1,6 +1,6 @@
 // transport/transport_core.h — the state of a virtio device as its driver sees it, for every
 // transport.
-// Spec:    VIRTIO 1.3 §2.1 (status), §2.2 (features), §2.5 (configuration), §3.1 (initialization).
+// Spec:    VIRTIO 1.4 §2.1 (status), §2.2 (features), §2.5 (configuration), §3.1 (initialization).
 // State:   status bits are only ever added by the driver, in the order ACKNOWLEDGE, DRIVER,
 //          FEATURES_OK, DRIVER_OK; writing 0 resets.
 //          Queues are configured between FEATURES_OK and DRIVER_OK; a queue's size and addresses

@@ -1,5 +1,5 @@
 // transport/virtio_mmio_layout.h — registers of virtio over MMIO.
-// Spec:    VIRTIO 1.3 §4.2.2, table 4.1.
+// Spec:    VIRTIO 1.4 §4.2.2, table 4.1.
 #pragma once
 
 #include <cstdint>

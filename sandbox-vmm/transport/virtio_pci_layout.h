@@ -1,6 +1,6 @@
 // transport/virtio_pci_layout.h — structures of virtio over PCI and where PciTransport puts them in
 // its BAR.
-// Spec:    VIRTIO 1.3 §4.1.4.
+// Spec:    VIRTIO 1.4 §4.1.4.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,6 @@
 // vhost_user/shared_window.h — the front-end's side of SHMEM_MAP: where a back-end's files become
 // visible to the guest (virtio-fs: the DAX window).
-// Spec:    VIRTIO 1.3 §2.10; vhost-user VHOST_USER_BACKEND_SHMEM_MAP.
+// Spec:    VIRTIO 1.4 §2.10; vhost-user VHOST_USER_BACKEND_SHMEM_MAP.
 // Errors:  INVALID_ARGUMENT: a range outside its region, not of whole pages, mapped already or (to
 //          unmap) not mapped as such. RESOURCE_EXHAUSTED: too many mappings.
 // Threads: any.

@@ -1,5 +1,5 @@
 // virtio/device.h — a virtio device, written once: it knows no PCI, MMIO, socket or KVM.
-// Spec:    VIRTIO 1.3 §2 (basic facilities).
+// Spec:    VIRTIO 1.4 §2 (basic facilities).
 // State:   the transport starts each queue when it is enabled and the driver has set DRIVER_OK,
 //          stops every queue before Reset.
 // Threads: all calls of this interface come from one thread at a time (TransportCore serialises

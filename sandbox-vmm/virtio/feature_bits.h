@@ -1,5 +1,5 @@
 // virtio/feature_bits.h — feature bits and device numbers shared by transports and devices.
-// Spec:    VIRTIO 1.3 §6 (reserved feature bits), §5 (device types), §2.1 (status).
+// Spec:    VIRTIO 1.4 §6 (reserved feature bits), §5 (device types), §2.1 (status).
 #pragma once
 
 #include <cstdint>

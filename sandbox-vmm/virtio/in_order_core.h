@@ -1,7 +1,7 @@
 /* virtio/in_order_core.h — holds back what a device has finished until all before it is, where the
  * driver relies on order (IN_ORDER), and joins into batches what becomes free at once. Plain C, so
  * that a model checker can prove it (proof/).
- * Spec:    VIRTIO 1.3 §2.7.9, §2.8.8: a batch is one used element, of its last chain; the skipped
+ * Spec:    VIRTIO 1.4 §2.7.9, §2.8.8: a batch is one used element, of its last chain; the skipped
  *          ones are taken to have been used completely, so a chain that was written in part ends its
  *          batch.
  * Shape:   a circle of the chains in flight, oldest first. The caller owns `entries`, as many as the

@@ -1,6 +1,6 @@
 // virtio/packed_queue.h — device side of the packed virtqueue; made by Queue::Create, private to this
 // component.
-// Spec:    VIRTIO 1.3 §2.8; notification suppression §2.8.10; IN_ORDER §2.8.8.
+// Spec:    VIRTIO 1.4 §2.8; notification suppression §2.8.10; IN_ORDER §2.8.8.
 // Shape:   descriptors 16N B align 16, read and written by both sides; driver and device event
 //          suppression 4 B align 4 each; N any, 1..32768. What is decided without memory is in
 //          packed_ring_core.h.

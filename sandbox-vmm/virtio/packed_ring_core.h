@@ -1,6 +1,6 @@
 /* virtio/packed_ring_core.h — the arithmetic and the state of a packed virtqueue, as plain C so that
  * a model checker can prove it (proof/).
- * Spec:    VIRTIO 1.3 §2.8 (packed virtqueues).
+ * Spec:    VIRTIO 1.4 §2.8 (packed virtqueues).
  * Shape:   as ring_core.h. struct wv_packed is what the device knows of its queue: the caller reads
  *          the ring, tells it here, and writes what it is told.
  * Units:   lengths and offsets in bytes. A position is a slot of the ring in bits 0-14 and its wrap

@@ -1,5 +1,5 @@
 // virtio/queue.h — device side of a virtqueue, split and packed behind one interface.
-// Spec:    VIRTIO 1.3 §2.7 (split virtqueues), §2.8 (packed virtqueues); IN_ORDER §2.7.9, §2.8.8.
+// Spec:    VIRTIO 1.4 §2.7 (split virtqueues), §2.8 (packed virtqueues); IN_ORDER §2.7.9, §2.8.8.
 // Units:   lengths in bytes; addresses are Gpa.
 // Errors:  ChainFault for what the driver wrote; the queue is broken from then on (Pop keeps
 //          failing) until it is stopped.
@@ -171,7 +171,7 @@ class Queue {
   // beginning). Published at once, with IN_ORDER when all before it are.
   virtual void Push(Chain chain, uint32_t written) = 0;
 
-  // What is pushed in between, the driver sees all at once at the second (VIRTIO §5.1.6.4.1: the
+  // What is pushed in between, the driver sees all at once at the second (VIRTIO §5.1.9.4.1: the
   // buffers of one packet). Before NeedsInterrupt.
   virtual void HoldUsed() = 0;
   virtual void PublishUsed() = 0;

@@ -1,7 +1,7 @@
 /* virtio/ring_core.h — what both ring formats have in common: a descriptor's flags, what a step along
  * a chain asks for, and the account of a chain's lengths. Plain C, so that a model checker can prove
  * it.
- * Spec:    VIRTIO 1.3 §2.7.5 and §2.8.13 (descriptors), §2.7.4.2 and §2.8.17 (order and length of a
+ * Spec:    VIRTIO 1.4 §2.7.5 and §2.8.13 (descriptors), §2.7.4.2 and §2.8.17 (order and length of a
  *          chain).
  * Shape:   no pointers to guest memory, no allocation, no calls out: values in, values out. The
  *          caller fetches each guest field once and hands the copy in.

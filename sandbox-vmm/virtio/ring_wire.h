@@ -1,5 +1,5 @@
 // virtio/ring_wire.h — what lies in a ring's memory, little-endian; private to this component.
-// Spec:    VIRTIO 1.3 §2.7.5, §2.7.8 (split), §2.8.13 (packed).
+// Spec:    VIRTIO 1.4 §2.7.5, §2.7.8 (split), §2.8.13 (packed).
 #pragma once
 
 #include <bit>

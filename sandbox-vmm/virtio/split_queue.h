@@ -1,6 +1,6 @@
 // virtio/split_queue.h — device side of the split virtqueue; made by Queue::Create, private to this
 // component.
-// Spec:    VIRTIO 1.3 §2.7; notification suppression §2.7.7 (flags) and §2.7.8/§2.7.10 (EVENT_IDX);
+// Spec:    VIRTIO 1.4 §2.7; notification suppression §2.7.7 (flags) and §2.7.8/§2.7.10 (EVENT_IDX);
 //          IN_ORDER §2.7.9.
 // Shape:   descriptors 16N B align 16; available 6+2N B align 2; used 6+8N B align 4; N a power of
 //          two. What is decided without memory is in split_ring_core.h.

@@ -1,6 +1,6 @@
 /* virtio/split_ring_core.h — the arithmetic and the state of a split virtqueue, as plain C so that a
  * model checker can prove it (proof/).
- * Spec:    VIRTIO 1.3 §2.7 (split virtqueues).
+ * Spec:    VIRTIO 1.4 §2.7 (split virtqueues).
  * Shape:   as ring_core.h. struct wv_split is what the device knows of its queue: the caller reads
  *          the ring, tells it here, and writes what it is told.
  * Units:   lengths and offsets in bytes; ring indices are free-running uint16_t.

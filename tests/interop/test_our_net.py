@@ -16,7 +16,7 @@ SERVE = emulated.UNIT / "vhost_user/testing/vhost_user_serve"
 TAP = "wvnet0"
 # The address of vhost_user_serve's device; a front-end may give its guest another one.
 MAC = "52:54:00:12:34:57"
-PACKED = 34  # VIRTIO 1.3 §6
+PACKED = 34  # VIRTIO 1.4 §6
 MIB = 1 << 20
 
 pytestmark = [

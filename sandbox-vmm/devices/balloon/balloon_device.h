@@ -1,6 +1,6 @@
 // balloon/balloon_device.h — virtio memory balloon: a guest gives pages back, and tells of its
 // memory.
-// Spec:    VIRTIO 1.3 §5.5.
+// Spec:    VIRTIO 1.4 §5.5.
 // Shape:   queues: 0 inflate, 1 deflate, 2 statistics, 3 free page hints, 4 free page reports. The
 //          first four always exist: drivers that count only the queues they use (Linux over PCI)
 //          and those that follow the specification's numbers then mean the same ones.

@@ -1,5 +1,5 @@
 // balloon/balloon_stats.h — what a guest says of its memory.
-// Spec:    VIRTIO 1.3 §5.5.6.3 (statistics), §5.5.6.4 (tags 0..9); 10..15 are Linux's of 6.11 and
+// Spec:    VIRTIO 1.4 §5.5.6.3 (statistics), §5.5.6.4 (tags 0..9); 10..15 are Linux's of 6.11 and
 //          later.
 // Trust:   every tag and value is the guest's: unknown tags are ignored, of repeated ones the last
 //          counts, and values are only ever shown.

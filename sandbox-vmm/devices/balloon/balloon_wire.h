@@ -1,5 +1,5 @@
 // balloon/balloon_wire.h — numbers of the balloon's specification.
-// Spec:    VIRTIO 1.3 §5.5.3 (feature bits), §5.5.4 (configuration), §5.5.6.5 (command ids).
+// Spec:    VIRTIO 1.4 §5.5.3 (feature bits), §5.5.4 (configuration), §5.5.6.5 (command ids).
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,6 @@
 // balloon/page_ranges.h — pages that a guest gives up, gathered into ranges so that the host is
 // asked as seldom as can be.
-// Units:   pages are 4096 bytes, whatever the guest's or the host's page size (VIRTIO 1.3 §5.5.6).
+// Units:   pages are 4096 bytes, whatever the guest's or the host's page size (VIRTIO 1.4 §5.5.6).
 // Trust:   page numbers are the guest's: in any order, repeated, outside of memory.
 #pragma once
 

@@ -1,5 +1,5 @@
 // blk/blk_device.h — virtio block device over a raw file or block device.
-// Spec:    VIRTIO 1.3 §5.2.
+// Spec:    VIRTIO 1.4 §5.2.
 // Shape:   request queues, served by one or more lanes (a worker with an I/O engine each): queue i by
 //          lane i modulo their number. Data moves between file and guest memory without a copy;
 //          requests run side by side and end in any order. The format is raw and is never guessed.

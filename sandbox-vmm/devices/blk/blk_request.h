@@ -1,5 +1,5 @@
 // blk/blk_request.h — what a block request asks for, checked.
-// Spec:    VIRTIO 1.3 §5.2.3 (features), §5.2.6 (requests).
+// Spec:    VIRTIO 1.4 §5.2.3 (features), §5.2.6 (requests).
 // Units:   a sector is 512 bytes, whatever the block size (§5.2.5); offsets and lengths are bytes.
 // Errors:  a request that cannot be done is answered by its status; nothing here fails.
 // Trust:   chains are the guest's; the header and the ranges are copied once.

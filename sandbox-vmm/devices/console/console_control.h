@@ -1,5 +1,5 @@
 // console/console_control.h — what a driver knows of a port, and what it has to be told.
-// Spec:    VIRTIO 1.3 §5.3.6.2 (control messages), §5.3.3 (feature bits), §5.3.4 (configuration).
+// Spec:    VIRTIO 1.4 §5.3.6.2 (control messages), §5.3.3 (feature bits), §5.3.4 (configuration).
 // Shape:   what is due is a set of flags for each port and no queue of messages: a driver that never
 //          takes its messages, or asks for them over and over, makes nothing grow.
 // Invariants: a port is added only when the driver does not have it, and removed only when it does

@@ -1,6 +1,6 @@
 // console/console_device.h — virtio console with many ports, each joined with descriptors of the
 // host's.
-// Spec:    VIRTIO 1.3 §5.3.
+// Spec:    VIRTIO 1.4 §5.3.
 // Shape:   queues 0 and 1 are port 0's (to and from the guest), 2 and 3 the control queues, then two
 //          for each further port. A port has a host's end while descriptors are attached to it and
 //          a guest's end while the guest has it open; each side is told of the other. Without

@@ -1,5 +1,5 @@
 // console/console_port.h — one port: bytes between its two queues and the host's descriptors.
-// Spec:    VIRTIO 1.3 §5.3.6.
+// Spec:    VIRTIO 1.4 §5.3.6.
 // Shape:   payload moves by readv and writev on iovecs of the guest's buffers; nothing is kept in
 //          between. What the host does not take stays in the guest's buffer, of which one is in hand;
 //          what the guest has no room for stays in the host's pipe or socket. Descriptors are watched

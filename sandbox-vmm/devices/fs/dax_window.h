@@ -1,6 +1,6 @@
 // fs/dax_window.h — the DAX window as the file server sees it: a range of guest physical memory in
 // which parts of files can be mapped.
-// Spec:    VIRTIO 1.3 §5.11.6.4 (shared-memory region 0).
+// Spec:    VIRTIO 1.4 §5.11.6.4 (shared-memory region 0).
 // Units:   bytes; offsets and lengths of the window are multiples of 4096.
 // Errors:  a mapping that is refused is the guest's EIO. What was mapped there before is then
 //          undefined, but nothing of another file than these two.

@@ -1,6 +1,6 @@
 // fs/fs_device.h — the virtio-fs device: FUSE requests from virtqueues, served by a pool of
 // threads.
-// Spec:    VIRTIO 1.3 §5.11. Queue 0 is hiprio (FORGET), 1… are request queues; no notification
+// Spec:    VIRTIO 1.4 §5.11. Queue 0 is hiprio (FORGET), 1… are request queues; no notification
 //          queue.
 // State:   a queue runs from StartQueue until StopQueue, which waits for the requests under way. Those
 //          that wait for a lock are kept, untried, and go on waiting when the queue resumes where it

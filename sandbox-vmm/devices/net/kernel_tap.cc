@@ -48,7 +48,7 @@ Result<std::unique_ptr<KernelTap>> KernelTap::Create(std::vector<UniqueFd> queue
     WV_TRY_VOID(SetNonBlocking(fd, true));
     tap->queues_.push_back({.fd = std::move(fd), .active = true});
   }
-  // VIRTIO §5.1.6: the header always ends with num_buffers.
+  // VIRTIO §5.1.9: the header always ends with num_buffers.
   int header = kNetHeaderSize;
   if (ioctl(tap->queues_.front().fd.get(), TUNSETVNETHDRSZ, &header) != 0) {
     return SysError("ioctl(TUNSETVNETHDRSZ)");

@@ -1,5 +1,5 @@
 // net/net_abi.h — numbers and wire structures of the network device, and of Linux's tap beside them.
-// Spec:    VIRTIO 1.3 §5.1.3 (features), §5.1.4 (configuration), §5.1.6 (header), §5.1.6.5 (control
+// Spec:    VIRTIO 1.4 §5.1.3 (features), §5.1.4 (configuration), §5.1.9 (header), §5.1.9.5 (control
 //          commands).
 #pragma once
 
@@ -13,7 +13,7 @@ namespace wyvern::devices {
 using MacAddress = std::array<uint8_t, 6>;
 
 // Feature bits, VIRTIO §5.1.3. Those of the GUEST_ kind are also the bits of
-// CTRL_GUEST_OFFLOADS_SET (§5.1.6.5.8).
+// CTRL_GUEST_OFFLOADS_SET (§5.1.9.5.9).
 inline constexpr uint64_t kNetCsum = uint64_t{1} << 0;
 inline constexpr uint64_t kNetGuestCsum = uint64_t{1} << 1;
 inline constexpr uint64_t kNetCtrlGuestOffloads = uint64_t{1} << 2;
@@ -61,7 +61,7 @@ inline constexpr uint32_t kNetSpeedUnknown = 0xffffffff;
 inline constexpr uint8_t kNetDuplexFull = 1;
 inline constexpr uint8_t kNetDuplexUnknown = 0xff;
 
-// In front of every packet, VIRTIO §5.1.6. Without HASH_REPORT it has always these 12 bytes.
+// In front of every packet, VIRTIO §5.1.9. Without HASH_REPORT it has always these 12 bytes.
 struct NetHeader {
   uint8_t flags = 0;
   uint8_t gso_type = 0;
@@ -86,10 +86,10 @@ inline constexpr uint8_t kNetGsoEcn = 0x80;
 
 inline constexpr uint32_t kEthernetHeader = 14;
 inline constexpr uint32_t kVlanTag = 4;
-// Ethernet, IPv6, and the largest IPv6 payload: VIRTIO §5.1.6.3.
+// Ethernet, IPv6, and the largest IPv6 payload: VIRTIO §5.1.9.3.
 inline constexpr uint32_t kNetMaxPacket = 14 + 40 + 65535;
 
-// Control commands, VIRTIO §5.1.6.5.
+// Control commands, VIRTIO §5.1.9.5.
 struct NetCommand {
   uint8_t command_class = 0;
   uint8_t command = 0;

@@ -1,5 +1,5 @@
 // net/net_config.h — the configuration space of a network device, and what it is made of.
-// Spec:    VIRTIO 1.3 §5.1.4.
+// Spec:    VIRTIO 1.4 §5.1.4.
 // Threads: any.
 #pragma once
 

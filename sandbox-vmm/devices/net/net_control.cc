@@ -74,7 +74,7 @@ bool NetControl::Execute(const virtio::Chain& chain, uint64_t features) {
           chain.readable_length() != sizeof(NetCommand)) {
         return false;
       }
-      config_.SetStatus(kNetAnnounce, false);  // before the buffer is used (§5.1.6.5.4.2)
+      config_.SetStatus(kNetAnnounce, false);  // before the buffer is used (§5.1.9.5.4.2)
       return true;
     case NetClass::kMq: {
       // RSS_CONFIG and HASH_CONFIG belong to features that are never offered.

@@ -1,5 +1,5 @@
 // net/net_control.h — the commands of the control queue, for every kind of network device.
-// Spec:    VIRTIO 1.3 §5.1.6.5.
+// Spec:    VIRTIO 1.4 §5.1.9.5.
 // Errors:  a command that was not negotiated, is not known, or does not have its exact length is
 //          answered VIRTIO_NET_ERR and changes nothing.
 // Threads: the device's worker; the counters any.   Trust: commands are the guest's. Each field is copied once; no

@@ -129,7 +129,7 @@ TEST_F(NetControlTest, SuppressedUnicastStaysAwayWhateverElseIsSet) {
 }
 
 TEST_F(NetControlTest, VlanTagsAreNotFiltered) {
-  // VIRTIO §5.1.6.5.3.1: without CTRL_VLAN, which is not offered, all tagged packets are accepted.
+  // VIRTIO §5.1.9.5.3.1: without CTRL_VLAN, which is not offered, all tagged packets are accepted.
   constexpr uint64_t kCtrlVlan = uint64_t{1} << 19U;
   rig_.Start();
   EXPECT_EQ(rig_.net().traits().features & kCtrlVlan, 0U);

@@ -20,7 +20,7 @@ Result<std::unique_ptr<NetDevice>> NetDevice::Create(NetOptions options) {
   if (!std::has_single_bit(options.queue_size) || options.queue_size > kMaxQueueSize) {
     return Fail(Code::kInvalidArgument, "a network queue's size is a power of two, at most 1024");
   }
-  // Multiqueue is off until the driver wants it (§5.1.6.5.5).
+  // Multiqueue is off until the driver wants it (§5.1.9.5.5).
   for (uint16_t i = 1; i < options.tap->pairs(); ++i) {
     WV_TRY_VOID(options.tap->SetActive(i, false));
   }
@@ -85,7 +85,7 @@ std::optional<virtio::QueueState> NetDevice::StopQueue(uint16_t index) {
 }
 
 // A driver's features take effect with its first queue; every negotiated offload is then on
-// (§5.1.6.5.8.1). Queues that stop and start again keep what the driver has set since.
+// (§5.1.9.5.9.1). Queues that stop and start again keep what the driver has set since.
 Result<> NetDevice::Negotiate(uint64_t features) {
   if (negotiated_ && shared_.features == features) {
     return {};

@@ -1,5 +1,5 @@
 // net/net_device.h — virtio network device over taps.
-// Spec:    VIRTIO 1.3 §5.1.
+// Spec:    VIRTIO 1.4 §5.1.
 // Shape:   queues 2i receive, 2i+1 transmit, then control, whose number depends on MQ (§5.1.2). One
 //          readv or writev of the tap per packet, straight between tap and guest memory.
 // Threads: one worker for all queues; the calls of the host's side (link, limits, state) from any
@@ -62,7 +62,7 @@ class NetDevice final : public virtio::VirtioDevice, private NetControlTarget {
   // dropped.
   void SetLinkUp(bool up);
   void SetLimits(const RateLimiterConfig& receive, const RateLimiterConfig& transmit);
-  // Asks the driver to make its addresses known (§5.1.6.5.4): after a restore elsewhere.
+  // Asks the driver to make its addresses known (§5.1.9.5.4): after a restore elsewhere.
   void Announce();
 
   // While no queue runs.

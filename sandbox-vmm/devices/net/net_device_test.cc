@@ -207,7 +207,7 @@ TEST(NetDeviceTest, PacketOfTheWholeMtuIsSentAsItIs) {
 }
 
 TEST(NetDeviceTest, PairsThatAreGivenUpReceiveNothingMore) {
-  // VIRTIO §5.1.6.5.6.2: not after the command has been used; and one pair after a reset.
+  // VIRTIO §5.1.9.5.6.2: not after the command has been used; and one pair after a reset.
   NetRig rig({.pairs = 2});
   const auto set = [&](uint16_t pairs) {
     return rig.Command(NetClass::kMq, kNetMqPairsSet, Raw(Le16(pairs)));

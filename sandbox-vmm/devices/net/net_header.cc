@@ -52,7 +52,7 @@ tl::expected<NetHeader, TxFault> CheckTransmitHeader(const NetHeader& driver, ui
     return tl::unexpected(TxFault::kLength);
   }
   NetHeader out;
-  // Flags that were not negotiated are flags that we do not know: ignored (§5.1.6.2.2).
+  // Flags that were not negotiated are flags that we do not know: ignored (§5.1.9.2.2).
   const bool checksum = (features & kNetCsum) != 0 && (driver.flags & kNetNeedsCsum) != 0;
   const uint32_t start = driver.csum_start.value();
   if (checksum) {
@@ -69,7 +69,7 @@ tl::expected<NetHeader, TxFault> CheckTransmitHeader(const NetHeader& driver, ui
   const bool ecn = (driver.gso_type & kNetGsoEcn) != 0;
   const auto type = static_cast<uint8_t>(driver.gso_type & ~kNetGsoEcn);
   const GsoKind kind = TransmitKind(type);
-  // Segments need a checksum each (§5.1.6.2.1), so without CSUM there is no segmentation.
+  // Segments need a checksum each (§5.1.9.2.1), so without CSUM there is no segmentation.
   if ((features & kind.features) == 0 || !checksum || driver.gso_size.value() == 0 ||
       driver.csum_offset.value() != kind.checksum_offset ||
       start + kind.transport_header > length) {
@@ -80,7 +80,7 @@ tl::expected<NetHeader, TxFault> CheckTransmitHeader(const NetHeader& driver, ui
   }
   out.gso_type = driver.gso_type;
   out.gso_size = driver.gso_size;
-  // A hint that must not be relied on (§5.1.6.2.2): brought to where it can be true.
+  // A hint that must not be relied on (§5.1.9.2.2): brought to where it can be true.
   out.hdr_len = static_cast<uint16_t>(
       std::min({std::max<uint32_t>(driver.hdr_len.value(), start + kind.transport_header), length,
                 uint32_t{0xffff}}));

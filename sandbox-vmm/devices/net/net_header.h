@@ -1,5 +1,5 @@
 // net/net_header.h — the header in front of a packet, judged in both directions. No I/O.
-// Spec:    VIRTIO 1.3 §5.1.6.2 (transmission), §5.1.6.4 (reception).
+// Spec:    VIRTIO 1.4 §5.1.9.2 (transmission), §5.1.9.4 (reception).
 // Trust:   the driver's header is hostile; what passes here is accepted by Linux's tap as well. The
 //          tap's header is honest, but may be of a time when another driver ran.
 #pragma once

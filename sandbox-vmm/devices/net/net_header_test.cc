@@ -51,7 +51,7 @@ TEST(NetHeaderTest, ChecksumFlagThatWasNotNegotiatedIsIgnored) {
 }
 
 TEST(NetHeaderTest, ChecksumFieldsWithoutTheirFlagAreNotUsed) {
-  // VIRTIO §5.1.6.2.2
+  // VIRTIO §5.1.9.2.2
   NetHeader header = Checksum(0xffff, 0xffff);
   header.flags = 0;
   const auto checked = CheckTransmitHeader(header, 60, kAllHost);

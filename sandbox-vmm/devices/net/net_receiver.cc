@@ -99,7 +99,7 @@ void NetReceiver::Serve() {
 }
 
 bool NetReceiver::ReceiveOne() {
-  // Only what is in use is read (§5.1.6.5.6.2).
+  // Only what is in use is read (§5.1.9.5.6.2).
   if (!enabled_ || pair_ >= shared_.pairs || queue_->broken()) {
     return false;
   }
@@ -273,7 +273,7 @@ bool NetReceiver::Deliver() {
   WV_CHECK(packet_.has_value());
   const Packet packet = *packet_;
   if (!enabled_ || pair_ >= shared_.pairs) {
-    // The driver has put this queue out of use while the packet waited (§5.1.6.5.6.2).
+    // The driver has put this queue out of use while the packet waited (§5.1.9.5.6.2).
     CancelTimer(room_timer_);
     NetCount(shared_.counters.rx_no_room);
     packet_.reset();
@@ -356,7 +356,7 @@ uint16_t NetReceiver::ChainsFor(uint64_t total) const {
   return count;
 }
 
-// The driver sees all buffers of a packet or none, each but the last used to its end (§5.1.6.4.1).
+// The driver sees all buffers of a packet or none, each but the last used to its end (§5.1.9.4.1).
 void NetReceiver::PushFirst(uint32_t count, uint32_t total) {
   virtio::Queue& queue = queue_->queue();
   queue.HoldUsed();

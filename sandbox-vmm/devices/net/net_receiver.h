@@ -1,5 +1,5 @@
 // net/net_receiver.h — a receive queue: packets from the tap into the driver's buffers.
-// Spec:    VIRTIO 1.3 §5.1.6.3, §5.1.6.4.
+// Spec:    VIRTIO 1.4 §5.1.9.3, §5.1.9.4.
 // Shape:   one readv per packet, into [header and Ethernet header: ours][buffers][spill: ours].
 //          Buffers are taken for the size that is expected, judged by the last packets; what is
 //          longer runs into the spill and is copied from there. So a packet is never cut, its

@@ -81,7 +81,7 @@ bool NetTransmitter::Take(virtio::Chain chain) {
   NetCounters& counters = shared_.counters;
   const bool usable = enabled_ && pair_ < shared_.pairs;
   if (!usable || !shared_.link_up) {
-    // §5.1.6.5.6.1: the driver must not use this queue. A link that is down takes what it is given.
+    // §5.1.9.5.6.1: the driver must not use this queue. A link that is down takes what it is given.
     NetCount(usable ? counters.tx_link_down : counters.tx_inactive);
     queue.Push(std::move(chain), 0);
     return true;

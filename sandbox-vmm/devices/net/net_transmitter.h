@@ -1,5 +1,5 @@
 // net/net_transmitter.h — a transmit queue: the driver's packets to the tap.
-// Spec:    VIRTIO 1.3 §5.1.6.2.
+// Spec:    VIRTIO 1.4 §5.1.9.2.
 // Shape:   one writev per packet, of a header of ours and the driver's buffers. A packet in more
 //          parts than one call takes is copied together first.
 // Errors:  a packet that is none, or that the tap refuses, is counted and given back like any other:

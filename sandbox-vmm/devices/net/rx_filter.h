@@ -1,5 +1,5 @@
 // net/rx_filter.h — which packets the driver wants, by destination address.
-// Spec:    VIRTIO 1.3 §5.1.6.5.1 (modes), §5.1.6.5.2 (addresses).
+// Spec:    VIRTIO 1.4 §5.1.9.5.1 (modes), §5.1.9.5.2 (addresses).
 // Shape:   a table of kMaxEntries addresses of each kind; with more of a kind all of it passes, as
 //          the spec allows. Nothing is allocated.
 #pragma once

@@ -262,7 +262,7 @@ void VhostNetDevice::ServeControl(uint16_t index) {
   });
 }
 
-// §5.1.6.5.6.1: the driver must not use a queue beyond the pairs in use. A link that is down takes
+// §5.1.9.5.6.1: the driver must not use a queue beyond the pairs in use. A link that is down takes
 // what it is given.
 void VhostNetDevice::DiscardSent(uint16_t index) {
   ActiveQueue& queue = *others_[index];

@@ -1,5 +1,5 @@
 // net/vhost_net_device.h — virtio network device whose packets the kernel moves (vhost-net).
-// Spec:    VIRTIO 1.3 §5.1.
+// Spec:    VIRTIO 1.4 §5.1.
 // Shape:   configuration and control queue are those of NetDevice; the rings of packets belong to
 //          /dev/vhost-net. A ring is attached to its tap while its pair is in use and the link up;
 //          a transmit ring that is not is served here, which gives back what it takes, as NetDevice

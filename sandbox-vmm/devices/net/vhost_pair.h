@@ -1,5 +1,5 @@
 // net/vhost_pair.h — one /dev/vhost-net: the two rings of a queue pair, served by the kernel.
-// Spec:    Linux include/uapi/linux/vhost.h; VIRTIO 1.3 §2.7 for the rings.
+// Spec:    Linux include/uapi/linux/vhost.h; VIRTIO 1.4 §2.7 for the rings.
 // Errors:  what the kernel refuses. A ring that does not start is left as if nothing had happened.
 // Threads: one at a time.   Trust: ring addresses are the guest's: they are tested against memory
 //          here, and what the rings hold by the kernel.

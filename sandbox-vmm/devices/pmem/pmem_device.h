@@ -1,6 +1,6 @@
 // pmem/pmem_device.h — virtio persistent memory: tells the driver where files are mapped, and
 // answers flushes.
-// Spec:    VIRTIO 1.3 §5.19. SHMEM_REGION is not offered: the range is a guest absolute address.
+// Spec:    VIRTIO 1.4 §5.19. SHMEM_REGION is not offered: the range is a guest absolute address.
 // Shape:   one queue. The mapping itself is the machine's: a KVM_MEM_READONLY slot over a PROT_READ
 //          mapping, several images in it by image_layout.h. Nothing is ever written, so a flush has
 //          nothing to do; a private writable mapping is not offered (CVE-2026-24834).

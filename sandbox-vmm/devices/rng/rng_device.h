@@ -1,5 +1,5 @@
 // rng/rng_device.h — virtio entropy device: fills what the driver offers from getrandom(2).
-// Spec:    VIRTIO 1.3 §5.4.
+// Spec:    VIRTIO 1.4 §5.4.
 // Shape:   one queue; at most kMaxBytes per chain, however long it is (a driver asks again),
 //          through a buffer on the stack. A rate limit leaves chains in the ring.
 // Threads: one worker; SetRateLimits and SaveState from any other.   Trust: chains are the guest's.

@@ -1,5 +1,5 @@
 // virtio_mem/mem_device.h — virtio memory device: memory that a guest plugs and unplugs in blocks.
-// Spec:    VIRTIO 1.3 §5.15.
+// Spec:    VIRTIO 1.4 §5.15.
 // Shape:   one queue of requests. The device keeps which blocks are plugged; what that means for
 //          the guest's address space is its MemoryBacking's affair, which is told of a request's
 //          blocks with one call.

@@ -1,7 +1,7 @@
 // vsock/host_socket.h — the host's end of a connection: a donated unix socket between which and
 // guest memory payload moves. What differs between streams and messages is here, and nothing of
 // states, credit or headers.
-// Spec:    VIRTIO 1.3 §5.10.6.5 (stream), §5.10.6.6 (seqpacket).
+// Spec:    VIRTIO 1.4 §5.10.6.5 (stream), §5.10.6.6 (seqpacket).
 // Shape:   HostStream: bytes, no boundaries. HostMessages: a SOCK_SEQPACKET socket; what one sendmsg
 //          carried is one message, in as many packets as it needs, the last with kEndOfMessage.
 // Bounds:  what is kept for a slow host is at most what the owner lets the guest send. Kept for the

@@ -1,6 +1,6 @@
 // vsock/vsock_connection.h — one connection between a host socket and a guest port: its states, its
 // credit, its packets.
-// Spec:    VIRTIO 1.3 §5.10.6.3 (credit), §5.10.6.5 (connecting, shutdown), §5.10.6.6 (seqpacket).
+// Spec:    VIRTIO 1.4 §5.10.6.3 (credit), §5.10.6.5 (connecting, shutdown), §5.10.6.6 (seqpacket).
 // State:   waiting (request not yet sent) → connecting → established → gone. Each direction ends on
 //          its own: a FIN of the host socket
 //          becomes SHUTDOWN(SEND), the guest's SHUTDOWN(SEND) becomes shutdown(SHUT_WR).

@@ -1,5 +1,5 @@
 // vsock/vsock_credit.h — how much each side of a connection may send: arithmetic, and nothing else.
-// Spec:    VIRTIO 1.3 §5.10.6.3.
+// Spec:    VIRTIO 1.4 §5.10.6.3.
 // Units:   payload bytes; all counters are free-running uint32_t, as on the wire.
 // Trust:   what the guest tells may be anything, and change in any direction.
 #pragma once

@@ -1,5 +1,5 @@
 // vsock/vsock_device.h — virtio socket device whose connections are all opened by the host.
-// Spec:    VIRTIO 1.3 §5.10.
+// Spec:    VIRTIO 1.4 §5.10.
 // Shape:   queues: 0 to the guest, 1 from the guest, 2 events. Each connection, a stream or a
 //          seqpacket one, is a donated unix socket on the host side; payload moves between socket
 //          and guest memory without a copy of ours; one read of a socket fills several of the

@@ -1,5 +1,5 @@
 // vsock/vsock_packet.h — the packet header of virtio sockets.
-// Spec:    VIRTIO 1.3 §5.10.6.
+// Spec:    VIRTIO 1.4 §5.10.6.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,6 @@
 // worker/active_queue.h — a started queue on a worker's loop: its kick, its interrupt, and draining
 // it fairly.
-// Spec:    VIRTIO 1.3 §2.7.7, §2.7.10.
+// Spec:    VIRTIO 1.4 §2.7.7, §2.7.10.
 // Shape:   on a kick the handler runs; Drain pops up to a budget of chains and comes back later for
 //          the rest, so that one queue cannot
 //          keep the worker from its other work.

@@ -1,6 +1,6 @@
 // worker/config_change.h — configuration fields that a device's owner changes while a driver reads
 // them.
-// Spec:    VIRTIO 1.3 §2.5.1 (the generation tells of every change), §2.1.2 (no notification before
+// Spec:    VIRTIO 1.4 §2.5.1 (the generation tells of every change), §2.1.2 (no notification before
 //          DRIVER_OK).
 // Invariants: a change and the generation that tells of it are one step for whoever reads under the
 //          same lock; a change that no driver could be told of, because no queue runs (before the

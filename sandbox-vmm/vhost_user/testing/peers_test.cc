@@ -206,7 +206,7 @@ class NetPeerTest : public PeersTest {
     return "";
   }
 
-  static constexpr size_t kHeader = 12;  // VIRTIO §5.1.6: with num_buffers
+  static constexpr size_t kHeader = 12;  // VIRTIO §5.1.9: with num_buffers
 };
 
 TEST_F(NetPeerTest, PasstAnswersForTheGateway) {

@@ -1,4 +1,4 @@
-/* IN_ORDER: VIRTIO 1.3 §2.7.9 (split), §2.8.8 (packed). Chains in flight, three at most, at every place
+/* IN_ORDER: VIRTIO 1.4 §2.7.9 (split), §2.8.8 (packed). Chains in flight, three at most, at every place
  * of the circle and in every state. */
 #include "virtio/in_order_core.h"
 

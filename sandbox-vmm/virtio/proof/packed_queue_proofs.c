@@ -1,4 +1,4 @@
-/* The packed virtqueue's state: VIRTIO 1.3 §2.8. Each harness is named after the section it is about. */
+/* The packed virtqueue's state: VIRTIO 1.4 §2.8. Each harness is named after the section it is about. */
 #include "virtio/packed_ring_core.h"
 #include "virtio/proof/proof.h"
 

@@ -1,4 +1,4 @@
-/* A walk along a buffer of a packed ring: VIRTIO 1.3 §2.8.5 to §2.8.7. One step from any state that a
+/* A walk along a buffer of a packed ring: VIRTIO 1.4 §2.8.5 to §2.8.7. One step from any state that a
  * walk can be in, so that what is proved holds for chains of any length. */
 #include "virtio/packed_ring_core.h"
 #include "virtio/proof/proof.h"

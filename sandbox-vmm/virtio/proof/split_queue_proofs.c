@@ -1,4 +1,4 @@
-/* The split virtqueue's state: VIRTIO 1.3 §2.7. Each harness is named after the section it is about. */
+/* The split virtqueue's state: VIRTIO 1.4 §2.7. Each harness is named after the section it is about. */
 #include "virtio/proof/proof.h"
 #include "virtio/split_ring_core.h"
 

@@ -1,4 +1,4 @@
-/* A walk along a chain of a split ring: VIRTIO 1.3 §2.7.5. One step from any state that a walk can be
+/* A walk along a chain of a split ring: VIRTIO 1.4 §2.7.5. One step from any state that a walk can be
  * in, so that what is proved holds for chains of any length. */
 #include "virtio/proof/proof.h"
 #include "virtio/split_ring_core.h"

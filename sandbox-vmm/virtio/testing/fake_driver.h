@@ -1,6 +1,6 @@
 // virtio/testing/fake_driver.h — the driver side of a ring, split or packed, for tests: an honest
 // driver with hooks to be a hostile one.
-// Spec:    VIRTIO 1.3 §2.7.13, §2.7.14, §2.8.21, §2.8.22 (driver's steps); IN_ORDER §2.7.9, §2.8.8.
+// Spec:    VIRTIO 1.4 §2.7.13, §2.7.14, §2.8.21, §2.8.22 (driver's steps); IN_ORDER §2.7.9, §2.8.8.
 // Shape:   tests speak of descriptors by number and of chains by their head, whatever the format. With
 //          RING_PACKED the numbered descriptors are the driver's own; making a head available writes its
 //          chain into the ring, with the head as buffer id. Indices are then positions (slot, and wrap

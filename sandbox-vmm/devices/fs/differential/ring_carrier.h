@@ -1,6 +1,6 @@
 // fs/differential/ring_carrier.h — requests to a virtio-fs device through its rings, one at a time, as
 // Linux' driver makes them.
-// Spec:    VIRTIO 1.3 §5.11.6: FORGET and INTERRUPT in the hiprio queue, the rest in a request queue.
+// Spec:    VIRTIO 1.4 §5.11.6: FORGET and INTERRUPT in the hiprio queue, the rest in a request queue.
 // Shape:   every part of a request is a descriptor, as far behind a page as the part itself. It
 //          notifies when the device asks for it only, and waits for the interrupt that it asked for.
 // Threads: one.
