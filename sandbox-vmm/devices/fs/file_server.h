@@ -16,6 +16,7 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -86,12 +87,14 @@ class FileServer {
 
   void ResumeWait(uint64_t ticket) { waits_.Resume(ticket); }
 
-  // Those that wait no longer. To be called when waits_changed(), and after NextWaitRetry().
+  // Those that wait no longer. To be called when waits_changed(), and when ArmNextWait says.
   std::vector<LockWaits::Ended> RetryWaits();
 
   bool waits_changed() const { return waits_.changed(); }
 
-  std::optional<std::chrono::milliseconds> NextWaitRetry() const { return waits_.NextRetry(); }
+  void ArmNextWait(const std::function<void(std::chrono::milliseconds)>& arm) const {
+    waits_.ArmNext(arm);
+  }
 
   // 0: no DAX window.
   uint64_t dax_window_bytes() const { return dax_.window_bytes(); }

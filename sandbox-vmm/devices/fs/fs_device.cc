@@ -319,6 +319,10 @@ void FsDevice::PushLocked(Slot& slot, uint16_t index, virtio::Chain chain, uint3
   }
 }
 
+void FsDevice::ArmRetry() {
+  server_.ArmNextWait([this](std::chrono::milliseconds next) { (void)retry_.Arm(next); });
+}
+
 // Nothing: the chain is parked. Else what was written into it, as it cannot wait.
 std::optional<uint32_t> FsDevice::ParkLocked(Slot& slot, uint16_t index, virtio::Chain* chain,
                                              Buffers* buffers, const LockWaits::Request& wait) {
@@ -329,9 +333,7 @@ std::optional<uint32_t> FsDevice::ParkLocked(Slot& slot, uint16_t index, virtio:
     return WriteAnswer(buffers->out, wait.unique, ENOLCK);
   }
   slot.parked.emplace(ticket, Parked{std::move(*chain), buffers->out, wait.unique});
-  if (const auto next = server_.NextWaitRetry(); next) {
-    (void)retry_.Arm(*next);
-  }
+  ArmRetry();
   return std::nullopt;
 }
 
@@ -351,9 +353,7 @@ void FsDevice::EndWaits() {
       slot.idle.notify_all();
     }
   }
-  if (const auto next = server_.NextWaitRetry(); next) {
-    (void)retry_.Arm(*next);
-  }
+  ArmRetry();
 }
 
 // The queue stops. False: some have ended, and are with the thread that will answer them.
@@ -391,9 +391,7 @@ void FsDevice::ResumeParkedLocked(Slot& slot, const std::optional<virtio::QueueS
     server_.ResumeWait(ticket);
     ++it;
   }
-  if (const auto next = server_.NextWaitRetry(); next) {
-    (void)retry_.Arm(*next);
-  }
+  ArmRetry();
 }
 
 // Of a ring that does not run. Nobody waits for them any more.

@@ -115,6 +115,7 @@ class FsDevice final : public virtio::VirtioDevice {
   void PushLocked(Slot& slot, uint16_t index, virtio::Chain chain, uint32_t written, Next next,
                   std::unique_lock<std::mutex>* lock);
   void EndWaits();
+  void ArmRetry();
   bool HoldParkedLocked(Slot& slot);
   void ResumeParkedLocked(Slot& slot, const std::optional<virtio::QueueState>& resume);
   void ForgetParkedLocked(Slot& slot);

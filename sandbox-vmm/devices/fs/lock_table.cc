@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <optional>
 
 namespace wyvern::fs {
 
@@ -237,7 +238,7 @@ std::vector<LockWaits::Ended> LockWaits::Retry(
   return ended;
 }
 
-std::optional<std::chrono::milliseconds> LockWaits::NextRetry() const {
+void LockWaits::ArmNext(const std::function<void(std::chrono::milliseconds)>& arm) const {
   const std::lock_guard lock(mu_);
   std::optional<Clock::time_point> first;
   for (const Wait& wait : waits_) {
@@ -245,11 +246,10 @@ std::optional<std::chrono::milliseconds> LockWaits::NextRetry() const {
       first = wait.due;
     }
   }
-  if (!first) {
-    return std::nullopt;
+  if (first) {
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(*first - Clock::now());
+    arm(std::max(left, std::chrono::milliseconds(1)));
   }
-  const auto left = std::chrono::ceil<std::chrono::milliseconds>(*first - Clock::now());
-  return std::max(left, std::chrono::milliseconds(1));
 }
 
 }  // namespace wyvern::fs

@@ -17,7 +17,6 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <utility>
 #include <vector>
 
@@ -111,8 +110,9 @@ class LockWaits {
 
   // Tries those whose time has come, all when something changed. Oldest first, one thread at a time.
   std::vector<Ended> Retry(const std::function<FsResult<>(const Request&)>& attempt);
-  // How long until the next one is due; nothing when there is none.
-  std::optional<std::chrono::milliseconds> NextRetry() const;
+  // Calls `arm` with how long it is until the next one is due; not at all when there is none. In one
+  // step: who knew of less does not arm after who knew of more. `arm` must not call back.
+  void ArmNext(const std::function<void(std::chrono::milliseconds)>& arm) const;
 
   // A lock went, or may have.
   void NoteChange() {

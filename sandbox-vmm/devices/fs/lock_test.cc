@@ -4,7 +4,10 @@
 #include <sys/file.h>
 
 #include <cerrno>
+#include <future>
+#include <mutex>
 #include <thread>
+#include <vector>
 
 #include "fs/testing/fs_test_base.h"
 
@@ -271,6 +274,44 @@ TEST_F(LockTest, DestroyGivesUpAllLocks) {
   const UniqueFd host = OnHost();
   EXPECT_EQ(HostLock(host, F_WRLCK), 0);
   EXPECT_EQ(::flock(host.get(), LOCK_EX | LOCK_NB), 0);
+}
+
+// A thread that knows of the old waits only, and arms the timer after the one that added a wait and
+// armed it, would make that wait for the longest interval.
+TEST(LockWaitsTest, TimerIsArmedLastByWhoKnowsOfEveryWait) {
+  using std::chrono::milliseconds;
+  LockWaits waits(2);
+  ASSERT_TRUE(waits.Add(1, {}));
+  for (milliseconds interval = LockWaits::kFirstRetry; interval < LockWaits::kLastRetry;
+       interval *= 2) {
+    waits.NoteChange();
+    EXPECT_TRUE(waits.Retry([](const auto&) { return FsResult<>(FsError(EAGAIN)); }).empty());
+  }
+  std::mutex mu;
+  std::vector<milliseconds> armed;
+  const auto arm = [&](milliseconds next) {
+    const std::lock_guard lock(mu);
+    armed.push_back(next);
+  };
+  std::promise<void> arming;
+  std::thread slow([&] {
+    waits.ArmNext([&](milliseconds next) {
+      arming.set_value();
+      std::this_thread::sleep_for(milliseconds(100));
+      arm(next);
+    });
+  });
+  arming.get_future().wait();
+  EXPECT_TRUE(waits.Add(2, {}));
+  waits.ArmNext(arm);
+  slow.join();
+  ASSERT_EQ(armed.size(), 2U);
+  EXPECT_LE(armed[1], LockWaits::kFirstRetry);
+  EXPECT_GT(armed[0], 10 * LockWaits::kFirstRetry);
+  waits.Drop(1);
+  waits.Drop(2);
+  waits.ArmNext(arm);
+  EXPECT_EQ(armed.size(), 2U);  // nothing to wait for
 }
 
 }  // namespace
