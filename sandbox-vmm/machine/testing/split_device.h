@@ -42,6 +42,16 @@ class SplitDevice final : public virtio::VirtioDevice {
 
   void Reset() override { device_->Reset(); }
 
+  bool TakesMemory(const mem::GuestMemory& memory) override { return device_->TakesMemory(memory); }
+
+  bool MemoryGrew(const std::shared_ptr<const mem::GuestMemory>& memory) override {
+    return device_->MemoryGrew(memory);
+  }
+
+  void SetQueueEnabled(uint16_t index, bool enabled) override {
+    device_->SetQueueEnabled(index, enabled);
+  }
+
   std::vector<virtio::CounterValue> counters() const override { return device_->counters(); }
 
  private:
