@@ -3,6 +3,8 @@
 #include <pthread.h>
 #include <csignal>
 
+#include <algorithm>
+#include <chrono>
 #include <thread>
 #include <utility>
 
@@ -14,8 +16,10 @@ namespace wyvern::machine {
 
 namespace {
 
-// Interrupts KVM_RUN; its handler does nothing.
+// Interrupts KVM_RUN, and a system call of a device that waits; its handler does nothing. One that comes
+// just before such a call begins is lost to it: hence again and again.
 constexpr int kKickSignal = SIGUSR1;
+constexpr std::chrono::milliseconds kKickAgain(10);
 
 extern "C" void OnKick(int /*signal*/) {}
 
@@ -186,9 +190,11 @@ void VcpuThreads::Pause() {
     return;
   }
   mode_.store(Mode::kPause, std::memory_order_release);
-  KickAll();
-  changed_.wait(lock,
-                [&] { return mode_.load() == Mode::kStop || parked_ + ended_ == slots_.size(); });
+  do {
+    KickAll();
+  } while (!changed_.wait_for(lock, kKickAgain, [&] {
+    return mode_.load() == Mode::kStop || parked_ + ended_ == slots_.size();
+  }));
 }
 
 void VcpuThreads::Resume() {
@@ -217,6 +223,14 @@ void VcpuThreads::RequestStop() {
 
 void VcpuThreads::Stop() {
   RequestStop();
+  const auto begun = static_cast<size_t>(
+      std::ranges::count_if(slots_, [](const auto& slot) { return slot->worker != nullptr; }));
+  {
+    std::unique_lock lock(mu_);
+    while (!changed_.wait_for(lock, kKickAgain, [&] { return ended_ == begun; })) {
+      KickAll();
+    }
+  }
   for (const auto& slot : slots_) {
     if (slot->worker) {
       slot->worker->Join();

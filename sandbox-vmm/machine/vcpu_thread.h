@@ -22,7 +22,8 @@
 
 namespace wyvern::machine {
 
-// What the machine does with an exit. Called on vCPU threads, several at once; must not block or allocate.
+// What the machine does with an exit. Called on vCPU threads, several at once; must not block or allocate. A system call that waits all
+// the same (for a process that shares what it acts on) ends with EINTR when the vCPU is to pause or stop.
 class ExitHandler {
  public:
   virtual ~ExitHandler() = default;

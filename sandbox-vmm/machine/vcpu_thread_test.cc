@@ -2,10 +2,15 @@
 #include "machine/vcpu_thread.h"
 
 #include <fcntl.h>
+#include <sys/eventfd.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cerrno>
 #include <chrono>
+#include <future>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -113,6 +118,35 @@ TEST_F(VcpuThreadsTest, FaultOfOneVcpuStopsAllAndIsReportedOnce) {
   threads_->Stop();
   EXPECT_EQ(handler_.Faults().front(), "triple fault");
   EXPECT_GE(threads_->exits()[static_cast<size_t>(kvm::ExitReason::kShutdown)], 1U);
+}
+
+// As a write to a doorbell's eventfd that a vhost-user back-end has filled and made blocking. A signal
+// that comes before such a call does not end it: there is one for each of the three.
+TEST_F(VcpuThreadsTest, CallThatWaitsForAnotherProcessHoldsNeitherPauseNorStopUp) {
+  const UniqueFd full(::eventfd(0, EFD_CLOEXEC));
+  const uint64_t most = ~uint64_t{1};
+  ASSERT_EQ(::write(full.get(), &most, sizeof(most)), ssize_t{sizeof(most)});
+  std::atomic<int> interrupted{0};
+  handler_.during_port = [&] {
+    for (int i = 0; i < 3; ++i) {
+      const uint64_t one = 1;
+      interrupted += ::write(full.get(), &one, sizeof(one)) < 0 && errno == EINTR ? 1 : 0;
+    }
+  };
+  const auto in_time = [&](auto step) {
+    auto done = std::async(std::launch::async, step);
+    const bool ready = done.wait_for(std::chrono::seconds(20)) == std::future_status::ready;
+    uint64_t count = 0;
+    return ready || ::read(full.get(), &count, sizeof(count)) < 0;  // lets it go
+  };
+  Make(1, {0xe6, 0x10, 0xeb, 0xfc});
+  ASSERT_TRUE(Eventually([&] { return handler_.inside > 0; }));
+  ASSERT_TRUE(in_time([&] { threads_->Pause(); }));
+  EXPECT_EQ(interrupted, 3);
+  threads_->Resume();
+  ASSERT_TRUE(Eventually([&] { return handler_.inside > 0; }));
+  ASSERT_TRUE(in_time([&] { threads_->Stop(); }));
+  EXPECT_EQ(interrupted, 6);
 }
 
 TEST_F(VcpuThreadsTest, HookSeesEveryThreadByName) {

@@ -23,6 +23,9 @@ class RecordingHandler final : public ExitHandler {
     last_port = exit.address;
     last_byte = static_cast<int>(exit.data[0]);
     ports.fetch_add(1);
+    if (during_port) {
+      during_port();
+    }
     inside.fetch_sub(1);
   }
 
@@ -45,6 +48,7 @@ class RecordingHandler final : public ExitHandler {
     return faults_;
   }
 
+  std::function<void()> during_port;  // set before the threads start
   std::atomic<int> inside{0};
   std::atomic<uint64_t> last_port{0};
   std::atomic<int> last_byte{0};  // that went out
