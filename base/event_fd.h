@@ -20,7 +20,10 @@ class EventFd {
 
   explicit EventFd(UniqueFd fd) : fd_(std::move(fd)) {}
 
-  // Adds 1. Never blocks: a counter at its maximum is as good as signalled.
+  // Adds 1. A counter at its maximum is as good as signalled, so this does not block, but for who shares
+  // the eventfd with us: he can clear O_NONBLOCK, which is of the file and not of the descriptor, and
+  // fill the counter. No call adds to an eventfd that such a one cannot hold up (write takes no
+  // RWF_NOWAIT), so what others have is not for us to signal.
   void Signal() const;
   // The counter since the last Drain, 0 if none.
   uint64_t Drain() const;

@@ -55,6 +55,14 @@ Msix::~Msix() {
       router_.Release(*route);
     }
   }
+  for (const auto& [vector, shared] : shared_) {
+    router_.Release(shared.route);
+  }
+}
+
+void Msix::CountFailure(const char* what, const Error& error) {
+  failures_.fetch_add(1, std::memory_order_relaxed);
+  WV_WARN_LIMITED("pci: {}: {}", what, error.message());
 }
 
 void Msix::ReadTable(uint64_t offset, std::span<std::byte> out) const {
@@ -110,11 +118,17 @@ void Msix::WriteTable(uint64_t offset, std::span<const std::byte> in) {
 }
 
 void Msix::ReadPending(uint64_t offset, std::span<std::byte> out) const {
+  const std::lock_guard lock(mu_);
   for (size_t i = 0; i < out.size(); ++i) {
     unsigned bits = 0;
     for (size_t bit = 0; bit < 8; ++bit) {
       const size_t vector = (offset + i) * 8 + bit;
-      if (vector < events_.size() && Readable(events_[vector])) {
+      if (vector >= events_.size()) {
+        break;
+      }
+      const auto shared = shared_.find(vector);
+      if (Readable(events_[vector]) ||
+          (shared != shared_.end() && Readable(shared->second.event))) {
         bits |= 1U << bit;
       }
     }
@@ -138,8 +152,27 @@ void Msix::Signal(uint16_t vector) const {
   }
 }
 
-FdRef Msix::event(uint16_t vector) const {
-  return vector < events_.size() ? events_[vector].fd() : FdRef(-1);
+FdRef Msix::SharedEvent(uint16_t vector) {
+  if (vector >= events_.size()) {
+    return FdRef(-1);
+  }
+  const std::lock_guard lock(mu_);
+  if (const auto known = shared_.find(vector); known != shared_.end()) {
+    return known->second.event.fd();
+  }
+  auto event = EventFd::Create();
+  if (!event) {
+    CountFailure("no eventfd for another process", event.error());
+    return FdRef(-1);
+  }
+  const auto route = router_.Allocate(*event);
+  if (!route) {
+    CountFailure("no interrupt route for another process", route.error());
+    return FdRef(-1);
+  }
+  const auto added = shared_.emplace(vector, Shared{*std::move(event), *route}).first;
+  Publish(vector, 1);
+  return added->second.event.fd();
 }
 
 void Msix::Reset() {
@@ -159,26 +192,29 @@ void Msix::Publish(size_t first, size_t count) {
   for (size_t i = first; i < first + count; ++i) {
     const bool masked = EffectiveMask(entries_[i]);
     auto& known = routes_[i];
-    if (!known.has_value()) {
-      if (masked) {
-        continue;
-      }
+    if (!known.has_value() && !masked) {
       auto route = router_.Allocate(events_[i]);
-      if (!route) {
-        failures_.fetch_add(1, std::memory_order_relaxed);
-        WV_WARN_LIMITED("pci: no interrupt route for vector {}: {}", i, route.error().message());
-        continue;
+      if (route) {
+        known = *route;
+      } else {
+        CountFailure("no interrupt route for a vector", route.error());
       }
-      known = *route;
     }
-    updates.push_back({.route = *known, .message = entries_[i].message, .masked = masked});
+    if (known.has_value()) {
+      updates.push_back({.route = *known, .message = entries_[i].message, .masked = masked});
+    }
+  }
+  for (auto it = shared_.lower_bound(first); it != shared_.end() && it->first < first + count;
+       ++it) {
+    const Entry& entry = entries_[it->first];
+    updates.push_back(
+        {.route = it->second.route, .message = entry.message, .masked = EffectiveMask(entry)});
   }
   if (updates.empty()) {
     return;
   }
   if (auto updated = router_.Update(std::span<const irq::MsiUpdate>(updates)); !updated) {
-    failures_.fetch_add(1, std::memory_order_relaxed);
-    WV_WARN_LIMITED("pci: interrupt routes not updated: {}", updated.error().message());
+    CountFailure("interrupt routes not updated", updated.error());
   }
 }
 

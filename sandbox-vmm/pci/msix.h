@@ -1,8 +1,9 @@
 // pci/msix.h — MSI-X table and pending bits of one function.
 // Spec:    PCI Local Bus 3.0 §6.8.2 (message control, table, PBA).
-// Shape:   one eventfd per vector; the router delivers it. A masked vector keeps its signal in the
-//          eventfd's counter, which is the
-//          pending bit. Routes are taken when a vector is unmasked for the first time.
+// Shape:   one eventfd per vector, which nobody else has, and a second one, with a route of its own,
+//          for a vector that another process signals. The router delivers them. A masked vector
+//          keeps its signal in the eventfd's counter, which is the pending bit. Routes are taken when
+//          a vector is unmasked for the first time, or given to another process.
 // Errors:  a router without routes left leaves the vector dead: counted, one limited line.
 // Threads: any; one mutex. Signal takes no lock.   Trust: table contents, offsets and access sizes
 //          are the guest's.
@@ -10,6 +11,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -52,8 +54,10 @@ class Msix {
 
   // Sends vector `vector`; a number outside the table is nothing.
   void Signal(uint16_t vector) const;
-  // What a second process signals to send the vector; invalid outside the table.
-  FdRef event(uint16_t vector) const;
+  // What another process signals to send the vector, as long as this lives. Never the one that Signal
+  // writes to: who shares an eventfd can fill it, and let a write to it block. Invalid outside the
+  // table, or when there is no route left.
+  FdRef SharedEvent(uint16_t vector);
 
   // Table as after power-on: all masked. Routes are kept.
   void Reset();
@@ -66,7 +70,13 @@ class Msix {
     bool masked = true;
   };
 
+  struct Shared {
+    EventFd event;
+    irq::MsiRoute route{};
+  };
+
   Msix(irq::MsiRouter& router, std::vector<EventFd> events);
+  void CountFailure(const char* what, const Error& error);
   bool EffectiveMask(const Entry& entry) const;
   void Publish(size_t first, size_t count);  // mu_ held
 
@@ -75,6 +85,7 @@ class Msix {
   mutable std::mutex mu_;
   std::vector<Entry> entries_;                        // guarded by mu_
   std::vector<std::optional<irq::MsiRoute>> routes_;  // guarded by mu_
+  std::map<size_t, Shared> shared_;                   // by vector; guarded by mu_
   std::atomic<bool> enabled_{false};
   bool function_masked_ = false;  // guarded by mu_
   std::atomic<uint64_t> failures_{0};

@@ -1,6 +1,11 @@
 #include "pci/msix.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <future>
 
 #include "base/endian.h"
 #include "irq/testing/fake_interrupts.h"
@@ -58,7 +63,9 @@ TEST_F(MsixTest, UnmaskedVectorIsRoutedToItsMessage) {
   const auto entries = router_.entries();
   ASSERT_EQ(entries.size(), 1U);
   const auto& entry = entries.begin()->second;
-  EXPECT_EQ(entry.event_fd, msix_->event(2).get());
+  msix_->Signal(2);
+  uint64_t count = 0;
+  EXPECT_EQ(::read(entry.event_fd, &count, sizeof(count)), ssize_t{sizeof(count)});
   EXPECT_EQ(entry.message.address, 0xfee00000U);
   EXPECT_EQ(entry.message.data, 0x41U);
   EXPECT_FALSE(entry.masked);
@@ -120,7 +127,7 @@ TEST_F(MsixTest, Ch8506_OddAccessesChangeNothing) {
 TEST_F(MsixTest, Crosvm002cd87a0_VectorOutsideTheTableIsNothing) {
   msix_->Signal(4);
   msix_->Signal(0xffff);
-  EXPECT_FALSE(msix_->event(4).valid());
+  EXPECT_FALSE(msix_->SharedEvent(4).valid());
 }
 
 TEST_F(MsixTest, RouterWithoutRoutesLeavesTheVectorDead) {
@@ -131,9 +138,62 @@ TEST_F(MsixTest, RouterWithoutRoutesLeavesTheVectorDead) {
   msix_->Signal(0);
 }
 
+// Who holds it makes it blocking and fills its counter: a write to it would wait for him.
+TEST_F(MsixTest, HolderOfASharedEventHoldsNoSignalUp) {
+  for (const bool masked : {true, false}) {
+    Program(0, 0xfee00000, 1, masked);
+    msix_->SetControl(true, false);
+    const FdRef shared = msix_->SharedEvent(0);
+    ASSERT_TRUE(shared.valid());
+    EXPECT_EQ(msix_->SharedEvent(0).get(), shared.get());
+    const uint64_t most = ~uint64_t{1};
+    static_cast<void>(::write(shared.get(), &most, sizeof(most)));
+    ASSERT_EQ(::fcntl(shared.get(), F_SETFL, 0), 0);
+    auto signalled = std::async(std::launch::async, [this] { msix_->Signal(0); });
+    const bool in_time = signalled.wait_for(std::chrono::seconds(5)) == std::future_status::ready;
+    EXPECT_TRUE(in_time);
+    uint64_t count = 0;
+    EXPECT_EQ(::read(shared.get(), &count, sizeof(count)), ssize_t{sizeof(count)});  // lets it go
+    EXPECT_EQ(count, most);
+    ASSERT_EQ(::fcntl(shared.get(), F_SETFL, O_NONBLOCK), 0);
+  }
+}
+
+TEST_F(MsixTest, SharedEventIsRoutedMaskedAndPendingAsItsVector) {
+  msix_->SetControl(true, false);
+  const FdRef shared = msix_->SharedEvent(3);
+  ASSERT_EQ(router_.entries().size(), 1U);
+  EXPECT_TRUE(router_.entries().begin()->second.masked);
+  const uint64_t one = 1;
+  ASSERT_EQ(::write(shared.get(), &one, sizeof(one)), ssize_t{sizeof(one)});
+  EXPECT_EQ(Pending(), 8U);
+  Program(3, 0xfee01000, 0x55, false);
+  ASSERT_EQ(router_.entries().size(), 2U);  // and that of our own signals
+  for (const auto& [route, entry] : router_.entries()) {
+    EXPECT_FALSE(entry.masked) << route;
+    EXPECT_EQ(entry.message.address, 0xfee01000U) << route;
+    EXPECT_EQ(entry.message.data, 0x55U) << route;
+  }
+  msix_->Reset();
+  for (const auto& [route, entry] : router_.entries()) {
+    EXPECT_TRUE(entry.masked) << route;
+  }
+}
+
+// Whoever wanted it carries the signals on.
+TEST_F(MsixTest, WithoutARouteThereIsNoSharedEvent) {
+  router_.capacity = 0;
+  EXPECT_FALSE(msix_->SharedEvent(0).valid());
+  EXPECT_EQ(msix_->failures(), 1U);
+  router_.capacity = 1;
+  EXPECT_TRUE(msix_->SharedEvent(0).valid());
+}
+
 TEST_F(MsixTest, RoutesGoBackWithTheTable) {
   Program(0, 0xfee00000, 1, false);
   msix_->SetControl(true, false);
+  EXPECT_TRUE(msix_->SharedEvent(0).valid());
+  EXPECT_EQ(router_.entries().size(), 2U);
   msix_.reset();
   EXPECT_TRUE(router_.entries().empty());
 }

@@ -1,6 +1,6 @@
 // transport/msix_interrupt.h — virtio::Interrupt over MSI-X vectors; private to PciTransport.
 // Spec:    VIRTIO 1.4 §4.1.4.5 (ISR), §4.1.5.1.2 (vectors), §4.1.5.3, §4.1.5.4.
-// Threads: any; no locks.
+// Threads: any; no locks, but in QueueCallFd.
 #pragma once
 
 #include <atomic>
@@ -14,9 +14,7 @@ namespace wyvern::transport {
 
 class PciTransport::MsixInterrupt final : public virtio::Interrupt {
  public:
-  MsixInterrupt(const pci::Msix& msix, size_t queues) : msix_(msix), queue_vectors_(queues) {
-    Reset();
-  }
+  MsixInterrupt(pci::Msix& msix, size_t queues) : msix_(msix), queue_vectors_(queues) { Reset(); }
 
   void SignalQueue(uint16_t index) override {
     if (msix_.enabled()) {
@@ -33,7 +31,12 @@ class PciTransport::MsixInterrupt final : public virtio::Interrupt {
     }
   }
 
-  FdRef QueueCallFd(uint16_t index) override { return msix_.event(queue_vector(index)); }
+  // The first time for a vector it has to be routed, which not every thread of ours may do: from whoever
+  // starts a queue, or in SetQueueVector.
+  FdRef QueueCallFd(uint16_t index) override {
+    shared_.store(true, std::memory_order_relaxed);
+    return msix_.SharedEvent(queue_vector(index));
+  }
 
   uint16_t queue_vector(uint16_t index) const {
     return index < queue_vectors_.size() ? queue_vectors_[index].load(std::memory_order_acquire)
@@ -46,6 +49,9 @@ class PciTransport::MsixInterrupt final : public virtio::Interrupt {
   void SetQueueVector(uint16_t index, uint16_t vector) {
     if (index < queue_vectors_.size()) {
       queue_vectors_[index].store(Valid(vector), std::memory_order_release);
+      if (shared_.load(std::memory_order_relaxed)) {
+        (void)msix_.SharedEvent(vector);  // a vCPU's thread may
+      }
     }
   }
 
@@ -70,10 +76,11 @@ class PciTransport::MsixInterrupt final : public virtio::Interrupt {
 
   uint16_t Valid(uint16_t vector) const { return vector < msix_.vectors() ? vector : kNoVector; }
 
-  const pci::Msix& msix_;
+  pci::Msix& msix_;
   std::vector<std::atomic<uint16_t>> queue_vectors_;
   std::atomic<uint16_t> config_vector_{kNoVector};
   std::atomic<uint8_t> isr_{0};
+  std::atomic<bool> shared_{false};  // another process signals queues
 };
 
 }  // namespace wyvern::transport

@@ -1,6 +1,7 @@
 #include "transport/pci_transport.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <array>
 #include <map>
@@ -98,12 +99,43 @@ TEST_F(PciTransportTest, UsedBuffersSignalTheQueuesVector) {
   guest_.EnableMsix(3);
   StartQueue0(1);
   auto interrupt = device_->running[0].resources.interrupt;
-  const int event = interrupt->QueueCallFd(0).get();
-  EXPECT_EQ(event, guest_.router.entries().at(25).event_fd);
+  const int event = guest_.VectorEvent(1);
   uint64_t count = 0;
   interrupt->SignalQueue(0);
   EXPECT_EQ(read(event, &count, 8), 8);
   EXPECT_EQ(guest_.Read<uint8_t>(kIsrOffset), 0);
+}
+
+TEST_F(PciTransportTest, AnotherProcessSignalsTheQueuesVectorByAnEventfdOfItsOwn) {
+  guest_.EnableMsix(3);
+  StartQueue0(1);
+  const int ours = guest_.VectorEvent(1);
+  const int theirs = device_->running[0].resources.interrupt->QueueCallFd(0).get();
+  ASSERT_GE(theirs, 0);
+  EXPECT_NE(theirs, ours);
+  std::vector<int> routed;
+  for (const auto& [route, entry] : guest_.router.entries()) {
+    if (!entry.masked && entry.message.data == PciGuest::kFirstMessage + 1) {
+      routed.push_back(entry.event_fd);
+    }
+  }
+  EXPECT_EQ(routed, (std::vector<int>{ours, theirs}));
+}
+
+// By the vCPU that sets it: a thread that starts the queue again (in memory that was plugged) may not be
+// allowed to.
+TEST_F(PciTransportTest, VectorThatIsChangedLaterIsRoutedForTheOtherProcessAtOnce) {
+  guest_.EnableMsix(3);
+  StartQueue0(1);
+  auto interrupt = device_->running[0].resources.interrupt;
+  ASSERT_TRUE(interrupt->QueueCallFd(0).valid());
+  guest_.Set(CommonField::kQueueSelect, Le16(uint16_t{0}));
+  guest_.Set(CommonField::kQueueVector, Le16(uint16_t{2}));
+  const size_t routes = guest_.router.entries().size();
+  const int updates = guest_.router.update_calls;
+  EXPECT_TRUE(interrupt->QueueCallFd(0).valid());
+  EXPECT_EQ(guest_.router.entries().size(), routes);
+  EXPECT_EQ(guest_.router.update_calls, updates);
 }
 
 TEST_F(PciTransportTest, QueueWithoutVectorSignalsNothing) {

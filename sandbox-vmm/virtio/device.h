@@ -53,8 +53,9 @@ class Interrupt {
   virtual void SignalQueue(uint16_t index) = 0;
   // Configuration changed: what the driver reads from now on. The generation is the transport's.
   virtual void SignalConfig() = 0;
-  // The eventfd behind SignalQueue(index) when a second process may signal it (vhost-user call fd);
-  // invalid FdRef if there is none.
+  // An eventfd for SignalQueue(index) that a second process may signal (vhost-user call fd), as long as
+  // this lives; invalid FdRef if there is none. To be asked for in StartQueue, by the thread that calls
+  // that: to route it takes calls that not every thread has.
   virtual FdRef QueueCallFd(uint16_t index) = 0;
 };
 

@@ -91,8 +91,10 @@ void VhostNetDevice::WriteConfig(uint32_t /*offset*/, std::span<const std::byte>
 
 Result<> VhostNetDevice::StartQueue(uint16_t index, virtio::QueueResources resources,
                                     uint64_t features, std::optional<virtio::QueueState> resume) {
+  // Here, and not in the worker: the transport may have to route an interrupt for it.
+  const FdRef call = resources.interrupt->QueueCallFd(index);
   Result<> result;
-  worker_->Call([&] { result = Begin(index, std::move(resources), features, resume); });
+  worker_->Call([&] { result = Begin(index, std::move(resources), call, features, resume); });
   return result;
 }
 
@@ -112,14 +114,14 @@ Result<> VhostNetDevice::Negotiate(uint64_t features) {
   return {};
 }
 
-Result<> VhostNetDevice::Begin(uint16_t index, virtio::QueueResources resources, uint64_t features,
-                               std::optional<virtio::QueueState> resume) {
+Result<> VhostNetDevice::Begin(uint16_t index, virtio::QueueResources resources, FdRef call,
+                               uint64_t features, std::optional<virtio::QueueState> resume) {
   WV_TRY_VOID(Negotiate(features));
   std::shared_ptr<virtio::Interrupt> interrupt = resources.interrupt;
   const NetRole role = NetQueueRole(index, max_pairs(), features);
   if (role == NetRole::kReceive || role == NetRole::kTransmit) {
-    rings_[index] = std::make_unique<Ring>(
-        Ring{.resources = std::move(resources), .features = features, .left = resume});
+    rings_[index] = std::make_unique<Ring>(Ring{
+        .resources = std::move(resources), .call = call, .features = features, .left = resume});
     if (auto begun = BeginRing(index); !begun) {
       rings_[index].reset();
       return begun;
@@ -153,7 +155,7 @@ Result<> VhostNetDevice::BeginRing(uint16_t index) {
 Result<> VhostNetDevice::BeginInKernel(uint16_t index, std::optional<virtio::QueueState> resume) {
   const Ring& ring = *rings_[index];
   VhostPair& pair = *pairs_[index / 2];
-  auto signals = WatchEvents(index, ring.resources.interrupt);
+  auto signals = WatchEvents(index, ring.resources.interrupt, ring.call);
   if (!signals) {
     UnwatchEvents(index);
     return tl::unexpected(std::move(signals).error());
@@ -195,14 +197,13 @@ Result<> VhostNetDevice::BeginOther(uint16_t index, virtio::QueueResources resou
 // Used buffers are signalled to the transport's own eventfd where it has one, so that the interrupt
 // does not pass through here.
 Result<VhostNetDevice::Signals> VhostNetDevice::WatchEvents(
-    uint16_t index, const std::shared_ptr<virtio::Interrupt>& interrupt) {
+    uint16_t index, const std::shared_ptr<virtio::Interrupt>& interrupt, FdRef own) {
   WV_TRY(EventFd call, EventFd::Create());
   WV_TRY(EventFd error, EventFd::Create());
   Events& events =
       events_[index].emplace(Events{.call = std::move(call), .error = std::move(error)});
   WV_TRY(events.error_token, worker_->loop().Add(events.error.fd(), EPOLLIN | EPOLLET,
                                                  [this](uint32_t /*events*/) { Fault(); }));
-  const FdRef own = interrupt->QueueCallFd(index);
   if (own.valid()) {
     return Signals{.call = own, .error = events.error.fd()};
   }

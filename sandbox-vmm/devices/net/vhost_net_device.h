@@ -69,6 +69,7 @@ class VhostNetDevice final : public virtio::VirtioDevice, private NetControlTarg
   // What a ring of packets was started with.
   struct Ring {
     virtio::QueueResources resources;
+    FdRef call{-1};  // the transport's eventfd, if it has one
     uint64_t features = 0;
     bool served = false;
     bool in_kernel = false;
@@ -95,14 +96,15 @@ class VhostNetDevice final : public virtio::VirtioDevice, private NetControlTarg
   uint16_t max_pairs() const { return tap_->pairs(); }
 
   Result<> Negotiate(uint64_t features);
-  Result<> Begin(uint16_t index, virtio::QueueResources resources, uint64_t features,
+  Result<> Begin(uint16_t index, virtio::QueueResources resources, FdRef call, uint64_t features,
                  std::optional<virtio::QueueState> resume);
   Result<> BeginRing(uint16_t index);
   Result<> BeginInKernel(uint16_t index, std::optional<virtio::QueueState> resume);
   Result<> BeginOther(uint16_t index, virtio::QueueResources resources, uint64_t features,
                       std::optional<virtio::QueueState> resume, NetRole role);
   void EndRing(uint16_t index);
-  Result<Signals> WatchEvents(uint16_t index, const std::shared_ptr<virtio::Interrupt>& interrupt);
+  Result<Signals> WatchEvents(uint16_t index, const std::shared_ptr<virtio::Interrupt>& interrupt,
+                              FdRef own);
   void UnwatchEvents(uint16_t index);
   std::optional<virtio::QueueState> End(uint16_t index);
   void ServeControl(uint16_t index);
