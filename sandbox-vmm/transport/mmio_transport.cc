@@ -30,10 +30,10 @@ Result<std::shared_ptr<MmioTransport>> MmioTransport::Create(
   if (queues > kMaxQueues || traits.config_length > kSize - kMmioConfig) {
     return Fail(Code::kInvalidArgument, "virtio device is too large for its MMIO transport");
   }
-  std::vector<EventFd> kicks;
+  std::vector<std::shared_ptr<const EventFd>> kicks;
   for (size_t i = 0; i < queues; ++i) {
     WV_TRY(EventFd kick, EventFd::Create());
-    kicks.push_back(std::move(kick));
+    kicks.push_back(std::make_shared<const EventFd>(std::move(kick)));
   }
   std::shared_ptr<MmioTransport> transport(
       new MmioTransport(doorbells, std::move(place), std::move(kicks)));
@@ -41,18 +41,19 @@ Result<std::shared_ptr<MmioTransport>> MmioTransport::Create(
   MmioTransport* self = transport.get();
   transport->core_ = std::make_unique<TransportCore>(
       std::move(device), std::move(memory), transport->interrupt_,
-      [self](uint16_t queue) { return self->kicks_[queue].fd(); },
+      [self](uint16_t queue) { return self->Kick(queue)->fd(); },
       virtio::kRingReset | (doorbells == nullptr ? virtio::kNotificationData : 0));
+  transport->core_->set_kick_renewal([self](uint16_t queue) { return self->RenewKick(queue); });
   transport->core_->set_reset_callback([self] { self->ResetRegisters(); });
   return transport;
 }
 
 MmioTransport::MmioTransport(irq::DoorbellRegistry* doorbells, MmioPlace place,
-                             std::vector<EventFd> kicks)
+                             std::vector<std::shared_ptr<const EventFd>> kicks)
     : doorbells_(doorbells),
       place_(std::move(place)),
-      kicks_(std::move(kicks)),
-      has_bell_(kicks_.size()) {}
+      has_bell_(kicks.size()),
+      kicks_(std::move(kicks)) {}
 
 MmioTransport::~MmioTransport() {
   core_.reset();  // the device's threads signal through the members below it
@@ -60,7 +61,7 @@ MmioTransport::~MmioTransport() {
   const std::lock_guard lock(bell_mu_);
   for (size_t i = 0; i < has_bell_.size(); ++i) {
     if (has_bell_[i]) {
-      (void)doorbells_->RemoveIoeventfd(DoorbellOf(static_cast<uint16_t>(i)), kicks_[i]);
+      (void)doorbells_->RemoveIoeventfd(DoorbellOf(static_cast<uint16_t>(i)), *kicks_[i]);
     }
   }
 }
@@ -249,8 +250,8 @@ void MmioTransport::WriteReady(uint16_t queue, uint32_t value) {
 // A notification that the kernel did not take.
 void MmioTransport::Notify(uint32_t value) {
   const uint32_t queue = doorbells_ == nullptr ? value & 0xffffU : value;
-  if (queue < kicks_.size()) {
-    kicks_[queue].Signal();
+  if (queue < has_bell_.size()) {
+    Kick(static_cast<uint16_t>(queue))->Signal();
   } else {
     Ignore();
   }
@@ -272,16 +273,39 @@ irq::Doorbell MmioTransport::DoorbellOf(uint16_t queue) const {
 
 void MmioTransport::EnableDoorbell(uint16_t queue) {
   const std::lock_guard lock(bell_mu_);
-  if (doorbells_ == nullptr || has_bell_[queue]) {
-    return;
+  if (doorbells_ != nullptr && !has_bell_[queue]) {
+    has_bell_[queue] = AssignBellLocked(queue);
   }
-  auto assigned = doorbells_->AssignIoeventfd(DoorbellOf(queue), kicks_[queue]);
-  has_bell_[queue] = assigned.has_value();
+}
+
+bool MmioTransport::AssignBellLocked(uint16_t queue) {
+  auto assigned = doorbells_->AssignIoeventfd(DoorbellOf(queue), *kicks_[queue]);
   if (!assigned) {
     // Notifications then arrive as exits: slower, not wrong.
     WV_WARN_LIMITED("{}: no doorbell for queue {}: {}", core_->traits().name, queue,
                     assigned.error().message());
   }
+  return assigned.has_value();
+}
+
+std::shared_ptr<const EventFd> MmioTransport::Kick(uint16_t queue) {
+  const std::lock_guard lock(bell_mu_);
+  return kicks_[queue];
+}
+
+// Signalled while nobody else has it. A notification that comes in between is an exit, and waits for
+// the lock.
+Result<FdRef> MmioTransport::RenewKick(uint16_t queue) {
+  WV_TRY(EventFd event, EventFd::Create());
+  event.Signal();
+  const std::lock_guard lock(bell_mu_);
+  const bool belled = has_bell_[queue];
+  if (belled) {
+    (void)doorbells_->RemoveIoeventfd(DoorbellOf(queue), *kicks_[queue]);
+  }
+  kicks_[queue] = std::make_shared<const EventFd>(std::move(event));
+  has_bell_[queue] = belled && AssignBellLocked(queue);
+  return kicks_[queue]->fd();
 }
 
 }  // namespace wyvern::transport

@@ -78,7 +78,8 @@ class MmioTransport final : public bus::BusDevice {
 
  private:
   class LineInterrupt;
-  MmioTransport(irq::DoorbellRegistry* doorbells, MmioPlace place, std::vector<EventFd> kicks);
+  MmioTransport(irq::DoorbellRegistry* doorbells, MmioPlace place,
+                std::vector<std::shared_ptr<const EventFd>> kicks);
 
   uint32_t ReadRegister(uint16_t offset);
   uint32_t ReadSharedMemory(uint16_t offset) const;
@@ -90,12 +91,14 @@ class MmioTransport final : public bus::BusDevice {
   uint16_t SelectedQueue() const;
   irq::Doorbell DoorbellOf(uint16_t queue) const;
   void EnableDoorbell(uint16_t queue);
+  bool AssignBellLocked(uint16_t queue);
+  std::shared_ptr<const EventFd> Kick(uint16_t queue);
+  Result<FdRef> RenewKick(uint16_t queue);
 
   void Ignore() { ignored_.fetch_add(1, std::memory_order_relaxed); }
 
   irq::DoorbellRegistry* const doorbells_;
   const MmioPlace place_;
-  const std::vector<EventFd> kicks_;
   std::shared_ptr<LineInterrupt> interrupt_;
   std::unique_ptr<TransportCore> core_;
   std::atomic<uint32_t> device_features_select_{0};
@@ -104,8 +107,9 @@ class MmioTransport final : public bus::BusDevice {
   std::atomic<uint32_t> shared_memory_select_{0};
   std::atomic<uint64_t> ignored_{0};
 
-  std::mutex bell_mu_;
-  std::vector<bool> has_bell_;  // guarded by bell_mu_
+  std::mutex bell_mu_;                                 // taken after the core's
+  std::vector<bool> has_bell_;                         // guarded by bell_mu_
+  std::vector<std::shared_ptr<const EventFd>> kicks_;  // guarded by bell_mu_
 };
 
 }  // namespace wyvern::transport

@@ -1,6 +1,8 @@
 #include "transport/mmio_transport.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "transport/testing/fixtures.h"
 #include "transport/testing/shaped_device.h"
@@ -102,6 +104,23 @@ TEST_F(MmioTransportTest, InterruptStatusHoldsTheLineUntilEveryEventIsAcknowledg
   EXPECT_FALSE(line_.level);
   EXPECT_EQ(guest_.Get(MmioRegister::kInterruptStatus), 0U);
   EXPECT_EQ(line_.rises, 1);
+}
+
+// A process that had the old one may hold up whoever writes to it.
+TEST_F(MmioTransportTest, RenewedKickIsNotifiedOnceAndHasTheDoorbell) {
+  StartQueue0();
+  virtio::QueueResources& resources = device_->running[0].resources;
+  const UniqueFd old(::fcntl(resources.kick.get(), F_DUPFD_CLOEXEC, 0));
+  const auto renewed = resources.renew_kick();
+  ASSERT_TRUE(renewed.has_value()) << renewed.error().message();
+  uint64_t count = 0;
+  EXPECT_EQ(::read(renewed->get(), &count, sizeof(count)), ssize_t{sizeof(count)});
+  EXPECT_EQ(count, 1U);
+  ASSERT_EQ(guest_.doorbells.assigned.size(), 1U);
+  EXPECT_EQ(guest_.doorbells.assigned[0].event_fd, renewed->get());
+  guest_.Set(MmioRegister::kQueueNotify, 0);  // as an exit
+  EXPECT_EQ(::read(renewed->get(), &count, sizeof(count)), ssize_t{sizeof(count)});
+  EXPECT_EQ(::read(old.get(), &count, sizeof(count)), -1);
 }
 
 TEST_F(MmioTransportTest, EventLineHasASignalPerEvent) {

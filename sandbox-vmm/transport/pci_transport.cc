@@ -69,10 +69,10 @@ Result<std::shared_ptr<PciTransport>> PciTransport::Create(
   if (!RegionsAreSound(traits.shared_memory)) {
     return Fail(Code::kInvalidArgument, "shared-memory regions have ids of their own and pages");
   }
-  std::vector<EventFd> kicks;
+  std::vector<std::shared_ptr<const EventFd>> kicks;
   for (size_t i = 0; i < queues; ++i) {
     WV_TRY(EventFd kick, EventFd::Create());
-    kicks.push_back(std::move(kick));
+    kicks.push_back(std::make_shared<const EventFd>(std::move(kick)));
   }
   WV_TRY(auto msix, pci::Msix::Create(router, static_cast<uint16_t>(queues + 1)));
   std::shared_ptr<PciTransport> transport(new PciTransport(traits, doorbells, std::move(kicks)));
@@ -82,18 +82,19 @@ Result<std::shared_ptr<PciTransport>> PciTransport::Create(
   PciTransport* self = transport.get();
   transport->core_ = std::make_unique<TransportCore>(
       std::move(device), std::move(memory), transport->interrupt_,
-      [self](uint16_t queue) { return self->kicks_[queue].fd(); },
+      [self](uint16_t queue) { return self->Kick(queue)->fd(); },
       virtio::kRingReset | virtio::kNotificationData);
+  transport->core_->set_kick_renewal([self](uint16_t queue) { return self->RenewKick(queue); });
   transport->core_->set_reset_callback([self] { self->ResetRegisters(); });
   return transport;
 }
 
 PciTransport::PciTransport(const virtio::DeviceTraits& traits, irq::DoorbellRegistry& doorbells,
-                           std::vector<EventFd> kicks)
+                           std::vector<std::shared_ptr<const EventFd>> kicks)
     : Function(IdentityOf(traits)),
       doorbells_(doorbells),
-      kicks_(std::move(kicks)),
-      bells_(kicks_.size()) {}
+      bells_(kicks.size()),
+      kicks_(std::move(kicks)) {}
 
 PciTransport::~PciTransport() {
   core_.reset();  // the device's threads signal through the members below it
@@ -127,7 +128,7 @@ void PciTransport::AddStructures(const virtio::DeviceTraits& traits) {
   notify.capability.type = static_cast<uint8_t>(CapabilityType::kNotify);
   notify.capability.offset = static_cast<uint32_t>(kNotifyOffset);
   notify.capability.size =
-      static_cast<uint32_t>(kNotifyMultiplier * std::max<size_t>(kicks_.size(), 1));
+      static_cast<uint32_t>(kNotifyMultiplier * std::max<size_t>(bells_.size(), 1));
   set_up().AddCapability(kCapabilityVendor, std::as_bytes(std::span(&notify, 1)));
 
   // VIRTIO §4.1.4.9: bar, offset, length and data are the driver's.
@@ -208,8 +209,8 @@ void PciTransport::WriteBar(unsigned bar, uint64_t offset, std::span<const std::
 // access capability. Of any width, as a doorbell's.
 void PciTransport::Ring(uint64_t notify_offset) {
   const uint64_t queue = notify_offset / kNotifyMultiplier;
-  if (notify_offset % kNotifyMultiplier == 0 && queue < kicks_.size()) {
-    kicks_[queue].Signal();
+  if (notify_offset % kNotifyMultiplier == 0 && queue < bells_.size()) {
+    Kick(static_cast<uint16_t>(queue))->Signal();
   } else {
     Ignore();
   }
@@ -222,11 +223,11 @@ void PciTransport::SetDoorbellLocked(uint16_t queue, bool on) {
       .length = 0,
       .match = std::nullopt};
   if (!on) {
-    (void)doorbells_.RemoveIoeventfd(doorbell, kicks_[queue]);
+    (void)doorbells_.RemoveIoeventfd(doorbell, *kicks_[queue]);
     bells_[queue].assigned = false;
     return;
   }
-  auto assigned = doorbells_.AssignIoeventfd(doorbell, kicks_[queue]);
+  auto assigned = doorbells_.AssignIoeventfd(doorbell, *kicks_[queue]);
   bells_[queue].assigned = assigned.has_value();
   if (!assigned) {
     // Notifications then arrive as MMIO exits: slower, not wrong.
@@ -241,6 +242,28 @@ void PciTransport::EnableDoorbell(uint16_t queue) {
   if (bell_base_ && !bells_[queue].assigned) {
     SetDoorbellLocked(queue, true);
   }
+}
+
+std::shared_ptr<const EventFd> PciTransport::Kick(uint16_t queue) {
+  const std::lock_guard lock(bell_mu_);
+  return kicks_[queue];
+}
+
+// Signalled while nobody else has it. A notification that comes in between is an exit, and waits for
+// the lock.
+Result<FdRef> PciTransport::RenewKick(uint16_t queue) {
+  WV_TRY(EventFd event, EventFd::Create());
+  event.Signal();
+  const std::lock_guard lock(bell_mu_);
+  const bool assigned = bells_[queue].assigned;
+  if (assigned) {
+    SetDoorbellLocked(queue, false);
+  }
+  kicks_[queue] = std::make_shared<const EventFd>(std::move(event));
+  if (assigned) {
+    SetDoorbellLocked(queue, true);
+  }
+  return kicks_[queue]->fd();
 }
 
 void PciTransport::OnBarMapped(unsigned bar, std::optional<uint64_t> address) {

@@ -68,7 +68,7 @@ class PciTransport final : public pci::Function {
  private:
   class MsixInterrupt;
   PciTransport(const virtio::DeviceTraits& traits, irq::DoorbellRegistry& doorbells,
-               std::vector<EventFd> kicks);
+               std::vector<std::shared_ptr<const EventFd>> kicks);
   void AddStructure(uint8_t type, uint64_t offset, uint32_t length);
   void AddStructures(const virtio::DeviceTraits& traits);
   void AddSharedMemory(const std::vector<virtio::SharedMemoryRegion>& regions);
@@ -86,6 +86,8 @@ class PciTransport final : public pci::Function {
   void Ring(uint64_t notify_offset);
   void SetDoorbellLocked(uint16_t queue, bool on);
   void EnableDoorbell(uint16_t queue);
+  std::shared_ptr<const EventFd> Kick(uint16_t queue);
+  Result<FdRef> RenewKick(uint16_t queue);
 
   // The PCI configuration access capability: its window, when valid.
   struct PciAccess {
@@ -97,7 +99,6 @@ class PciTransport final : public pci::Function {
   std::optional<PciAccess> AccessWindow(uint16_t offset, size_t length);
 
   irq::DoorbellRegistry& doorbells_;
-  const std::vector<EventFd> kicks_;
   std::shared_ptr<MsixInterrupt> interrupt_;
   std::unique_ptr<TransportCore> core_;
   uint16_t pci_access_ = 0;                                  // offset of that capability
@@ -113,9 +114,10 @@ class PciTransport final : public pci::Function {
     bool assigned = false;
   };
 
-  std::mutex bell_mu_;                 // taken after the function's own mutex
-  std::vector<Bell> bells_;            // guarded by bell_mu_
-  std::optional<uint64_t> bell_base_;  // guarded by bell_mu_; where the notification area is
+  std::mutex bell_mu_;       // taken after the function's own mutex, and the core's
+  std::vector<Bell> bells_;  // guarded by bell_mu_, as are those below
+  std::vector<std::shared_ptr<const EventFd>> kicks_;
+  std::optional<uint64_t> bell_base_;  // where the notification area is
 };
 
 }  // namespace wyvern::transport

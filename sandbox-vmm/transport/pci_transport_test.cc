@@ -1,5 +1,6 @@
 #include "transport/pci_transport.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -93,6 +94,34 @@ TEST_F(PciTransportTest, NotificationThatIsNoDoorbellKicksTheQueue) {
   EXPECT_EQ(read(kick, &count, 8), 8);
   guest_.Notify(200);  // no such queue
   guest_.Write(kNotifyOffset + 2, Le16(uint16_t{0}));
+}
+
+// A process that had the old one may hold up whoever writes to it.
+TEST_F(PciTransportTest, RenewedKickIsNotifiedOnceAndHasTheDoorbell) {
+  StartQueue0();
+  virtio::QueueResources& resources = device_->running[0].resources;
+  const UniqueFd old(::fcntl(resources.kick.get(), F_DUPFD_CLOEXEC, 0));
+  const auto renewed = resources.renew_kick();
+  ASSERT_TRUE(renewed.has_value()) << renewed.error().message();
+  const int kick = renewed->get();
+  uint64_t count = 0;
+  EXPECT_EQ(read(kick, &count, 8), 8);
+  EXPECT_EQ(count, 1U);
+  ASSERT_EQ(guest_.doorbells.assigned.size(), 1U);
+  EXPECT_EQ(guest_.doorbells.assigned[0].event_fd, kick);
+  EXPECT_TRUE(guest_.Ring(0, Le16(uint16_t{0})));
+  EXPECT_EQ(read(kick, &count, 8), 8);
+  guest_.Notify(0);
+  EXPECT_EQ(read(kick, &count, 8), 8);
+  EXPECT_EQ(read(old.get(), &count, 8), -1);
+  // It moves with the BAR, and is that of the next start, too.
+  guest_.ConfigWrite(0x10, Le32(static_cast<uint32_t>(PciGuest::kWindow + 0x80000)));
+  guest_.bar = PciGuest::kWindow + 0x80000;
+  ASSERT_EQ(guest_.doorbells.assigned.size(), 1U);
+  EXPECT_EQ(guest_.doorbells.assigned[0].event_fd, kick);
+  guest_.SetStatus(0);
+  StartQueue0();
+  EXPECT_EQ(device_->running[0].resources.kick.get(), kick);
 }
 
 TEST_F(PciTransportTest, UsedBuffersSignalTheQueuesVector) {

@@ -154,6 +154,9 @@ Result<> TransportCore::StartLocked(uint16_t index, std::optional<virtio::QueueS
                                    .kick = kick_(index),
                                    .interrupt = interrupt_};
   resources.config.feed = feed_;
+  if (renew_kick_) {
+    resources.renew_kick = [this, index] { return renew_kick_(index); };
+  }
   WV_TRY_VOID(device_->StartQueue(index, std::move(resources), FeaturesOfDevice(), resume));
   slot.running = true;
   slot.paused.reset();

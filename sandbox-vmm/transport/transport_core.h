@@ -55,6 +55,8 @@ class TransportCore {
   // it
   // stays open until the queue has stopped.
   using KickSource = std::function<FdRef(uint16_t index)>;
+  // QueueResources::renew_kick of queue `index`.
+  using KickRenewal = std::function<Result<FdRef>(uint16_t index)>;
 
   // `interrupt` is handed to the device with each queue. `transport_features`: bits that the
   // transport offers besides the device's, and that the device does not get to see (RING_RESET,
@@ -156,6 +158,9 @@ class TransportCore {
   TransportState Pause();
   Result<> Resume();
 
+  // Set before any queue starts; not called under the core's lock.
+  void set_kick_renewal(KickRenewal renew) { renew_kick_ = std::move(renew); }
+
   // Called before the status becomes 0, under the core's lock: the transport resets its own
   // registers. It must not call back.
   void set_reset_callback(std::function<void()> callback) { on_reset_ = std::move(callback); }
@@ -195,6 +200,7 @@ class TransportCore {
   std::unique_ptr<virtio::VirtioDevice> device_;
   const std::shared_ptr<virtio::Interrupt> interrupt_;
   const KickSource kick_;
+  KickRenewal renew_kick_;
   const uint64_t transport_features_;
   mutable std::mutex mu_;
   const std::shared_ptr<virtio::MemoryFeed> feed_;

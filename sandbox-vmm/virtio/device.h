@@ -66,6 +66,10 @@ struct QueueResources {
   FdRef kick{
       -1};  // readable when the driver has notified; owned by the transport, outlives the queue
   std::shared_ptr<Interrupt> interrupt;
+  // Puts a new eventfd in place of `kick`, notified once already, and returns it; `kick` is no more then.
+  // For a device that gave `kick` to a process which is another's now (vhost-user). While the queue
+  // runs, from any thread. Empty: the transport cannot.
+  std::function<Result<FdRef>()> renew_kick{};
 };
 
 // One metric of a device: a number that only grows, or a gauge.
