@@ -13,6 +13,23 @@ tl::unexpected<Error> FrontendChannel::Lose(Request request, Fault fault) {
               fmt::format("{}: {}", RequestName(static_cast<uint32_t>(request)), FaultName(fault)));
 }
 
+bool FrontendChannel::Drains(Request request) const {
+  switch (request) {
+    case Request::kGetVringBase:
+    case Request::kResetDevice:
+      return true;
+    case Request::kSetFeatures:
+    case Request::kSetLogBase:
+    case Request::kSetMemTable:
+    case Request::kAddMemReg:
+    case Request::kRemMemReg:
+    case Request::kSetVringAddr:
+      return rings_run_;
+    default:
+      return false;
+  }
+}
+
 // A request of the guest's takes as long as it takes (an fsync of much that is dirty).
 Wire<> FrontendChannel::AwaitDrained(Request request) const {
   const auto begun = Connection::Clock::now();
@@ -31,7 +48,7 @@ Wire<> FrontendChannel::AwaitDrained(Request request) const {
 
 Wire<Message> FrontendChannel::ReceiveReply(Request request, const Expected& expected,
                                             Connection::Clock::time_point deadline) {
-  if (request == Request::kGetVringBase || request == Request::kResetDevice) {
+  if (Drains(request)) {
     WV_TRY_VOID(AwaitDrained(request));
     deadline = Connection::Clock::now() + timeout_;
   }

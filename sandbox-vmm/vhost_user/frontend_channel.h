@@ -24,8 +24,8 @@ class FrontendChannel {
     size_t max_fds = 0;
   };
 
-  // `drain_timeout`: for requests that a back-end answers when it has finished what is in flight
-  // (GET_VRING_BASE, RESET_DEVICE); at least `timeout`, after which that is logged.
+  // `drain_timeout`: for requests that a back-end answers when it has finished what is in flight; at
+  // least `timeout`, after which that is logged.
   FrontendChannel(UniqueFd socket, std::chrono::milliseconds timeout,
                   std::chrono::milliseconds drain_timeout)
       : connection_(std::move(socket)),
@@ -33,6 +33,10 @@ class FrontendChannel {
         drain_timeout_(std::max(timeout, drain_timeout)) {}
 
   FdRef fd() const { return connection_.fd(); }
+
+  // Rings of this back-end run: what changes under them (memory, features, the log) may stop them
+  // first, and drain what is in flight.
+  void set_rings_run(bool run) { rings_run_ = run; }
 
   // With REPLY_ACK among them the success of every Set is waited for.
   void set_protocol_features(uint64_t features) { protocol_features_ = features; }
@@ -59,6 +63,7 @@ class FrontendChannel {
   tl::unexpected<Error> Lose(Request request, Fault fault);
 
  private:
+  bool Drains(Request request) const;
   Wire<> AwaitDrained(Request request) const;
   Wire<Message> ReceiveReply(Request request, const Expected& expected,
                              Connection::Clock::time_point deadline);
@@ -67,6 +72,7 @@ class FrontendChannel {
   const std::chrono::milliseconds timeout_;
   const std::chrono::milliseconds drain_timeout_;
   uint64_t protocol_features_ = 0;
+  bool rings_run_ = false;
   bool lost_ = false;
 };
 

@@ -289,6 +289,46 @@ TEST_F(FrontendMemoryTest, BackEndThatFinishesItsRequestsFirstIsNotLost) {
   }
 }
 
+// As above, for what a back-end stops its rings for by itself.
+TEST_F(FrontendMemoryTest, BackEndThatFinishesItsRequestsBeforeAChangeIsNotLost) {
+  for (const Request request :
+       {Request::kSetLogBase, Request::kSetFeatures, Request::kSetVringAddr, Request::kAddMemReg}) {
+    std::atomic<bool> busy{false};
+    ScriptedBackend backend(request, [&busy](ScriptedBackend::Reply*) {
+      if (busy) {
+        std::this_thread::sleep_for(milliseconds(700));
+      }
+    });
+    FrontendOptions options = Options(milliseconds(200));
+    options.drain_timeout = std::chrono::seconds(20);
+    Create(std::move(backend.front_end), std::move(options));
+    Start();
+    busy = true;
+    const UniqueFd log = *MakeMemfd("log", 4096);
+    const auto logs = device_->StartLog(log, 4096);
+    EXPECT_TRUE(logs.has_value()) << RequestName(static_cast<uint32_t>(request));
+    EXPECT_FALSE(Plug(0)) << RequestName(static_cast<uint32_t>(request));
+    EXPECT_FALSE(device_->lost());
+    busy = false;
+    core_.reset();
+    memory_ = ram_.memory();
+  }
+}
+
+// Before there is anything to finish.
+TEST_F(FrontendMemoryTest, BackEndThatIsSilentBeforeItsRingsRunIsLostInTime) {
+  for (const Request request : {Request::kSetFeatures, Request::kSetMemTable}) {
+    ScriptedBackend backend(request, [](ScriptedBackend::Reply* reply) { reply->silent = true; });
+    FrontendOptions options = Options(milliseconds(50));
+    options.drain_timeout = std::chrono::seconds(20);
+    Create(std::move(backend.front_end), std::move(options));
+    const auto begun = std::chrono::steady_clock::now();
+    EXPECT_FALSE(core_->StartQueue(0, std::nullopt).has_value());
+    EXPECT_LT(std::chrono::steady_clock::now() - begun, std::chrono::seconds(5));
+    core_.reset();
+  }
+}
+
 TEST_F(FrontendMemoryTest, BackEndThatNeverStopsIsLostAllTheSame) {
   ScriptedBackend backend(Request::kGetVringBase,
                           [](ScriptedBackend::Reply* reply) { reply->silent = true; });

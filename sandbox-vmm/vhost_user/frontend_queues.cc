@@ -80,6 +80,7 @@ Result<> Frontend::StartOnBackend(uint16_t index) {
   }
   WV_TRY_VOID(Configure(queue.resources.memory, queue.features));
   WV_TRY_VOID(SendQueue(index, base));
+  channel_->set_rings_run(true);
   if (!driver_ok_ && (protocol_features_ & kProtocolStatus) != 0) {
     WV_TRY_VOID(channel_->SetValue(Request::kSetStatus, kFeaturesOk | virtio::kStatusDriverOk));
   }
@@ -228,6 +229,7 @@ std::optional<virtio::QueueState> Frontend::StopQueue(uint16_t index) {
     return queue.begun;
   }
   const virtio::QueueState state = StopOnBackend(index);
+  channel_->set_rings_run(AnyRunning());
   queue.resources = {};
   const std::lock_guard lock(mu_);
   if (queue.relay) {
