@@ -165,6 +165,7 @@ class Frontend final : public virtio::VirtioDevice {
   Result<> SendFeatures(uint64_t features);
   Result<> SendInflight();
   Result<> StartOnBackend(uint16_t index);
+  static Result<> RenewKick(Queue& queue);
   virtio::QueueState StopOnBackend(uint16_t index);
   Result<> SendQueue(uint16_t index, const virtio::QueueState& base);
   Result<> SendAddress(uint16_t index);

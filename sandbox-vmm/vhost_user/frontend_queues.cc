@@ -78,6 +78,9 @@ Result<> Frontend::StartOnBackend(uint16_t index) {
       base = {*used, *used};
     }
   }
+  if (successor) {
+    WV_TRY_VOID(RenewKick(queue));
+  }
   WV_TRY_VOID(Configure(queue.resources.memory, queue.features));
   WV_TRY_VOID(SendQueue(index, base));
   channel_->set_rings_run(true);
@@ -86,12 +89,17 @@ Result<> Frontend::StartOnBackend(uint16_t index) {
   }
   driver_ok_ = true;
   if (successor) {
-    // The driver has kicked the last one, which may have taken a signal with it.
-    if (queue.resources.kick.valid()) {
-      const uint64_t one = 1;
-      static_cast<void>(WriteAll(queue.resources.kick, std::as_bytes(std::span(&one, 1))));
-    }
     queue.resources.interrupt->SignalQueue(index);
+  }
+  return {};
+}
+
+// The driver has kicked the last one, which may have taken a signal with it: the successor gets an
+// eventfd that is signalled already. What the last one had is left to it. It would steal further
+// signals, and a write to it might wait for ever (EventFd::Signal).
+Result<> Frontend::RenewKick(Queue& queue) {
+  if (queue.resources.renew_kick) {
+    WV_TRY(queue.resources.kick, queue.resources.renew_kick());
   }
   return {};
 }

@@ -1,22 +1,15 @@
 // Our front-end and our back-end: what passes between them besides requests.
 #include <gtest/gtest.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 
 #include <array>
-#include <atomic>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <thread>
 
 #include "base/mapping.h"
-#include "base/unix_socket.h"
-#include "vhost_user/frontend.h"
-#include "vhost_user/testing/backend_peer.h"
+#include "vhost_user/testing/frontend_rig.h"
 #include "virtio/memory_feed.h"
-#include "virtio/testing/fake_driver.h"
-#include "virtio/testing/fake_interrupt.h"
 
 namespace wyvern::vhost_user {
 namespace {
@@ -24,162 +17,9 @@ namespace {
 using std::chrono::milliseconds;
 using testing::Peer;
 using virtio::testing::FakeDriver;
-using virtio::testing::FakeInterrupt;
 using virtio::testing::GuestRam;
-using virtio::testing::MustPop;
 
-class FrontendSessionTest : public ::testing::Test {
- protected:
-  static constexpr uint64_t kFeatures = virtio::kVersion1 | virtio::kRingIndirectDesc;
-
-  static FrontendOptions Options() {
-    FrontendOptions options;
-    options.device_id = virtio::kDeviceBlock;
-    options.features = virtio::kRingFeatures;
-    options.queue_sizes = {64, 64};
-    options.timeout = std::chrono::seconds(10);
-    return options;
-  }
-
-  void Create(Peer& peer, FrontendOptions options) {
-    auto device = Frontend::Create(std::move(peer.front_end), std::move(options));
-    ASSERT_TRUE(device.has_value()) << device.error().message();
-    device_ = *std::move(device);
-    device_->set_lost_callback([this](const std::string&) { ++lost_; });
-    device_->set_fault_callback([this] { ++needs_reset_; });
-  }
-
-  Result<> Start(uint16_t index = 0, uint64_t features = kFeatures,
-                 std::optional<virtio::QueueState> resume = {}) {
-    virtio::QueueResources resources;
-    resources.memory = ram_.memory();
-    resources.config = driver_->config();
-    resources.kick = kick_.fd();
-    resources.interrupt = interrupt_;
-    return device_->StartQueue(index, std::move(resources), features, resume);
-  }
-
-  bool WaitLost(int times) const {
-    for (int i = 0; i < 500 && lost_ < times; ++i) {
-      std::this_thread::sleep_for(milliseconds(10));
-    }
-    return lost_ == times;
-  }
-
-  uint16_t Submit() { return driver_->Build().Readable("request").Writable(16).Submit(); }
-
-  // The device's side of one chain.
-  static uint16_t Serve(Peer& peer) {
-    virtio::Chain chain = MustPop(*peer.state->queues[0]);
-    const uint16_t head = chain.head();
-    peer.state->queues[0]->Push(std::move(chain), 1);
-    return head;
-  }
-
-  GuestRam ram_{8 << 20};
-  std::unique_ptr<FakeDriver> driver_ = std::make_unique<FakeDriver>(ram_, 64);
-  EventFd kick_ = *EventFd::Create();
-  std::shared_ptr<FakeInterrupt> interrupt_ = std::make_shared<FakeInterrupt>();
-  std::atomic<int> lost_{0};
-  std::atomic<int> needs_reset_{0};
-  std::unique_ptr<Frontend> device_;
-};
-
-TEST_F(FrontendSessionTest, SuccessorGoesOnAtTheUsedIndex) {
-  Peer first;
-  FrontendOptions options = Options();
-  options.reconnects = true;
-  Create(first, options);
-  ASSERT_TRUE(Start());
-  Submit();
-  const uint16_t second = Submit();
-  Serve(first);
-  first.Kill();
-  EXPECT_TRUE(WaitLost(1));
-  EXPECT_EQ(needs_reset_, 0);
-  const uint64_t signals = interrupt_->queue_signals(0);
-  kick_.Drain();
-  Peer next;
-  const auto reconnected = device_->Reconnect(std::move(next.front_end));
-  ASSERT_TRUE(reconnected.has_value()) << reconnected.error().message();
-  EXPECT_FALSE(device_->lost());
-  EXPECT_GT(interrupt_->queue_signals(0), signals);
-  EXPECT_EQ(kick_.Drain(), 1U);
-  EXPECT_EQ(Serve(next), second);
-  const auto left = device_->StopQueue(0).value_or(virtio::QueueState{});
-  EXPECT_EQ(left.next_available, 2U);
-  EXPECT_EQ(left.next_used, 2U);
-}
-
-// Out of order, so that the used index alone would lose the first.
-TEST_F(FrontendSessionTest, SuccessorTakesAgainWhatWasInFlight) {
-  Peer first({.track_inflight = true});
-  FrontendOptions options = Options();
-  options.reconnects = true;
-  options.track_inflight = true;
-  Create(first, options);
-  ASSERT_TRUE(Start());
-  const uint16_t head_one = Submit();
-  const uint16_t head_two = Submit();
-  const uint16_t head_three = Submit();
-  std::optional<virtio::Chain> held = MustPop(*first.state->queues[0]);
-  EXPECT_EQ(held->head(), head_one);
-  EXPECT_EQ(Serve(first), head_two);
-  first.Kill();
-  held.reset();
-  EXPECT_TRUE(WaitLost(1));
-  Peer next({.track_inflight = true});
-  ASSERT_TRUE(device_->Reconnect(std::move(next.front_end)));
-  EXPECT_EQ(Serve(next), head_one);
-  EXPECT_EQ(Serve(next), head_three);
-  EXPECT_EQ(device_->StopQueue(0).value_or(virtio::QueueState{}).next_used, 3U);
-  // After a reset the record is a new one: the next ring begins at 0.
-  device_->Reset();
-  driver_ = std::make_unique<FakeDriver>(ram_, 64);
-  ASSERT_TRUE(Start());
-  const uint16_t head = Submit();
-  EXPECT_EQ(Serve(next), head);
-}
-
-TEST_F(FrontendSessionTest, QueueStartedMeanwhileWaitsForTheSuccessor) {
-  Peer first;
-  FrontendOptions options = Options();
-  options.reconnects = true;
-  Create(first, options);
-  first.Kill();
-  EXPECT_TRUE(WaitLost(1));
-  ASSERT_TRUE(Start());
-  const uint16_t head = Submit();
-  Peer next;
-  ASSERT_TRUE(device_->Reconnect(std::move(next.front_end)));
-  EXPECT_EQ(Serve(next), head);
-  for (const auto& counter : device_->counters()) {
-    const std::string_view name = counter.name;
-    EXPECT_EQ(counter.value, name == "reconnects" || name == "backend_losses" ? 1U : 0U) << name;
-  }
-}
-
-TEST_F(FrontendSessionTest, OnlyALostBackEndIsReplacedAndByNoLesser) {
-  Peer first({}, 1);
-  FrontendOptions options = Options();
-  options.features |= 1;
-  Create(first, options);
-  Peer lesser;
-  Peer equal({}, 1);
-  EXPECT_EQ(device_->Reconnect(std::move(lesser.front_end)).error().code(),
-            Code::kFailedPrecondition);
-  first.Kill();
-  EXPECT_TRUE(WaitLost(1));
-  EXPECT_EQ(needs_reset_, 1);
-  Peer lesser_still;
-  EXPECT_EQ(device_->Reconnect(std::move(lesser_still.front_end)).error().code(),
-            Code::kFailedPrecondition);
-  EXPECT_TRUE(device_->lost());
-  ASSERT_TRUE(device_->Reconnect(std::move(equal.front_end)));
-  EXPECT_FALSE(device_->lost());
-  equal.Kill();
-  EXPECT_TRUE(WaitLost(2));
-}
+using FrontendSessionTest = testing::FrontendRig;
 
 TEST_F(FrontendSessionTest, ConfigurationIsTheBackEndsAndItsChangesAreTold) {
   Peer peer({.offer_config = true});
