@@ -178,7 +178,7 @@ class Backend {
   std::shared_ptr<DirtyLog> log_;
   std::shared_ptr<EventFd> logged_;
   std::unique_ptr<InflightRegion> inflight_;
-  UniqueFd state_to_load_;       // what the front-end writes
+  UniqueFd state_to_load_;       // a sealed file of the front-end's, or our room for what it writes
   bool state_complete_ = false;  // answers CHECK_DEVICE_STATE
   uint64_t refused_ = 0;
 };

@@ -1,12 +1,12 @@
 // Reset, status, and what outlives a back-end: chains in flight and the device's state.
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
 #include <utility>
 
 #include "vhost_user/backend.h"
+#include "vhost_user/state_file.h"
 
 namespace wyvern::vhost_user {
 
@@ -71,8 +71,8 @@ Result<> Backend::SetInflightFd(Call& call) {
   return {};
 }
 
-// Both ways through a memfd of ours, which the spec lets us put in place of the front-end's channel:
-// nobody waits for the other's reads or writes.
+// Through files in memory, which the spec lets us put in place of the front-end's channel where that is
+// none: nobody waits for the other's reads or writes.
 Result<> Backend::SetDeviceStateFd(Call& call) {
   const auto transfer = call.message.As<DeviceStateTransfer>();
   call.Answer(kStateRefused);
@@ -90,21 +90,21 @@ Result<> Backend::SetDeviceStateFd(Call& call) {
 
 Result<> Backend::SaveState(Call& call) {
   WV_TRY(const std::vector<std::byte> state, options_.state->Save());
-  WV_TRY(UniqueFd memory, MakeMemfd("state", 0));
-  WV_TRY_VOID(WriteAll(memory, state));
-  if (::lseek(memory.get(), 0, SEEK_SET) != 0) {
-    return SysError("lseek of the device's state");
-  }
+  WV_TRY(call.reply_fd, SealState(state));
   state_complete_ = true;
-  call.reply_fd = std::move(memory);
   call.Answer(uint64_t{0});
   return {};
 }
 
 Result<> Backend::LoadState(Call& call) {
-  WV_TRY(UniqueFd memory, MakeMemfd("state", 0));
-  WV_TRY(state_to_load_, memory.Duplicate());
-  call.reply_fd = std::move(memory);
+  if (IsSealed(call.fds.front())) {
+    state_to_load_ = std::move(call.fds.front());
+    call.Answer(kNoFd);
+    return {};
+  }
+  WV_TRY(UniqueFd room, MakeStateRoom());
+  WV_TRY(state_to_load_, room.Duplicate());
+  call.reply_fd = std::move(room);
   call.Answer(uint64_t{0});
   return {};
 }
@@ -113,11 +113,9 @@ Result<> Backend::CheckDeviceState(Call& call) {
   call.Answer(uint64_t{1});
   if (state_to_load_.valid()) {
     const UniqueFd memory = std::move(state_to_load_);
-    if (::lseek(memory.get(), 0, SEEK_SET) != 0) {
-      return SysError("lseek of the device's state");
-    }
-    WV_TRY(const std::string state, ReadToEnd(memory, DeviceState::kMaxBytes));
-    WV_TRY_VOID(options_.state->Load(std::as_bytes(std::span(state))));
+    WV_TRY(const std::vector<std::byte> state,
+           IsSealed(memory) ? ReadStateFile(memory) : ReadStateRoom(memory));
+    WV_TRY_VOID(options_.state->Load(state));
     state_complete_ = true;
   }
   if (!state_complete_) {

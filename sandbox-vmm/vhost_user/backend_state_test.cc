@@ -1,11 +1,14 @@
 // Reset, status, configuration, and what outlives a back-end.
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <array>
 #include <cstring>
 #include <string>
 
+#include "vhost_user/state_file.h"
 #include "vhost_user/testing/backend_rig.h"
 
 namespace wyvern::vhost_user {
@@ -285,6 +288,62 @@ TEST_F(BackendStateTest, DeviceStateIsSavedAndLoaded) {
   }
   // Once only.
   EXPECT_EQ(Ask<uint64_t>(Request::kCheckDeviceState), 1U);
+}
+
+TEST_F(BackendStateTest, SealedStateOfTheFrontEndIsReadWhereItIs) {
+  auto text = std::make_shared<TextState>();
+  Make({.state = text});
+  Negotiate(kProtocolDeviceState);
+  const std::string given(200000, 'g');
+  const DeviceStateTransfer load{1, 0};
+  const auto ask = [&](const UniqueFd& file) {
+    return AskMessage(Request::kSetDeviceStateFd, std::as_bytes(std::span(&load, 1)), {file});
+  };
+  const UniqueFd sealed = *SealState(std::as_bytes(std::span(given)));
+  const Message taken = ask(sealed);
+  EXPECT_TRUE(taken.fds.empty());
+  EXPECT_EQ(taken.As<uint64_t>(), kNoFd);
+  EXPECT_EQ(Ask<uint64_t>(Request::kCheckDeviceState), 0U);
+  EXPECT_EQ(text->loaded, given);
+  // What could change meanwhile, or block, is not read.
+  const UniqueFd open = *MakeMemfd("open", 100);
+  EXPECT_EQ(ask(open).fds.size(), 1U);
+  // What is larger than any state is not, either: it may be nothing but holes.
+  const UniqueFd large = *MakeMemfd("large", DeviceState::kMaxBytes + 1, MFD_ALLOW_SEALING);
+  ASSERT_EQ(::fcntl(large.get(), F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK), 0);
+  EXPECT_TRUE(ask(large).fds.empty());
+  EXPECT_EQ(Ask<uint64_t>(Request::kCheckDeviceState), 1U);
+  EXPECT_EQ(text->loaded, given);
+}
+
+TEST_F(BackendStateTest, RoomForAStateDoesNotGrow) {
+  auto text = std::make_shared<TextState>();
+  Make({.state = text});
+  Negotiate(kProtocolDeviceState);
+  const PipePair pipe = *MakePipe();
+  const DeviceStateTransfer load{1, 0};
+  const Message loading =
+      AskMessage(Request::kSetDeviceStateFd, std::as_bytes(std::span(&load, 1)), {pipe.read});
+  ASSERT_EQ(loading.fds.size(), 1U);
+  const int room = loading.fds[0].get();
+  constexpr auto kEnd = static_cast<off_t>(DeviceState::kMaxBytes);
+  EXPECT_NE(::ftruncate(room, kEnd + 1), 0);
+  EXPECT_NE(::ftruncate(room, 0), 0);
+  EXPECT_EQ(::pwrite(room, "x", 1, kEnd), -1);
+  EXPECT_NE(::fallocate(room, 0, 0, kEnd + 4096), 0);
+  EXPECT_NE(::fcntl(room, F_ADD_SEALS, F_SEAL_WRITE), 0);
+  // As QEMU writes: one piece after the other, until the room ends.
+  ASSERT_EQ(::write(room, "first, ", 7), 7);
+  ASSERT_EQ(::write(room, "second", 6), 6);
+  EXPECT_EQ(Ask<uint64_t>(Request::kCheckDeviceState), 0U);
+  EXPECT_EQ(text->loaded, "first, second");
+  const Message again =
+      AskMessage(Request::kSetDeviceStateFd, std::as_bytes(std::span(&load, 1)), {pipe.read});
+  ASSERT_EQ(again.fds.size(), 1U);
+  ASSERT_EQ(::lseek(again.fds[0].get(), kEnd, SEEK_SET), kEnd);
+  EXPECT_EQ(::write(again.fds[0].get(), "x", 1), -1);
+  EXPECT_EQ(Ask<uint64_t>(Request::kCheckDeviceState), 0U);
+  EXPECT_EQ(text->loaded.size(), DeviceState::kMaxBytes);
 }
 
 TEST_F(BackendStateTest, StateIsNotMovedWhileARingRunsOrInAnotherPhase) {

@@ -119,7 +119,7 @@ class Frontend final : public virtio::VirtioDevice {
   Result<> StartLog(FdRef log, uint64_t size);
   Result<> StopLog();
   // The device's state beyond its rings; every queue is stopped. FAILED_PRECONDITION: the back-end
-  // has no such thing.
+  // has no such thing, or gives and takes it by nothing but a channel of its own that we might wait for.
   Result<std::vector<std::byte>> SaveState();
   Result<> LoadState(std::span<const std::byte> state);
   // Announces the guest's address after a migration, for guests that do not.

@@ -2,7 +2,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
-#include <unistd.h>
+#include <sys/socket.h>
 
 #include <algorithm>
 #include <array>
@@ -10,8 +10,10 @@
 #include <cstring>
 #include <utility>
 
+#include "base/unix_socket.h"
 #include "vhost_user/device_state.h"
 #include "vhost_user/frontend.h"
+#include "vhost_user/state_file.h"
 
 namespace wyvern::vhost_user {
 
@@ -22,15 +24,18 @@ using Deadline = Connection::Clock::time_point;
 constexpr uint32_t kSaveState = 0;
 constexpr uint32_t kLoadState = 1;
 constexpr uint64_t kErrorMask = 0xff;
-constexpr size_t kStatePiece = 4096;  // PIPE_BUF: a channel that can be written takes it whole
+constexpr size_t kStatePiece = 16384;
 
-Result<> WaitChannel(FdRef channel, short events, Deadline deadline) {
+// After the deadline there is nothing to read, whatever is there: a back-end may never stop.
+Result<> WaitChannel(FdRef channel, Deadline deadline) {
   for (;;) {
     const auto left =
         std::chrono::ceil<std::chrono::milliseconds>(deadline - Connection::Clock::now());
-    pollfd polled{.fd = channel.get(), .events = events, .revents = 0};
+    pollfd polled{.fd = channel.get(), .events = POLLIN, .revents = 0};
     const int ready =
-        ::poll(&polled, 1, static_cast<int>(std::clamp<int64_t>(left.count(), 0, 1 << 30)));
+        left.count() > 0
+            ? ::poll(&polled, 1, static_cast<int>(std::min<int64_t>(left.count(), 1 << 30)))
+            : 0;
     if (ready > 0) {
       return {};
     }
@@ -43,11 +48,13 @@ Result<> WaitChannel(FdRef channel, short events, Deadline deadline) {
   }
 }
 
-Result<std::vector<std::byte>> ReadState(FdRef channel, Deadline deadline) {
+// `channel` is ours alone, and not blocking: whatever the back-end does at its own end, a read of it
+// returns.
+Result<std::vector<std::byte>> ReadChannel(FdRef channel, Deadline deadline) {
   std::vector<std::byte> state;
   std::array<std::byte, kStatePiece> piece;
   for (;;) {
-    WV_TRY_VOID(WaitChannel(channel, POLLIN, deadline));
+    WV_TRY_VOID(WaitChannel(channel, deadline));
     auto got = ReadSome(channel, piece);
     if (!got && got.error().sys_errno() == EAGAIN) {
       continue;
@@ -61,18 +68,6 @@ Result<std::vector<std::byte>> ReadState(FdRef channel, Deadline deadline) {
     }
     state.insert(state.end(), piece.begin(), piece.begin() + static_cast<std::ptrdiff_t>(bytes));
   }
-}
-
-Result<> WriteState(FdRef channel, std::span<const std::byte> state, Deadline deadline) {
-  while (!state.empty()) {
-    WV_TRY_VOID(WaitChannel(channel, POLLOUT, deadline));
-    const ssize_t sent = ::write(channel.get(), state.data(), std::min(state.size(), kStatePiece));
-    if (sent < 0 && errno != EAGAIN && errno != EINTR) {
-      return SysError("write of a device state");
-    }
-    state = state.subspan(sent > 0 ? static_cast<size_t>(sent) : 0);
-  }
-  return {};
 }
 
 }  // namespace
@@ -155,27 +150,34 @@ Result<> Frontend::CheckTransfer() {
   return {};
 }
 
+// The back-end writes into a socket of ours, and no pipe: who writes to a pipe has its lock while the
+// kernel fetches his bytes, which may be in a file that he never answers for, and a reader waits for
+// that lock. It may show us a file instead, if reading that waits for nobody.
 Result<std::vector<std::byte>> Frontend::SaveState() {
   const std::lock_guard lock(control_);
-  WV_TRY(PipePair pipe, MakePipe(O_NONBLOCK));
-  WV_TRY(const Message reply, BeginTransfer(kSaveState, pipe.write));
-  pipe.write.Reset();
-  const FdRef channel = reply.fds.empty() ? FdRef(pipe.read) : FdRef(reply.fds.front());
+  WV_TRY(SocketPair channel, MakeSocketPair(SOCK_STREAM));
+  WV_TRY_VOID(SetNonBlocking(channel.first, true));
+  WV_TRY(const Message reply, BeginTransfer(kSaveState, channel.second));
+  channel.second.Reset();
+  if (!reply.fds.empty() && !IsInMemory(reply.fds.front())) {
+    return Fail(Code::kFailedPrecondition, "the back-end's own channel could make us wait for it");
+  }
   WV_TRY(std::vector<std::byte> state,
-         ReadState(channel, Connection::Clock::now() + options_.timeout));
+         reply.fds.empty() ? ReadChannel(channel.first, Connection::Clock::now() + options_.timeout)
+                           : ReadStateFile(reply.fds.front()));
   WV_TRY_VOID(CheckTransfer());
   return state;
 }
 
+// All of it lies in the file that the back-end gets, which may take its time. A channel of its own we
+// could only write to: a file has a lock for that, which whoever has the file can keep for himself.
 Result<> Frontend::LoadState(std::span<const std::byte> state) {
   const std::lock_guard lock(control_);
-  WV_TRY(PipePair pipe, MakePipe(O_NONBLOCK));
-  WV_TRY(Message reply, BeginTransfer(kLoadState, pipe.read));
-  pipe.read.Reset();
-  UniqueFd channel = reply.fds.empty() ? std::move(pipe.write) : std::move(reply.fds.front());
-  pipe.write.Reset();
-  WV_TRY_VOID(WriteState(channel, state, Connection::Clock::now() + options_.timeout));
-  channel.Reset();  // the end of the state
+  WV_TRY(const UniqueFd file, SealState(state));
+  WV_TRY(const Message reply, BeginTransfer(kLoadState, file));
+  if (!reply.fds.empty()) {
+    return Fail(Code::kFailedPrecondition, "the back-end's own channel could make us wait for it");
+  }
   return CheckTransfer();
 }
 

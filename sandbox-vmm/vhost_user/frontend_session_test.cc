@@ -111,40 +111,6 @@ TEST_F(FrontendSessionTest, SharedMemoryIsMappedWhileTheDriverWaits) {
   EXPECT_TRUE(window->mapped().empty());
 }
 
-class HalfMegabyte final : public DeviceState {
- public:
-  Result<std::vector<std::byte>> Save() override {
-    return std::vector<std::byte>(512 << 10, std::byte{5});
-  }
-
-  Result<> Load(std::span<const std::byte> state) override {
-    loaded = state.size();
-    return {};
-  }
-
-  size_t loaded = 0;
-};
-
-TEST_F(FrontendSessionTest, DeviceStateMovesFromOneBackEndToTheNext) {
-  Peer source({.state = std::make_shared<HalfMegabyte>()});
-  Create(source, Options());
-  ASSERT_TRUE(Start());
-  EXPECT_EQ(device_->SaveState().error().code(), Code::kFailedPrecondition);
-  device_->StopQueue(0);
-  const auto state = device_->SaveState();
-  ASSERT_TRUE(state.has_value()) << state.error().message();
-  EXPECT_EQ(state->size(), size_t{512} << 10);
-  const auto target_state = std::make_shared<HalfMegabyte>();
-  Peer target({.state = target_state});
-  Create(target, Options());
-  const auto loaded = device_->LoadState(*state);
-  ASSERT_TRUE(loaded.has_value()) << loaded.error().message();
-  EXPECT_EQ(target_state->loaded, size_t{512} << 10);
-  Peer without;
-  Create(without, Options());
-  EXPECT_EQ(device_->SaveState().error().code(), Code::kFailedPrecondition);
-}
-
 TEST_F(FrontendSessionTest, DirtyPagesAreLoggedWhileWeAsk) {
   Peer peer;
   Create(peer, Options());
