@@ -349,6 +349,20 @@ TEST_F(LyingBackendTest, RepliesThatBreakTheProtocolAreRefused) {
 // The C virtiofsd of QEMU 7.2 (Debian 12: qemu-system-common), and the one in Rust.
 class ForeignBackendTest : public FrontendTest {
  protected:
+  // Out of it and back, where it has such a thing.
+  void MoveState(Frontend& device) const {
+    const auto state = device.SaveState();
+    if (!has_state_) {
+      EXPECT_EQ(state.error().code(), Code::kFailedPrecondition);
+      return;
+    }
+    ASSERT_TRUE(state.has_value()) << state.error().message();
+    EXPECT_GT(state->size(), 0U);
+    const auto loaded = device.LoadState(*state);
+    EXPECT_TRUE(loaded.has_value()) << loaded.error().message();
+    EXPECT_FALSE(device.lost());
+  }
+
   // `command`: the program, maybe behind a dynamic loader and its options.
   void ServeWith(const std::vector<std::string>& command, std::vector<std::string> arguments) {
     if (command.empty() || ::access(command[0].c_str(), X_OK) != 0 || ::geteuid() != 0) {
@@ -378,11 +392,14 @@ class ForeignBackendTest : public FrontendTest {
       EXPECT_EQ(guest.ReadFile("hello"), "hello from the host");
       EXPECT_TRUE((*device)->StopQueue(0).has_value());
       EXPECT_EQ((*device)->StopQueue(1).value_or(virtio::QueueState{}).next_available, 4U);
+      MoveState(**device);
     }
     static_cast<void>(process->Kill(SIGTERM));
     static_cast<void>(process->Wait());
     ::unlink(path.c_str());
   }
+
+  bool has_state_ = false;
 };
 
 TEST_F(ForeignBackendTest, VirtiofsdOfQemu72) {
@@ -391,6 +408,7 @@ TEST_F(ForeignBackendTest, VirtiofsdOfQemu72) {
 
 // Debian 13's, which does not run on Debian 12 by itself: tests/interop gives the words of its command.
 TEST_F(ForeignBackendTest, VirtiofsdOfRust) {
+  has_state_ = true;
   const char* words =
       std::getenv("WYVERN_TEST_VIRTIOFSD");  // NOLINT(concurrency-mt-unsafe): read only
   std::istringstream text(words != nullptr ? words : "/usr/libexec/virtiofsd");
