@@ -1,6 +1,7 @@
 #include "irq/kvm_interrupts.h"
 
 #include <linux/kvm.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <gtest/gtest.h>
@@ -64,6 +65,34 @@ TEST_F(KvmMsiRouterTest, MaskedRouteLeavesTheSignalInTheEventfd) {
     ::usleep(1000);
   }
   ADD_FAILURE() << "the signal was not taken by the irqfd";
+}
+
+// As a vector has them that another process signals, too.
+TEST_F(KvmMsiRouterTest, TwoEventsOfOneMessageAreBothTaken) {
+  const auto taken = [](const EventFd& event) {
+    event.Signal();
+    for (int i = 0; i < 1000; ++i) {
+      pollfd polled{.fd = event.fd().get(), .events = POLLIN, .revents = 0};
+      if (::poll(&polled, 1, 0) == 0) {
+        return true;
+      }
+      ::usleep(1000);
+    }
+    return false;
+  };
+  const auto ours = *EventFd::Create();
+  const auto theirs = *EventFd::Create();
+  const MsiRoute a = *router_->Allocate(ours);
+  const MsiRoute b = *router_->Allocate(theirs);
+  const MsiMessage message{.address = 0xfee00000, .data = 0x41};
+  const MsiUpdate on[] = {{a, message, false}, {b, message, false}};
+  ASSERT_TRUE(router_->Update(on).has_value());
+  EXPECT_TRUE(taken(ours));
+  EXPECT_TRUE(taken(theirs));
+  const MsiUpdate off[] = {{a, message, true}, {b, message, true}};
+  ASSERT_TRUE(router_->Update(off).has_value());
+  theirs.Signal();
+  EXPECT_EQ(theirs.Drain(), 1U);  // pending
 }
 
 TEST_F(KvmMsiRouterTest, RoutesChangeTogether) {
