@@ -356,5 +356,76 @@ TEST_F(ExportsTest, DetachFreesTheDevice) {
 
 // NOLINTEND(concurrency-mt-unsafe)
 
+// To a server that has the same exports attached, or one of them.
+class ExportsMoveTest : public ExportsTest {
+ protected:
+  void Next(std::initializer_list<const char*> attached) {
+    FileServerOptions options;
+    options.exports = true;
+    options.root = UniqueFd(::open(dir_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    auto next = FileServer::Create(std::move(options));
+    ASSERT_TRUE(next.has_value()) << next.error().message();
+    server_ = *std::move(next);
+    client_ = std::make_unique<testing::FuseClient>(*server_);
+    for (const char* name : attached) {
+      ASSERT_TRUE(server_->Attach(name, {}).has_value());
+    }
+  }
+};
+
+TEST_F(ExportsMoveTest, GuestMovesWithItsExports) {
+  Mount("one");
+  Mount("two");
+  ASSERT_EQ(::mkdir(Host("one/unseen").c_str(), 0755), 0);
+  ASSERT_EQ(::mkdir(Host("three").c_str(), 0755), 0);
+  Put("three/file", "beside the exports");
+  ASSERT_TRUE(server_->Attach("one", {}).has_value());
+  ASSERT_TRUE(server_->Attach("two", {}).has_value());
+  const uint64_t one = client_->Walk("one/file");
+  const uint64_t two = client_->Walk("two/file");
+  const uint64_t fh_of_one = client_->Open(one, O_RDONLY);
+  const uint64_t fh_of_two = client_->Open(two, O_RDONLY);
+  // By its path only, which begins with the export's name.
+  ASSERT_EQ(::rename(Host("one/file").c_str(), Host("one/unseen/file").c_str()), 0);
+  const auto state = server_->Save();
+  ASSERT_TRUE(state.has_value()) << state.error().message();
+  EXPECT_EQ(state->nodes.size(), 4U);
+  Next({"one", "two"});
+  const auto loaded = server_->Load(*state, OnLoss::kAbort);
+  ASSERT_TRUE(loaded.has_value()) << loaded.error().message();
+  EXPECT_EQ(client_->Read(one, fh_of_one, 0, 16), "one");
+  EXPECT_EQ(client_->Read(two, fh_of_two, 0, 16), "two");
+  // Each belongs to its export.
+  ASSERT_TRUE(server_->Detach("one", milliseconds(1000)).has_value());
+  client_->GetAttr(one);
+  EXPECT_EQ(client_->error(), ESTALE);
+  EXPECT_EQ(client_->Read(two, fh_of_two, 0, 16), "two");
+  EXPECT_EQ(::umount(Host("one").c_str()), 0);
+}
+
+TEST_F(ExportsMoveTest, ExportThatIsNotAttachedIsLost) {
+  Mount("one");
+  Mount("two");
+  ASSERT_TRUE(server_->Attach("one", {}).has_value());
+  ASSERT_TRUE(server_->Attach("two", {}).has_value());
+  const uint64_t one = client_->Walk("one/file");
+  const uint64_t two = client_->Walk("two/file");
+  FsState state = *server_->Save();
+  Next({"one"});
+  const auto refused = server_->Load(state, OnLoss::kAbort);
+  ASSERT_FALSE(refused.has_value());
+  EXPECT_NE(refused.error().message().find("lose 2 inodes"), std::string::npos)
+      << refused.error().message();
+  ASSERT_TRUE(server_->Load(state, OnLoss::kGuestError).has_value());
+  EXPECT_TRUE(S_ISREG(client_->GetAttr(one).mode));
+  client_->GetAttr(two);
+  EXPECT_EQ(client_->error(), ESTALE);
+  // Attached, but nothing is mounted there: what lies under the mount point is ours.
+  ASSERT_EQ(::umount2(Host("two").c_str(), MNT_DETACH), 0);
+  ASSERT_EQ(::mkdir(Host("two/file").c_str(), 0755), 0);
+  Next({"one", "two"});
+  EXPECT_FALSE(server_->Load(state, OnLoss::kAbort).has_value());
+}
+
 }  // namespace
 }  // namespace wyvern::fs

@@ -30,6 +30,7 @@
 #include "base/fd.h"
 #include "fs/dax_table.h"
 #include "fs/export.h"
+#include "fs/fs_state.h"
 #include "fs/fuse_abi.h"
 #include "fs/fuse_call.h"
 #include "fs/handle_table.h"
@@ -106,12 +107,26 @@ class FileServer {
   // call waits for that, and the name cannot be attached before).
   Result<> Detach(std::string_view name, std::chrono::milliseconds timeout);
 
+  // What a server of the same files, in another process, needs to go on with this guest; nothing
+  // changes here. What cannot be carried is said in it: inodes that no name leads to any more, open
+  // files with locks on the host. FAILED_PRECONDITION: what the guest could not even be told of, that
+  // is mapped ranges of a DAX window, requests that wait for a lock.
+  // Precondition of both: no request is served meanwhile. Attach and Detach may be called.
+  Result<FsState> Save();
+  // In place of what the guest had here. The exports of the state have been attached. On an error
+  // nothing of it is left: FAILED_PRECONDITION: this server offers less than was agreed upon.
+  // DATA_LOSS: kAbort, and something is lost.
+  Result<> Load(const FsState& state, OnLoss on_loss);
+
   // The end of a session: forgets every inode but the root, closes every open file.
   void Clear();
 
   ServerStats stats() const;
 
  private:
+  friend class SessionSave;
+  friend class SessionLoad;
+
   struct Entry {
     InodeRef inode;
     struct statx stat = {};
@@ -178,6 +193,7 @@ class FileServer {
   FsResult<size_t> CopyFileRange(FuseCall& call);
 
   // ops_directory.cc
+  FsResult<UniqueFd> OpenDirectory(const InodeRef& inode);
   FsResult<size_t> OpenDir(FuseCall& call);
   FsResult<size_t> ReadDir(FuseCall& call);
   FsResult<size_t> ReadDirPlus(FuseCall& call);
@@ -240,6 +256,7 @@ class FileServer {
   std::map<std::string, InUse> leaving_;  // guarded by detach_mu_: detached, but not yet unused
   std::atomic<bool> initialized_{false};
   // What INIT agreed upon.
+  std::atomic<uint64_t> session_flags_{0};
   std::atomic<bool> submounts_{false};
   std::atomic<bool> posix_locks_{false};
   std::atomic<bool> flock_locks_{false};

@@ -187,6 +187,7 @@ uint64_t FileServer::Offer(uint64_t wanted) {
     offered |= kDaxFlags;
   }
   offered &= wanted;
+  session_flags_.store(offered);
   submounts_.store((offered & FUSE_SUBMOUNTS) != 0);
   posix_locks_.store((offered & FUSE_POSIX_LOCKS) != 0);
   flock_locks_.store((offered & FUSE_FLOCK_LOCKS) != 0);

@@ -1,5 +1,6 @@
 #include "fs/handle_table.h"
 
+#include <algorithm>
 #include <cerrno>
 
 namespace wyvern::fs {
@@ -23,7 +24,7 @@ FsResult<HandleRef> HandleTable::Find(uint64_t fh, bool directory) const {
   const std::shared_lock lock(mu_);
   const auto it = handles_.find(fh);
   if (it == handles_.end() || it->second->directory != directory) {
-    return FsError(EBADF);
+    return FsError(lost_.contains(fh) ? EIO : EBADF);
   }
   if (it->second->share->detached.load()) {
     return FsError(ESTALE);
@@ -59,7 +60,51 @@ HandleRef HandleTable::Remove(uint64_t fh) {
     --gone->share->handles;
     handles_.erase(it);
   }
+  lost_.erase(fh);
   return gone;
+}
+
+FsResult<> HandleTable::Restore(uint64_t fh, HandleRef handle) {
+  const std::unique_lock lock(mu_);
+  Export& share = *handle->share;
+  if (handles_.size() + reserved_ >= limit_) {
+    return FsError(ENFILE);
+  }
+  if (share.detached.load()) {
+    return FsError(ESTALE);
+  }
+  if (!handles_.emplace(fh, std::move(handle)).second) {
+    return FsError(EEXIST);
+  }
+  ++share.handles;
+  return {};
+}
+
+void HandleTable::RestoreLost(uint64_t fh) {
+  const std::unique_lock lock(mu_);
+  if (lost_.size() < limit_) {
+    lost_.insert(fh);
+  }
+}
+
+std::vector<std::pair<uint64_t, HandleRef>> HandleTable::List() const {
+  std::vector<std::pair<uint64_t, HandleRef>> listed;
+  {
+    const std::shared_lock lock(mu_);
+    listed.assign(handles_.begin(), handles_.end());
+  }
+  std::ranges::sort(listed, {}, &std::pair<uint64_t, HandleRef>::first);
+  return listed;
+}
+
+uint64_t HandleTable::next() const {
+  const std::shared_lock lock(mu_);
+  return next_;
+}
+
+void HandleTable::AdvanceNext(uint64_t fh) {
+  const std::unique_lock lock(mu_);
+  next_ = std::max(next_, fh);
 }
 
 bool HandleTable::Reserve(Export& share) {
@@ -83,6 +128,7 @@ void HandleTable::Clear() {
   std::unordered_map<uint64_t, HandleRef> gone;
   const std::unique_lock lock(mu_);
   gone.swap(handles_);
+  lost_.clear();
   for (const auto& [fh, handle] : gone) {
     --handle->share->handles;
   }

@@ -80,24 +80,79 @@ FsResult<InodeRef> InodeTable::Remember(const Found& found, UniqueFd fd) {
     }
     inode = CountKnownLocked(found);
     if (inode == nullptr) {
-      if (nodes_.size() >= limits_.inodes) {
-        return FsError(ENFILE);
-      }
-      inode = std::make_shared<Inode>(next_node_++, found.key, found.file_type, found.share);
+      FS_TRY(inode, AddLocked(next_node_, found, &fd));
+      ++next_node_;
       inode->lookups_ = 1;
-      if (found.nameless && !PinLocked(*inode)) {
-        return FsError(ENFILE);
-      }
-      if (found.keep_resident) {
-        inode->fd_ = Hold(std::exchange(fd, UniqueFd()));
-      }
-      nodes_[inode->node] = inode;
-      keys_[found.key] = inode;
     }
   }
   Refresh(inode, found, std::move(fd));
   Evict();
   return inode;
+}
+
+// Takes the descriptor where it is to stay.
+FsResult<InodeRef> InodeTable::AddLocked(uint64_t node, const Found& found, UniqueFd* fd) {
+  if (nodes_.size() >= limits_.inodes) {
+    return FsError(ENFILE);
+  }
+  auto inode = std::make_shared<Inode>(node, found.key, found.file_type, found.share);
+  if (found.nameless && !PinLocked(*inode)) {
+    return FsError(ENFILE);
+  }
+  if (found.keep_resident) {
+    inode->fd_ = Hold(std::exchange(*fd, UniqueFd()));
+  }
+  nodes_[node] = inode;
+  keys_[found.key] = inode;
+  return inode;
+}
+
+FsResult<> InodeTable::Restore(uint64_t node, uint64_t lookups, const Found& found, UniqueFd fd) {
+  InodeRef inode;
+  {
+    const std::unique_lock lock(mu_);
+    if (found.share->detached.load()) {
+      return FsError(ESTALE);
+    }
+    if (nodes_.contains(node) || keys_.contains(found.key)) {
+      return FsError(EEXIST);
+    }
+    FS_TRY(inode, AddLocked(node, found, &fd));
+    inode->lookups_ = lookups;
+  }
+  Refresh(inode, found, std::move(fd));
+  Evict();
+  return {};
+}
+
+std::vector<InodeTable::Listed> InodeTable::List() {
+  std::vector<Listed> listed;
+  {
+    const std::shared_lock lock(mu_);
+    listed.reserve(nodes_.size());
+    for (const auto& [node, inode] : nodes_) {
+      if (node != kRootNode) {
+        listed.push_back({inode, inode->lookups_, 0, {}});
+      }
+    }
+  }
+  for (Listed& one : listed) {
+    const std::lock_guard lock(ShardOf(*one.inode));
+    one.parent = one.inode->parent_;
+    one.name = one.inode->name_;
+  }
+  std::ranges::sort(listed, {}, [](const Listed& one) { return one.inode->node; });
+  return listed;
+}
+
+uint64_t InodeTable::next_node() const {
+  const std::shared_lock lock(mu_);
+  return next_node_;
+}
+
+void InodeTable::AdvanceNextNode(uint64_t node) {
+  const std::unique_lock lock(mu_);
+  next_node_ = std::max(next_node_, node);
 }
 
 void InodeTable::Refresh(const InodeRef& inode, const Found& found, UniqueFd fd) {

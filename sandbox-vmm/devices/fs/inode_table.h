@@ -138,6 +138,24 @@ class InodeTable {
   // new one. `fd`, if there is one, is kept as its descriptor. ENFILE at a limit.
   FsResult<InodeRef> Remember(const Found& found, UniqueFd fd);
 
+  // An inode of another server, whose node id and lookups it keeps: nothing is counted. `fd` is its
+  // descriptor. EEXIST: one of this node or of this key is there. ENFILE at a limit.
+  FsResult<> Restore(uint64_t node, uint64_t lookups, const Found& found, UniqueFd fd);
+
+  // What the guest knows beside the root, by node; for a moment without requests.
+  struct Listed {
+    InodeRef inode;
+    uint64_t lookups = 0;
+    uint64_t parent = 0;  // 0: not known by a name
+    std::string name;
+  };
+
+  std::vector<Listed> List();
+
+  // The node that the next new inode becomes; it only grows.
+  uint64_t next_node() const;
+  void AdvanceNextNode(uint64_t node);
+
   // Takes `count` lookups away; true: none was left, the inode is gone. Unknown nodes are ignored.
   bool Forget(uint64_t node, uint64_t count);
 
@@ -176,6 +194,7 @@ class InodeTable {
   std::mutex& ShardOf(const Inode& inode) { return shards_[inode.node % kShards]; }
 
   InodeRef CountKnownLocked(const Found& found);
+  FsResult<InodeRef> AddLocked(uint64_t node, const Found& found, UniqueFd* fd);
   void Refresh(const InodeRef& inode, const Found& found, UniqueFd fd);
   FsResult<PathFd> OpenByName(const InodeRef& inode);
   FsResult<PathFd> OpenStep(const InodeRef& inode, const PathFd& parent);

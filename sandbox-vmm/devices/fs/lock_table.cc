@@ -164,6 +164,15 @@ size_t LockTable::size() const {
   return entries_.size();
 }
 
+std::unordered_set<uint64_t> LockTable::nodes() const {
+  std::unordered_set<uint64_t> nodes;
+  const std::lock_guard lock(mu_);
+  for (const auto& [key, entry] : entries_) {
+    nodes.insert(key.first);
+  }
+  return nodes;
+}
+
 bool LockWaits::Add(uint64_t ticket, const Request& request) {
   const std::lock_guard lock(mu_);
   if (waits_.size() >= limit_) {

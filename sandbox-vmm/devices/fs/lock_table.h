@@ -17,6 +17,8 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -52,6 +54,8 @@ class LockTable {
   void Clear();
 
   size_t size() const;
+  // Of which somebody has locks.
+  std::unordered_set<uint64_t> nodes() const;
 
  private:
   struct Entry {

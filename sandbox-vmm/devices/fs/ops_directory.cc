@@ -40,8 +40,7 @@ void PutDirent(const DirectoryEntry& entry, std::byte* to, size_t size) {
 
 }  // namespace
 
-FsResult<size_t> FileServer::OpenDir(FuseCall& call) {
-  FS_TRY(const InodeRef inode, inodes_.Find(call.header().nodeid));
+FsResult<UniqueFd> FileServer::OpenDirectory(const InodeRef& inode) {
   if (!inode->IsDirectory()) {
     return FsError(ENOTDIR);
   }
@@ -50,6 +49,12 @@ FsResult<size_t> FileServer::OpenDir(FuseCall& call) {
   if (!fd.valid()) {
     return LastErrno();
   }
+  return fd;
+}
+
+FsResult<size_t> FileServer::OpenDir(FuseCall& call) {
+  FS_TRY(const InodeRef inode, inodes_.Find(call.header().nodeid));
+  FS_TRY(UniqueFd fd, OpenDirectory(inode));
   fuse_open_out out{};
   const ExportPolicy& policy = inode->share->policy;
   if (policy.read_only && policy.cache.count() > 0) {

@@ -12,7 +12,7 @@ namespace wyvern::fs {
 namespace {
 
 // flock(2) locks belong to the open file, in the guest as here: the handle's own descriptor.
-FsResult<> TryFlock(const Handle& handle, uint32_t type) {
+FsResult<> TryFlock(Handle& handle, uint32_t type) {
   int operation = LOCK_UN;
   if (type == F_RDLCK) {
     operation = LOCK_SH;
@@ -24,6 +24,7 @@ FsResult<> TryFlock(const Handle& handle, uint32_t type) {
   if (::flock(handle.fd.get(), operation | LOCK_NB) != 0) {
     return LastErrno();
   }
+  handle.flocked.store(operation != LOCK_UN);
   return {};
 }
 
