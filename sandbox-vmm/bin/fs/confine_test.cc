@@ -21,6 +21,7 @@
 #include "base/event_fd.h"
 #include "fs/testing/fuse_client.h"
 #include "jail/violation.h"
+#include "vhost_user/state_file.h"
 
 namespace wyvern::fs_process {
 namespace {
@@ -175,6 +176,7 @@ TEST_F(FilterTest, WhatNeedsNoCallEndsTheProcessWithAReport) {
       [] { ::syscall(SYS_mprotect, nullptr, 4096, 4); },
       [] { ::syscall(SYS_connect, 3, nullptr, 0); },
       [] { ::fcntl(0, F_SETFL, 0); },
+      [] { ::syscall(SYS_memfd_create, "m", 0); },
   };
   for (const auto& call : calls) {
     const int status = Forbidden(call);
@@ -309,7 +311,16 @@ int EveryOperation(const std::string& directory) {
       return 100 + error % 100;
     }
   }
-  return 0;
+  // To another server and back, with a file without a name that is lost.
+  const auto state = (*server)->Save();
+  if (!state || !(*server)->Load(*state, fs::OnLoss::kGuestError)) {
+    return 7;
+  }
+  const auto sealed = vhost_user::SealState(std::as_bytes(std::span("state")));
+  if (!sealed || !vhost_user::IsSealed(*sealed)) {
+    return 9;
+  }
+  return client.Read(node, fh, 0, 2) == "da" ? 0 : 8;
 }
 
 // The same of what options add.

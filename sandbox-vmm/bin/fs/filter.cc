@@ -31,6 +31,9 @@ constexpr std::array kAllowed = {
     SCMP_SYS(truncate), SCMP_SYS(ftruncate), SCMP_SYS(utimensat), SCMP_SYS(fallocate),
     SCMP_SYS(copy_file_range), SCMP_SYS(fsync), SCMP_SYS(fdatasync), SCMP_SYS(syncfs),
     SCMP_SYS(setxattr), SCMP_SYS(getxattr), SCMP_SYS(listxattr), SCMP_SYS(removexattr),
+    // a state that is loaded: names beneath a directory, no link followed. What else it could open,
+    // openat can, too.
+    SCMP_SYS(openat2),
     // data
     SCMP_SYS(read), SCMP_SYS(write), SCMP_SYS(readv), SCMP_SYS(writev), SCMP_SYS(pread64),
     SCMP_SYS(pwrite64), SCMP_SYS(preadv), SCMP_SYS(pwritev), SCMP_SYS(preadv2), SCMP_SYS(pwritev2),
@@ -118,8 +121,11 @@ Result<> InstallFilter(const fs::SessionFeatures& features) {
   WV_TRY_VOID(Add(context, SCMP_ACT_ALLOW, SCMP_SYS(mmap), not_executable));
   WV_TRY_VOID(Add(context, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), not_executable));
   // Not F_SETFL: eventfds are shared with the VMM, flags and all.
-  WV_TRY_VOID(AllowOnly(context, SCMP_SYS(fcntl), 1, {F_DUPFD_CLOEXEC, F_GETFL}));
+  WV_TRY_VOID(
+      AllowOnly(context, SCMP_SYS(fcntl), 1, {F_DUPFD_CLOEXEC, F_GETFL, F_GET_SEALS, F_ADD_SEALS}));
   WV_TRY_VOID(AllowLocks(context, features));
+  // What a device's state is passed in, sealed.
+  WV_TRY_VOID(AllowOnly(context, SCMP_SYS(memfd_create), 1, {MFD_CLOEXEC | MFD_ALLOW_SEALING}));
   // The name of a thread, in the report of a violation; names of mappings (newer allocators).
   WV_TRY_VOID(AllowOnly(context, SCMP_SYS(prctl), 0, {PR_GET_NAME, PR_SET_NAME, PR_SET_VMA}));
   const int error = seccomp_load(context.get());

@@ -37,6 +37,9 @@ constexpr const char* kUsage =
     "  --posix-acl            POSIX ACLs hold in the guest\n"
     "  --dax-window-mib N     the guest maps files in a window of N MiB, a power of two from 2 to\n"
     "                         16384, if the front-end gives it one of this size (no window)\n"
+    "  --migration-on-error abort|guest-error\n"
+    "                         if files of a guest that comes from another server are lost: refuse\n"
+    "                         it, or let it get errors for these (abort)\n"
     "  --socket-path PATH     listen there for one front-end; else fd 3 is its connected socket\n"
     "  --listen-fd N          accept one front-end on this listening socket\n"
     "  --log-level LEVEL      debug, info, warn or error (info)\n"
@@ -80,6 +83,11 @@ bool ParseDaxWindow(std::string_view text, uint64_t* bytes) {
   return true;
 }
 
+bool ParseOnLoss(std::string_view text, wyvern::fs::OnLoss* on_loss) {
+  *on_loss = text == "abort" ? wyvern::fs::OnLoss::kAbort : wyvern::fs::OnLoss::kGuestError;
+  return text == "abort" || text == "guest-error";
+}
+
 bool ParseOption(std::string_view name, const char* value, Arguments* arguments) {
   auto& serve = arguments->serve;
   if (name == "--tag") {
@@ -97,6 +105,9 @@ bool ParseOption(std::string_view name, const char* value, Arguments* arguments)
   }
   if (name == "--dax-window-mib") {
     return ParseDaxWindow(value, &serve.dax_window);
+  }
+  if (name == "--migration-on-error") {
+    return ParseOnLoss(value, &serve.on_loss);
   }
   if (name == "--shared-dir") {
     serve.shared_dir = value;

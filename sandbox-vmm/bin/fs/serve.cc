@@ -1,6 +1,7 @@
 #include "fs/serve.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <poll.h>
 #include <unistd.h>
 
@@ -9,6 +10,9 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <memory>
+#include <span>
+#include <vector>
 
 #include "base/event_loop.h"
 #include "base/log.h"
@@ -54,6 +58,32 @@ Result<std::unique_ptr<fs::FileServer>> MakeServer(const ServeOptions& options, 
   WV_TRY(server.root, Open("/", O_RDONLY | O_DIRECTORY));
   return fs::FileServer::Create(std::move(server));
 }
+
+// What a front-end takes to the next server when its guest moves, and brings from the last one.
+class GuestState final : public vhost_user::DeviceState {
+ public:
+  GuestState(fs::FileServer& server, fs::OnLoss on_loss) : server_(server), on_loss_(on_loss) {}
+
+  Result<std::vector<std::byte>> Save() override {
+    WV_TRY(const fs::FsState state, server_.Save());
+    std::vector<std::byte> bytes = fs::EncodeState(state);
+    if (bytes.size() > kMaxBytes) {
+      return Fail(Code::kResourceExhausted,
+                  fmt::format("{} inodes that the guest knows take {} bytes, and {} is the most",
+                              state.nodes.size(), bytes.size(), kMaxBytes));
+    }
+    return bytes;
+  }
+
+  Result<> Load(std::span<const std::byte> bytes) override {
+    WV_TRY(const fs::FsState state, fs::DecodeState(bytes));
+    return server_.Load(state, on_loss_);
+  }
+
+ private:
+  fs::FileServer& server_;
+  const fs::OnLoss on_loss_;
+};
 
 // One command. False: the runtime is gone.
 bool OnControl(FdRef socket, fs::FileServer& server) {
@@ -111,7 +141,8 @@ Result<> Serve(ServeOptions options) {
   device_options.threads = options.threads;
   WV_TRY(auto device, fs::FsDevice::Create(*server, device_options));
   vhost_user::Backend backend(std::move(options.vhost_socket), std::move(device),
-                              {.offer_config = options.offer_config});
+                              {.offer_config = options.offer_config,
+                               .state = std::make_shared<GuestState>(*server, options.on_loss)});
   window.Connect(backend.requests());
   WV_TRY(auto loop, EventLoop::Create());
   WV_TRY(const auto vhost, loop->Add(backend.fd(), EPOLLIN, [&](uint32_t /*events*/) {

@@ -7,6 +7,7 @@
 
 #include "base/fd.h"
 #include "fs/export.h"
+#include "fs/fs_state.h"
 
 namespace wyvern::fs_process {
 
@@ -20,6 +21,8 @@ struct ServeOptions {
   fs::SessionFeatures features;
   // Of the DAX window that the front-end is asked to map files in: a multiple of 2 MiB; 0: none.
   uint64_t dax_window = 0;
+  // Of a state that another server saved (migration).
+  fs::OnLoss on_loss = fs::OnLoss::kAbort;
   unsigned queues = 4;
   unsigned threads = 4;
   bool offer_config = false;
