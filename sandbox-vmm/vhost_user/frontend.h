@@ -51,7 +51,8 @@ struct FrontendOptions {
   uint32_t config_offset = 0;
   std::chrono::milliseconds timeout{5000};
   // Instead, for what waits for the guest's requests that the back-end has in flight (a queue's stop, a
-  // reset, a change under queues that run): as long as the guest itself waits before it complains.
+  // reset, a change under queues that run) or for its state: as long as the guest itself waits before
+  // it complains.
   std::chrono::milliseconds drain_timeout{120000};
   // Regions that the guest may only read (pmem) have read-only descriptors, which only back-ends
   // like ours can map.

@@ -13,10 +13,12 @@ tl::unexpected<Error> FrontendChannel::Lose(Request request, Fault fault) {
               fmt::format("{}: {}", RequestName(static_cast<uint32_t>(request)), FaultName(fault)));
 }
 
-bool FrontendChannel::Drains(Request request) const {
+bool FrontendChannel::TakesItsTime(Request request) const {
   switch (request) {
     case Request::kGetVringBase:
     case Request::kResetDevice:
+    case Request::kSetDeviceStateFd:
+    case Request::kCheckDeviceState:
       return true;
     case Request::kSetFeatures:
     case Request::kSetLogBase:
@@ -30,7 +32,8 @@ bool FrontendChannel::Drains(Request request) const {
   }
 }
 
-// A request of the guest's takes as long as it takes (an fsync of much that is dirty).
+// A request of the guest's takes as long as it takes (an fsync of much that is dirty), and a state as
+// long as there is much of it (a file server's million of inodes).
 Wire<> FrontendChannel::AwaitDrained(Request request) const {
   const auto begun = Connection::Clock::now();
   const auto last = begun + drain_timeout_;
@@ -39,7 +42,7 @@ Wire<> FrontendChannel::AwaitDrained(Request request) const {
     if (ready || ready.error() != Fault::kTimeout || next >= last) {
       return ready;
     }
-    WV_WARN("vhost-user: {} waits for what the back-end has in flight: {} ms of at most {}",
+    WV_WARN("vhost-user: {} waits for the back-end: {} ms of at most {}",
             RequestName(static_cast<uint32_t>(request)),
             std::chrono::duration_cast<std::chrono::milliseconds>(next - begun).count(),
             drain_timeout_.count());
@@ -48,7 +51,7 @@ Wire<> FrontendChannel::AwaitDrained(Request request) const {
 
 Wire<Message> FrontendChannel::ReceiveReply(Request request, const Expected& expected,
                                             Connection::Clock::time_point deadline) {
-  if (Drains(request)) {
+  if (TakesItsTime(request)) {
     WV_TRY_VOID(AwaitDrained(request));
     deadline = Connection::Clock::now() + timeout_;
   }

@@ -24,8 +24,8 @@ class FrontendChannel {
     size_t max_fds = 0;
   };
 
-  // `drain_timeout`: for requests that a back-end answers when it has finished what is in flight; at
-  // least `timeout`, after which that is logged.
+  // `drain_timeout`: for requests that a back-end answers when it has finished what is in flight, or
+  // has its state; at least `timeout`, after which that is logged.
   FrontendChannel(UniqueFd socket, std::chrono::milliseconds timeout,
                   std::chrono::milliseconds drain_timeout)
       : connection_(std::move(socket)),
@@ -63,7 +63,7 @@ class FrontendChannel {
   tl::unexpected<Error> Lose(Request request, Fault fault);
 
  private:
-  bool Drains(Request request) const;
+  bool TakesItsTime(Request request) const;
   Wire<> AwaitDrained(Request request) const;
   Wire<Message> ReceiveReply(Request request, const Expected& expected,
                              Connection::Clock::time_point deadline);

@@ -166,6 +166,32 @@ TEST_F(FrontendStateTest, StateMovesFromOneBackEndToTheNext) {
   EXPECT_EQ(device_->SaveState().error().code(), Code::kFailedPrecondition);
 }
 
+class SlowState final : public DeviceState {
+ public:
+  Result<std::vector<std::byte>> Save() override {
+    std::this_thread::sleep_for(milliseconds(700));
+    return StateOf(100);
+  }
+
+  Result<> Load(std::span<const std::byte> /*state*/) override {
+    std::this_thread::sleep_for(milliseconds(700));
+    return {};
+  }
+};
+
+TEST_F(FrontendStateTest, StateMayTakeLongerThanAMessage) {
+  Peer peer({.state = std::make_shared<SlowState>()});
+  FrontendOptions options = Options();
+  options.timeout = milliseconds(200);
+  options.drain_timeout = std::chrono::seconds(20);
+  Create(peer, std::move(options));
+  const auto state = device_->SaveState();
+  ASSERT_TRUE(state.has_value()) << state.error().message();
+  const auto loaded = device_->LoadState(*state);
+  EXPECT_TRUE(loaded.has_value()) << loaded.error().message();
+  EXPECT_FALSE(device_->lost());
+}
+
 TEST_F(FrontendStateTest, StateComesThroughTheChannelThatWeMade) {
   StateBackend backend([this](UniqueFd channel) {
     EXPECT_EQ(::fcntl(channel.get(), F_GETFL) & O_NONBLOCK, 0);  // it need not expect EAGAIN
