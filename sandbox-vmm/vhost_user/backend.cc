@@ -36,7 +36,7 @@ Backend::Backend(UniqueFd socket, std::unique_ptr<virtio::VirtioDevice> device,
           })),
       core_(std::move(device), nullptr, interrupt_,
             [this](uint16_t index) { return FdRef(rings_[index].kick); }),
-      rings_(core_.queue_count()) {
+      rings_(core_.queue_count() - (core_.traits().control_features != 0 ? 1U : 0U)) {
   core_.set_broken_callback([interrupt = interrupt_] { interrupt->SignalErrors(); });
 }
 
@@ -48,7 +48,8 @@ Backend::~Backend() {
 
 uint64_t Backend::features_offered() const {
   // What is in flight is known by heads, and by what is in the used ring at once.
-  const uint64_t hidden = options_.track_inflight ? virtio::kRingPacked | virtio::kInOrder : 0;
+  const uint64_t untracked = options_.track_inflight ? virtio::kRingPacked | virtio::kInOrder : 0;
+  const uint64_t hidden = untracked | core_.traits().control_features;
   return (core_.device_features() & ~hidden) | kTransportFeatures;
 }
 
@@ -211,7 +212,7 @@ Result<> Backend::SetProtocolFeatures(Call& call) {
 }
 
 Result<> Backend::GetQueueNum(Call& call) {
-  call.Answer(uint64_t{rings_.size()});
+  call.Answer(rings_.size() / QueueUnit(core_.traits().device_id));
   return {};
 }
 

@@ -133,6 +133,7 @@ class Backend {
   Result<> GetMaxMemSlots(Call& call);
   Result<> AddMemReg(Call& call);
   Result<> RemMemReg(Call& call);
+  bool hears_repeats() const;
   Result<> SetLogBase(Call& call);
   Result<> SetLogFd(Call& call);
   Result<> WhileStopped(const std::function<Result<>()>& change);
@@ -171,7 +172,7 @@ class Backend {
   std::shared_ptr<CallInterrupt> interrupt_;
   transport::TransportCore core_;
   SharedMemory memory_;
-  std::vector<Ring> rings_;
+  std::vector<Ring> rings_;  // less a control queue
   std::unique_ptr<KickPoller> poller_;
   std::optional<uint64_t> features_;  // of SET_FEATURES
   uint64_t protocol_features_ = 0;

@@ -57,8 +57,19 @@ Result<> Backend::GetMaxMemSlots(Call& call) {
   return {};
 }
 
+// QEMU 7.2 says it of every region once for each queue pair, and takes a refusal for the end: it lacks
+// ADD_MEM_REG and REM_MEM_REG in hw/virtio/vhost-user.c, vhost_user_one_time_request(). Only network
+// devices have several of its vhost_dev on one connection.
+bool Backend::hears_repeats() const {
+  return QueueUnit(core_.traits().device_id) > 1;
+}
+
 Result<> Backend::AddMemReg(Call& call) {
-  WV_TRY_VOID(memory_.Add(call.message.As<SingleRegion>().region, std::move(call.fds.front())));
+  const MemoryRegion region = call.message.As<SingleRegion>().region;
+  if (hears_repeats() && memory_.Has(region, call.fds.front())) {
+    return {};
+  }
+  WV_TRY_VOID(memory_.Add(region, std::move(call.fds.front())));
   // Rings that run see it with their next chain: to drain them would take as long as their longest
   // request does.
   if (core_.GrowMemory(memory_.memory())) {
@@ -68,7 +79,13 @@ Result<> Backend::AddMemReg(Call& call) {
 }
 
 Result<> Backend::RemMemReg(Call& call) {
-  return WhileStopped([&] { return memory_.Remove(call.message.As<SingleRegion>().region); });
+  return WhileStopped([&] {
+    auto removed = memory_.Remove(call.message.As<SingleRegion>().region);
+    if (!removed && removed.error().code() == Code::kNotFound && hears_repeats()) {
+      return Result<>();
+    }
+    return removed;
+  });
 }
 
 Result<> Backend::SetLogBase(Call& call) {

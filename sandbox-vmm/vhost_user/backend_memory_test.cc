@@ -93,6 +93,26 @@ TEST_F(BackendMemoryTest, SlotsComeAndGo) {
   EXPECT_FALSE(Done(Request::kRemMemReg, region));
 }
 
+// QEMU 7.2, whose network devices of several pairs say all of it once for each.
+TEST_F(BackendMemoryTest, NetworkDeviceMayHearOfASlotAgain) {
+  UsePairs(2);
+  Make({});
+  Negotiate();
+  const UniqueFd memory = Memfd(kSize);
+  const UniqueFd another = Memfd(kSize);
+  const SingleRegion region{0, {kGuest, kSize, kUser, 0}};
+  EXPECT_TRUE(Done(Request::kAddMemReg, region, {memory}));
+  EXPECT_TRUE(Done(Request::kAddMemReg, region, {memory}));
+  EXPECT_FALSE(Done(Request::kAddMemReg, region, {another})) << "that is another region";
+  SingleRegion shifted = region;
+  shifted.region.user_address += 0x1000;
+  EXPECT_FALSE(Done(Request::kAddMemReg, shifted, {memory}));
+  PrepareRing(0);
+  EXPECT_TRUE(Done(Request::kRemMemReg, region));
+  EXPECT_TRUE(Done(Request::kRemMemReg, region));
+  EXPECT_TRUE(Done(Request::kAddMemReg, region, {another}));
+}
+
 TEST_F(BackendMemoryTest, SlotsHaveAnEnd) {
   Negotiate();
   const UniqueFd memory = Memfd(kSize);

@@ -49,6 +49,21 @@ TEST_F(BackendTest, OffersWhatItWasMadeFor) {
   EXPECT_EQ(Ask<uint64_t>(Request::kGetFeatures) & virtio::kRingPacked, 0U);
 }
 
+// As QEMU and DPDK have it: see QueueUnit.
+TEST_F(BackendTest, NetworkDeviceCountsPairsAndLeavesTheControlQueueToTheFrontEnd) {
+  for (const uint16_t pairs : {1, 2, 3}) {
+    UsePairs(pairs);
+    Make({});
+    EXPECT_EQ(Ask<uint64_t>(Request::kGetQueueNum), pairs);
+    EXPECT_EQ(Ask<uint64_t>(Request::kGetFeatures) & kControl, 0U);
+    Negotiate();
+    EXPECT_FALSE(Done(Request::kSetFeatures, virtio::kVersion1 | kFeatureProtocol | kControl));
+    EXPECT_TRUE(Done(Request::kSetVringNum, VringState{2U * pairs - 1, 64}));
+    EXPECT_FALSE(Done(Request::kSetVringNum, VringState{2U * pairs, 64})) << "the control queue";
+    EXPECT_FALSE(Enable(2U * pairs));
+  }
+}
+
 TEST_F(BackendTest, RefusesBitsNotOffered) {
   Negotiate();
   EXPECT_FALSE(Done(Request::kSetFeatures, ~uint64_t{0}));

@@ -128,15 +128,20 @@ Result<> Frontend::Negotiate() {
 }
 
 Result<> Frontend::CheckQueues() {
-  // Without MQ a device has as many queues as it needs, which a back-end cannot tell.
-  if ((protocol_features_ & kProtocolMq) == 0) {
-    return {};
-  }
+  const uint64_t unit = QueueUnit(options_.device_id);
   const size_t needed = options_.backend_queues > 0 ? options_.backend_queues : queues_.size();
-  WV_TRY(const uint64_t queues, channel_->Get<uint64_t>(Request::kGetQueueNum));
-  if (queues < needed) {
+  uint64_t there = needed;
+  if ((protocol_features_ & kProtocolMq) != 0) {
+    WV_TRY(const uint64_t count, channel_->Get<uint64_t>(Request::kGetQueueNum));
+    there = std::min(count, UINT16_MAX / unit) * unit;
+  } else if (unit > 1) {
+    // Without MQ a device has as many queues as it needs, which a back-end cannot tell; of pairs it is
+    // one.
+    there = unit;
+  }
+  if (there < needed) {
     return Fail(Code::kFailedPrecondition,
-                fmt::format("serves {} queues where {} are needed", queues, needed));
+                fmt::format("serves {} queues where {} are needed", there, needed));
   }
   return {};
 }

@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <span>
 
+#include "virtio/feature_bits.h"
+
 namespace wyvern::vhost_user {
 
 // From the front-end to the back-end. What is missing (IOTLB, crypto, postcopy, GPU, in-band
@@ -56,6 +58,14 @@ enum class BackendRequest : uint32_t {
   kShmemMap = 9,
   kShmemUnmap = 10,
 };
+
+// What GET_QUEUE_NUM counts in, in queues. The spec says queues; of a network device all peers count
+// pairs. QEMU 7.2 and 10.0: net/vhost-user.c, vhost_user_start() compares it with queues= of -netdev.
+// DPDK: lib/vhost/vhost_user.c, vhost_user_get_queue_num() answers with rte_vhost_driver_get_queue_num(),
+// which is max_queue_pairs. The control queue is in neither count: it is the front-end's.
+constexpr uint64_t QueueUnit(uint16_t device_id) {
+  return device_id == virtio::kDeviceNet ? 2 : 1;
+}
 
 // Bits of the virtio feature words that the device types do not use.
 inline constexpr uint64_t kFeatureLogAll = uint64_t{1} << 26;    // VHOST_F_LOG_ALL

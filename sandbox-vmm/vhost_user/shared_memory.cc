@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 
@@ -82,6 +83,26 @@ Result<> SharedMemory::Add(const MemoryRegion& region, UniqueFd fd) {
   }
   slots_.push_back(region);
   return {};
+}
+
+bool SharedMemory::Has(const MemoryRegion& region, FdRef fd) const {
+  const auto same_slot = [&](const MemoryRegion& slot) {
+    return slot.guest_address == region.guest_address && slot.user_address == region.user_address &&
+           slot.size == region.size && slot.mmap_offset == region.mmap_offset;
+  };
+  if (std::ranges::none_of(slots_, same_slot)) {
+    return false;
+  }
+  const auto mapped = std::ranges::find(memory_->regions(), mem::Gpa{region.guest_address},
+                                        &mem::RegionInfo::start);
+
+  struct stat ours {};
+
+  struct stat theirs {};
+
+  return mapped != memory_->regions().end() && ::fstat(mapped->fd.get(), &ours) == 0 &&
+         ::fstat(fd.get(), &theirs) == 0 && ours.st_dev == theirs.st_dev &&
+         ours.st_ino == theirs.st_ino;
 }
 
 Result<> SharedMemory::Remove(const MemoryRegion& region) {

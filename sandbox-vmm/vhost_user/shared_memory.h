@@ -26,6 +26,8 @@ class SharedMemory {
   Result<> Replace(std::span<const MemoryRegion> regions, std::vector<UniqueFd> fds);
   // ADD_MEM_REG; RESOURCE_EXHAUSTED beyond kMaxSlots. What was mapped stays where it is.
   Result<> Add(const MemoryRegion& region, UniqueFd fd);
+  // Just that region, of that file.
+  bool Has(const MemoryRegion& region, FdRef fd) const;
   // REM_MEM_REG: by addresses and size. NOT_FOUND. The others stay where they are.
   Result<> Remove(const MemoryRegion& region);
 

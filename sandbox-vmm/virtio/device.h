@@ -42,6 +42,9 @@ struct DeviceTraits {
   // vhost-user: a ring that is started and disabled runs, without side effects (SetQueueEnabled).
   // The rings of other devices stand still then.
   bool runs_disabled = false;
+  // Features of the last queue, by which the driver controls the device (net). A vhost-user front-end
+  // serves that queue itself, so a back-end has neither. 0: there is none.
+  uint64_t control_features = 0;
 };
 
 // How a device interrupts its driver; hides irqfd, MSI-X and vhost-user call fds. Any thread.

@@ -43,6 +43,12 @@ inline constexpr uint64_t kNetSpeedDuplex = uint64_t{1} << 63;
 inline constexpr uint64_t kNetGuestOffloads =
     kNetGuestCsum | kNetGuestTso4 | kNetGuestTso6 | kNetGuestEcn | kNetGuestUso4 | kNetGuestUso6;
 
+// Those that the control queue is for.
+inline constexpr uint64_t kNetControlFeatures =
+    kNetCtrlVq | kNetCtrlRx | kNetCtrlRxExtra | kNetCtrlMacAddr | kNetCtrlGuestOffloads;
+
+inline constexpr uint16_t kNetMinMtu = 68;  // VIRTIO §5.1.4.1
+
 // Configuration, VIRTIO §5.1.4; what follows belongs to features that are not offered.
 struct NetConfigLayout {
   MacAddress mac{};

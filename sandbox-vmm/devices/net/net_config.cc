@@ -7,11 +7,15 @@
 
 namespace wyvern::devices {
 
+bool IsStation(const MacAddress& mac) {
+  return (mac[0] & 1U) == 0 && mac != MacAddress{};
+}
+
 Result<> CheckInterface(const NetInterface& interface) {
-  if ((interface.mac[0] & 1U) != 0 || interface.mac == MacAddress{}) {
+  if (!IsStation(interface.mac)) {
     return Fail(Code::kInvalidArgument, "a network device's address is that of one station");
   }
-  if (interface.mtu != 0 && interface.mtu < 68) {
+  if (interface.mtu != 0 && interface.mtu < kNetMinMtu) {
     return Fail(Code::kInvalidArgument, "a network device's MTU is at least 68");
   }
   return {};

@@ -19,6 +19,8 @@ struct NetInterface {
   uint8_t duplex = kNetDuplexUnknown;
 };
 
+// Of one station: no group, and not nothing.
+bool IsStation(const MacAddress& mac);
 // INVALID_ARGUMENT: a group address, an MTU below 68 (§5.1.4.1).
 Result<> CheckInterface(const NetInterface& interface);
 

@@ -50,6 +50,7 @@ NetDevice::NetDevice(NetOptions options, std::unique_ptr<LoopThread> worker)
   traits_.config_length = sizeof(NetConfigLayout);
   traits_.name = "net";
   traits_.runs_disabled = true;
+  traits_.control_features = kNetControlFeatures;
   for (uint16_t i = 0; i < max_pairs(); ++i) {
     pairs_.emplace_back(shared_, i, [this, i] { OnBlocked(i); });
   }
@@ -95,7 +96,26 @@ Result<> NetDevice::Negotiate(uint64_t features) {
   shared_.features = features;
   shared_.offloads = offloads;
   negotiated_ = true;
+  (void)SetPairs(1);  // nothing is put into use, so there is nothing to fail
+  if (rings_decide()) {
+    shared_.pairs = max_pairs();
+  }
   return {};
+}
+
+// No driver may have MQ without the control queue (§5.1.3.1): a front-end has that one.
+bool NetDevice::rings_decide() const {
+  return (shared_.features & (kNetMq | kNetCtrlVq)) == kNetMq;
+}
+
+// Where the rings decide: packets are steered to the pairs whose receive ring is enabled. A queue that
+// stops keeps its place in the tap, since most start again at once.
+Result<> NetDevice::Steer(uint16_t pair) {
+  const NetReceiver& receiver = pairs_[pair].receiver;
+  if (pair == 0 || !rings_decide() || !receiver.running()) {
+    return {};
+  }
+  return tap_->SetActive(pair, receiver.enabled());
 }
 
 Result<> NetDevice::Begin(uint16_t index, virtio::QueueResources resources, uint64_t features,
@@ -123,6 +143,10 @@ Result<> NetDevice::Begin(uint16_t index, virtio::QueueResources resources, uint
   roles_[index] = role;
   if (role == NetRole::kReceive) {
     pairs_[pair].receiver.Start(std::move(queue));
+    if (auto steered = Steer(pair); !steered) {
+      End(index);
+      return steered;
+    }
   } else if (role == NetRole::kTransmit) {
     pairs_[pair].transmitter.Start(std::move(queue));
   } else {
@@ -242,9 +266,13 @@ void NetDevice::SetQueueEnabled(uint16_t index, bool enabled) {
     return;
   }
   worker_->Call([&] {
-    Pair& pair = pairs_[index / 2];
+    const auto number = static_cast<uint16_t>(index / 2);
+    Pair& pair = pairs_[number];
     if (index % 2 == 0) {
       pair.receiver.SetEnabled(enabled);
+      if (auto steered = Steer(number); !steered) {
+        WV_WARN_LIMITED("{}: queue pair {}: {}", traits_.name, number, steered.error().message());
+      }
     } else {
       pair.transmitter.SetEnabled(enabled);
     }
@@ -257,6 +285,7 @@ void NetDevice::Reset() {
     control_.Reset();
     shared_.features = 0;
     shared_.offloads = 0;
+    shared_.told_mtu = 0;
     negotiated_ = false;
     interrupt_.reset();
   });

@@ -2,6 +2,9 @@
 // Spec:    VIRTIO 1.4 §5.1.
 // Shape:   queues 2i receive, 2i+1 transmit, then control, whose number depends on MQ (§5.1.2). One
 //          readv or writev of the tap per packet, straight between tap and guest memory.
+// Control: with the queue for it, the driver says how many pairs are in use. Behind a vhost-user
+//          front-end, which keeps that queue, MQ comes alone: a pair is in use while its rings are
+//          enabled.
 // Threads: one worker for all queues; the calls of the host's side (link, limits, state) from any
 //          thread but that.
 // Trust:   rings, packets and commands are the guest's. The tap is the kernel's.
@@ -64,6 +67,12 @@ class NetDevice final : public virtio::VirtioDevice, private NetControlTarget {
   void SetLimits(const RateLimiterConfig& receive, const RateLimiterConfig& transmit);
   // Asks the driver to make its addresses known (§5.1.9.5.4): after a restore elsewhere.
   void Announce();
+  // The same by a packet of ours (RARP), for a driver that does not. INVALID_ARGUMENT: no station's
+  // address. FAILED_PRECONDITION: the link is down. UNAVAILABLE: the tap takes nothing now.
+  Result<> SendRarp(const MacAddress& mac);
+  // Until a reset no longer packet reaches the driver, which a vhost-user front-end has told the same.
+  // INVALID_ARGUMENT: less than any link has, or more than this interface.
+  Result<> SetMtu(uint16_t mtu);
 
   // While no queue runs.
   NetState Save();
@@ -104,6 +113,8 @@ class NetDevice final : public virtio::VirtioDevice, private NetControlTarget {
   void ServeControl(ActiveQueue& queue);
   Result<> Watch(uint16_t pair);
   void Unwatch(Pair& pair);
+  bool rings_decide() const;
+  Result<> Steer(uint16_t pair);
   void OnTap(uint16_t pair, uint32_t events);
   void OnBlocked(uint16_t pair);
   bool SetPairs(uint16_t pairs) override;

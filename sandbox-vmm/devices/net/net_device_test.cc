@@ -307,6 +307,91 @@ TEST(NetDeviceTest, DisabledQueuesDiscardWhatIsSentAndReceiveNothing) {
   EXPECT_TRUE(rig.WaitCounter("tx_packets", 1));
 }
 
+// Behind a vhost-user front-end, which has the control queue.
+TEST(NetDeviceTest, WithoutAControlQueuePairsAreInUseWhileTheirRingsAreEnabled) {
+  NetRig rig({.pairs = 3});
+  const auto enable = [&](uint16_t pair, bool on) {
+    rig.net().SetQueueEnabled(static_cast<uint16_t>(2 * pair), on);
+    rig.net().SetQueueEnabled(static_cast<uint16_t>(2 * pair + 1), on);
+  };
+  enable(1, false);
+  enable(2, false);
+  rig.Start(kNetControlFeatures);
+  EXPECT_FALSE(rig.tap().active(1));
+  EXPECT_FALSE(rig.tap().active(2));
+  rig.Transmit(Frame(60), {}, 2);
+  EXPECT_TRUE(rig.device().WaitMaybe(5, milliseconds(5000)));
+  EXPECT_EQ(rig.counter("tx_inactive"), 1U);
+  enable(2, true);
+  EXPECT_TRUE(rig.tap().active(2));
+  EXPECT_FALSE(rig.tap().active(1));
+  rig.Transmit(Frame(61), {}, 2);
+  EXPECT_EQ(rig.HostReceive(2).bytes, Frame(61));
+  rig.Offer(kBuffer, 2);
+  ASSERT_TRUE(rig.HostSend(Frame(62), {}, 2));
+  EXPECT_EQ(rig.Next(2).bytes, Frame(62));
+  enable(2, false);
+  EXPECT_FALSE(rig.tap().active(2));
+  // The next driver has the control queue, or one pair only.
+  enable(2, true);
+  rig.Start();
+  EXPECT_FALSE(rig.tap().active(2)) << "one pair, until it says so";
+  EXPECT_EQ(rig.Command(NetClass::kMq, kNetMqPairsSet, Raw(Le16(uint16_t{3}))), 0);
+  EXPECT_TRUE(rig.tap().active(2));
+}
+
+TEST(NetDeviceTest, PairThatTheTapDoesNotActivateDoesNotStart) {
+  NetRig rig({.pairs = 2});
+  rig.tap().RefusePairs(true);
+  rig.device().Prepare(kNetControlFeatures);
+  rig.device().core().WriteStatus(15);
+  EXPECT_NE(rig.device().Status() & virtio::kStatusNeedsReset, 0);
+  EXPECT_FALSE(rig.device().core().running(2));
+  rig.tap().RefusePairs(false);
+  rig.Start(kNetControlFeatures);
+  EXPECT_TRUE(rig.tap().active(1));
+}
+
+TEST(NetDeviceTest, MtuThatAFrontEndTellsBoundsWhatIsReceivedUntilAReset) {
+  NetRig rig({.mtu = 1500});
+  rig.Start(kNetMtu);
+  EXPECT_EQ(rig.net().SetMtu(67).error().code(), Code::kInvalidArgument);
+  EXPECT_EQ(rig.net().SetMtu(1501).error().code(), Code::kInvalidArgument);
+  ASSERT_TRUE(rig.net().SetMtu(1000));
+  rig.OfferMany(2, kBuffer);
+  ASSERT_TRUE(rig.HostSend(Frame(1015)));
+  ASSERT_TRUE(rig.HostSend(Frame(1014)));
+  EXPECT_EQ(rig.Next().bytes, Frame(1014));
+  EXPECT_EQ(rig.counter("rx_too_long"), 1U);
+  rig.Start(kNetMtu);
+  rig.Offer(kBuffer);
+  ASSERT_TRUE(rig.HostSend(Frame(1400)));
+  EXPECT_EQ(rig.Next().bytes, Frame(1400));
+}
+
+TEST(NetDeviceTest, RarpPacketAnnouncesAStation) {
+  NetRig rig;
+  constexpr MacAddress kMoved = {0x02, 0, 0, 0, 0, 0x44};
+  ASSERT_TRUE(rig.net().SendRarp(kMoved)) << "no driver is needed";
+  const testing::NetPacket packet = rig.HostReceive();
+  const std::string address = Raw(kMoved);
+  // RFC 903 in RFC 826's form: Ethernet and IPv4, request reverse, for and from the same station.
+  const std::string expected = std::string(6, '\xff') + address + "\x80\x35" +
+                               std::string("\x00\x01\x08\x00\x06\x04\x00\x03", 8) + address +
+                               std::string(4, '\0') + address + std::string(4 + 18, '\0');
+  EXPECT_EQ(packet.bytes, expected);
+  EXPECT_EQ(Raw(packet.header), std::string(kNetHeaderSize, '\0'));
+  EXPECT_EQ(rig.counter("announced"), 1U);
+  EXPECT_EQ(rig.net().SendRarp({}).error().code(), Code::kInvalidArgument);
+  EXPECT_EQ(rig.net().SendRarp({0x01, 0, 0, 0, 0, 1}).error().code(), Code::kInvalidArgument);
+  rig.net().SetLinkUp(false);
+  EXPECT_EQ(rig.net().SendRarp(kMoved).error().code(), Code::kFailedPrecondition);
+  rig.net().SetLinkUp(true);
+  rig.tap().FailSend(EAGAIN, 1);
+  EXPECT_EQ(rig.net().SendRarp(kMoved).error().code(), Code::kUnavailable);
+  EXPECT_EQ(rig.counter("announced"), 1U);
+}
+
 TEST(NetDeviceTest, WhatWaitsForTheTapIsDiscardedWhenItsQueueIsDisabled) {
   NetRig rig;
   rig.Start();

@@ -1,9 +1,45 @@
 // What the host's side does with a network device: link, limits, state, metrics.
+#include <fmt/format.h>
+
+#include <array>
+#include <cstring>
+
 #include "net/net_device.h"
 #include "net/net_header.h"
 #include "virtio/feature_bits.h"
 
 namespace wyvern::devices {
+
+namespace {
+
+constexpr uint16_t kRarpType = 0x8035;
+constexpr uint16_t kRequestReverse = 3;
+
+// "Who am I?" to everybody (RFC 903): switches learn by it where the station is. As long as the
+// shortest frame of Ethernet.
+struct RarpFrame {
+  explicit RarpFrame(const MacAddress& mac) : source(mac), sender(mac), target(mac) {
+    destination.fill(0xff);
+  }
+
+  MacAddress destination{};
+  MacAddress source;
+  Be16 type = kRarpType;
+  Be16 hardware = uint16_t{1};
+  Be16 protocol = uint16_t{0x0800};
+  uint8_t hardware_length = sizeof(MacAddress);
+  uint8_t protocol_length = 4;
+  Be16 operation = kRequestReverse;
+  MacAddress sender;
+  std::array<uint8_t, 4> sender_address{};
+  MacAddress target;
+  std::array<uint8_t, 4> target_address{};
+  std::array<uint8_t, 18> padding{};
+};
+
+static_assert(sizeof(RarpFrame) == 60);
+
+}  // namespace
 
 void NetDevice::SignalConfig() {
   if (interrupt_ != nullptr && (shared_.features & kNetStatus) != 0) {
@@ -43,6 +79,39 @@ void NetDevice::Announce() {
       SignalConfig();
     }
   });
+}
+
+Result<> NetDevice::SendRarp(const MacAddress& mac) {
+  if (!IsStation(mac)) {
+    return Fail(Code::kInvalidArgument, "what is announced is the address of one station");
+  }
+  Result<> result;
+  worker_->Call([&] {
+    if (!shared_.link_up) {
+      result = Fail(Code::kFailedPrecondition, "the link is down");
+      return;
+    }
+    NetHeader header;
+    RarpFrame frame(mac);
+    const std::array<iovec, 2> parts = {{{.iov_base = &header, .iov_len = sizeof(header)},
+                                         {.iov_base = &frame, .iov_len = sizeof(frame)}}};
+    if (const ssize_t sent = tap_->Send(0, parts); sent < 0) {
+      result = Fail(Code::kUnavailable,
+                    fmt::format("the tap: {}", strerrordesc_np(static_cast<int>(-sent))));
+      return;
+    }
+    NetCount(shared_.counters.announced);
+  });
+  return result;
+}
+
+Result<> NetDevice::SetMtu(uint16_t mtu) {
+  const uint16_t most = config_.interface().mtu;
+  if (mtu < kNetMinMtu || (most != 0 && mtu > most)) {
+    return Fail(Code::kInvalidArgument, fmt::format("an MTU of {}", mtu));
+  }
+  worker_->Call([&] { shared_.told_mtu = mtu; });
+  return {};
 }
 
 NetState NetDevice::Save() {
@@ -109,6 +178,7 @@ std::vector<virtio::CounterValue> NetDevice::counters() const {
           {"tx_throttled", get(all.tx_throttled)},
           {"tx_blocked", get(all.tx_blocked)},
           {"tx_errors", get(all.tx_errors)},
+          {"announced", get(all.announced)},
           {"commands", control_.commands()},
           {"commands_refused", control_.refused()},
           {"faults", get(faults_)}};

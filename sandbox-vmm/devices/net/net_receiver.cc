@@ -260,8 +260,8 @@ bool NetReceiver::DriverMayHave(uint32_t length) {
   const uint16_t type = prefix_.ethertype.value();
   const uint32_t tag = type == kVlan || type == kServiceVlan ? kVlanTag : 0;
   // VIRTIO §5.1.4.1
-  if ((shared_.features & kNetMtu) != 0 && header->gso_type == kNetGsoNone &&
-      length > shared_.mtu + kEthernetHeader + tag) {
+  if (const uint16_t mtu = shared_.mtu_limit();
+      mtu != 0 && header->gso_type == kNetGsoNone && length > mtu + kEthernetHeader + tag) {
     NetCount(shared_.counters.rx_too_long);
     return false;
   }

@@ -42,6 +42,9 @@ class NetReceiver {
   void Serve();
   // While disabled, packets stay in the tap.
   void SetEnabled(bool enabled);
+
+  bool enabled() const { return enabled_; }
+
   // Looks again at once instead of when the old limit said.
   void LimitChanged();
 

@@ -36,6 +36,7 @@ struct NetCounters {
   std::atomic<uint64_t> tx_throttled{0};  // times
   std::atomic<uint64_t> tx_blocked{0};    // times that the tap had no room
   std::atomic<uint64_t> tx_errors{0};     // packets that the tap refused
+  std::atomic<uint64_t> announced{0};     // RARP packets of ours
 };
 
 // One writer, so no locked instruction per packet.
@@ -52,11 +53,18 @@ struct NetShared {
   const RxFilter& filter;
   const char* name;  // for logs
   std::chrono::milliseconds room_wait;
-  uint16_t mtu = 0;
+  uint16_t mtu = 0;       // for a driver that negotiates it
+  uint16_t told_mtu = 0;  // by a front-end whose driver has; 0: nothing told
   uint64_t features = 0;  // negotiated
   uint64_t offloads = 0;  // GUEST_ features that are on
   uint16_t pairs = 1;     // in use
   bool link_up = true;
+
+  // What a packet to the driver may have behind its Ethernet header; 0: no limit.
+  uint16_t mtu_limit() const {
+    return told_mtu != 0 ? told_mtu : (features & kNetMtu) != 0 ? mtu : uint16_t{0};
+  }
+
   RateLimiter receive{};
   RateLimiter transmit{};
   // For a packet in more parts than one call takes. Never touched, so never backed, until then.

@@ -51,6 +51,10 @@ vhost_user::FrontendOptions OptionsFor(virtio::VirtioDevice& device) {
   options.name = traits.name;
   options.features = traits.features;
   options.queue_sizes = traits.queue_sizes;
+  if (traits.control_features != 0) {  // the queue of a front-end that knows what to do with it
+    options.features &= ~traits.control_features;
+    options.queue_sizes.pop_back();
+  }
   options.config.resize(traits.config_length);
   device.ReadConfig(0, options.config);
   return options;

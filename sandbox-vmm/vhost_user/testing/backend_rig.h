@@ -22,6 +22,7 @@ class BackendRig : public ::testing::Test {
   static constexpr uint64_t kUser = 0x7f0000000000;
   static constexpr uint64_t kGuest = 0x100000;
   static constexpr uint64_t kSize = 0x100000;
+  static constexpr uint64_t kControl = uint64_t{1} << 17;  // VIRTIO_NET_F_CTRL_VQ
   static constexpr uint64_t kNegotiated = kProtocolMq | kProtocolReplyAck | kProtocolLogShmfd |
                                           kProtocolConfigureMemSlots | kProtocolResetDevice;
 
@@ -41,9 +42,15 @@ class BackendRig : public ::testing::Test {
     if (runs_disabled) {
       device->set_runs_disabled();
     }
+    if (pairs_ > 0) {
+      device->set_pairs(pairs_, kControl);
+    }
     backend_ =
         std::make_unique<Backend>(std::move(pair->second), std::move(device), std::move(options));
   }
+
+  // Of the next Make: a network device; 0: none.
+  void UsePairs(uint16_t pairs) { pairs_ = pairs; }
 
   static Connection::Clock::time_point Soon() {
     return Connection::Clock::now() + std::chrono::milliseconds(500);
@@ -155,6 +162,7 @@ class BackendRig : public ::testing::Test {
     ASSERT_TRUE(state_->running[0]);
   }
 
+  uint16_t pairs_ = 0;
   std::shared_ptr<RecordingDevice::State> state_;
   std::unique_ptr<Connection> peer_;
   std::unique_ptr<Backend> backend_;

@@ -14,11 +14,13 @@ namespace wyvern::vhost_user::testing {
 
 class RecordingDevice final : public virtio::VirtioDevice {
  public:
+  static constexpr size_t kMostQueues = 8;
+
   // Outlives the device, for the test to look at.
   struct State {
-    std::vector<bool> running = {false, false};
-    std::vector<virtio::QueueResources> resources{2};
-    std::vector<std::unique_ptr<virtio::Queue>> queues{2};
+    std::vector<bool> running = std::vector<bool>(kMostQueues);
+    std::vector<virtio::QueueResources> resources{kMostQueues};
+    std::vector<std::unique_ptr<virtio::Queue>> queues{kMostQueues};
     std::vector<std::byte> config = std::vector<std::byte>(8, std::byte{7});
     std::optional<virtio::QueueState> resumed;
     uint64_t features = 0;
@@ -27,7 +29,7 @@ class RecordingDevice final : public virtio::VirtioDevice {
     bool open_rings = false;  // StartQueue makes a virtio::Queue
     int resets = 0;
     int starts = 0;
-    std::vector<bool> enabled = {true, true};  // as SetQueueEnabled said
+    std::vector<bool> enabled = std::vector<bool>(kMostQueues, true);  // as SetQueueEnabled said
   };
 
   explicit RecordingDevice(std::shared_ptr<State> state, uint64_t more_features = 0,
@@ -91,6 +93,14 @@ class RecordingDevice final : public virtio::VirtioDevice {
   void SetQueueEnabled(uint16_t index, bool enabled) override { state_->enabled[index] = enabled; }
 
   void set_runs_disabled() { traits_.runs_disabled = true; }
+
+  // A network device of that many pairs, with a control queue behind them.
+  void set_pairs(uint16_t pairs, uint64_t control_features) {
+    traits_.device_id = virtio::kDeviceNet;
+    traits_.queue_sizes.assign(size_t{2} * pairs + 1, 256);
+    traits_.features |= control_features;
+    traits_.control_features = control_features;
+  }
 
   // As when a ring makes no sense.
   void Break() { NeedsReset(); }

@@ -1,9 +1,10 @@
 // A device of ours as a vhost-user back-end, for other people's front-ends (tests/interop):
-//   vhost_user_serve blk SOCKET FILE [untracked] | net SOCKET TAP | rng SOCKET |
+//   vhost_user_serve blk SOCKET FILE [untracked] | net SOCKET TAP [PAIRS] | rng SOCKET |
 //                    vsock SOCKET CID PORT
 // Listens, serves one front-end after the other, ends by SIGTERM; what a device counted is in the log
 // when its front-end has left. blk: untracked has packed rings, which in-flight memory hides. net:
-// TAP is an interface of the network namespace that this is started in. vsock: connects to PORT in
+// TAP is an interface of the network namespace that this is started in; with PAIRS it is one of several
+// queues. vsock: connects to PORT in
 // each guest, says "ping from the host", and prints the first line of the answer.
 #include <fcntl.h>
 #include <linux/if_tun.h>
@@ -32,6 +33,7 @@
 #include "net/net_device.h"
 #include "rng/rng_device.h"
 #include "vhost_user/backend.h"
+#include "vhost_user_net/net_backend.h"
 #include "vsock/vsock_device.h"
 
 namespace wyvern::vhost_user {
@@ -68,10 +70,11 @@ void Converse(devices::VsockDevice& device, uint32_t port, const std::atomic<boo
   }
 }
 
-Result<UniqueFd> OpenTap(const std::string& name) {
+Result<UniqueFd> OpenTap(const std::string& name, bool one_of_several) {
   WV_TRY(UniqueFd tap, Open("/dev/net/tun", O_RDWR));
   ifreq request{};
-  request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+  request.ifr_flags = static_cast<short>(IFF_TAP | IFF_NO_PI | IFF_VNET_HDR |
+                                         (one_of_several ? IFF_MULTI_QUEUE : 0));
   std::strncpy(request.ifr_name, name.c_str(), IFNAMSIZ - 1);
   if (::ioctl(tap.get(), TUNSETIFF, &request) != 0) {
     return SysError("ioctl(TUNSETIFF) of " + name);
@@ -79,19 +82,21 @@ Result<UniqueFd> OpenTap(const std::string& name) {
   return tap;
 }
 
-// One queue pair: which of several is in use a driver says on its control queue, and that is the
-// front-end's.
-Result<Served> MakeNet(devices::WorkerOptions worker, const std::string& tap) {
-  Served served;
+Result<Served> MakeNet(devices::WorkerOptions worker, const std::string& tap, unsigned long pairs) {
   devices::NetOptions options;
   options.worker = std::move(worker);
-  WV_TRY(UniqueFd opened, OpenTap(tap));
   std::vector<UniqueFd> taps;
-  taps.push_back(std::move(opened));
+  for (unsigned long i = 0; i < pairs; ++i) {
+    WV_TRY(UniqueFd opened, OpenTap(tap, pairs > 1));
+    taps.push_back(std::move(opened));
+  }
   WV_TRY(options.tap, devices::KernelTap::Create(std::move(taps)));
   options.interface.mac = {0x52, 0x54, 0, 0x12, 0x34, 0x57};
   options.queue_size = devices::NetDevice::kMaxQueueSize;
-  WV_TRY(served.device, devices::NetDevice::Create(std::move(options)));
+  WV_TRY(auto device, devices::NetDevice::Create(std::move(options)));
+  Served served;
+  served.options = devices::NetBackendOptions(*device);
+  served.device = std::move(device);
   return served;
 }
 
@@ -111,8 +116,9 @@ Result<Served> Make(std::span<const std::string> words) {
     served.options.state = NoDeviceState();
     return served;
   }
-  if (words[0] == "net" && words.size() == 3) {
-    return MakeNet(std::move(worker), words[2]);
+  if (words[0] == "net" && (words.size() == 3 || words.size() == 4)) {
+    return MakeNet(std::move(worker), words[2],
+                   words.size() == 3 ? 1 : std::strtoul(words[3].c_str(), nullptr, 10));
   }
   if (words[0] == "rng" && words.size() == 2) {
     WV_TRY(served.device, devices::RngDevice::Create(worker));
@@ -168,9 +174,9 @@ Result<> ServeOne(UniqueFd socket, std::span<const std::string> words) {
 
 Result<> Run(std::span<const std::string> words) {
   if (words.size() < 2) {
-    return Fail(
-        Code::kInvalidArgument,
-        "blk SOCKET FILE [untracked] | net SOCKET TAP | rng SOCKET | vsock SOCKET CID PORT");
+    return Fail(Code::kInvalidArgument,
+                "blk SOCKET FILE [untracked] | net SOCKET TAP [PAIRS] | rng SOCKET | vsock SOCKET "
+                "CID PORT");
   }
   ::unlink(words[1].c_str());
   WV_TRY(const UniqueFd listener, ListenUnix(words[1], 0600));

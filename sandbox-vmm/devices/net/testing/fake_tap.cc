@@ -31,7 +31,7 @@ Result<> FakeTap::SetOffloads(uint32_t tun_offloads) {
 
 Result<> FakeTap::SetActive(uint16_t pair, bool active) {
   WV_CHECK(pair > 0);
-  if (refuse_ && active) {
+  if ((refuse_ || refuse_pairs_) && active) {
     return SysErrorFrom(EINVAL, "SetActive");
   }
   queues_.at(pair).active = active;

@@ -44,6 +44,9 @@ class FakeTap final : public TapBackend {
 
   void RefuseChanges(bool refuse) { refuse_ = refuse; }
 
+  // Only that a pair is put into use.
+  void RefusePairs(bool refuse) { refuse_pairs_ = refuse; }
+
   uint32_t current_offloads() const { return current_; }
 
   bool active(uint16_t pair) const { return queues_.at(pair).active; }
@@ -78,6 +81,7 @@ class FakeTap final : public TapBackend {
   std::atomic<uint32_t> current_{0};
   std::atomic<bool> carrier_{true};
   std::atomic<bool> refuse_{false};
+  std::atomic<bool> refuse_pairs_{false};
   std::atomic<int> send_error_{0};
   std::atomic<int> send_failures_{0};
   std::atomic<int> receive_error_{0};
