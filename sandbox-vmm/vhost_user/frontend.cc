@@ -121,9 +121,6 @@ Result<> Frontend::Negotiate() {
     our_requests_ = std::move(pair.first);
   }
   WV_TRY_VOID(FetchSharedMemory());
-  if ((protocol_features_ & kProtocolMtu) != 0) {
-    WV_TRY_VOID(channel_->SetValue(Request::kNetSetMtu, uint64_t{options_.mtu}));
-  }
   return FetchConfig();
 }
 
@@ -245,6 +242,7 @@ void Frontend::Reset() {
   touched_ = false;
   driver_ok_ = false;
   sent_features_.reset();
+  mtu_sent_ = false;
   // The record is of rings that are no more.
   inflight_.reset();
   inflight_sent_ = false;
@@ -259,6 +257,7 @@ void Frontend::ForgetSession() {
   max_slots_.reset();
   touched_ = false;
   driver_ok_ = false;
+  mtu_sent_ = false;
   inflight_sent_ = false;
   log_sent_ = false;
 }

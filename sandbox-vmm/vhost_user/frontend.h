@@ -38,8 +38,11 @@ namespace wyvern::vhost_user {
 struct FrontendOptions {
   uint16_t device_id = 0;
   const char* name = "vhost-user";
-  uint64_t features = 0;              // device features wanted, of those the back-end offers
-  uint64_t own_features = 0;          // offered by us, unknown to the back-end (net: MAC)
+  uint64_t features = 0;      // device features wanted, of those the back-end offers
+  uint64_t own_features = 0;  // offered by us, whatever the back-end has (net: MAC)
+  // The back-end does not hear that the driver took them, even if it has them (net: a control queue,
+  // which we serve).
+  uint64_t kept_features = 0;
   std::vector<uint16_t> queue_sizes;  // one per queue
   // Queues from this one on are not the back-end's: they start, stop and stay idle (events of
   // vsock). 0: all are.
@@ -62,7 +65,7 @@ struct FrontendOptions {
   bool reconnects = false;
   // The back-end records what is in flight, if it can; a successor goes on with it.
   bool track_inflight = false;
-  uint16_t mtu = 0;  // for PROTOCOL_F_MTU; 0: not told
+  uint16_t mtu = 0;  // of a driver that takes VIRTIO_NET_F_MTU, by PROTOCOL_F_MTU; 0: not told
   // Where files of the back-end become visible to the guest (PROTOCOL_F_SHMEM).
   std::shared_ptr<SharedMemoryWindow> window{};
   std::function<void()> on_thread_start;  // first thing its thread does: confines it
@@ -80,11 +83,8 @@ class Frontend final : public virtio::VirtioDevice {
       std::function<void()> on_thread_start = {},
       const std::shared_ptr<mem::FileWindow>& dax_window = nullptr);
   // The rest fill in device_id, name, features, queues and configuration; what else `options` says
-  // holds. Capacity, geometry and the like are the back-end's.
+  // holds. Capacity, geometry and the like are the back-end's. (A network device: vhost_user_net.)
   static Result<std::unique_ptr<Frontend>> CreateBlk(UniqueFd socket, uint16_t queues,
-                                                     uint16_t queue_size, FrontendOptions options);
-  // One queue pair; the control queue, and so more pairs, is not the back-end's to serve.
-  static Result<std::unique_ptr<Frontend>> CreateNet(UniqueFd socket, std::array<uint8_t, 6> mac,
                                                      uint16_t queue_size, FrontendOptions options);
   // The guest's CID is the back-end's.
   static Result<std::unique_ptr<Frontend>> CreateVsock(UniqueFd socket, uint16_t queue_size,
@@ -110,6 +110,11 @@ class Frontend final : public virtio::VirtioDevice {
 
   bool lost() const;
 
+  // SET_VRING_ENABLE, at once for a queue that runs, and whenever it starts: every queue is enabled
+  // until this says otherwise. An error leaves the queue as it was: the back-end's, FAILED_PRECONDITION
+  // without PROTOCOL_FEATURES. Any thread.
+  Result<> EnableQueue(uint16_t index, bool enabled);
+
   // A new back-end instead of the lost one: queues that run go on where the ring or the record of
   // what is in flight says. FAILED_PRECONDITION: none is lost, or this one offers less. Not from the
   // lost callback, which holds up what answers the back-end. After an error it may be tried again.
@@ -129,6 +134,7 @@ class Frontend final : public virtio::VirtioDevice {
  private:
   struct Queue {
     bool running = false;
+    bool enabled = true;
     virtio::QueueResources resources;
     uint64_t features = 0;
     virtio::QueueState begun;  // where it was started
@@ -164,6 +170,7 @@ class Frontend final : public virtio::VirtioDevice {
   // frontend_queues.cc
   Result<> Configure(const std::shared_ptr<const mem::GuestMemory>& memory, uint64_t features);
   Result<> SendFeatures(uint64_t features);
+  Result<> SendMtu(uint64_t features);
   Result<> SendInflight();
   Result<> StartOnBackend(uint16_t index);
   static Result<> RenewKick(Queue& queue);
@@ -223,6 +230,7 @@ class Frontend final : public virtio::VirtioDevice {
   bool touched_ = false;  // the back-end has something to reset
   bool driver_ok_ = false;
   bool reconnecting_ = false;  // queues that are started were another back-end's
+  bool mtu_sent_ = false;
   bool inflight_sent_ = false;
   std::optional<Inflight> inflight_;
   std::optional<Log> log_;

@@ -28,27 +28,6 @@ constexpr uint64_t kBlkFeatures =
 constexpr uint32_t kBlkConfig = 60;
 constexpr uint32_t kBlkNumQueues = 34;
 
-// VIRTIO §5.1.3
-constexpr uint64_t kNetMtu = Bit(3);
-constexpr uint64_t kNetMac = Bit(5);
-constexpr uint64_t kNetStatus = Bit(16);
-constexpr uint64_t kNetFeatures =
-    Bit(0) /* CSUM */ | Bit(1) /* GUEST_CSUM */ | Bit(7) /* GUEST_TSO4 */ |
-    Bit(8) /* GUEST_TSO6 */ | Bit(9) /* GUEST_ECN */ | Bit(10) /* GUEST_UFO */ |
-    Bit(11) /* HOST_TSO4 */ | Bit(12) /* HOST_TSO6 */ | Bit(13) /* HOST_ECN */ |
-    Bit(14) /* HOST_UFO */ | Bit(15) /* MRG_RXBUF */ | Bit(54) /* GUEST_USO4 */ |
-    Bit(55) /* GUEST_USO6 */ | Bit(56) /* HOST_USO */;
-
-// VIRTIO §5.1.4
-struct NetConfig {
-  uint8_t mac[6] = {};
-  Le16 status = uint16_t{1};  // LINK_UP
-  Le16 max_queue_pairs = uint16_t{1};
-  Le16 mtu;
-};
-
-static_assert(sizeof(NetConfig) == 12);
-
 constexpr uint64_t kVsockFeatures = Bit(0) /* STREAM */ | Bit(1) /* SEQPACKET */;
 constexpr uint32_t kVsockConfig = 8;  // VIRTIO §5.10.4: guest_cid
 constexpr uint16_t kVsockServed = 2;  // receive and transmit; events are the transport's
@@ -145,21 +124,6 @@ Result<std::unique_ptr<Frontend>> Frontend::CreateBlk(UniqueFd socket, uint16_t 
   // A back-end says how many it could serve.
   options.config = ToBytes(Le16(queues));
   options.config_offset = kBlkNumQueues;
-  return Create(std::move(socket), std::move(options));
-}
-
-Result<std::unique_ptr<Frontend>> Frontend::CreateNet(UniqueFd socket, std::array<uint8_t, 6> mac,
-                                                      uint16_t queue_size,
-                                                      FrontendOptions options) {
-  options.device_id = virtio::kDeviceNet;
-  options.name = "net";
-  options.features = virtio::kRingFeatures | kNetFeatures;
-  options.own_features = kNetMac | kNetStatus | (options.mtu > 0 ? kNetMtu : 0);
-  options.queue_sizes.assign(2, queue_size);
-  NetConfig config;
-  std::ranges::copy(mac, config.mac);
-  config.mtu = options.mtu;
-  options.config = ToBytes(config);
   return Create(std::move(socket), std::move(options));
 }
 

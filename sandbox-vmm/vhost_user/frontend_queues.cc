@@ -16,6 +16,7 @@ constexpr uint64_t kFeaturesOk =
     virtio::kStatusAcknowledge | virtio::kStatusDriver | virtio::kStatusFeaturesOk;
 // Both indices 0, both wrap counters 1 (VIRTIO §2.8.1).
 constexpr virtio::QueueState kPackedBegin = {0x8000, 0x8000};
+constexpr uint64_t kNetMtu = uint64_t{1} << 3;  // VIRTIO §5.1.3
 
 }  // namespace
 
@@ -109,13 +110,24 @@ Result<> Frontend::Configure(const std::shared_ptr<const mem::GuestMemory>& memo
   touched_ = true;
   WV_TRY_VOID(SendLogBase());
   const uint64_t logging = log_ ? kFeatureLogAll : 0;
-  WV_TRY_VOID(SendFeatures((features & backend_features_) | virtio::kVersion1 | logging |
-                           (backend_features_ & kFeatureProtocol)));
+  WV_TRY_VOID(SendFeatures((features & backend_features_ & ~options_.kept_features) |
+                           virtio::kVersion1 | logging | (backend_features_ & kFeatureProtocol)));
+  WV_TRY_VOID(SendMtu(features));
   WV_TRY_VOID(SendInflight());
   if (memory_ != memory) {
     WV_TRY_VOID(SendMemory(*memory));
     memory_ = memory;
   }
+  return {};
+}
+
+// A back-end without PROTOCOL_F_MTU finds out by itself.
+Result<> Frontend::SendMtu(uint64_t features) {
+  if (mtu_sent_ || (protocol_features_ & kProtocolMtu) == 0 || (features & kNetMtu) == 0) {
+    return {};
+  }
+  WV_TRY_VOID(channel_->SetValue(Request::kNetSetMtu, uint64_t{options_.mtu}));
+  mtu_sent_ = true;
   return {};
 }
 
@@ -196,8 +208,31 @@ Result<> Frontend::SendQueue(uint16_t index, const virtio::QueueState& base) {
     WV_TRY_VOID(channel_->SetValue(Request::kSetVringKick, uint64_t{index} | kNoFd));
   }
   if ((backend_features_ & kFeatureProtocol) != 0) {
-    WV_TRY_VOID(channel_->SetValue(Request::kSetVringEnable, VringState{index, 1}));
+    const uint32_t enabled = queues_[index].enabled ? 1 : 0;
+    WV_TRY_VOID(channel_->SetValue(Request::kSetVringEnable, VringState{index, enabled}));
   }
+  return {};
+}
+
+Result<> Frontend::EnableQueue(uint16_t index, bool enabled) {
+  const std::lock_guard lock(control_);
+  if (index >= queues_.size() || !served(index)) {
+    return Fail(Code::kInvalidArgument, fmt::format("{}: queue {}", options_.name, index));
+  }
+  if (!enabled && (backend_features_ & kFeatureProtocol) == 0) {
+    return Fail(Code::kFailedPrecondition, "the back-end's rings are always enabled");
+  }
+  Queue& queue = queues_[index];
+  // A successor hears it when the queue starts there.
+  const bool now = queue.running && !(options_.reconnects && lost());
+  if (now && queue.enabled != enabled) {
+    auto sent = channel_->SetValue(Request::kSetVringEnable, VringState{index, enabled ? 1U : 0U});
+    // Lost by this very request.
+    if (!sent && !(options_.reconnects && sent.error().code() == Code::kUnavailable)) {
+      return sent;
+    }
+  }
+  queue.enabled = enabled;
   return {};
 }
 

@@ -20,6 +20,8 @@ using virtio::testing::FakeDriver;
 using virtio::testing::FakeInterrupt;
 using virtio::testing::GuestRam;
 
+constexpr uint64_t kNetMtu = uint64_t{1} << 3;  // VIRTIO §5.1.3
+
 // Takes every mapping.
 class OpenWindow final : public SharedMemoryWindow {
  public:
@@ -59,7 +61,8 @@ class FrontendRulesTest : public ::testing::Test {
     resources.config = driver_.config();
     resources.kick = kick_.fd();
     resources.interrupt = std::make_shared<FakeInterrupt>();
-    return device.StartQueue(index, std::move(resources), virtio::kVersion1, std::nullopt);
+    return device.StartQueue(index, std::move(resources), virtio::kVersion1 | kNetMtu,
+                             std::nullopt);
   }
 
   // All that a front-end ever asks; the first failure.

@@ -2,10 +2,12 @@
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <array>
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 #include "base/mapping.h"
 #include "vhost_user/testing/frontend_rig.h"
@@ -259,30 +261,6 @@ TEST_F(FrontendSessionTest, BlockDeviceShowsTheBackEndsDiskAndOurQueues) {
   Peer silent;
   EXPECT_EQ(Frontend::CreateBlk(std::move(silent.front_end), 1, 64, {}).error().code(),
             Code::kFailedPrecondition);
-}
-
-TEST_F(FrontendSessionTest, NetDeviceIsOurs) {
-  uint16_t mtu = 0;
-  Peer peer({.set_mtu =
-                 [&](uint16_t value) {
-                   mtu = value;
-                   return Result<>();
-                 }},
-            1);
-  FrontendOptions options;
-  options.mtu = 9000;
-  auto device =
-      Frontend::CreateNet(std::move(peer.front_end), {2, 0, 0, 0, 0, 9}, 64, std::move(options));
-  ASSERT_TRUE(device.has_value()) << device.error().message();
-  EXPECT_EQ(mtu, 9000U);
-  // CSUM of the back-end; MAC, STATUS and MTU of ours.
-  EXPECT_EQ((*device)->traits().features, virtio::kRingFeatures | 1 | 1U << 3 | 1U << 5 | 1U << 16);
-  std::array<std::byte, 12> config{};
-  (*device)->ReadConfig(0, config);
-  EXPECT_EQ(config[5], std::byte{9});
-  EXPECT_EQ(config[6], std::byte{1});
-  EXPECT_EQ(config[8], std::byte{1});
-  EXPECT_EQ(config[10], std::byte{9000 & 0xff});
 }
 
 TEST_F(FrontendSessionTest, VsockKeepsItsEventsToItself) {

@@ -125,12 +125,12 @@ class ReplyFuzzer {
     shmem.count = 1;
     shmem.sizes[0] = 1 << 20;
     Value(Request::kGetShmemConfig, shmem);
-    Acks({Request::kNetSetMtu});
     const std::array<std::byte, 12 + 16> config{std::byte{0}, std::byte{0}, std::byte{0},
                                                 std::byte{0}, std::byte{16}};
     Value(Request::kGetConfig, config);
     Acks({Request::kSetFeatures, Request::kSetStatus});
     Value(Request::kGetStatus, uint64_t{15});
+    Acks({Request::kNetSetMtu});
     Value(Request::kGetInflightFd, InflightArea{4096, 0, 2, 64, 0}, 1);
     Acks({Request::kSetInflightFd, Request::kSetMemTable});
     for (uint32_t index = 0; index < 2; ++index) {
@@ -161,8 +161,9 @@ class ReplyFuzzer {
     resources.config = {64, mem::Gpa{base}, mem::Gpa{base + 0x1000}, mem::Gpa{base + 0x2000}};
     resources.kick = kick.fd();
     resources.interrupt = std::make_shared<virtio::testing::FakeInterrupt>();
+    constexpr uint64_t kNetMtu = uint64_t{1} << 3;
     static_cast<void>(
-        device.StartQueue(index, std::move(resources), virtio::kVersion1, std::nullopt));
+        device.StartQueue(index, std::move(resources), virtio::kVersion1 | kNetMtu, std::nullopt));
   }
 
   // The channel that the front-end gave away, if it came that far.

@@ -48,7 +48,7 @@ def test_passt(tmp_path):
 def test_testpmd(tmp_path):
     program = shutil.which("dpdk-testpmd") or pytest.skip("no dpdk-testpmd here (Debian package dpdk-dev)")
     socket = tmp_path / "net.sock"
-    command = [program, "--no-huge", "--no-shconf", "--no-pci", "-m", "256", "-l", "0,1", "--vdev", f"net_vhost0,iface={socket},queues=1",
-               "--", "--forward-mode=macswap", "--port-topology=loop", "--auto-start", "--total-num-mbufs=2048", "--stats-period=60"]
+    command = [program, "--no-huge", "--no-shconf", "--no-pci", "-m", "256", "-l", "0,1", "--vdev", f"net_vhost0,iface={socket},queues=2",
+               "--", "--rxq=2", "--txq=2", "--forward-mode=macswap", "--port-topology=loop", "--auto-start", "--total-num-mbufs=2048", "--stats-period=60"]
     with emulated.server(command, socket, stdin=subprocess.DEVNULL):
         run("NetPeerTest.TestpmdSendsFramesBack", WYVERN_TEST_VHOST_TESTPMD=socket)

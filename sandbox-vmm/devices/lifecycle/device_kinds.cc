@@ -21,6 +21,7 @@
 #include "net/testing/net_rig.h"
 #include "pmem/pmem_device.h"
 #include "rng/rng_device.h"
+#include "vhost_user_net/testing/net_frontend.h"
 #include "virtio_mem/mem_device.h"
 #include "vsock/vsock_device.h"
 #include "vsock/vsock_packet.h"
@@ -128,7 +129,18 @@ MadeDevice MakeNet() {
   return {.device = *NetDevice::Create({.worker = {.name = "net", .on_thread_start = nullptr},
                                         .tap = std::move(tap),
                                         .interface = {.mac = testing::kGuestMac}}),
-          .from_host = std::move(send_packet)};
+          .from_host = std::move(send_packet),
+          .frontend = testing::MakeNetFrontend};
+}
+
+// VIRTIO §5.1.6.5.5: that many pairs are in use.
+uint16_t SubmitPairs(FakeDriver& driver, uint16_t pairs) {
+  const NetCommand command{.command_class = static_cast<uint8_t>(NetClass::kMq),
+                           .command = kNetMqPairsSet};
+  return driver.Build()
+      .Readable(testing::Raw(command) + testing::Raw(Le16(pairs)))
+      .Writable(1)
+      .Submit();
 }
 
 // VIRTIO §5.15.6: the state of a block.
@@ -221,6 +233,9 @@ std::vector<Kind> Kinds() {
   };
   named("vsock").received = {0, buffer, kVsockHeaderSize};
   named("net").received = {0, buffer, kNetHeaderSize + 60};
+  const auto two_pairs = [](FakeDriver& driver) { return SubmitPairs(driver, 2); };
+  const auto one_pair = [](FakeDriver& driver) { return SubmitPairs(driver, 1); };
+  named("net").session = {{4, two_pairs, 1}, {3, packet, 0}, {4, one_pair, 1}};
   named("balloon").received = {2, stats, 0};
   named("balloon").session = {{0, last_page, 0}, {1, last_page, 0}};
   named("fs").session = {{1, SubmitInit, sizeof(fuse_out_header) + sizeof(fuse_init_out)},

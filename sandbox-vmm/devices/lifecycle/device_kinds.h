@@ -6,6 +6,7 @@
 #include <ostream>
 #include <vector>
 
+#include "testing/guest_transport.h"
 #include "virtio/device.h"
 #include "virtio/testing/fake_driver.h"
 
@@ -23,6 +24,8 @@ struct MadeDevice {
   std::unique_ptr<virtio::VirtioDevice> device;
   // The host does what the buffer of `Kind::received` waits for; while `device` lives.
   std::function<void()> from_host;
+  // Where the kind has a vhost-user front-end of its own.
+  testing::FrontendMaker frontend{};
 };
 
 // A new device is one more of these in device_kinds.cc.

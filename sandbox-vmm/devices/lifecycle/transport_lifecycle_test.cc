@@ -31,8 +31,9 @@ class TransportLifecycleTest : public ::testing::TestWithParam<Case> {
  protected:
   TransportLifecycleTest()
       : made_(kind().make()),
-        rig_(std::move(made_.device),
-             {.transport = std::get<1>(GetParam()), .ring = std::get<2>(GetParam())}) {}
+        rig_(std::move(made_.device), {.transport = std::get<1>(GetParam()),
+                                       .ring = std::get<2>(GetParam()),
+                                       .frontend = made_.frontend}) {}
 
   static const Kind& kind() { return std::get<0>(GetParam()); }
 

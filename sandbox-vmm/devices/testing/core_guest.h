@@ -53,7 +53,7 @@ std::unique_ptr<GuestTransport> MakeMmioGuest(std::unique_ptr<virtio::VirtioDevi
                                               std::shared_ptr<const mem::GuestMemory> memory);
 std::unique_ptr<GuestTransport> MakeVhostUserGuest(
     std::unique_ptr<virtio::VirtioDevice> device, std::shared_ptr<const mem::GuestMemory> memory,
-    std::shared_ptr<virtio::testing::FakeInterrupt> interrupt);
+    std::shared_ptr<virtio::testing::FakeInterrupt> interrupt, const FrontendMaker& maker);
 
 // True once `fd`, an eventfd, was signalled, which is then forgotten; false after `timeout`.
 bool TakeEvent(FdRef fd, std::chrono::milliseconds timeout);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <thread>
+#include <utility>
 
 #include "base/check.h"
 #include "testing/wait.h"
@@ -16,8 +17,9 @@ using virtio::testing::Used;
 }  // namespace
 
 DeviceRig::DeviceRig(std::unique_ptr<virtio::VirtioDevice> device, RigOptions options)
-    : options_(options), device_(device.get()) {
-  guest_ = MakeGuestTransport(options.transport, std::move(device), ram_.memory(), interrupt_);
+    : options_(std::move(options)), device_(device.get()) {
+  guest_ = MakeGuestTransport(options_.transport, std::move(device), ram_.memory(), interrupt_,
+                              options_.frontend);
 }
 
 void DeviceRig::Prepare(uint64_t refused, uint16_t queue_size) {

@@ -19,6 +19,7 @@ enum class RingKind : uint8_t { kSplit, kPacked };
 struct RigOptions {
   TransportKind transport = TransportKind::kCore;
   RingKind ring = RingKind::kSplit;
+  FrontendMaker frontend = nullptr;  // with TransportKind::kVhostUser
 };
 
 class DeviceRig {

@@ -25,14 +25,14 @@ const char* TransportName(TransportKind kind) {
 std::unique_ptr<GuestTransport> MakeGuestTransport(
     TransportKind kind, std::unique_ptr<virtio::VirtioDevice> device,
     std::shared_ptr<const mem::GuestMemory> memory,
-    std::shared_ptr<virtio::testing::FakeInterrupt> interrupt) {
+    std::shared_ptr<virtio::testing::FakeInterrupt> interrupt, const FrontendMaker& maker) {
   switch (kind) {
     case TransportKind::kPci:
       return MakePciGuest(std::move(device), std::move(memory));
     case TransportKind::kMmio:
       return MakeMmioGuest(std::move(device), std::move(memory));
     case TransportKind::kVhostUser:
-      return MakeVhostUserGuest(std::move(device), std::move(memory), std::move(interrupt));
+      return MakeVhostUserGuest(std::move(device), std::move(memory), std::move(interrupt), maker);
     case TransportKind::kCore:
       break;
   }

@@ -5,9 +5,11 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 
+#include "base/fd.h"
 #include "transport/transport_core.h"
 #include "virtio/testing/fake_interrupt.h"
 
@@ -16,6 +18,11 @@ namespace wyvern::devices::testing {
 enum class TransportKind : uint8_t { kCore, kPci, kMmio, kVhostUser };
 
 const char* TransportName(TransportKind kind);
+
+// What a guest sees of a device that another process serves: the front-end of its kind, connected to
+// `device`'s back-end. `device` is there to ask what it is: by its configuration, no more.
+using FrontendMaker = std::function<std::unique_ptr<virtio::VirtioDevice>(
+    UniqueFd socket, virtio::VirtioDevice& device)>;
 
 class GuestTransport {
  public:
@@ -43,10 +50,11 @@ class GuestTransport {
 };
 
 // `interrupt` counts what the device signals, with kCore and kVhostUser; the others have interrupts
-// of their own.
+// of their own. `maker`: for kVhostUser; without it the front-end knows nothing of the device's kind.
 std::unique_ptr<GuestTransport> MakeGuestTransport(
     TransportKind kind, std::unique_ptr<virtio::VirtioDevice> device,
     std::shared_ptr<const mem::GuestMemory> memory,
-    std::shared_ptr<virtio::testing::FakeInterrupt> interrupt);
+    std::shared_ptr<virtio::testing::FakeInterrupt> interrupt,
+    const FrontendMaker& maker = nullptr);
 
 }  // namespace wyvern::devices::testing

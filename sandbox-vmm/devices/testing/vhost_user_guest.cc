@@ -1,47 +1,14 @@
 // A guest whose device is in "another process": TransportCore drives our vhost-user front-end, and
 // our back-end serves the device in a thread.
-#include <poll.h>
-
-#include <thread>
-
 #include "base/check.h"
 #include "base/unix_socket.h"
+#include "testing/backend_process.h"
 #include "testing/core_guest.h"
-#include "vhost_user/backend.h"
 #include "vhost_user/frontend.h"
 
 namespace wyvern::devices::testing {
 
 namespace {
-
-// The back-end's process: a thread that ends with the connection.
-class BackendProcess {
- public:
-  BackendProcess(UniqueFd socket, std::unique_ptr<virtio::VirtioDevice> device)
-      : backend_(std::make_unique<vhost_user::Backend>(std::move(socket), std::move(device),
-                                                       vhost_user::BackendOptions{})),
-        thread_([this] { Serve(); }) {}
-
-  // Preconditions: the other end of the socket is closed.
-  ~BackendProcess() { thread_.join(); }
-
-  BackendProcess(const BackendProcess&) = delete;
-  BackendProcess& operator=(const BackendProcess&) = delete;
-
- private:
-  void Serve() {
-    for (;;) {
-      pollfd poll{.fd = backend_->fd().get(), .events = POLLIN, .revents = 0};
-      if (::poll(&poll, 1, -1) == 1 && !backend_->Serve().has_value()) {
-        break;
-      }
-    }
-    backend_.reset();
-  }
-
-  std::unique_ptr<vhost_user::Backend> backend_;
-  std::thread thread_;
-};
 
 // What the front-end answers for itself.
 vhost_user::FrontendOptions OptionsFor(virtio::VirtioDevice& device) {
@@ -60,19 +27,27 @@ vhost_user::FrontendOptions OptionsFor(virtio::VirtioDevice& device) {
   return options;
 }
 
+// Nothing of the device's kind is ours.
+std::unique_ptr<virtio::VirtioDevice> AnyFrontend(UniqueFd socket, virtio::VirtioDevice& device) {
+  auto frontend = vhost_user::Frontend::Create(std::move(socket), OptionsFor(device));
+  WV_CHECK(frontend.has_value());
+  return *std::move(frontend);
+}
+
 class VhostUserGuest final : public GuestTransport {
  public:
   VhostUserGuest(std::unique_ptr<virtio::VirtioDevice> device,
                  std::shared_ptr<const mem::GuestMemory> memory,
-                 std::shared_ptr<virtio::testing::FakeInterrupt> interrupt) {
+                 std::shared_ptr<virtio::testing::FakeInterrupt> interrupt,
+                 const FrontendMaker& maker) {
     auto pair = MakeSocketPair(SOCK_STREAM);
     WV_CHECK(pair.has_value());
-    vhost_user::FrontendOptions options = OptionsFor(*device);
+    virtio::VirtioDevice& served = *device;
     backend_ = std::make_unique<BackendProcess>(std::move(pair->second), std::move(device));
-    auto frontend = vhost_user::Frontend::Create(std::move(pair->first), std::move(options));
-    WV_CHECK(frontend.has_value());
+    auto frontend =
+        maker ? maker(std::move(pair->first), served) : AnyFrontend(std::move(pair->first), served);
     guest_ =
-        std::make_unique<CoreGuest>(*std::move(frontend), std::move(memory), std::move(interrupt));
+        std::make_unique<CoreGuest>(std::move(frontend), std::move(memory), std::move(interrupt));
   }
 
   uint64_t OfferedFeatures() override { return guest_->OfferedFeatures(); }
@@ -117,9 +92,9 @@ class VhostUserGuest final : public GuestTransport {
 
 std::unique_ptr<GuestTransport> MakeVhostUserGuest(
     std::unique_ptr<virtio::VirtioDevice> device, std::shared_ptr<const mem::GuestMemory> memory,
-    std::shared_ptr<virtio::testing::FakeInterrupt> interrupt) {
+    std::shared_ptr<virtio::testing::FakeInterrupt> interrupt, const FrontendMaker& maker) {
   return std::make_unique<VhostUserGuest>(std::move(device), std::move(memory),
-                                          std::move(interrupt));
+                                          std::move(interrupt), maker);
 }
 
 }  // namespace wyvern::devices::testing

@@ -19,8 +19,9 @@ namespace wyvern::vhost_user::testing {
 
 class Peer {
  public:
+  // `pairs`: of a network device; 0: it is none.
   explicit Peer(BackendOptions options = {}, uint64_t features = 0,
-                std::vector<virtio::SharedMemoryRegion> shared = {}) {
+                std::vector<virtio::SharedMemoryRegion> shared = {}, uint16_t pairs = 0) {
     auto pair = MakeSocketPair(SOCK_STREAM);
     EXPECT_TRUE(pair.has_value());
     front_end = std::move(pair->first);
@@ -29,6 +30,9 @@ class Peer {
     options.timeout = std::chrono::seconds(20);
     auto device = std::make_unique<RecordingDevice>(state, features, std::move(shared));
     device_ = device.get();
+    if (pairs > 0) {
+      device_->set_pairs(pairs, uint64_t{1} << 17);
+    }
     backend_ =
         std::make_unique<Backend>(std::move(pair->second), std::move(device), std::move(options));
     requests = backend_->requests();

@@ -57,7 +57,7 @@ NetRig::NetRig(const NetRigOptions& options) {
                                    .room_wait = options.room_wait});
   WV_CHECK(device.has_value());
   net_ = device->get();
-  rig_ = std::make_unique<DeviceRig>(*std::move(device));
+  rig_ = std::make_unique<DeviceRig>(*std::move(device), options.rig);
 }
 
 uint16_t NetRig::Offer(uint32_t size, uint16_t pair) {

@@ -38,6 +38,7 @@ struct NetRigOptions {
   // Long by default: a busy machine must not make a test lose packets.
   std::chrono::milliseconds room_wait = std::chrono::seconds(20);
   uint16_t queue_size = 256;
+  RigOptions rig{};
 };
 
 class NetRig {
