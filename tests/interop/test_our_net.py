@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 
@@ -17,6 +18,7 @@ TAP = "wvnet0"
 # The address of vhost_user_serve's device; a front-end may give its guest another one.
 MAC = "52:54:00:12:34:57"
 PACKED = 34  # VIRTIO 1.4 §6
+MQ = 22  # §5.1.4
 MIB = 1 << 20
 
 pytestmark = [
@@ -24,15 +26,15 @@ pytestmark = [
     pytest.mark.skipif(not os.path.exists("/dev/net/tun"), reason="no /dev/net/tun here"),
     pytest.mark.skipif(shutil.which("ip") is None, reason="no ip here (Debian package iproute2)")]
 
-NAMESPACE = f"""ip link set lo up && ip tuntap add dev {TAP} mode tap && ip address add 192.0.2.1/24 dev {TAP} && ip link set {TAP} up || exit
+NAMESPACE = f"""ip link set lo up && ip tuntap add dev {TAP} mode tap $1 && shift && ip address add 192.0.2.1/24 dev {TAP} && ip link set {TAP} up || exit
 exec "$@"
 """
 
 
 @contextlib.contextmanager
-def serving(socket: pathlib.Path):
+def serving(socket: pathlib.Path, pairs: int = 1):
     """vhost_user_serve in a namespace; gives the words that run a program beside it."""
-    command = ["unshare", "--net", "sh", "-c", NAMESPACE, "sh", SERVE, "net", socket, TAP]
+    command = ["unshare", "--net", "sh", "-c", NAMESPACE, "sh", "multi_queue" if pairs > 1 else "", SERVE, "net", socket, TAP, pairs]
     with emulated.server(command, socket) as served:
         yield ["nsenter", f"--net=/proc/{served.pid}/ns/net"]
 
@@ -105,6 +107,134 @@ def test_qemu(tmp_path, version, packed):
     assert answers["down"] == f"{hashlib.sha256(content).hexdigest()} -", said
 
 
+# In the guest: `channels [N]` sets how many queue pairs are in use, and tells that and how often each transmit queue has notified: what
+# Linux counts by queue without netlink.
+CHANNELS = r"""
+#include <linux/ethtool.h>
+#include <linux/sockios.h>
+#include <net/if.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+static int ask(void *command) {
+  struct ifreq request = {.ifr_name = "eth0"};
+  static int fd = -1;
+  if (fd < 0) fd = socket(AF_INET, SOCK_DGRAM, 0);
+  request.ifr_data = command;
+  return ioctl(fd, SIOCETHTOOL, &request);
+}
+int main(int argc, char **argv) {
+  struct ethtool_channels channels = {.cmd = ETHTOOL_GCHANNELS};
+  if (ask(&channels)) return 1;
+  if (argc > 1) {
+    channels.cmd = ETHTOOL_SCHANNELS;
+    channels.combined_count = (unsigned)atoi(argv[1]);
+    if (ask(&channels)) return 1;
+  }
+  printf("pairs %u of %u", channels.combined_count, channels.max_combined);
+  struct ethtool_drvinfo driver = {.cmd = ETHTOOL_GDRVINFO};
+  if (ask(&driver)) return 1;
+  struct ethtool_gstrings *names = calloc(1, sizeof(*names) + driver.n_stats * ETH_GSTRING_LEN);
+  struct ethtool_stats *values = calloc(1, sizeof(*values) + driver.n_stats * 8);
+  names->cmd = ETHTOOL_GSTRINGS;
+  names->string_set = ETH_SS_STATS;
+  names->len = values->n_stats = driver.n_stats;
+  values->cmd = ETHTOOL_GSTATS;
+  if (ask(names) || ask(values)) return 1;
+  for (unsigned i = 0; i < driver.n_stats; ++i) {
+    const char *name = (const char *)names->data + i * ETH_GSTRING_LEN;
+    if (strncmp(name, "tx", 2) == 0 && strstr(name, "_kicks")) printf(" %s=%llu", name, (unsigned long long)values->data[i]);
+  }
+  printf("\n");
+  return 0;
+}
+"""
+
+# By XPS a CPU sends by the queue of its number; masks are of one CPU each.
+GUEST_OF_PAIRS = """ip link set lo up
+ip address add 192.0.2.2/24 dev eth0
+ip link set eth0 up
+say mtu $(cat /sys/class/net/eth0/mtu)
+ping -c 3 -w 20 192.0.2.1 >/dev/null || say no answer
+pings() {
+  for mask in 1 2; do
+    say $1 by $mask $(taskset $mask ping -c 4 -w 30 192.0.2.1 | grep -o '[0-9]* packets received')
+  done
+}
+say first $(channels)
+pings first
+say then $(channels)
+say second $(channels 1)
+pings second
+say third $(channels 2)
+pings third
+say fourth $(channels)
+say ready
+sleep 1000
+"""
+
+# Waits for a packet of RARP, and tells its addresses and what it asks.
+RARP = """
+import socket, sys
+packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x8035))
+packets.bind((sys.argv[1], 0x8035))
+packets.settimeout(60)
+print("listening", flush=True)
+packet = packets.recv(2048)
+print(len(packet), packet[:6].hex(), packet[6:12].hex(), packet[20:22].hex(), packet[22:28].hex(), flush=True)
+"""
+
+
+def compiled(directory: pathlib.Path, name: str, source: str) -> pathlib.Path:
+    compiler = shutil.which("gcc") or pytest.skip("no gcc for the guest's program")
+    program = directory / name
+    program.with_suffix(".c").write_text(source)
+    subprocess.run([compiler, "-static", "-O1", "-o", program, program.with_suffix(".c")], check=True)
+    return program
+
+
+def notified_by(answer: str) -> dict:
+    """By number of the transmit queue, what `channels` says of it."""
+    return {int(number): int(count) for number, count in re.findall(r" tx(\d+)_kicks=(\d+)", answer)}
+
+
+@pytest.mark.parametrize("version", emulated.QEMUS)
+def test_qemu_with_two_pairs(tmp_path, version):
+    """The guest has one pair, then two, then one in use (QEMU keeps the control queue, and enables rings); the MTU and an announcement
+    that QEMU hands to the back-end."""
+    words = emulated.qemu(version)
+    vectors = 0 if version == "7.2" else 6  # see test_qemu
+    socket = tmp_path / "net.sock"
+    program = compiled(tmp_path, "channels", CHANNELS)
+    with serving(socket, pairs=2) as inside, \
+            subprocess.Popen([*inside, "/usr/bin/python3", "-c", RARP, TAP], stdout=subprocess.PIPE, text=True) as listener:
+        try:
+            assert listener.stdout.readline() == "listening\n"
+            with emulated.Guest(words, tmp_path, emulated.initramfs(tmp_path, GUEST_OF_PAIRS, [program]),
+                                ["-smp", "2", "-chardev", f"socket,id=n,path={socket}", "-netdev", "vhost-user,id=net,chardev=n,queues=2",
+                                 "-device", f"virtio-net-pci,netdev=net,mac={MAC},romfile=,mq=on,vectors={vectors},host_mtu=1400,"
+                                            "guest_announce=off"]) as guest:
+                guest.wait_for("ready")
+                guest.command("announce-self", initial=50, max=550, rounds=2, step=50)
+                announced = listener.stdout.readline().split()
+                answers, requests = guest.answers(), guest.requests()
+        finally:
+            listener.kill()
+        said = guest.said()
+    counts = {answer.split()[0]: answer for answer in answers if " of 2 " in answer}
+    assert [counts[turn].split()[2] for turn in ("first", "second", "third", "fourth")] == ["2", "1", "2", "2"], said
+    assert [answer for answer in answers if " by " in answer] == [
+        f"{turn} by {mask} 4 packets received" for turn in ("first", "second", "third") for mask in (1, 2)], said
+    # By the second CPU's queue: what is sent while there are two pairs, and nothing while there is one.
+    first, then, third, fourth = (notified_by(counts[turn])[1] for turn in ("first", "then", "third", "fourth"))
+    assert then >= first + 4 and third == then and fourth >= third + 4, said
+    assert "mtu 1400" in answers and 20 in requests, (answers, requests)
+    assert announced == ["60", "f" * 12, MAC.replace(":", ""), "0003", MAC.replace(":", "")] and 19 in requests, (announced, said)
+    assert "refused: " not in said and "tx_inactive" not in said, said
+
+
 # Frames of all sizes to a station that sends each back with its addresses exchanged: every one comes, with every byte.
 FRAMES = """
 import random, select, socket, sys, time
@@ -150,18 +280,20 @@ print(f"missing {sorted(wanted)}")
 """
 
 
-@pytest.mark.parametrize("packed,in_order", [(0, 0), pytest.param(0, 1, marks=pytest.mark.thorough),
-                                             pytest.param(1, 0, marks=pytest.mark.thorough), (1, 1)])
-def test_testpmd(tmp_path, packed, in_order):
-    """DPDK's driver twice in a row. Each of its options takes another of its paths; IN_ORDER it asks for, and does not get."""
+@pytest.mark.parametrize("packed,in_order,pairs", [(0, 0, 1), pytest.param(0, 1, 1, marks=pytest.mark.thorough),
+                                                   pytest.param(1, 0, 1, marks=pytest.mark.thorough), (1, 1, 1), (0, 0, 2),
+                                                   pytest.param(1, 0, 2, marks=pytest.mark.thorough)])
+def test_testpmd(tmp_path, packed, in_order, pairs):
+    """DPDK's driver twice in a row. Each of its options takes another of its paths; IN_ORDER it asks for, and does not get. Its control
+    queue is its own, too."""
     program = shutil.which("dpdk-testpmd") or pytest.skip("no dpdk-testpmd here (Debian package dpdk-dev)")
     socket = tmp_path / "net.sock"
-    with serving(socket) as inside:
+    with serving(socket, pairs) as inside:
         for turn in ("first", "second"):
             log = tmp_path / f"testpmd-{turn}.txt"
             command = [program, "--no-huge", "--no-shconf", "--no-pci", "-m", "256", "-l", "0,1", "--log-level=pmd.net.virtio.init:debug",
-                       "--vdev", f"net_virtio_user0,path={socket},queues=1,packed_vq={packed},in_order={in_order},mac={MAC}",
-                       "--", "--forward-mode=macswap", "--port-topology=loop", "--auto-start", "--total-num-mbufs=2048", "--stats-period=60"]
+                       "--vdev", f"net_virtio_user0,path={socket},queues={pairs},cq={pairs - 1},packed_vq={packed},in_order={in_order},mac={MAC}",
+                       "--", f"--rxq={pairs}", f"--txq={pairs}", "--forward-mode=macswap", "--port-topology=loop", "--auto-start", "--total-num-mbufs=2048", "--stats-period=60"]
             with open(log, "wb") as out, \
                     subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT) as driver:
                 try:
@@ -175,3 +307,5 @@ def test_testpmd(tmp_path, packed, in_order):
             agreed = [line.rsplit("= ", 1)[1] for line in log.read_text().splitlines() if "features after negotiate" in line]
             assert agreed and all((int(bits, 16) >> PACKED & 1) == packed for bits in agreed), said
             assert all(int(bits, 16) >> 35 & 1 == 0 for bits in agreed), said
+            assert all(int(bits, 16) >> MQ & 1 == pairs - 1 for bits in agreed), said
+        assert "tx_inactive" not in emulated.log_of(socket).read_text(), said
