@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <iterator>
 
 #include "base/check.h"
 #include "base/log.h"
@@ -23,9 +24,16 @@ namespace {
 // Keeps its queues as a device does; takes and gives back chains when told to.
 class QuietDevice final : public virtio::VirtioDevice {
  public:
-  explicit QuietDevice(bool shares) {
+  QuietDevice(bool shares, bool network) {
     traits_.features = virtio::kRingFeatures;
     traits_.queue_sizes = {256, 256};
+    if (network) {  // with a control queue, which never starts
+      traits_.device_id = virtio::kDeviceNet;
+      traits_.queue_sizes.push_back(64);
+      traits_.control_features = uint64_t{1} << 17;
+      traits_.features |= traits_.control_features;
+      traits_.runs_disabled = true;
+    }
     traits_.config_length = 64;
     if (shares) {
       traits_.shared_memory = {{.id = 0, .length = 1 << 20}};
@@ -46,6 +54,7 @@ class QuietDevice final : public virtio::VirtioDevice {
     if (!queue) {
       return Fail(Code::kInvalidArgument, "bad ring");
     }
+    WV_CHECK(index < std::size(queues_));
     queues_[index] = std::move(*queue);
     interrupt_ = resources.interrupt;
     return {};
@@ -176,7 +185,7 @@ void Fuzz(Input input) {
   const uint8_t how = input.Byte();
   auto pair = MakeSocketPair(SOCK_STREAM);
   WV_CHECK(pair.has_value());
-  auto device = std::make_unique<QuietDevice>((how & 32U) != 0);
+  auto device = std::make_unique<QuietDevice>((how & 32U) != 0, (how & 64U) != 0);
   QuietDevice* quiet = device.get();
   Backend backend(std::move(pair->second), std::move(device), Offers(how));
   std::vector<std::byte> sink(8192);
