@@ -39,6 +39,8 @@ inline void UseChain(Chain& chain) {
   (void)chain.Read(0, block);
   (void)chain.Write(chain.writable_length() / 2, block);
   std::vector<iovec> parts;
+  (void)chain.ReadableIovecs(1, chain.readable_length(), &parts);  // one byte too many
+  WV_CHECK(parts.empty());
   WV_CHECK(chain.WritableIovecs(0, chain.writable_length(), &parts).has_value());
   uint64_t total = 0;
   for (const iovec& part : parts) {

@@ -1,6 +1,7 @@
 // virtio/fuzz_session.h — a queue of either format under a hostile driver and a device that may answer
 // in any order, scripted by bytes. What differs between the formats is the driver's part.
-// Input:   operations of 1 B, some with arguments.
+// Input:   operations of 1 B, some with arguments; 0xff ends the queue, and another goes on with its
+//          ring.
 #pragma once
 
 #include <cstddef>
@@ -8,37 +9,15 @@
 #include <deque>
 #include <memory>
 #include <optional>
+#include <string_view>
 #include <utility>
 
 #include "base/check.h"
+#include "base/testing/fuzz_input.h"
 #include "virtio/feature_bits.h"
 #include "virtio/fuzz_chain.h"
 
 namespace wyvern::virtio {
-
-class FuzzInput {
- public:
-  FuzzInput(const uint8_t* data, size_t size) : rest_(data, size) {}
-
-  bool empty() const { return rest_.empty(); }
-
-  uint8_t Byte() { return empty() ? uint8_t{0} : Take(1)[0]; }
-
-  uint16_t Word() {
-    const uint8_t low = Byte();
-    return static_cast<uint16_t>(low | Byte() << 8U);
-  }
-
-  // At most `bytes`.
-  std::span<const uint8_t> Take(size_t bytes) {
-    const auto taken = rest_.first(bytes < rest_.size() ? bytes : rest_.size());
-    rest_ = rest_.subspan(taken.size());
-    return taken;
-  }
-
- private:
-  std::span<const uint8_t> rest_;
-};
 
 class FuzzSession {
  public:
@@ -66,10 +45,10 @@ class FuzzSession {
 
   void Make(const QueueConfig& config, uint64_t features, QueueState start) {
     size_ = config.size;
+    config_ = config;
+    features_ = features;
     in_order_ = (features & kInOrder) != 0;
-    auto made = Queue::Create(memory_, config, features, start);
-    WV_CHECK(made.has_value());
-    queue_ = *std::move(made);
+    MakeQueue(start);
   }
 
   // The driver makes a chain available as it should be done; what is in it is the input's.
@@ -94,7 +73,16 @@ class FuzzSession {
     uint64_t number;  // among those popped
   };
 
+  void MakeQueue(QueueState start) {
+    auto made = Queue::Create(memory_, config_, features_, start);
+    WV_CHECK(made.has_value());
+    queue_ = *std::move(made);
+  }
+
   void Step(uint8_t operation) {
+    if (operation == 0xff) {
+      return Restart();
+    }
     switch (operation % 11) {
       case 0:
         return Pop();
@@ -129,6 +117,7 @@ class FuzzSession {
   void Pop() {
     auto popped = queue_->Pop();
     if (!popped) {
+      WV_CHECK(std::string_view(ChainFaultName(popped.error())) != "unknown fault");
       return;
     }
     if (std::optional<Chain>& chain = *popped; chain.has_value()) {
@@ -161,6 +150,23 @@ class FuzzSession {
     }
   }
 
+  // What the device holds is in flight in the queue that goes on.
+  void Restart() {
+    if (in_order_ && !held_.empty()) {
+      return;
+    }
+    SetHolding(false);
+    const QueueState state = queue_->state();
+    queue_.reset();
+    MakeQueue(state);
+    for (Held& held : held_) {
+      std::optional<Chain> adopted = queue_->Adopt(std::move(held.chain));
+      WV_CHECK(adopted.has_value());
+      held.chain = *std::move(adopted);
+    }
+    ++popped_;  // none of them is the last that this one has popped
+  }
+
   void SetHolding(bool holding) {
     if (holding && !holding_) {
       queue_->HoldUsed();
@@ -170,6 +176,8 @@ class FuzzSession {
     holding_ = holding;
   }
 
+  QueueConfig config_;
+  uint64_t features_ = 0;
   bool in_order_ = false;
   bool holding_ = false;
   std::deque<Held> held_;

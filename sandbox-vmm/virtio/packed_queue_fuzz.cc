@@ -7,8 +7,8 @@
 
 namespace {
 
+using wyvern::FuzzInput;
 using wyvern::mem::Gpa;
-using wyvern::virtio::FuzzInput;
 using wyvern::virtio::kFuzzBase;
 
 constexpr uint64_t kDriverEvent = kFuzzBase + 0x800;

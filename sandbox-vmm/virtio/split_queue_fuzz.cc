@@ -6,8 +6,8 @@
 
 namespace {
 
+using wyvern::FuzzInput;
 using wyvern::mem::Gpa;
-using wyvern::virtio::FuzzInput;
 using wyvern::virtio::kFuzzBase;
 
 constexpr uint64_t kAvailable = kFuzzBase + 0x800;
