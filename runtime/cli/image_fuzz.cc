@@ -1,20 +1,17 @@
 // An OCI layout whose index.json and one blob are any bytes: opened or refused, nothing written outside of the store.
-#include <stdlib.h>
 #include <unistd.h>
 
 #include <filesystem>
 #include <string>
 
 #include "base/fd.h"
+#include "base/testing/fuzz_directory.h"
 #include "cli/digest.h"
 #include "cli/image.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace wyvern;
-  static const std::string root = [] {
-    std::string pattern = "/tmp/wyvern-image-fuzz-XXXXXX";
-    return std::string(mkdtemp(pattern.data()));
-  }();
+  static const std::string root = MakeFuzzDirectory("image");
   const std::string_view text(reinterpret_cast<const char*>(data), size);
   const size_t split = text.find('\n');
   const std::string_view index = text.substr(0, split);

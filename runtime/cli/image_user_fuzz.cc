@@ -1,6 +1,5 @@
 // --user against an image's passwd and group of any content.
 // Input:   user, zero byte, /etc/passwd, zero byte, /etc/group.
-#include <stdlib.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -10,14 +9,15 @@
 
 #include "base/check.h"
 #include "base/fd.h"
+#include "base/testing/fuzz_directory.h"
 #include "cli/image.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace wyvern;
   static const std::string root = [] {
-    std::string pattern = "/tmp/wyvern-user-fuzz-XXXXXX";
-    WV_CHECK(mkdtemp(pattern.data()) != nullptr && mkdir((pattern + "/etc").c_str(), 0755) == 0);
-    return pattern;
+    std::string made = MakeFuzzDirectory("user");
+    WV_CHECK(mkdir((made + "/etc").c_str(), 0755) == 0);
+    return made;
   }();
   std::string rest(reinterpret_cast<const char*>(data), size);
   const auto take = [&rest] {

@@ -1,6 +1,5 @@
 // Any bytes as an image's layer and as an archive: unpacked or refused, and nothing appears beside the directory they go to.
 #include <sched.h>
-#include <stdlib.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -10,19 +9,19 @@
 
 #include "base/check.h"
 #include "base/fd.h"
+#include "base/testing/fuzz_directory.h"
 #include "cli/layer.h"
 
 namespace {
 
 // A small tmpfs where we may mount one: what is unpacked cannot fill the machine.
 std::string MakeRoom() {
-  std::string pattern = "/tmp/wyvern-layer-fuzz-XXXXXX";
-  WV_CHECK(mkdtemp(pattern.data()) != nullptr);
+  std::string made = wyvern::MakeFuzzDirectory("layer");
   if (unshare(CLONE_NEWNS) == 0 &&
       mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0) {
-    (void)mount("tmpfs", pattern.c_str(), "tmpfs", 0, "size=16m,nr_inodes=4k");
+    (void)mount("tmpfs", made.c_str(), "tmpfs", 0, "size=16m,nr_inodes=4k");
   }
-  return pattern;
+  return made;
 }
 
 }  // namespace

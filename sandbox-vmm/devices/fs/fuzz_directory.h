@@ -10,12 +10,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cstdlib>
 #include <memory>
 #include <string>
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/testing/fuzz_directory.h"
 #include "fs/file_server.h"
 
 namespace wyvern::fs {
@@ -26,16 +26,14 @@ inline const std::string& FuzzDirectory() {
   static const std::string directory = [] {
     SetLogLevel(LogLevel::kError);
     ::umask(0);
-    char pattern[] = "/tmp/wyvern-fuse-fuzz-XXXXXX";
-    WV_CHECK(::mkdtemp(pattern) != nullptr);
+    std::string made = MakeFuzzDirectory("fuse");
     if (::unshare(CLONE_NEWNS) == 0 &&
         ::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0) {
-      ::mount("tmpfs", pattern, "tmpfs", 0, "size=4m,nr_inodes=4k");
+      ::mount("tmpfs", made.c_str(), "tmpfs", 0, "size=4m,nr_inodes=4k");
     }
     const rlimit small{1 << 20, 1 << 20};
     ::setrlimit(RLIMIT_FSIZE, &small);
     ::signal(SIGXFSZ, SIG_IGN);
-    std::string made = pattern;
     ::mkdir((made + "/d").c_str(), 0755);
     for (const char* name : {"/a", "/d/b"}) {
       const UniqueFd fd(::open((made + name).c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0644));
