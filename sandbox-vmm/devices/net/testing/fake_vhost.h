@@ -1,14 +1,16 @@
-// net/testing/fake_vhost.h — /dev/vhost-net without a kernel: what it has been told, per descriptor and
-// ring.
-// Threads: any.
+// net/testing/fake_vhost.h — the kernel's side of vhost-net as tests see it: what it was told, and calls
+// of it that fail.
+// Threads: the device's worker on one side, a test on the other.
 #pragma once
 
 // Its ring header is C only, but for this.
 #define VIRTIO_RING_NO_LEGACY
+#include <fcntl.h>
 #include <linux/vhost.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <map>
@@ -27,6 +29,7 @@ namespace wyvern::devices::testing {
 inline constexpr uint64_t kVhostFeatures = virtio::kVersion1 | virtio::kRingFeatures |
                                            kNetMrgRxbuf | uint64_t{1} << 26U | uint64_t{1} << 27U;
 
+// What the kernel has been told, per descriptor and ring.
 class FakeVhost final : public VhostCalls {
  public:
   struct Ring {
@@ -42,7 +45,7 @@ class FakeVhost final : public VhostCalls {
   int Call(FdRef fd, unsigned long request, void* argument) override {
     const std::lock_guard lock(mu_);
     requests_.push_back(request);
-    if (request == failing_) {
+    if (request == failing_ && !LetsGo(request, argument)) {
       return -EIO;
     }
     switch (request) {
@@ -93,6 +96,16 @@ class FakeVhost final : public VhostCalls {
     rings_[{fd, index}].base = base;
   }
 
+  // As the kernel does it: used buffers, or a ring that it gave up.
+  void Signal(int fd, unsigned index, bool error) {
+    const std::lock_guard lock(mu_);
+    const UniqueFd& file = signals_[{fd, index}][error ? 1 : 0];
+    const uint64_t one = 1;
+    if (file.valid()) {
+      static_cast<void>(write(file.get(), &one, sizeof(one)));
+    }
+  }
+
   bool AnyAttached() {
     const std::lock_guard lock(mu_);
     return std::ranges::any_of(rings_, [](const auto& e) { return e.second.backend >= 0; });
@@ -124,6 +137,13 @@ class FakeVhost final : public VhostCalls {
   uint64_t offered = kVhostFeatures;
 
  private:
+  // What only gives back does not fail.
+  static bool LetsGo(unsigned long request, const void* argument) {
+    const bool file = request == VHOST_SET_VRING_KICK || request == VHOST_SET_VRING_CALL ||
+                      request == VHOST_SET_VRING_ERR || request == VHOST_NET_SET_BACKEND;
+    return file && static_cast<const vhost_vring_file*>(argument)->fd == VHOST_FILE_UNBIND;
+  }
+
   int State(FdRef fd, unsigned long request, vhost_vring_state* state) {
     Ring& ring = rings_[{fd.get(), state->index}];
     if (request == VHOST_GET_VRING_BASE) {
@@ -145,9 +165,11 @@ class FakeVhost final : public VhostCalls {
         return 0;
       case VHOST_SET_VRING_CALL:
         ring.call = file.fd;
+        Keep(fd, file, false);
         return 0;
       case VHOST_SET_VRING_ERR:
         ring.error = file.fd;
+        Keep(fd, file, true);
         return 0;
       case VHOST_NET_SET_BACKEND:
         ring.backend = file.fd;
@@ -157,10 +179,17 @@ class FakeVhost final : public VhostCalls {
     }
   }
 
+  // The kernel keeps the file, whatever becomes of its number.
+  void Keep(FdRef fd, const vhost_vring_file& file, bool error) {
+    // None, of none: the descriptor is invalid then, too.
+    signals_[{fd.get(), file.index}][error ? 1 : 0] = UniqueFd(fcntl(file.fd, F_DUPFD_CLOEXEC, 0));
+  }
+
   std::mutex mu_;
   unsigned long failing_ = 0;
   std::vector<unsigned long> requests_;
   std::map<std::pair<int, unsigned>, Ring> rings_;
+  std::map<std::pair<int, unsigned>, std::array<UniqueFd, 2>> signals_;
   uint64_t features_ = 0;
   std::vector<vhost_memory_region> regions_;
 };
