@@ -25,6 +25,7 @@ BalloonGuest* MakeGuest() {
     WV_CHECK(command >= 2 && !pages.empty());
     WV_CHECK(pages.back().length % 4096 == 0);
   };
+  options.on_hints_end = [](uint32_t command) { WV_CHECK(command >= 2); };
   return new BalloonGuest(std::move(options));
 }
 
@@ -65,10 +66,41 @@ void Submit(BalloonGuest& guest, const Record& record) {
   guest.rig().KickAlways(queue);
 }
 
+// Stops for a snapshot, which another device takes if it has the right version; the guest's memory may
+// be more afterwards.
+void Snapshot(BalloonGuest& guest, const Record& record) {
+  static const auto larger = [&guest] {
+    wyvern::mem::RegionSpec region;
+    region.start = wyvern::mem::Gpa{uint64_t{4} << 30U};
+    region.size = 4096;
+    region.read_only = true;  // no RAM
+    return *guest.rig().ram().memory()->WithRegion(std::move(region));
+  }();
+  auto& core = guest.rig().core();
+  (void)core.Pause();
+  if ((record.count & 1U) != 0) {
+    auto state = guest.device().state();
+    state.version += record.count >> 7U;
+    state.last_hint_command = record.value;
+    wyvern::devices::BalloonOptions options;
+    options.worker = {.name = "other", .on_thread_start = nullptr};
+    options.deflate_on_oom = (record.count & 2U) != 0;
+    options.page_reporting = (record.count & 4U) != 0;
+    options.resume = state;
+    const auto made = wyvern::devices::BalloonDevice::Create(std::move(options));
+    WV_CHECK(made.has_value() == (record.count >> 7U == 0));
+    WV_CHECK(!made || (*made)->actual() == guest.device().actual());
+  }
+  WV_CHECK(core.Resume().has_value());
+  if ((record.count & 8U) != 0) {
+    WV_CHECK(core.GrowMemory((record.count & 16U) != 0 ? larger : guest.rig().ram().memory()));
+  }
+}
+
 void Owner(BalloonGuest& guest, const Record& record) {
   switch (record.page % 6) {
     case 0:
-      (void)guest.device().SetTarget(uint64_t{record.value} * 4096);
+      (void)guest.device().SetTarget(uint64_t{record.value} * 4096 + (record.count & 1U));
       break;
     case 1:
       (void)guest.device().StartHinting();
@@ -80,11 +112,14 @@ void Owner(BalloonGuest& guest, const Record& record) {
       guest.device().FinishHinting();
       break;
     case 4:
-      guest.device().RequestStats();
+      if (record.count == 0) {
+        guest.device().RequestStats();
+      } else {
+        guest.device().SetStatsInterval(std::chrono::milliseconds(record.count % 4));
+      }
       break;
     default:
-      (void)guest.rig().core().Pause();
-      WV_CHECK(guest.rig().core().Resume().has_value());
+      Snapshot(guest, record);
       break;
   }
 }
@@ -106,6 +141,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     }
   });
   guest->rig().core().WriteStatus(0);
+  guest->device().SetStatsInterval(std::chrono::milliseconds(0));
+  guest->rig().core().SetMemory(guest->rig().ram().memory());
   guest->rig().ram().Release(mark);
   return 0;
 }

@@ -1,5 +1,5 @@
-// A hostile driver of the console, hosts that come, go, write and read, and an owner who adds and
-// removes ports.
+// A hostile driver of the console, hosts that come, go, write and read, in one direction or both, and
+// an owner who adds and removes ports, and takes snapshots.
 // Input:   records of 8 B: operation, port, 2 B event or length, 4 B value. The first operation
 //          also says which features the driver refuses (bits 0-2) and what rings it has (bit 5:
 //          packed).
@@ -12,6 +12,9 @@ namespace {
 
 using wyvern::UniqueFd;
 using wyvern::devices::ConsoleControl;
+using wyvern::devices::ConsoleDevice;
+using wyvern::devices::ConsoleOptions;
+using wyvern::devices::ConsoleOverflow;
 using wyvern::devices::testing::ConsoleGuest;
 using wyvern::devices::testing::ForEachRecord;
 using wyvern::devices::testing::RingKind;
@@ -66,16 +69,44 @@ void Driver(ConsoleGuest& guest, const Record& record) {
   guest.rig().KickAlways(queue);
 }
 
+// Of both directions, or of one: the host's end, and what the device gets.
+void Attach(ConsoleGuest& guest, uint32_t id, UniqueFd& host, uint32_t how) {
+  auto pair = wyvern::MakeSocketPair(SOCK_STREAM);
+  if (!pair) {
+    return;
+  }
+  wyvern::devices::ConsoleEnds ends;
+  (how % 4 == 2 ? ends.out : ends.in) = std::move(pair->second);
+  ends.in_is_out = how % 4 == 0;
+  if (guest.device().Attach(id, std::move(ends))) {
+    host = std::move(pair->first);
+  }
+}
+
+// Stops for a snapshot; another device takes it if it can be one's.
+void Snapshot(ConsoleGuest& guest, uint32_t id, uint32_t value) {
+  (void)guest.rig().core().Pause();
+  if ((value & 1U) != 0) {
+    auto state = guest.device().state();
+    state.version += value >> 31U;
+    state.ports.at(id).control.name = std::string(value >> 8U & 0xffU, 'n');
+    state.ports.at(id).resume_at = value;
+    ConsoleOptions options;
+    options.worker = {.name = "other", .on_thread_start = nullptr};
+    options.max_ports = kPorts + (value >> 30U & 1U);
+    options.resume = std::move(state);
+    const bool fits = value >> 30U == 0 && (value >> 8U & 0xffU) <= 128;
+    WV_CHECK(ConsoleDevice::Create(std::move(options)).has_value() == fits);
+  }
+  WV_CHECK(guest.rig().core().Resume().has_value());
+}
+
 void Owner(ConsoleGuest& guest, std::array<UniqueFd, kPorts>& hosts, const Record& record) {
   const uint32_t id = record.port % kPorts;
   auto& device = guest.device();
   switch (record.what % 8) {
     case 0:
-      if (auto pair = wyvern::MakeSocketPair(SOCK_STREAM)) {
-        if (device.Attach(id, {.in = std::move(pair->second), .out = {}, .in_is_out = true})) {
-          hosts[id] = std::move(pair->first);
-        }
-      }
+      Attach(guest, id, hosts[id], record.value);
       break;
     case 1:
       (void)device.Detach(id);
@@ -85,7 +116,9 @@ void Owner(ConsoleGuest& guest, std::array<UniqueFd, kPorts>& hosts, const Recor
       break;
     case 3:
       (void)device.AddPort(id, {.name = std::string(record.value % 130U, 'n'),
-                                .console = (record.value & 0x100U) != 0});
+                                .console = (record.value & 0x100U) != 0,
+                                .overflow = (record.value & 0x200U) != 0 ? ConsoleOverflow::kDrop
+                                                                         : ConsoleOverflow::kWait});
       break;
     case 4:
       (void)device.RemovePort(id);
@@ -100,8 +133,7 @@ void Owner(ConsoleGuest& guest, std::array<UniqueFd, kPorts>& hosts, const Recor
       }
       break;
     default:
-      (void)guest.rig().core().Pause();
-      WV_CHECK(guest.rig().core().Resume().has_value());
+      Snapshot(guest, id, record.value);
       break;
   }
 }

@@ -3,8 +3,11 @@
 //          records of 24 B: operation, pair, 12 B header, 4 B length, 2 B pieces, 4 B data.
 //          Operations: transmit, offer buffers, packet from the tap, command, raw descriptor, take
 //          what was used, failures of the tap, host calls.
+#include <array>
+#include <bit>
 #include <cerrno>
 
+#include "base/check.h"
 #include "net/testing/net_rig.h"
 
 namespace wyvern::devices {
@@ -53,6 +56,11 @@ class Fuzzed {
     }
     rig_.net().SetLimits({}, {});
     rig_.net().SetLinkUp(true);
+    refusing_ = false;
+    rig_.tap().RefuseChanges(false);
+    for (uint16_t i = 0; i < 5; ++i) {
+      rig_.net().SetQueueEnabled(i, true);
+    }
     if ((record_count_++ & 1U) != 0) {
       (void)rig_.device().core().Pause();
     }
@@ -86,8 +94,15 @@ class Fuzzed {
         rig_.device().Kick(receive);
         break;
       case 2: {
-        const std::string frame = testing::Frame(14 + record.length.value() % 70000,
-                                                 testing::kGuestMac, record.pieces.value());
+        // To the guest; to all; to several; to another one; to one of a command's.
+        static constexpr std::array<MacAddress, 5> kTo = {{testing::kGuestMac,
+                                                           {0xff, 0xff, 0xff, 0xff, 0xff, 0xff},
+                                                           {1, 0, 0x5e, 0, 0, 1},
+                                                           {2, 0, 0, 0, 0, 9},
+                                                           {2, 0, 0, 0, 0, 7}}};
+        const std::string frame =
+            testing::Frame(14 + record.length.value() % 70000,
+                           kTo.at(record.data.value() % kTo.size()), record.pieces.value());
         (void)rig_.HostSend(std::string_view(frame).substr(0, frame.size() - record.pair % 15),
                             record.header, pair);
         break;
@@ -108,6 +123,8 @@ class Fuzzed {
         (void)rig_.HostReceiveMaybe(pair, milliseconds(0));
         break;
       case 6:
+        refusing_ = (record.pair & 4U) != 0;
+        rig_.tap().RefuseChanges(refusing_);
         if (record.pair % 2 == 0) {
           rig_.tap().FailSend((record.pair & 2U) != 0 ? EAGAIN : EIO, record.pieces.value() % 4);
         } else {
@@ -160,8 +177,51 @@ class Fuzzed {
     rig_.device().Kick(queue);
   }
 
+  // What the device saves it takes back; with something changed, what it can be.
+  void Snapshot(const Record& record) {
+    (void)rig_.device().core().Pause();
+    NetState state = rig_.net().Save();
+    WV_CHECK(rig_.net().Restore(state).has_value() || refusing_);
+    if ((record.length.value() & 1U) != 0) {
+      state.version += record.header.flags >> 7U;
+      state.features ^= uint64_t{record.header.flags & 1U} << 60U;  // RSS, which is not offered
+      if ((state.features & kNetMq) != 0) {
+        state.pairs = record.header.gso_type % 4;
+      }
+      state.offloads &= record.data.value();
+      state.announce = (record.header.flags & 2U) != 0;
+      state.filter.promiscuous = (record.header.flags & 4U) != 0;
+      state.filter.unicast.count = record.header.hdr_len.value();
+      state.filter.multicast.overflow = (record.header.flags & 8U) != 0;
+      state.receive.bandwidth.tokens = -static_cast<int64_t>(record.data.value());
+      (void)rig_.net().Restore(state);
+    }
+    WV_CHECK(rig_.device().core().Resume().has_value());
+  }
+
+  // A device of any shape is made only with what NetOptions allows.
+  static void Other(const Record& record) {
+    NetOptions options;
+    options.worker = {.name = "other", .on_thread_start = nullptr};
+    if (const uint16_t pairs = record.pieces.value() % 4; pairs < 3) {
+      options.tap = std::make_unique<testing::FakeTap>(pairs);
+    }
+    std::memcpy(options.interface.mac.data(), &record.data, sizeof(record.data));
+    options.interface.mtu = record.header.gso_size;
+    options.queue_size = record.header.csum_start;
+    const bool made = NetDevice::Create(std::move(options)).has_value();
+    WV_CHECK(!made || (record.pieces.value() % 4 % 3 != 0 &&
+                       std::has_single_bit(record.header.csum_start.value())));
+  }
+
   void HostCall(const Record& record) {
-    switch (record.pair % 4) {
+    switch (record.pair % 6) {
+      case 5:
+        Other(record);
+        break;
+      case 4:
+        rig_.net().SetQueueEnabled(record.pieces.value() % 6U, (record.length.value() & 1U) != 0);
+        break;
       case 0:
         rig_.net().SetLinkUp((record.length.value() & 1U) != 0);
         break;
@@ -177,14 +237,14 @@ class Fuzzed {
         rig_.net().Announce();
         break;
       default: {
-        const NetState state = rig_.net().Save();
-        (void)state;
+        Snapshot(record);
         break;
       }
     }
   }
 
   NetRig rig_;
+  bool refusing_ = false;
   uint64_t record_count_ = 0;
 };
 
