@@ -37,7 +37,8 @@ interop
 PLAN
 }
 
-# A machine that ends by itself (the emulator's processor is at fault now and then: its kernel panics) is started again, once, and says so.
+# A machine that ends by itself or stands still (the emulator is at fault now and then: the machine's kernel panics, or none of its timers comes any
+# more) is started again, once, and says so.
 machine() {
   local name words=()
   read -ra words <<<"$1"
@@ -56,7 +57,7 @@ machine() {
       sh -c 'cd /opt/wyvern/tests/e2e && exec python3 -m pytest -q -p no:cacheprovider --junitxml=/out/e2e.xml "$@"' sh "${arguments[@]}" \
       >"$out/$name.log" 2>&1
     [ $? = 125 ] && [ $attempt = 1 ] || break
-    echo "$name: the machine ended by itself and was started again; its console's end:"
+    echo "$name: the machine failed and was started again: $(grep -a '^lab: ' "$out/$name.log" | tail -1)"
     tail -5 "$out/$name.console"
   done
   tail -60 "$out/$name.log"
