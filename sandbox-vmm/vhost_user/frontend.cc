@@ -297,7 +297,7 @@ Result<> Frontend::Reconnect(UniqueFd socket) {
 }
 
 Result<> Frontend::RestartQueues() {
-  for (uint16_t i = 0; i < queues_.size(); ++i) {
+  for (uint16_t i = 0; i < static_cast<uint16_t>(queues_.size()); ++i) {
     if (queues_[i].running && served(i)) {
       WV_TRY_VOID_CONTEXT(StartOnBackend(i), fmt::format("{}: queue {}", options_.name, i));
     }

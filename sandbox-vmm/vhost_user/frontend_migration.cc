@@ -98,7 +98,7 @@ Result<> Frontend::SetLogging(std::optional<Log> log) {
   }
   WV_TRY_VOID(SendLogBase());
   WV_TRY_VOID(SendFeatures((*sent_features_ & ~kFeatureLogAll) | (log_ ? kFeatureLogAll : 0)));
-  for (uint16_t i = 0; i < queues_.size(); ++i) {
+  for (uint16_t i = 0; i < static_cast<uint16_t>(queues_.size()); ++i) {
     if (queues_[i].running && served(i)) {
       WV_TRY_VOID(SendAddress(i));
     }

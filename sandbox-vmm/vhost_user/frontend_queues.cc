@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/check.h"
 #include "vhost_user/frontend.h"
 #include "virtio/feature_bits.h"
 
@@ -25,7 +26,7 @@ bool Frontend::served(uint16_t index) const {
 }
 
 bool Frontend::AnyRunning() const {
-  for (uint16_t i = 0; i < queues_.size(); ++i) {
+  for (uint16_t i = 0; i < static_cast<uint16_t>(queues_.size()); ++i) {
     if (queues_[i].running && served(i)) {
       return true;
     }
@@ -198,6 +199,7 @@ Result<> Frontend::SendQueue(uint16_t index, const virtio::QueueState& base) {
   WV_TRY_VOID(SendAddress(index));
   WV_TRY(const FdRef call, CallFd(index));
   const FdRef call_fd[] = {call};
+  WV_CHECK(error_.has_value());  // RenewErrors, when the back-end was connected
   const FdRef error_fd[] = {error_->fd()};
   const FdRef kick_fd[] = {resources.kick};
   WV_TRY_VOID(channel_->SetValue(Request::kSetVringCall, uint64_t{index}, call_fd));
