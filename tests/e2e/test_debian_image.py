@@ -166,9 +166,9 @@ def test_large_tree(scratch, where, long):
 @pytest.mark.thorough  # inode_bound_test has it without a guest
 @pytest.mark.wyvern_only
 @pytest.mark.limit(1800)
-def test_file_server_stays_within_its_bound(scratch, long):
+def test_file_server_stays_within_its_bound(scratch):
     """A tree of more files than it keeps descriptors of: made on the host, since only their use by the guest matters."""
-    count = 200000 if long else 12000  # either is more than the bound
+    count = 200000
     root = unpack("busybox", scratch / "root")
     for d in range(100):
         (root / f"many/{d:02}").mkdir(parents=True)

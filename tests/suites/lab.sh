@@ -25,14 +25,14 @@ plan() {
     return
   fi
   cat <<'PLAN'
-1.7 1 test_debian_image.py
+1.7 1 test_devices_blk.py test_devices_net.py test_devices_memory.py test_devices_ports.py test_pmem_images.py
+interop
 1.7 1 test_ctr_run.py test_quickstart.py
 1.7 1 test_exec.py test_task_api.py test_tty.py
-1.7 1 test_devices_blk.py test_devices_net.py test_devices_memory.py test_devices_ports.py test_pmem_images.py
-1.7 1 test_kill9.py
-interop
-1.7 1 test_wyvern_cli.py test_guest_import.py
 1.7 1 test_bad_input.py test_rootfs.py test_confinement.py test_virtio_blk.py test_fs_differential.py test_fs_escape.py test_dax.py
+1.7 1 test_debian_image.py
+1.7 1 test_wyvern_cli.py test_guest_import.py
+1.7 1 test_kill9.py
 1.6 1 test_ctr_run.py test_kill9.py -k kernel_is_the_guests+or+exit_code[255]+or+stdin_small+or+kill_9[vmm]+or+survives
 PLAN
 }

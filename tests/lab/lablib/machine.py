@@ -14,7 +14,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 
 from lablib import tsc
 from lablib.cache import LabError
@@ -97,7 +96,6 @@ class Machine:
         # The overlay that takes the machine's writes is a temporary file of QEMU: it goes with it.
         env = dict(os.environ, TMPDIR=str(self.directory))
         self.qmp_ready = False
-        self.used, self.used_at = -1, 0.0  # seconds_still
         self.process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             pass_fds=[end.fileno() for end in ends], env=env, start_new_session=True,
@@ -143,14 +141,6 @@ class Machine:
             if "error" in answer:
                 raise LabError(f"QEMU refuses {name}: {answer['error']['desc']}")
         raise LabError(f"QEMU ended during {name}: {self.qemu_output()}")
-
-    def seconds_still(self) -> float:
-        """For how long the emulator has used no processor, as seen by the calls of this."""
-        fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        used, now = int(fields[11]) + int(fields[12]), time.monotonic()  # utime, stime: proc_pid_stat(5)
-        if used != self.used:
-            self.used, self.used_at = used, now
-        return now - self.used_at
 
     def spread_processors(self):
         """Each virtual processor's thread on a processor of its own. A wake-up between two of them is an interrupt that takes

@@ -20,6 +20,7 @@ import tty
 
 from lablib.cache import LabError
 from lablib.machine import Boot, Machine
+from lablib.stillness import Stillness
 
 EXIT_TIMEOUT = 124  # as timeout(1)
 EXIT_LAB = 125      # the lab itself failed
@@ -48,6 +49,7 @@ class Session:
         self.machine = machine
         self.request = request
         self.control = machine.control
+        self.stillness = Stillness(machine.process.pid)
         self.begin = time.monotonic()
         self.tar = None
 
@@ -119,7 +121,7 @@ class Session:
             except TimeoutError:
                 if time.monotonic() >= deadline:
                     raise Hung(f"{doing} did not end within {time.monotonic() - self.begin:.0f} s") from None
-                if self.machine.seconds_still() >= STILL_SECONDS:
+                if self.stillness.seconds() >= STILL_SECONDS:
                     raise LabError(f"the lab machine stands still during {doing}: its emulator has used no processor for "
                                    f"{STILL_SECONDS} s\nconsole:\n{self.machine.console_tail()}") from None
                 continue
