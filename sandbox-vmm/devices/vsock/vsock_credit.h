@@ -55,7 +55,7 @@ class VsockCredit {
   uint32_t held() const { return received_ - forwarded_; }
 
   // The guest stops when its view of our buffer is full: it is told when three quarters of it are
-  // free again, as Linux tells its peers. Each time is an interrupt more.
+  // free again, as by Linux where that has as much. Each time is an interrupt more.
   bool UpdateDue() const {
     return forwarded_ - forwarded_told_ >= std::max<uint32_t>(buffer_size_ - buffer_size_ / 4, 1);
   }

@@ -3,8 +3,8 @@
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 
-#include <array>
 #include <cstring>
+#include <string_view>
 
 #include "base/unix_socket.h"
 #include "vsock/testing/vsock_guest.h"
@@ -216,24 +216,10 @@ TEST_F(VsockReadTest, EndOfFileComesAfterTheLastOfSeveralPackets) {
 TEST_F(VsockReadTest, DescriptorsOfTheHostDoNotHideTheBytesBehindThem) {
   const auto stream = Primed(0);
   // Nobody takes the descriptor, but the kernel ends a read where one came along.
-  const auto send = [&stream](std::string text) {
-    iovec part{.iov_base = text.data(), .iov_len = text.size()};
-    alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(sizeof(int))> control{};
-    msghdr message{};
-    message.msg_iov = &part;
-    message.msg_iovlen = 1;
-    message.msg_control = control.data();
-    message.msg_controllen = control.size();
-    cmsghdr* header = CMSG_FIRSTHDR(&message);
-    header->cmsg_level = SOL_SOCKET;
-    header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(sizeof(int));
-    const int fd = stream.host.get();
-    std::memcpy(CMSG_DATA(header), &fd, sizeof(fd));
-    return sendmsg(stream.host.get(), &message, MSG_NOSIGNAL);
-  };
-  ASSERT_EQ(send("ab"), 2);
-  ASSERT_EQ(send("cd"), 2);
+  const FdRef along[] = {stream.host};
+  for (const std::string_view text : {"ab", "cd"}) {
+    ASSERT_TRUE(SendMessage(stream.host, std::as_bytes(std::span(text)), along));
+  }
   ASSERT_TRUE(WriteAll(stream.host, "ef"));
   Give(10);
   std::string got;
