@@ -7,7 +7,9 @@
 #include <climits>
 #include <cstring>
 #include <functional>
+#include <initializer_list>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace wyvern::fs {
@@ -35,6 +37,17 @@ void ExpectRefused(const FsState& state, const std::string& why) {
   ASSERT_FALSE(decoded.has_value()) << why;
   EXPECT_EQ(decoded.error().code(), Code::kInvalidArgument);
   EXPECT_NE(decoded.error().message().find(why), std::string::npos) << decoded.error().message();
+}
+
+using Change = std::pair<std::function<void(FsState&)>, const char*>;
+
+// Of the small state; with what is said of it then.
+void ExpectEachRefused(std::initializer_list<Change> changes) {
+  for (const auto& [change, why] : changes) {
+    FsState state = SmallState();
+    change(state);
+    ExpectRefused(state, why);
+  }
 }
 
 TEST(FsStateTest, WhatIsGivenComesBack) {
@@ -99,7 +112,7 @@ TEST(FsStateTest, CountsBeyondTheBytesAreRefused) {
 }
 
 TEST(FsStateTest, NodesThatNoServerGaveAreRefused) {
-  const std::pair<std::function<void(FsState&)>, const char*> cases[] = {
+  ExpectEachRefused({
       {[](FsState& state) { state.nodes[1].node = 5; }, "node 5 is given twice"},
       {[](FsState& state) { state.nodes[0].node = 1; }, "node 1 is given twice"},
       {[](FsState& state) { state.nodes[0].node = 0; }, "node 0 is given twice, or never was"},
@@ -118,12 +131,7 @@ TEST(FsStateTest, NodesThatNoServerGaveAreRefused) {
       {[](FsState& state) { state.next_node = uint64_t{1} << 63U; }, "numbers that no server"},
       {[](FsState& state) { state.next_node = 1; }, "numbers that no server"},
       {[](FsState& state) { state.minor = 0; }, "no session"},
-  };
-  for (const auto& [change, why] : cases) {
-    FsState state = SmallState();
-    change(state);
-    ExpectRefused(state, why);
-  }
+  });
 }
 
 TEST(FsStateTest, PathsThatLeaveTheDirectoryAreRefused) {
@@ -153,7 +161,7 @@ TEST(FsStateTest, PathsThatLeaveTheDirectoryAreRefused) {
 }
 
 TEST(FsStateTest, OpenFilesThatNoServerGaveAreRefused) {
-  const std::pair<std::function<void(FsState&)>, const char*> cases[] = {
+  ExpectEachRefused({
       {[](FsState& state) { state.files[1].handle = 1; }, "open file 1 is given twice"},
       {[](FsState& state) { state.files[2].handle = 19; }, "open file 19 is given twice"},
       {[](FsState& state) { state.files[0].handle = 0; }, "open file 0 never was"},
@@ -170,12 +178,7 @@ TEST(FsStateTest, OpenFilesThatNoServerGaveAreRefused) {
       {[](FsState& state) { state.lost_locked = 2; }, "more files with locks than lost ones"},
       {[](FsState& state) { state.next_handle = ~uint64_t{0}; }, "numbers that no server"},
       {[](FsState& state) { state.next_handle = 0; }, "numbers that no server"},
-  };
-  for (const auto& [change, why] : cases) {
-    FsState state = SmallState();
-    change(state);
-    ExpectRefused(state, why);
-  }
+  });
 }
 
 }  // namespace

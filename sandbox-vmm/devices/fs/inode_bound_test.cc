@@ -20,10 +20,7 @@ class InodeBoundTest : public testing::FsTest {
     Serve(std::move(options));
   }
 
-  // In memory where there is one: a disk would take a minute to make the files.
-  std::filesystem::path Parent() const override {
-    return ::access("/dev/shm", W_OK) == 0 ? "/dev/shm" : FsTest::Parent();
-  }
+  std::filesystem::path Parent() const override { return MemoryIfThereIsOne(); }
 
   static size_t OpenDescriptors() {
     size_t count = 0;
@@ -39,16 +36,7 @@ TEST_F(InodeBoundTest, FiftyThousandFilesNeedOnlyTheBound) {
   ServeWith(1000);
   constexpr int kDirectories = 50;
   constexpr int kFiles = 1000;
-  for (int d = 0; d < kDirectories; ++d) {
-    const std::string name = "d" + std::to_string(d);
-    ASSERT_EQ(::mkdir(Host(name).c_str(), 0755), 0);
-    for (int f = 0; f < kFiles; ++f) {
-      const int fd = ::open((Host(name) + "/f" + std::to_string(f)).c_str(),
-                            O_CREAT | O_WRONLY | O_CLOEXEC, 0644);
-      ASSERT_GE(fd, 0);
-      ::close(fd);
-    }
-  }
+  PutTree(kDirectories, kFiles);
   std::vector<uint64_t> nodes;
   for (int d = 0; d < kDirectories; ++d) {
     const uint64_t directory = client_->Lookup(FUSE_ROOT_ID, "d" + std::to_string(d));

@@ -69,8 +69,26 @@ class FsTest : public ::testing::Test {
     return out;
   }
 
+  // d0/f0 and so on, empty.
+  void PutTree(int directories, int files) const {
+    for (int d = 0; d < directories; ++d) {
+      const std::string directory = Host("d" + std::to_string(d));
+      ASSERT_EQ(::mkdir(directory.c_str(), 0755), 0);
+      for (int f = 0; f < files; ++f) {
+        const std::string name = directory + "/f" + std::to_string(f);
+        const UniqueFd fd(::open(name.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0644));
+        ASSERT_TRUE(fd.valid());
+      }
+    }
+  }
+
   // Where the directory is made.
   virtual std::filesystem::path Parent() const { return std::filesystem::temp_directory_path(); }
+
+  // For big trees: a disk would take a minute to make the files.
+  static std::filesystem::path MemoryIfThereIsOne() {
+    return ::access("/dev/shm", W_OK) == 0 ? "/dev/shm" : std::filesystem::temp_directory_path();
+  }
 
   bool IsRoot() const { return ::geteuid() == 0; }
 
