@@ -9,13 +9,8 @@
 namespace wyvern::fs {
 
 FsResult<Identified> Identify(FdRef directory, const char* name) {
-  struct statx stat {};
-
-  const unsigned mask = STATX_TYPE | STATX_INO | STATX_MNT_ID | STATX_BTIME;
-  if (::statx(directory.get(), name, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, mask,
-              &stat) != 0) {
-    return LastErrno();
-  }
+  FS_TRY(const struct statx stat,
+         StatAt(directory, name, STATX_TYPE | STATX_INO | STATX_MNT_ID | STATX_BTIME));
   Identified found;
   found.key = KeyOf(stat);
   found.identity = {found.key.device, found.key.inode, uint32_t{stat.stx_mode} & S_IFMT, {}};

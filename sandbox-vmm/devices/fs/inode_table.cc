@@ -16,10 +16,9 @@ constexpr size_t kMaxReopenDepth = 4096;
 
 }  // namespace
 
-FsResult<struct statx> StatAt(FdRef directory, const char* name) {
+FsResult<struct statx> StatAt(FdRef directory, const char* name, unsigned mask) {
   struct statx stat {};
 
-  const unsigned mask = STATX_BASIC_STATS | STATX_MNT_ID;
   if (::statx(directory.get(), name, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, mask,
               &stat) != 0) {
     return LastErrno();

@@ -221,7 +221,8 @@ class InodeTable {
 
 // statx of an O_PATH descriptor (name empty) or of a name in it, never following a link; the fields
 // a key and fuse_attr need.
-FsResult<struct statx> StatAt(FdRef directory, const char* name);
+FsResult<struct statx> StatAt(FdRef directory, const char* name,
+                              unsigned mask = STATX_BASIC_STATS | STATX_MNT_ID);
 InodeKey KeyOf(const struct statx& stat);
 
 }  // namespace wyvern::fs
