@@ -34,7 +34,11 @@
 #include <thread>
 #include <vector>
 
+#include "base/fd.h"
+
 namespace {
+
+using wyvern::UniqueFd;
 
 constexpr long kFuseMagic = 0x65735546;  // FUSE_SUPER_MAGIC, statfs(2)
 constexpr char kMark[] = "the guest was here";
@@ -49,27 +53,6 @@ struct Counters {
   std::atomic<uint64_t> changed{0};
   std::atomic<uint64_t> forgotten{0};
   std::atomic<uint64_t> escapes{0};
-};
-
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-
-  ~Descriptor() {
-    if (fd_ >= 0) {
-      ::close(fd_);
-    }
-  }
-
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-
-  int get() const { return fd_; }
-
-  bool valid() const { return fd_ >= 0; }
-
- private:
-  const int fd_;
 };
 
 class Attack {
@@ -181,7 +164,7 @@ class Attack {
       MakeLinks(i);
     }
     for (const char* name : {"f", "d/f", "d/e/f"}) {
-      const Descriptor file(::open(name, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666));
+      const UniqueFd file(::open(name, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666));
       Mark(file.get());
     }
   }
@@ -231,7 +214,7 @@ class Attack {
 
   void JudgeNames(const char* how, int fd, bool shared) {
     alignas(dirent64) std::array<char, 8192> entries{};
-    const Descriptor list(::openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    const UniqueFd list(::openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     const ssize_t got =
         list.valid() ? ::getdents64(list.get(), entries.data(), entries.size()) : -1;
     counters_.listed += got > 0 ? 1 : 0;
@@ -246,6 +229,10 @@ class Attack {
       }
       at += entry->d_reclen;
     }
+  }
+
+  static std::string LinkTo(const UniqueFd& fd) {
+    return "/proc/self/fd/" + std::to_string(fd.get());
   }
 
   // Chains of openat, each step by its own flags.
@@ -263,24 +250,21 @@ class Attack {
     const auto& chain = kChains[round % std::size(kChains)];
     const int follow = round / 2 % 2 == 0 ? O_NOFOLLOW : 0;
     const int kind = round / 4 % 2 == 0 ? O_PATH : O_RDONLY;
-    int at = ::open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    UniqueFd at(::open(".", O_PATH | O_DIRECTORY | O_CLOEXEC));
     for (const char* step : chain) {
       if (step == nullptr) {
         break;
       }
-      const int next = ::openat(at, step, kind | follow | O_CLOEXEC | O_NONBLOCK);
-      ::close(at);
-      at = next;
-      if (at < 0) {
+      at = UniqueFd(::openat(at.get(), step, kind | follow | O_CLOEXEC | O_NONBLOCK));
+      Judge("walk", at.get());
+      if (!at.valid()) {
         break;
       }
       if (kind == O_PATH) {
-        const Descriptor open(::openat(at, "", O_RDONLY | O_CLOEXEC));
+        // What was only named so far is read, too.
+        const UniqueFd read(::open(LinkTo(at).c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+        Judge("walk", read.get());
       }
-      Judge("walk", at);
-    }
-    if (at >= 0) {
-      ::close(at);
     }
   }
 
@@ -289,7 +273,7 @@ class Attack {
     const std::string base = round % 3 == 0 ? "d/" : round % 3 == 1 ? "d/e/" : "x/";
     const std::string name = base + "n" + std::to_string(round % 7);
     {
-      const Descriptor file(::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
+      const UniqueFd file(::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666));
       Judge("make", file.get());
       Mark(file.get());
     }
@@ -298,12 +282,12 @@ class Attack {
     Note(::link("f", (name + "l").c_str()));
     Note(::link((base + "f").c_str(), "linked"));
     {
-      const Descriptor linked(::open("linked", O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+      const UniqueFd linked(::open("linked", O_RDWR | O_CLOEXEC | O_NOFOLLOW));
       Judge("link", linked.get());
     }
     Note(::rename((base + "f").c_str(), "moved"));
     {
-      const Descriptor moved(::open("moved", O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+      const UniqueFd moved(::open("moved", O_RDWR | O_CLOEXEC | O_NOFOLLOW));
       Judge("rename", moved.get());
       Mark(moved.get());
     }
@@ -316,7 +300,7 @@ class Attack {
     Note(::rmdir((name + "d").c_str()));
     ::unlink((base + "r").c_str());
     if (::access("d/f", F_OK) != 0) {
-      const Descriptor again(::open("d/f", O_WRONLY | O_CREAT | O_CLOEXEC, 0666));
+      const UniqueFd again(::open("d/f", O_WRONLY | O_CREAT | O_CLOEXEC, 0666));
       Mark(again.get());
     }
   }
@@ -331,15 +315,15 @@ class Attack {
   void Again(uint64_t round) {
     static constexpr const char* kNames[] = {"f", "d/f", "d/e/f", "d", "d/e"};
     const int follow = round % 2 == 0 ? O_NOFOLLOW : 0;
-    const Descriptor path(::open(kNames[round % std::size(kNames)], O_PATH | follow | O_CLOEXEC));
+    const UniqueFd path(::open(kNames[round % std::size(kNames)], O_PATH | follow | O_CLOEXEC));
     if (!path.valid()) {
       ++counters_.refused;
       return;
     }
-    const std::string link = "/proc/self/fd/" + std::to_string(path.get());
-    const Descriptor directory(::open(link.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    const std::string link = LinkTo(path);
+    const UniqueFd directory(::open(link.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     Judge("again", directory.get());
-    const Descriptor file(::open(link.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK));
+    const UniqueFd file(::open(link.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK));
     Judge("again", file.get());
     Mark(file.get());
     Note(::chmod(link.c_str(), 0777));
@@ -352,7 +336,7 @@ class Attack {
   // Stays in a directory that others move (the host out of the share), and looks around from there.
   void Linger(uint64_t round) {
     static constexpr const char* kPlaces[] = {"h/e", "d/e", "h", "x"};
-    const Descriptor place(
+    const UniqueFd place(
         ::open(kPlaces[round % std::size(kPlaces)], O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     if (!place.valid()) {
       ++counters_.refused;
@@ -360,11 +344,11 @@ class Attack {
     }
     for (int turn = 0; turn < 8; ++turn) {
       for (const char* name : {"f", "../f", "../../f", "../e/f", "..", "../..", "../../..", "."}) {
-        const Descriptor found(::openat(place.get(), name, O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+        const UniqueFd found(::openat(place.get(), name, O_RDONLY | O_CLOEXEC | O_NONBLOCK));
         // Above the share is the container's own tree.
         Judge("linger", found.get());
       }
-      const Descriptor made(
+      const UniqueFd made(
           ::openat(place.get(), "g", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666));
       Judge("linger", made.get());
       Mark(made.get());
@@ -376,7 +360,7 @@ class Attack {
 
   // What the guest's kernel forgets the server has no descriptor of: it must find it again by name.
   void Forget() {
-    const Descriptor caches(::open("/proc/sys/vm/drop_caches", O_WRONLY | O_CLOEXEC));
+    const UniqueFd caches(::open("/proc/sys/vm/drop_caches", O_WRONLY | O_CLOEXEC));
     if (caches.valid() && ::write(caches.get(), "2", 1) == 1) {
       ++counters_.forgotten;
     }
