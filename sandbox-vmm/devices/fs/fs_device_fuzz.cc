@@ -11,26 +11,23 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <map>
 #include <thread>
 
 #include "base/endian.h"
 #include "fs/fs_device.h"
 #include "fs/fuzz_directory.h"
-#include "virtio/testing/fake_driver.h"
+#include "fs/fuzz_ring.h"
 #include "virtio/testing/fake_interrupt.h"
 
 namespace wyvern::fs {
 namespace {
 
-using virtio::testing::FakeDriver;
 using virtio::testing::FakeInterrupt;
 using virtio::testing::GuestRam;
 
 constexpr uint64_t kRamBytes = uint64_t{8} << 20;
 constexpr uint64_t kRamUse = uint64_t{6} << 20;
 constexpr uint16_t kQueues = 3;
-constexpr uint16_t kDescriptors = 5;  // of a chain, at most
 constexpr int kMaxRecords = 64;
 constexpr int kMaxPauses = 3;
 // Below libFuzzer's limit for an input; far beyond the timer's longest interval.
@@ -47,45 +44,8 @@ struct Record {
 
 static_assert(sizeof(Record) == 8);
 
-// Of Record::flags, for requests.
-constexpr uint8_t kIndirectTable = 1;
-constexpr uint8_t kPieces = 2;
-constexpr uint8_t kNoRoom = 4;
+// Of Record::flags, beside what a ring takes for a request.
 constexpr uint8_t kFlock = 8;
-constexpr uint8_t kKeepQuiet = 16;  // the next request goes with it
-
-template <typename T>
-std::string Bytes(const T& value) {
-  return {reinterpret_cast<const char*>(&value), sizeof(T)};
-}
-
-template <typename T>
-T Parse(const std::string& bytes) {
-  T value{};
-  std::memcpy(&value, bytes.data(), std::min(sizeof(T), bytes.size()));
-  return value;
-}
-
-struct Request {
-  uint32_t opcode = 0;
-  uint64_t node = FUSE_ROOT_ID;
-  std::string body;
-  uint32_t room = 0;
-};
-
-// Of a driver that has kept the rules: what it waits for.
-struct Owed {
-  uint64_t unique = 0;
-  uint32_t opcode = 0;
-};
-
-struct Ring {
-  std::unique_ptr<FakeDriver> driver;
-  EventFd kick = *EventFd::Create();
-  bool running = false;
-  bool honest = true;
-  std::map<uint16_t, Owed> owed;  // by head; of an honest driver
-};
 
 // One device for all inputs: what one leaves behind must not matter to the next.
 class Fuzzed {
@@ -127,14 +87,9 @@ class Fuzzed {
   // --- The session ---
 
   // Without rings.
-  std::string Ask(uint32_t opcode, uint64_t node, const std::string& body, size_t room) {
-    fuse_in_header header{};
-    header.len = static_cast<uint32_t>(sizeof(header) + body.size());
-    header.opcode = opcode;
-    header.nodeid = node;
-    header.unique = ++unique_;
-    std::string in = Bytes(header) + body;
-    std::string out(sizeof(fuse_out_header) + room, '\0');
+  std::string Ask(const FuzzRequest& request) {
+    std::string in = request.Encode(++unique_);
+    std::string out(sizeof(fuse_out_header) + request.room, '\0');
     const iovec in_part{in.data(), in.size()};
     const iovec out_part{out.data(), out.size()};
     const uint32_t written =
@@ -153,13 +108,13 @@ class Fuzzed {
   }
 
   void Begin() {
-    Ask(FUSE_INIT, 0, InitBody(), 64);
-    node_ = Parse<fuse_entry_out>(
-                Ask(FUSE_LOOKUP, FUSE_ROOT_ID, std::string("a") + '\0', sizeof(fuse_entry_out)))
-                .nodeid;
+    Ask({FUSE_INIT, 0, InitBody(), 64});
+    const FuzzRequest lookup{FUSE_LOOKUP, FUSE_ROOT_ID, std::string("a") + '\0',
+                             sizeof(fuse_entry_out)};
+    node_ = Parse<fuse_entry_out>(Ask(lookup)).nodeid;
     fuse_open_in open{};
     open.flags = O_RDWR;
-    file_ = Parse<fuse_open_out>(Ask(FUSE_OPEN, node_, Bytes(open), sizeof(fuse_open_out))).fh;
+    file_ = Parse<fuse_open_out>(Ask({FUSE_OPEN, node_, Bytes(open), sizeof(fuse_open_out)})).fh;
     WV_CHECK(node_ != 0);
     for (uint16_t i = 0; i < kQueues; ++i) {
       Fresh(i);
@@ -169,14 +124,14 @@ class Fuzzed {
   // Every wait ends, and the host is in nobody's way.
   void EndSession() {
     Unlock();
-    Request destroy{.opcode = FUSE_DESTROY, .room = 0};
+    const FuzzRequest destroy{.opcode = FUSE_DESTROY, .body = {}};
     for (uint16_t i = 1; i < kQueues; ++i) {
-      if (rings_[i].running && rings_[i].honest && Room(rings_[i])) {
-        Submit(i, destroy, 0);
+      if (rings_[i].running && rings_[i].honest() && rings_[i].Room()) {
+        rings_[i].Submit(destroy, ++unique_, 0);
         return;
       }
     }
-    Ask(FUSE_DESTROY, 0, "", 0);
+    Ask(destroy);
   }
 
   void Unlock() {
@@ -190,141 +145,61 @@ class Fuzzed {
   // --- Rings ---
 
   void Fresh(uint16_t index) {
-    Ring& ring = rings_[index];
     const uint64_t features = virtio::kVersion1 | virtio::kRingIndirectDesc |
                               ((bits_ & 1U) != 0 ? virtio::kRingPacked : 0) |
                               ((bits_ & 2U) != 0 ? virtio::kRingEventIdx : 0);
-    ring.driver =
-        std::make_unique<FakeDriver>(ram_, static_cast<uint16_t>(8U << (bits_ >> 6U)), features);
-    ring.honest = true;
-    ring.owed.clear();
+    rings_[index].Renew(ram_, static_cast<uint16_t>(8U << (bits_ >> 6U)), features);
     Start(index, std::nullopt);
   }
 
   void Start(uint16_t index, std::optional<virtio::QueueState> resume) {
-    Ring& ring = rings_[index];
+    FuzzRing& ring = rings_[index];
     virtio::QueueResources resources;
     resources.memory = ram_.memory();
-    resources.config = ring.driver->config();
+    resources.config = ring.driver().config();
     resources.kick = ring.kick.fd();
     resources.interrupt = interrupt_;
-    ring.running = device_->StartQueue(index, std::move(resources), ring.driver->features(), resume)
-                       .has_value();
-    WV_CHECK(ring.running || !ring.honest);
+    ring.running =
+        device_->StartQueue(index, std::move(resources), ring.driver().features(), resume)
+            .has_value();
+    WV_CHECK(ring.running || !ring.honest());
   }
 
   std::optional<virtio::QueueState> Stop(uint16_t index) {
-    Ring& ring = rings_[index];
+    FuzzRing& ring = rings_[index];
     const auto state = device_->StopQueue(index);
     WV_CHECK(state.has_value() == ring.running);
     ring.running = false;
-    Collect(ring);
+    ring.Collect();
     // What was taken was given back, but for what waits.
-    WV_CHECK(!state || !ring.honest || Owes(ring, true) ||
+    WV_CHECK(!state || !ring.honest() || ring.Owes(true) ||
              state->next_available == state->next_used);
     return state;
   }
 
-  static bool Room(Ring& ring) {
-    Collect(ring);
-    return ring.driver->free_descriptors() >= kDescriptors;
-  }
-
-  // Takes what the device has used; true if there was something.
-  static bool Collect(Ring& ring) {
-    bool any = false;
-    for (int i = 0; i < 1 << 10; ++i) {
-      const auto used = ring.driver->TakeUsed();
-      if (!used) {
-        break;
-      }
-      any = true;
-      if (ring.honest) {
-        CheckAnswer(ring, *used);
-      }
-    }
-    return any;
-  }
-
-  static void CheckAnswer(Ring& ring, const virtio::testing::Used& used) {
-    const auto owed = ring.owed.extract(used.head);
-    WV_CHECK(!owed.empty());
-    if (used.written == 0) {
-      return;  // no answer, or no room for one
-    }
-    WV_CHECK(used.written >= sizeof(fuse_out_header));
-    const auto reply = Parse<fuse_out_header>(ring.driver->Written(used.head, used.written));
-    WV_CHECK(reply.len == used.written && reply.unique == owed.mapped().unique);
-    WV_CHECK(reply.error <= 0 && reply.error > -4096);
-  }
-
-  static bool Owes(const Ring& ring, bool waits_too) {
-    return std::ranges::any_of(ring.owed, [&](const auto& entry) {
-      return waits_too || entry.second.opcode != FUSE_SETLKW;
-    });
-  }
-
   void Await(uint16_t index, bool waits_too) {
-    Ring& ring = rings_[index];
-    if (!ring.running || !ring.honest) {
+    FuzzRing& ring = rings_[index];
+    if (!ring.running || !ring.honest()) {
       return;
     }
-    Kick(ring, false);
-    while (Collect(ring), Owes(ring, waits_too)) {
+    ring.KickIfAsked();
+    while (ring.Collect(), ring.Owes(waits_too)) {
       const uint64_t seen = interrupt_->queue_signals(index);
-      if (!ring.driver->packed()) {
-        ring.driver->SetNoInterrupt(false);
+      if (!ring.driver().packed()) {
+        ring.driver().SetNoInterrupt(false);
       }
-      ring.driver->SetUsedEvent(ring.driver->UsedIndexInRing());
+      ring.driver().SetUsedEvent(ring.driver().UsedIndexInRing());
       std::atomic_thread_fence(std::memory_order_seq_cst);
-      if (!Collect(ring)) {
+      if (!ring.Collect()) {
         // Else nobody looks at the queue, or nobody tells.
         WV_CHECK(interrupt_->WaitQueue(index, seen, kPatience));
       }
     }
   }
 
-  static void Kick(Ring& ring, bool always) {
-    if (ring.driver->ShouldNotify() || always) {
-      ring.kick.Signal();
-    }
-  }
-
   // --- Requests ---
 
-  void Submit(uint16_t index, const Request& request, uint8_t flags) {
-    Ring& ring = rings_[index];
-    fuse_in_header header{};
-    header.len = static_cast<uint32_t>(sizeof(header) + request.body.size());
-    header.opcode = request.opcode;
-    header.nodeid = request.node;
-    header.unique = ++unique_;
-    const std::string bytes = Bytes(header) + request.body;
-    auto build = ring.driver->Build();
-    if ((flags & kIndirectTable) != 0) {
-      build.Indirect();
-    }
-    const size_t step = (flags & kPieces) != 0 ? bytes.size() / 3 + 1 : bytes.size();
-    for (size_t at = 0; at < bytes.size(); at += step) {
-      build.Readable(std::string_view(bytes).substr(at, step));
-    }
-    if ((flags & kNoRoom) == 0) {
-      build.Writable(sizeof(fuse_out_header));
-      if (request.room > 0) {
-        build.Writable(request.room);
-      }
-    }
-    const uint16_t head = build.Submit();
-    if (ring.honest) {
-      const bool fresh = ring.owed.emplace(head, Owed{unique_, request.opcode}).second;
-      WV_CHECK(fresh);
-    }
-    if ((flags & kKeepQuiet) == 0) {
-      Kick(ring, false);
-    }
-  }
-
-  Request Lock(uint32_t opcode, const Record& record) const {
+  FuzzRequest Lock(uint32_t opcode, const Record& record) const {
     fuse_lk_in in{};
     in.fh = file_;
     in.owner = record.second.value() % 4U;
@@ -336,7 +211,7 @@ class Fuzzed {
     return {opcode, node_, Bytes(in), opcode == FUSE_GETLK ? uint32_t{sizeof(fuse_lk_out)} : 0U};
   }
 
-  Request Io(const Record& record, bool write) const {
+  FuzzRequest Io(const Record& record, bool write) const {
     if (write) {
       fuse_write_in in{};
       in.fh = file_;
@@ -352,7 +227,7 @@ class Fuzzed {
     return {FUSE_READ, node_, Bytes(in), in.size};
   }
 
-  Request Make(const Record& record) const {
+  FuzzRequest Make(const Record& record) const {
     const uint64_t first = record.first.value();
     switch (record.kind % 16) {
       case 0:
@@ -383,8 +258,8 @@ class Fuzzed {
       case 11:
         return {FUSE_FORGET, node_, Bytes(fuse_forget_in{first % 4}), 0};
       case 12:
-        return (first & 1U) != 0 ? Request{FUSE_INIT, 0, InitBody(), 64}
-                                 : Request{FUSE_DESTROY, 0, "", 0};
+        return (first & 1U) != 0 ? FuzzRequest{FUSE_INIT, 0, InitBody(), 64}
+                                 : FuzzRequest{FUSE_DESTROY, 0, "", 0};
       case 13:
         return {static_cast<uint32_t>(first), node_,
                 std::string(record.second.value() % 256U, '\0'), record.second.value() % 4096U};
@@ -406,40 +281,40 @@ class Fuzzed {
     }
   }
 
-  void Wish(Ring& ring, const Record& record) const {
+  void Wish(FuzzRing& ring, const Record& record) const {
     if ((record.kind & 1U) != 0) {
-      ring.driver->SetNoInterrupt((record.kind & 2U) != 0);
+      ring.driver().SetNoInterrupt((record.kind & 2U) != 0);
     } else {
       const auto ahead = static_cast<uint16_t>(record.first.value() % 4U);
-      ring.driver->SetUsedEvent(static_cast<uint16_t>(ring.driver->UsedIndexInRing() + ahead));
+      ring.driver().SetUsedEvent(static_cast<uint16_t>(ring.driver().UsedIndexInRing() + ahead));
     }
   }
 
   // From here on the ring promises nothing.
-  void Hostile(Ring& ring, const Record& record) const {
-    ring.honest = false;
-    ring.owed.clear();
+  void Hostile(FuzzRing& ring, const Record& record) const {
+    ring.Distrust();
     if (record.operation % 11 == 9) {
-      ring.driver->SetAvailableIndex(record.first.value());
+      ring.driver().SetAvailableIndex(record.first.value());
     } else {
       const uint64_t near = GuestRam::kBase + uint64_t{record.first.value()} * 16;
-      ring.driver->WriteDescriptor(record.kind % 8,
-                                   {.address = (record.flags & 1U) != 0 ? ~near : near,
-                                    .length = record.second.value(),
-                                    .flags = static_cast<uint16_t>(record.flags >> 1U & 7U),
-                                    .next = static_cast<uint16_t>(record.flags >> 4U)});
-      ring.driver->MakeAvailable(record.kind % 8);
+      ring.driver().WriteDescriptor(record.kind % 8,
+                                    {.address = (record.flags & 1U) != 0 ? ~near : near,
+                                     .length = record.second.value(),
+                                     .flags = static_cast<uint16_t>(record.flags >> 1U & 7U),
+                                     .next = static_cast<uint16_t>(record.flags >> 4U)});
+      ring.driver().MakeAvailable(record.kind % 8);
     }
     ring.kick.Signal();
   }
 
   void Step(const Record& record) {
     const uint16_t index = record.queue % kQueues;
-    Ring& ring = rings_[index];
+    FuzzRing& ring = rings_[index];
     switch (record.operation % 11) {
       default:
-        if (Room(ring)) {
-          Submit(index, Make(record), record.flags);
+        if (ring.Room()) {
+          const FuzzRequest request = Make(record);
+          ring.Submit(request, ++unique_, record.flags);
         }
         break;
       case 3:
@@ -454,7 +329,7 @@ class Fuzzed {
         }
         break;
       case 6:
-        Kick(ring, true);
+        ring.kick.Signal();
         break;
       case 7:
         Wish(ring, record);
@@ -484,7 +359,7 @@ class Fuzzed {
   const UniqueFd host_;
   std::unique_ptr<FsDevice> device_;
   const std::shared_ptr<FakeInterrupt> interrupt_ = std::make_shared<FakeInterrupt>();
-  std::array<Ring, kQueues> rings_;
+  std::array<FuzzRing, kQueues> rings_;
   Scratch scratch_;
   uint8_t bits_ = 0;
   int pauses_ = 0;
