@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 TREE = pathlib.Path(__file__).resolve().parents[2]
-NO_SOURCE = re.compile(r"_(test|fuzz|bench)\.cc$|/testing/|/proof/|/differential/")
+NO_SOURCE = re.compile(r"_(test|fuzz|bench)\.cc$|/fuzz_\w+\.h$|/testing/|/proof/|/differential/")
 
 
 def covered(programs: list, profiles: list, component: str, scratch: pathlib.Path) -> dict:
