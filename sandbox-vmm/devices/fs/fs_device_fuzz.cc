@@ -4,8 +4,11 @@
 // ends, any other one soon.
 // Input:   1 B rings: packed (bit 0), EVENT_IDX (bit 1), three threads (bit 2), size (bits 6-7), then
 //          records of 8 B: operation, queue, kind, flags, 2 B, 2 B.
-//          Operations: request, lock of the host, await, stop and go on, kick, driver's wish for
-//          interrupts, let time pass, start anew, raw descriptor, index.
+//          Operations: request, lock of the host, await, stop and go on (there, or elsewhere), kick
+//          or a look at the configuration, driver's wish for interrupts, let time pass, start anew (the
+//          ring, or the device), raw descriptor, index.
+// Not reached: the end of a turn of 128 requests (no ring here holds so many), chains outside of the
+//          memory (the queue refuses them), options that Create refuses.
 #include <sys/file.h>
 
 #include <algorithm>
@@ -51,12 +54,11 @@ constexpr uint8_t kFlock = 8;
 class Fuzzed {
  public:
   Fuzzed(GuestRam& ram, unsigned threads)
-      : ram_(ram), server_(FuzzServer(nullptr)), host_(*Open(FuzzDirectory() + "/a", O_RDWR)) {
-    FsDeviceOptions options;
-    options.tag = "fuzz";
-    options.request_queues = kQueues - 1;
-    options.threads = threads;
-    device_ = *FsDevice::Create(*server_, options);
+      : ram_(ram),
+        threads_(threads),
+        server_(FuzzServer(nullptr)),
+        host_(*Open(FuzzDirectory() + "/a", O_RDWR)) {
+    NewDevice();
   }
 
   void Run(const uint8_t* data, size_t size) {
@@ -65,6 +67,7 @@ class Fuzzed {
     ++data;
     --size;
     pauses_ = 0;
+    replaced_ = false;
     Begin();
     for (int i = 0; i < kMaxRecords && size >= sizeof(Record) && ram_.Mark() - mark < kRamUse;
          ++i, data += sizeof(Record), size -= sizeof(Record)) {
@@ -84,6 +87,36 @@ class Fuzzed {
   }
 
  private:
+  void NewDevice() {
+    FsDeviceOptions options;
+    options.tag = "fuzz";
+    options.request_queues = kQueues - 1;
+    options.threads = threads_;
+    device_ = *FsDevice::Create(*server_, options);
+  }
+
+  // The session goes on with the next one; what waited is not answered.
+  void ReplaceDevice() {
+    if (replaced_) {
+      return;
+    }
+    replaced_ = true;
+    device_.reset();
+    WV_CHECK(server_->stats().lock_waits == 0);
+    NewDevice();
+    for (uint16_t i = 0; i < kQueues; ++i) {
+      Fresh(i);
+    }
+  }
+
+  void LookAtConfig(const Record& record) const {
+    std::array<std::byte, 64> bytes{};
+    bytes.fill(std::byte{0xff});
+    const auto part = std::span(bytes).first(record.second.value() % bytes.size());
+    device_->ReadConfig(record.first.value() % 64U, part);
+    WV_CHECK(std::ranges::find(part, std::byte{0xff}) == part.end());
+  }
+
   // --- The session ---
 
   // Without rings.
@@ -324,12 +357,20 @@ class Fuzzed {
         Await(index, false);
         break;
       case 5:
-        if (const auto state = Stop(index)) {
+        if (auto state = Stop(index)) {
+          if ((record.kind & 1U) != 0) {
+            state->next_used = record.first.value();
+            ring.Distrust();
+          }
           Start(index, state);
         }
         break;
       case 6:
-        ring.kick.Signal();
+        if ((record.kind & 1U) != 0) {
+          LookAtConfig(record);
+        } else {
+          ring.kick.Signal();
+        }
         break;
       case 7:
         Wish(ring, record);
@@ -346,6 +387,8 @@ class Fuzzed {
       case 10:
         if ((record.kind & 3U) != 0) {
           Hostile(ring, record);
+        } else if ((record.flags & 1U) != 0) {
+          ReplaceDevice();
         } else {
           Stop(index);
           Fresh(index);
@@ -355,6 +398,7 @@ class Fuzzed {
   }
 
   GuestRam& ram_;
+  const unsigned threads_;
   const std::unique_ptr<FileServer> server_;
   const UniqueFd host_;
   std::unique_ptr<FsDevice> device_;
@@ -363,6 +407,7 @@ class Fuzzed {
   Scratch scratch_;
   uint8_t bits_ = 0;
   int pauses_ = 0;
+  bool replaced_ = false;
   uint64_t unique_ = 0;
   uint64_t node_ = 0;
   uint64_t file_ = 0;

@@ -1,5 +1,6 @@
 // Bytes as the state of a file server, loaded into one over the small directory. A seed cannot know
-// its inode numbers: 1 to 4 stand for those of a, d, d/b and l.
+// its inode numbers: 1 to 4 stand for those of a, d, d/b and l. Its server has no exports and lets the
+// guest lose what is lost: states with both are fuse_request_fuzz's, which are never malformed.
 #include <algorithm>
 #include <array>
 #include <cstddef>

@@ -70,9 +70,6 @@ class FuzzRing {
     owed_.clear();
   }
 
-  // The device is gone, and with it what it owed.
-  void Forgive() { owed_.clear(); }
-
   bool Room() {
     Collect();
     return driver_->free_descriptors() >= kDescriptors;
