@@ -31,7 +31,8 @@ inline bool RestoreFuzzTree(const std::string& directory) {
   for (const auto& entry : std::filesystem::directory_iterator(directory, ignored)) {
     std::filesystem::remove_all(entry.path(), ignored);
   }
-  bool made = ::chmod(directory.c_str(), 0755) == 0;
+  bool made = ::chown(directory.c_str(), ::geteuid(), ::getegid()) == 0 &&
+              ::chmod(directory.c_str(), 0755) == 0;
   for (const char* acl : {"system.posix_acl_access", "system.posix_acl_default"}) {
     ::removexattr(directory.c_str(), acl);
   }
@@ -44,8 +45,9 @@ inline bool RestoreFuzzTree(const std::string& directory) {
 }
 
 struct FuzzPaths {
-  std::string share;    // small files, and few
-  std::string exports;  // the share again as one, another directory as two; none is no mount
+  std::string share;  // small files, and few
+  std::string other;
+  std::string exports;  // the share again as one, the other as two; none is no mount
 };
 
 // On a small tmpfs where we may mount one; elsewhere there are no exports.
@@ -60,16 +62,16 @@ inline const FuzzPaths& FuzzTrees() {
     const rlimit small{1 << 20, 1 << 20};
     ::setrlimit(RLIMIT_FSIZE, &small);
     ::signal(SIGXFSZ, SIG_IGN);
-    const FuzzPaths found{made + "/share", made + "/exports"};
+    const FuzzPaths found{made + "/share", made + "/other", made + "/exports"};
     for (const char* name :
          {"/share", "/other", "/exports", "/exports/one", "/exports/two", "/exports/none"}) {
       WV_CHECK(::mkdir((made + name).c_str(), 0755) == 0);
     }
-    WV_CHECK(RestoreFuzzTree(found.share) && RestoreFuzzTree(made + "/other"));
+    WV_CHECK(RestoreFuzzTree(found.share) && RestoreFuzzTree(found.other));
     if (may_mount) {
-      for (const auto& [from, to] : {std::pair{"/share", "/one"}, {"/other", "/two"}}) {
-        WV_CHECK(::mount((made + from).c_str(), (found.exports + to).c_str(), nullptr, MS_BIND,
-                         nullptr) == 0);
+      for (const auto& [from, to] : {std::pair{found.share, "/one"}, {found.other, "/two"}}) {
+        WV_CHECK(::mount(from.c_str(), (found.exports + to).c_str(), nullptr, MS_BIND, nullptr) ==
+                 0);
       }
     }
     return found;

@@ -59,7 +59,8 @@ class FuzzHost {
     EndSession();
     now_ = 0;
     window_.refuse = false;
-    RestoreFuzzTree(FuzzDirectory());
+    RestoreFuzzTree(FuzzTrees().share);
+    RestoreFuzzTree(FuzzTrees().other);
   }
 
  private:
