@@ -30,6 +30,8 @@ using virtio::testing::GuestRam;
 
 constexpr uint64_t kRamBytes = uint64_t{8} << 20;
 constexpr uint64_t kRamUse = uint64_t{6} << 20;
+// Where a hostile ring points to: behind what honest rings use, whose answers are judged, and up to the end of memory.
+constexpr uint64_t kHostileAt = uint64_t{7} << 20;
 constexpr uint16_t kQueues = 3;
 constexpr int kMaxRecords = 64;
 constexpr int kMaxPauses = 3;
@@ -329,7 +331,7 @@ class Fuzzed {
     if (record.operation % 11 == 9) {
       ring.driver().SetAvailableIndex(record.first.value());
     } else {
-      const uint64_t near = GuestRam::kBase + uint64_t{record.first.value()} * 16;
+      const uint64_t near = GuestRam::kBase + kHostileAt + uint64_t{record.first.value()} * 16;
       ring.driver().WriteDescriptor(record.kind % 8,
                                     {.address = (record.flags & 1U) != 0 ? ~near : near,
                                      .length = record.second.value(),
