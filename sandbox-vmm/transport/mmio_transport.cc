@@ -30,40 +30,35 @@ Result<std::shared_ptr<MmioTransport>> MmioTransport::Create(
   if (queues > kMaxQueues || traits.config_length > kSize - kMmioConfig) {
     return Fail(Code::kInvalidArgument, "virtio device is too large for its MMIO transport");
   }
-  std::vector<std::shared_ptr<const EventFd>> kicks;
-  for (size_t i = 0; i < queues; ++i) {
-    WV_TRY(EventFd kick, EventFd::Create());
-    kicks.push_back(std::make_shared<const EventFd>(std::move(kick)));
+  WV_TRY(auto bells, QueueDoorbells::Create(doorbells, traits.name, queues));
+  if (doorbells != nullptr) {
+    const auto notify = static_cast<uint64_t>(MmioRegister::kQueueNotify);
+    bells->MoveTo([address = mem::Gpa{place.address + notify}](uint16_t queue) {
+      return irq::Doorbell{.address = address, .length = 4, .match = queue};
+    });
   }
+  const bool notification_data = doorbells == nullptr;
   std::shared_ptr<MmioTransport> transport(
-      new MmioTransport(doorbells, std::move(place), std::move(kicks)));
+      new MmioTransport(notification_data, std::move(place), std::move(bells)));
   transport->interrupt_ = std::make_shared<LineInterrupt>(line);
   MmioTransport* self = transport.get();
   transport->core_ = std::make_unique<TransportCore>(
       std::move(device), std::move(memory), transport->interrupt_,
-      [self](uint16_t queue) { return self->Kick(queue)->fd(); },
-      virtio::kRingReset | (doorbells == nullptr ? virtio::kNotificationData : 0));
-  transport->core_->set_kick_renewal([self](uint16_t queue) { return self->RenewKick(queue); });
+      [self](uint16_t queue) { return self->bells_->kick(queue)->fd(); },
+      virtio::kRingReset | (notification_data ? virtio::kNotificationData : 0));
+  transport->core_->set_kick_renewal(
+      [self](uint16_t queue) { return self->bells_->RenewKick(queue); });
   transport->core_->set_reset_callback([self] { self->ResetRegisters(); });
   return transport;
 }
 
-MmioTransport::MmioTransport(irq::DoorbellRegistry* doorbells, MmioPlace place,
-                             std::vector<std::shared_ptr<const EventFd>> kicks)
-    : doorbells_(doorbells),
-      place_(std::move(place)),
-      has_bell_(kicks.size()),
-      kicks_(std::move(kicks)) {}
+MmioTransport::MmioTransport(bool notification_data, MmioPlace place,
+                             std::unique_ptr<QueueDoorbells> bells)
+    : notification_data_(notification_data), place_(std::move(place)), bells_(std::move(bells)) {}
 
 MmioTransport::~MmioTransport() {
-  core_.reset();  // the device's threads signal through the members below it
+  core_.reset();  // the device's threads signal through the other members
   interrupt_->Reset();
-  const std::lock_guard lock(bell_mu_);
-  for (size_t i = 0; i < has_bell_.size(); ++i) {
-    if (has_bell_[i]) {
-      (void)doorbells_->RemoveIoeventfd(DoorbellOf(static_cast<uint16_t>(i)), *kicks_[i]);
-    }
-  }
 }
 
 void MmioTransport::Read(uint64_t offset, std::span<std::byte> out) {
@@ -242,16 +237,16 @@ void MmioTransport::WriteReady(uint16_t queue, uint32_t value) {
   } else {
     core_->EnableQueue(queue);
     if (core_->queue(queue).enabled) {
-      EnableDoorbell(queue);
+      bells_->Enable(queue);
     }
   }
 }
 
 // A notification that the kernel did not take.
 void MmioTransport::Notify(uint32_t value) {
-  const uint32_t queue = doorbells_ == nullptr ? value & 0xffffU : value;
-  if (queue < has_bell_.size()) {
-    Kick(static_cast<uint16_t>(queue))->Signal();
+  const uint32_t queue = notification_data_ ? value & 0xffffU : value;
+  if (queue < bells_->queues()) {
+    bells_->kick(static_cast<uint16_t>(queue))->Signal();
   } else {
     Ignore();
   }
@@ -264,48 +259,6 @@ void MmioTransport::ResetRegisters() {
   driver_features_select_.store(0);
   queue_select_.store(0);
   shared_memory_select_.store(0);
-}
-
-irq::Doorbell MmioTransport::DoorbellOf(uint16_t queue) const {
-  const auto notify = static_cast<uint64_t>(MmioRegister::kQueueNotify);
-  return {.address = mem::Gpa{place_.address + notify}, .length = 4, .match = queue};
-}
-
-void MmioTransport::EnableDoorbell(uint16_t queue) {
-  const std::lock_guard lock(bell_mu_);
-  if (doorbells_ != nullptr && !has_bell_[queue]) {
-    has_bell_[queue] = AssignBellLocked(queue);
-  }
-}
-
-bool MmioTransport::AssignBellLocked(uint16_t queue) {
-  auto assigned = doorbells_->AssignIoeventfd(DoorbellOf(queue), *kicks_[queue]);
-  if (!assigned) {
-    // Notifications then arrive as exits: slower, not wrong.
-    WV_WARN_LIMITED("{}: no doorbell for queue {}: {}", core_->traits().name, queue,
-                    assigned.error().message());
-  }
-  return assigned.has_value();
-}
-
-std::shared_ptr<const EventFd> MmioTransport::Kick(uint16_t queue) {
-  const std::lock_guard lock(bell_mu_);
-  return kicks_[queue];
-}
-
-// Signalled while nobody else has it. A notification that comes in between is an exit, and waits for
-// the lock.
-Result<FdRef> MmioTransport::RenewKick(uint16_t queue) {
-  WV_TRY(EventFd event, EventFd::Create());
-  event.Signal();
-  const std::lock_guard lock(bell_mu_);
-  const bool belled = has_bell_[queue];
-  if (belled) {
-    (void)doorbells_->RemoveIoeventfd(DoorbellOf(queue), *kicks_[queue]);
-  }
-  kicks_[queue] = std::make_shared<const EventFd>(std::move(event));
-  has_bell_[queue] = belled && AssignBellLocked(queue);
-  return kicks_[queue]->fd();
 }
 
 }  // namespace wyvern::transport

@@ -16,11 +16,10 @@
 #include <atomic>
 #include <map>
 #include <memory>
-#include <mutex>
-#include <vector>
 
 #include "bus/bus.h"
 #include "irq/interrupts.h"
+#include "transport/queue_doorbells.h"
 #include "transport/transport_core.h"
 
 namespace wyvern::transport {
@@ -78,8 +77,7 @@ class MmioTransport final : public bus::BusDevice {
 
  private:
   class LineInterrupt;
-  MmioTransport(irq::DoorbellRegistry* doorbells, MmioPlace place,
-                std::vector<std::shared_ptr<const EventFd>> kicks);
+  MmioTransport(bool notification_data, MmioPlace place, std::unique_ptr<QueueDoorbells> bells);
 
   uint32_t ReadRegister(uint16_t offset);
   uint32_t ReadSharedMemory(uint16_t offset) const;
@@ -89,16 +87,12 @@ class MmioTransport final : public bus::BusDevice {
   void Notify(uint32_t value);
   void ResetRegisters();
   uint16_t SelectedQueue() const;
-  irq::Doorbell DoorbellOf(uint16_t queue) const;
-  void EnableDoorbell(uint16_t queue);
-  bool AssignBellLocked(uint16_t queue);
-  std::shared_ptr<const EventFd> Kick(uint16_t queue);
-  Result<FdRef> RenewKick(uint16_t queue);
 
   void Ignore() { ignored_.fetch_add(1, std::memory_order_relaxed); }
 
-  irq::DoorbellRegistry* const doorbells_;
+  const bool notification_data_;
   const MmioPlace place_;
+  const std::unique_ptr<QueueDoorbells> bells_;
   std::shared_ptr<LineInterrupt> interrupt_;
   std::unique_ptr<TransportCore> core_;
   std::atomic<uint32_t> device_features_select_{0};
@@ -106,10 +100,6 @@ class MmioTransport final : public bus::BusDevice {
   std::atomic<uint32_t> queue_select_{0};
   std::atomic<uint32_t> shared_memory_select_{0};
   std::atomic<uint64_t> ignored_{0};
-
-  std::mutex bell_mu_;                                 // taken after the core's
-  std::vector<bool> has_bell_;                         // guarded by bell_mu_
-  std::vector<std::shared_ptr<const EventFd>> kicks_;  // guarded by bell_mu_
 };
 
 }  // namespace wyvern::transport

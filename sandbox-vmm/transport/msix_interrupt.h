@@ -1,6 +1,6 @@
 // transport/msix_interrupt.h — virtio::Interrupt over MSI-X vectors; private to PciTransport.
 // Spec:    VIRTIO 1.4 §4.1.4.5 (ISR), §4.1.5.1.2 (vectors), §4.1.5.3, §4.1.5.4.
-// Threads: any; no locks, but in QueueCallFd.
+// Threads: any; no locks, but in QueueCallFd and SetQueueVector.
 #pragma once
 
 #include <atomic>

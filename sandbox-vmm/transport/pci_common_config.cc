@@ -180,7 +180,7 @@ void PciTransport::WriteQueueField(uint8_t field, uint16_t queue, uint32_t value
       }
       core_->EnableQueue(queue);
       if (core_->queue(queue).enabled) {
-        EnableDoorbell(queue);
+        bells_->Enable(queue);
       }
       return;
     case CommonField::kQueueReset:

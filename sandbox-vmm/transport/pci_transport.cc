@@ -69,36 +69,29 @@ Result<std::shared_ptr<PciTransport>> PciTransport::Create(
   if (!RegionsAreSound(traits.shared_memory)) {
     return Fail(Code::kInvalidArgument, "shared-memory regions have ids of their own and pages");
   }
-  std::vector<std::shared_ptr<const EventFd>> kicks;
-  for (size_t i = 0; i < queues; ++i) {
-    WV_TRY(EventFd kick, EventFd::Create());
-    kicks.push_back(std::make_shared<const EventFd>(std::move(kick)));
-  }
+  WV_TRY(auto bells, QueueDoorbells::Create(&doorbells, traits.name, queues));
   WV_TRY(auto msix, pci::Msix::Create(router, static_cast<uint16_t>(queues + 1)));
-  std::shared_ptr<PciTransport> transport(new PciTransport(traits, doorbells, std::move(kicks)));
+  std::shared_ptr<PciTransport> transport(new PciTransport(traits, std::move(bells)));
   transport->AddStructures(traits);
   transport->interrupt_ = std::make_shared<MsixInterrupt>(*msix, queues);
   transport->AddMsix(std::move(msix), 0, kMsixTableOffset, kMsixPbaOffset);
   PciTransport* self = transport.get();
   transport->core_ = std::make_unique<TransportCore>(
       std::move(device), std::move(memory), transport->interrupt_,
-      [self](uint16_t queue) { return self->Kick(queue)->fd(); },
+      [self](uint16_t queue) { return self->bells_->kick(queue)->fd(); },
       virtio::kRingReset | virtio::kNotificationData);
-  transport->core_->set_kick_renewal([self](uint16_t queue) { return self->RenewKick(queue); });
+  transport->core_->set_kick_renewal(
+      [self](uint16_t queue) { return self->bells_->RenewKick(queue); });
   transport->core_->set_reset_callback([self] { self->ResetRegisters(); });
   return transport;
 }
 
-PciTransport::PciTransport(const virtio::DeviceTraits& traits, irq::DoorbellRegistry& doorbells,
-                           std::vector<std::shared_ptr<const EventFd>> kicks)
-    : Function(IdentityOf(traits)),
-      doorbells_(doorbells),
-      bells_(kicks.size()),
-      kicks_(std::move(kicks)) {}
+PciTransport::PciTransport(const virtio::DeviceTraits& traits,
+                           std::unique_ptr<QueueDoorbells> bells)
+    : Function(IdentityOf(traits)), bells_(std::move(bells)) {}
 
 PciTransport::~PciTransport() {
-  core_.reset();  // the device's threads signal through the members below it
-  OnBarMapped(0, std::nullopt);
+  core_.reset();  // the device's threads signal through the other members
 }
 
 void PciTransport::AddStructure(uint8_t type, uint64_t offset, uint32_t length) {
@@ -128,7 +121,7 @@ void PciTransport::AddStructures(const virtio::DeviceTraits& traits) {
   notify.capability.type = static_cast<uint8_t>(CapabilityType::kNotify);
   notify.capability.offset = static_cast<uint32_t>(kNotifyOffset);
   notify.capability.size =
-      static_cast<uint32_t>(kNotifyMultiplier * std::max<size_t>(bells_.size(), 1));
+      static_cast<uint32_t>(kNotifyMultiplier * std::max<size_t>(bells_->queues(), 1));
   set_up().AddCapability(kCapabilityVendor, std::as_bytes(std::span(&notify, 1)));
 
   // VIRTIO §4.1.4.9: bar, offset, length and data are the driver's.
@@ -209,61 +202,11 @@ void PciTransport::WriteBar(unsigned bar, uint64_t offset, std::span<const std::
 // access capability. Of any width, as a doorbell's.
 void PciTransport::Ring(uint64_t notify_offset) {
   const uint64_t queue = notify_offset / kNotifyMultiplier;
-  if (notify_offset % kNotifyMultiplier == 0 && queue < bells_.size()) {
-    Kick(static_cast<uint16_t>(queue))->Signal();
+  if (notify_offset % kNotifyMultiplier == 0 && queue < bells_->queues()) {
+    bells_->kick(static_cast<uint16_t>(queue))->Signal();
   } else {
     Ignore();
   }
-}
-
-void PciTransport::SetDoorbellLocked(uint16_t queue, bool on) {
-  WV_CHECK(bell_base_.has_value());  // bells are assigned, and taken back, where the BAR is mapped
-  const irq::Doorbell doorbell{
-      .address = mem::Gpa{*bell_base_ + uint64_t{kNotifyMultiplier} * queue},
-      .length = 0,
-      .match = std::nullopt};
-  if (!on) {
-    (void)doorbells_.RemoveIoeventfd(doorbell, *kicks_[queue]);
-    bells_[queue].assigned = false;
-    return;
-  }
-  auto assigned = doorbells_.AssignIoeventfd(doorbell, *kicks_[queue]);
-  bells_[queue].assigned = assigned.has_value();
-  if (!assigned) {
-    // Notifications then arrive as MMIO exits: slower, not wrong.
-    WV_WARN_LIMITED("{}: no doorbell for queue {}: {}", core_->traits().name, queue,
-                    assigned.error().message());
-  }
-}
-
-void PciTransport::EnableDoorbell(uint16_t queue) {
-  const std::lock_guard lock(bell_mu_);
-  bells_[queue].wanted = true;
-  if (bell_base_ && !bells_[queue].assigned) {
-    SetDoorbellLocked(queue, true);
-  }
-}
-
-std::shared_ptr<const EventFd> PciTransport::Kick(uint16_t queue) {
-  const std::lock_guard lock(bell_mu_);
-  return kicks_[queue];
-}
-
-// Signalled while nobody else has it. A notification that comes in between is an exit, and waits for
-// the lock.
-Result<FdRef> PciTransport::RenewKick(uint16_t queue) {
-  WV_TRY(EventFd event, EventFd::Create());
-  event.Signal();
-  const std::lock_guard lock(bell_mu_);
-  const bool assigned = bells_[queue].assigned;
-  if (assigned) {
-    SetDoorbellLocked(queue, false);
-  }
-  kicks_[queue] = std::make_shared<const EventFd>(std::move(event));
-  if (assigned) {
-    SetDoorbellLocked(queue, true);
-  }
-  return kicks_[queue]->fd();
 }
 
 void PciTransport::OnBarMapped(unsigned bar, std::optional<uint64_t> address) {
@@ -275,22 +218,15 @@ void PciTransport::OnBarMapped(unsigned bar, std::optional<uint64_t> address) {
     }
     return;
   }
-  const std::lock_guard lock(bell_mu_);
-  for (size_t i = 0; i < bells_.size(); ++i) {
-    if (bells_[i].assigned) {
-      SetDoorbellLocked(static_cast<uint16_t>(i), false);
-    }
-  }
-  bell_base_.reset();
   if (!address) {
+    bells_->MoveTo({});
     return;
   }
-  bell_base_ = *address + kNotifyOffset;
-  for (size_t i = 0; i < bells_.size(); ++i) {
-    if (bells_[i].wanted) {
-      SetDoorbellLocked(static_cast<uint16_t>(i), true);
-    }
-  }
+  bells_->MoveTo([area = *address + kNotifyOffset](uint16_t queue) {
+    return irq::Doorbell{.address = mem::Gpa{area + uint64_t{kNotifyMultiplier} * queue},
+                         .length = 0,
+                         .match = std::nullopt};
+  });
 }
 
 std::optional<PciTransport::PciAccess> PciTransport::AccessWindow(uint16_t offset, size_t length) {

@@ -16,13 +16,13 @@
 #include <atomic>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include "irq/interrupts.h"
 #include "pci/function.h"
+#include "transport/queue_doorbells.h"
 #include "transport/transport_core.h"
 
 namespace wyvern::transport {
@@ -67,8 +67,7 @@ class PciTransport final : public pci::Function {
 
  private:
   class MsixInterrupt;
-  PciTransport(const virtio::DeviceTraits& traits, irq::DoorbellRegistry& doorbells,
-               std::vector<std::shared_ptr<const EventFd>> kicks);
+  PciTransport(const virtio::DeviceTraits& traits, std::unique_ptr<QueueDoorbells> bells);
   void AddStructure(uint8_t type, uint64_t offset, uint32_t length);
   void AddStructures(const virtio::DeviceTraits& traits);
   void AddSharedMemory(const std::vector<virtio::SharedMemoryRegion>& regions);
@@ -84,10 +83,6 @@ class PciTransport final : public pci::Function {
   void Ignore() { ignored_.fetch_add(1, std::memory_order_relaxed); }
 
   void Ring(uint64_t notify_offset);
-  void SetDoorbellLocked(uint16_t queue, bool on);
-  void EnableDoorbell(uint16_t queue);
-  std::shared_ptr<const EventFd> Kick(uint16_t queue);
-  Result<FdRef> RenewKick(uint16_t queue);
 
   // The PCI configuration access capability: its window, when valid.
   struct PciAccess {
@@ -98,7 +93,7 @@ class PciTransport final : public pci::Function {
 
   std::optional<PciAccess> AccessWindow(uint16_t offset, size_t length);
 
-  irq::DoorbellRegistry& doorbells_;
+  const std::unique_ptr<QueueDoorbells> bells_;
   std::shared_ptr<MsixInterrupt> interrupt_;
   std::unique_ptr<TransportCore> core_;
   uint16_t pci_access_ = 0;                                  // offset of that capability
@@ -108,16 +103,6 @@ class PciTransport final : public pci::Function {
   std::atomic<uint32_t> device_feature_select_{0};
   std::atomic<uint32_t> driver_feature_select_{0};
   std::atomic<uint16_t> queue_select_{0};
-
-  struct Bell {
-    bool wanted = false;  // the queue has been enabled at least once
-    bool assigned = false;
-  };
-
-  std::mutex bell_mu_;       // taken after the function's own mutex, and the core's
-  std::vector<Bell> bells_;  // guarded by bell_mu_, as are those below
-  std::vector<std::shared_ptr<const EventFd>> kicks_;
-  std::optional<uint64_t> bell_base_;  // where the notification area is
 };
 
 }  // namespace wyvern::transport
