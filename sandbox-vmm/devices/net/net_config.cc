@@ -1,6 +1,7 @@
 #include "net/net_config.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "net/net_header.h"
@@ -17,6 +18,13 @@ Result<> CheckInterface(const NetInterface& interface) {
   }
   if (interface.mtu != 0 && interface.mtu < kNetMinMtu) {
     return Fail(Code::kInvalidArgument, "a network device's MTU is at least 68");
+  }
+  return {};
+}
+
+Result<> CheckQueueSize(uint16_t size) {
+  if (!std::has_single_bit(size) || size > kNetMaxQueueSize) {
+    return Fail(Code::kInvalidArgument, "a network queue's size is a power of two, at most 1024");
   }
   return {};
 }

@@ -12,6 +12,9 @@
 
 namespace wyvern::devices {
 
+inline constexpr uint16_t kNetMaxQueueSize = 1024;
+inline constexpr uint16_t kNetControlQueueSize = 64;
+
 struct NetInterface {
   MacAddress mac{};
   uint16_t mtu = 0;  // told to the driver; 0: not
@@ -23,6 +26,8 @@ struct NetInterface {
 bool IsStation(const MacAddress& mac);
 // INVALID_ARGUMENT: a group address, an MTU below 68 (§5.1.4.1).
 Result<> CheckInterface(const NetInterface& interface);
+// Of receive and transmit queues. INVALID_ARGUMENT: no power of two, or more than kNetMaxQueueSize.
+Result<> CheckQueueSize(uint16_t size);
 
 // What a device over a tap that takes `tun_offloads` offers, less the ring's features.
 uint64_t NetFeatures(const NetInterface& interface, uint16_t pairs, uint32_t tun_offloads);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <utility>
 
 namespace wyvern::devices {
 
@@ -46,7 +47,15 @@ std::optional<RxTable> ReadTable(const virtio::Chain& chain, uint64_t* offset) {
 
 }  // namespace
 
-uint32_t NetControl::Serve(virtio::Chain& chain, uint64_t features) {
+void NetControl::Serve(ActiveQueue& queue, uint64_t features) {
+  queue.Drain([&](virtio::Chain chain) {
+    const uint32_t written = Answer(chain, features);
+    queue.queue().Push(std::move(chain), written);
+    return true;
+  });
+}
+
+uint32_t NetControl::Answer(virtio::Chain& chain, uint64_t features) {
   ++commands_;
   // Without room for the answer the driver could not know what became of its command.
   const bool done = chain.writable_length() > 0 && Execute(chain, features);

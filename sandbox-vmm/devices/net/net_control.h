@@ -12,6 +12,7 @@
 #include "net/net_config.h"
 #include "net/rx_filter.h"
 #include "virtio/queue.h"
+#include "worker/active_queue.h"
 
 namespace wyvern::devices {
 
@@ -32,8 +33,8 @@ class NetControl {
     Reset();
   }
 
-  // Does what the chain asks for and writes the answer: the bytes written.
-  uint32_t Serve(virtio::Chain& chain, uint64_t features);
+  // Does what the driver asks for on its control queue, and answers.
+  void Serve(ActiveQueue& queue, uint64_t features);
 
   const RxFilter& filter() const { return filter_; }
 
@@ -47,6 +48,8 @@ class NetControl {
   uint64_t refused() const { return refused_.load(std::memory_order_relaxed); }
 
  private:
+  // The bytes of the answer.
+  uint32_t Answer(virtio::Chain& chain, uint64_t features);
   bool Execute(const virtio::Chain& chain, uint64_t features);
   bool SetMode(const virtio::Chain& chain, uint8_t mode, uint64_t features);
   bool SetAddresses(const virtio::Chain& chain, uint8_t command, uint64_t features);

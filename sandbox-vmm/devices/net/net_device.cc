@@ -3,7 +3,6 @@
 #include <sys/epoll.h>
 
 #include <algorithm>
-#include <bit>
 #include <utility>
 
 #include "base/log.h"
@@ -17,9 +16,7 @@ Result<std::unique_ptr<NetDevice>> NetDevice::Create(NetOptions options) {
   if (options.tap == nullptr || options.tap->pairs() == 0) {
     return Fail(Code::kInvalidArgument, "a network device needs a tap");
   }
-  if (!std::has_single_bit(options.queue_size) || options.queue_size > kMaxQueueSize) {
-    return Fail(Code::kInvalidArgument, "a network queue's size is a power of two, at most 1024");
-  }
+  WV_TRY_VOID(CheckQueueSize(options.queue_size));
   // Multiqueue is off until the driver wants it (§5.1.9.5.5).
   for (uint16_t i = 1; i < options.tap->pairs(); ++i) {
     WV_TRY_VOID(options.tap->SetActive(i, false));
@@ -46,7 +43,7 @@ NetDevice::NetDevice(NetOptions options, std::unique_ptr<LoopThread> worker)
   traits_.features =
       virtio::kRingFeatures | NetFeatures(options.interface, max_pairs(), tap_->offloads());
   traits_.queue_sizes.assign(size_t{2} * max_pairs(), options.queue_size);
-  traits_.queue_sizes.push_back(kControlQueueSize);
+  traits_.queue_sizes.push_back(kNetControlQueueSize);
   traits_.config_length = sizeof(NetConfigLayout);
   traits_.name = "net";
   traits_.runs_disabled = true;
@@ -182,20 +179,12 @@ void NetDevice::OnKick(uint16_t index) {
       pairs_[index / 2].transmitter.Serve();
       break;
     case NetRole::kControl:
-      ServeControl(*others_[index]);
+      control_.Serve(*others_[index], shared_.features);
       break;
     case NetRole::kNone:
     case NetRole::kStopped:
       break;
   }
-}
-
-void NetDevice::ServeControl(ActiveQueue& queue) {
-  queue.Drain([&](virtio::Chain chain) {
-    const uint32_t written = control_.Serve(chain, shared_.features);
-    queue.queue().Push(std::move(chain), written);
-    return true;
-  });
 }
 
 // Edge-triggered: a tap whose packets nobody wants now costs nothing.

@@ -52,9 +52,6 @@ struct NetState {
 
 class NetDevice final : public virtio::VirtioDevice, private NetControlTarget {
  public:
-  static constexpr uint16_t kControlQueueSize = 64;
-  static constexpr uint16_t kMaxQueueSize = 1024;
-
   // INVALID_ARGUMENT: no such interface or queue size. Detaches all pairs but the first.
   static Result<std::unique_ptr<NetDevice>> Create(NetOptions options);
   ~NetDevice() override;
@@ -110,7 +107,6 @@ class NetDevice final : public virtio::VirtioDevice, private NetControlTarget {
                  std::optional<virtio::QueueState> resume);
   std::optional<virtio::QueueState> End(uint16_t index);
   void OnKick(uint16_t index);
-  void ServeControl(ActiveQueue& queue);
   Result<> Watch(uint16_t pair);
   void Unwatch(Pair& pair);
   bool rings_decide() const;

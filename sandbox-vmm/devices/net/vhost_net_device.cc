@@ -3,7 +3,6 @@
 #include <sys/epoll.h>
 
 #include <array>
-#include <bit>
 #include <cerrno>
 #include <utility>
 
@@ -26,9 +25,7 @@ Result<std::unique_ptr<VhostNetDevice>> VhostNetDevice::Create(VhostNetOptions o
       options.vhost.size() != options.tap->pairs()) {
     return Fail(Code::kInvalidArgument, "a vhost-net device needs a descriptor for each tap");
   }
-  if (!std::has_single_bit(options.queue_size) || options.queue_size > kMaxQueueSize) {
-    return Fail(Code::kInvalidArgument, "a network queue's size is a power of two, at most 1024");
-  }
+  WV_TRY_VOID(CheckQueueSize(options.queue_size));
   if (options.calls == nullptr) {
     options.calls = KernelVhostCalls();
   }
@@ -66,7 +63,7 @@ VhostNetDevice::VhostNetDevice(VhostNetOptions options,
   traits_.device_id = virtio::kDeviceNet;
   traits_.features = features;
   traits_.queue_sizes.assign(size_t{2} * max_pairs(), options.queue_size);
-  traits_.queue_sizes.push_back(kControlQueueSize);
+  traits_.queue_sizes.push_back(kNetControlQueueSize);
   traits_.config_length = sizeof(NetConfigLayout);
   traits_.name = "vhost-net";
   roles_.resize(traits_.queue_sizes.size(), NetRole::kStopped);
@@ -132,7 +129,7 @@ Result<> VhostNetDevice::Begin(uint16_t index, virtio::QueueResources resources,
   interrupt_ = std::move(interrupt);
   roles_[index] = role;
   if (role == NetRole::kControl) {
-    ServeControl(index);
+    control_.Serve(*others_[index], features_);
   }
   return {};
 }
@@ -185,7 +182,7 @@ Result<> VhostNetDevice::BeginOther(uint16_t index, virtio::QueueResources resou
                                               .on_kick =
                                                   [this, index, role] {
                                                     if (role == NetRole::kControl) {
-                                                      ServeControl(index);
+                                                      control_.Serve(*others_[index], features_);
                                                     } else if (role == NetRole::kTransmit) {
                                                       DiscardSent(index);
                                                     }
@@ -252,15 +249,6 @@ void VhostNetDevice::EndRing(uint16_t index) {
     ring.left = others_[index]->state();
     others_[index].reset();
   }
-}
-
-void VhostNetDevice::ServeControl(uint16_t index) {
-  ActiveQueue& queue = *others_[index];
-  queue.Drain([&](virtio::Chain chain) {
-    const uint32_t written = control_.Serve(chain, features_);
-    queue.queue().Push(std::move(chain), written);
-    return true;
-  });
 }
 
 // §5.1.9.5.6.1: the driver must not use a queue beyond the pairs in use. A link that is down takes

@@ -35,9 +35,6 @@ struct VhostNetOptions {
 
 class VhostNetDevice final : public virtio::VirtioDevice, private NetControlTarget {
  public:
-  static constexpr uint16_t kControlQueueSize = 64;
-  static constexpr uint16_t kMaxQueueSize = 1024;
-
   // INVALID_ARGUMENT: no such interface, queue size or number of descriptors. FAILED_PRECONDITION:
   // a kernel without VIRTIO 1.
   static Result<std::unique_ptr<VhostNetDevice>> Create(VhostNetOptions options);
@@ -107,7 +104,6 @@ class VhostNetDevice final : public virtio::VirtioDevice, private NetControlTarg
                               FdRef own);
   void UnwatchEvents(uint16_t index);
   std::optional<virtio::QueueState> End(uint16_t index);
-  void ServeControl(uint16_t index);
   void DiscardSent(uint16_t index);
   void DiscardReceived(uint16_t pair);
 

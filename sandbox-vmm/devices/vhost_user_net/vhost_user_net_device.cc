@@ -1,6 +1,5 @@
 #include "vhost_user_net/vhost_user_net_device.h"
 
-#include <bit>
 #include <utility>
 
 #include "base/log.h"
@@ -43,9 +42,7 @@ Result<std::unique_ptr<VhostUserNetDevice>> VhostUserNetDevice::Create(
   if (options.pairs == 0 || options.pairs > kMaxPairs) {
     return Fail(Code::kInvalidArgument, "a vhost-user network device has 1 to 128 queue pairs");
   }
-  if (!std::has_single_bit(options.queue_size) || options.queue_size > kMaxQueueSize) {
-    return Fail(Code::kInvalidArgument, "a network queue's size is a power of two, at most 1024");
-  }
+  WV_TRY_VOID(CheckQueueSize(options.queue_size));
   WV_TRY(auto frontend,
          vhost_user::Frontend::Create(std::move(options.socket), FrontendFor(options)));
   if (options.pairs > 1 && (frontend->traits().features & kNetMq) == 0) {
@@ -67,7 +64,7 @@ VhostUserNetDevice::VhostUserNetDevice(const VhostUserNetOptions& options,
       control_(config_, options.pairs, *this),
       worker_(std::move(worker)) {
   traits_ = frontend_->traits();
-  traits_.queue_sizes.push_back(kControlQueueSize);
+  traits_.queue_sizes.push_back(kNetControlQueueSize);
   traits_.config_length = sizeof(NetConfigLayout);
   roles_.resize(traits_.queue_sizes.size(), NetRole::kStopped);
   own_.resize(traits_.queue_sizes.size());
@@ -117,7 +114,7 @@ Result<> VhostUserNetDevice::BeginOwn(uint16_t index, virtio::QueueResources res
                                .on_kick =
                                    [this, index, role] {
                                      if (role == NetRole::kControl) {
-                                       ServeControl(index);
+                                       control_.Serve(*own_[index], features_);
                                      }
                                    },
                                .on_fault =
@@ -128,7 +125,7 @@ Result<> VhostUserNetDevice::BeginOwn(uint16_t index, virtio::QueueResources res
                               [&](std::unique_ptr<ActiveQueue> queue) {
                                 own_[index] = std::move(queue);
                                 if (role == NetRole::kControl) {
-                                  ServeControl(index);
+                                  control_.Serve(*own_[index], features_);
                                 }
                               });
 }
@@ -147,15 +144,6 @@ std::optional<virtio::QueueState> VhostUserNetDevice::StopQueue(uint16_t index) 
     own_[index].reset();
   });
   return state;
-}
-
-void VhostUserNetDevice::ServeControl(uint16_t index) {
-  ActiveQueue& queue = *own_[index];
-  queue.Drain([&](virtio::Chain chain) {
-    const uint32_t written = control_.Serve(chain, features_);
-    queue.queue().Push(std::move(chain), written);
-    return true;
-  });
 }
 
 // As the pairs in use and the link say. The first error; what the back-end has not taken stays as it was.

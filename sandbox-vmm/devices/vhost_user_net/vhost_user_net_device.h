@@ -36,8 +36,6 @@ struct VhostUserNetOptions {
 
 class VhostUserNetDevice final : public virtio::VirtioDevice, private NetControlTarget {
  public:
-  static constexpr uint16_t kControlQueueSize = 64;
-  static constexpr uint16_t kMaxQueueSize = 1024;
   // A message names a ring by 8 bits.
   static constexpr uint16_t kMaxPairs = 128;
 
@@ -77,7 +75,6 @@ class VhostUserNetDevice final : public virtio::VirtioDevice, private NetControl
 
   Result<> BeginOwn(uint16_t index, virtio::QueueResources resources, uint64_t features,
                     std::optional<virtio::QueueState> resume, NetRole role);
-  void ServeControl(uint16_t index);
   Result<> EnableRings();
   void SignalConfig();
   bool SetPairs(uint16_t pairs) override;

@@ -92,7 +92,7 @@ Result<Served> MakeNet(devices::WorkerOptions worker, const std::string& tap, un
   }
   WV_TRY(options.tap, devices::KernelTap::Create(std::move(taps)));
   options.interface.mac = {0x52, 0x54, 0, 0x12, 0x34, 0x57};
-  options.queue_size = devices::NetDevice::kMaxQueueSize;
+  options.queue_size = devices::kNetMaxQueueSize;
   WV_TRY(auto device, devices::NetDevice::Create(std::move(options)));
   Served served;
   served.options = devices::NetBackendOptions(*device);
