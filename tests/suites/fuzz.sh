@@ -1,8 +1,8 @@
 #!/bin/bash
-# libFuzzer targets: each committed corpus is replayed, then the target runs for $WYVERN_FUZZ_SECONDS; two targets at a time.
+# libFuzzer targets: each committed corpus is replayed, then the target runs for $WYVERN_FUZZ_SECONDS.
 # They share the build, and most objects, with the suite asan; long runs are worth an optimised build of their own, which also counts what
 # each target reaches of its component (tests/tools/fuzz_coverage.py).
-# WYVERN_FUZZ_TARGETS, a regular expression of names: only those.
+# WYVERN_FUZZ_TARGETS, a regular expression of names: only those. WYVERN_FUZZ_AT_ONCE: so many targets at a time (2); each takes up to 2 GiB.
 set -uo pipefail
 preset=asan
 [ "${WYVERN_LONG:-0}" = 1 ] && preset=fuzz
@@ -31,5 +31,5 @@ export -f fuzz_one
 
 targets=$WYVERN_LOGS/fuzzers.txt
 grep -E "/(${WYVERN_FUZZ_TARGETS:-.*})_fuzz " build/$preset/fuzzers.txt >"$targets" || exit 1
-xargs -P2 -L1 bash -c 'fuzz_one "$1" "$2"' fuzz_one <"$targets"
+xargs -P"${WYVERN_FUZZ_AT_ONCE:-2}" -L1 bash -c 'fuzz_one "$1" "$2"' fuzz_one <"$targets"
 [ $preset = asan ] || python3 tests/tools/fuzz_coverage.py "$targets" "$WYVERN_LOGS/fuzz"
