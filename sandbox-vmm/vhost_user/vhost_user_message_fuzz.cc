@@ -14,6 +14,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/testing/fuzz_input.h"
 #include "base/unix_socket.h"
 #include "vhost_user/backend.h"
 #include "virtio/feature_bits.h"
@@ -100,28 +101,6 @@ class QuietDevice final : public virtio::VirtioDevice {
   std::shared_ptr<virtio::Interrupt> interrupt_;
 };
 
-struct Input {
-  const uint8_t* data;
-  size_t size;
-
-  uint8_t Byte() {
-    if (size == 0) {
-      return 0;
-    }
-    --size;
-    return *data++;
-  }
-
-  std::vector<std::byte> Take(size_t count) {
-    const size_t have = std::min(count, size);
-    std::vector<std::byte> bytes(count);
-    std::copy_n(reinterpret_cast<const std::byte*>(data), have, bytes.begin());
-    data += have;
-    size -= have;
-    return bytes;
-  }
-};
-
 // Files that stay the same over all runs: guest memory, an eventfd, a socket.
 UniqueFd MakeGuestMemory() {
   UniqueFd memory = *MakeMemfd("fuzz", 1 << 20, MFD_ALLOW_SEALING);
@@ -160,28 +139,27 @@ BackendOptions Offers(uint8_t how) {
 }
 
 // False when the session is over.
-bool SendOne(Input* input, bool structured, FdRef socket) {
-  const uint8_t id = input->Byte();
-  const uint8_t fd_byte = input->Byte();
-  Header header{id, uint32_t{input->Byte()} | (structured ? kVersion : 0), 0};
+bool SendOne(FuzzInput& input, bool structured, FdRef socket) {
+  const uint8_t id = input.Byte();
+  const uint8_t fd_byte = input.Byte();
+  Header header{id, uint32_t{input.Byte()} | (structured ? kVersion : 0), 0};
   header.flags = structured ? (header.flags & ~2U) : header.flags;
-  header.size = input->Byte();
-  header.size |= uint32_t{input->Byte()} << 8U;
+  header.size = input.Word();
   size_t fd_count = fd_byte % 10U;
   if (const RequestRule* rule = FindRule(RequestRules(), id); structured && rule != nullptr) {
     header.size = rule->min_size + header.size % (rule->max_size - rule->min_size + 1);
     fd_count = rule->min_fds + fd_count % (rule->max_fds - rule->min_fds + 1);
   }
-  const size_t length = structured ? header.size : std::min<size_t>(header.size, input->size);
-  std::vector<std::byte> message(sizeof(header));
+  const size_t length = std::min<size_t>(header.size, 8192);
+  const auto payload = std::as_bytes(input.Take(length));
+  std::vector<std::byte> message(sizeof(header) + (structured ? length : payload.size()));
   std::memcpy(message.data(), &header, sizeof(header));
-  const std::vector<std::byte> payload = input->Take(std::min<size_t>(length, 8192));
-  message.insert(message.end(), payload.begin(), payload.end());
+  std::ranges::copy(payload, message.begin() + sizeof(header));
   const std::vector<FdRef> fds(fd_count, FileOf(fd_byte / 10U));
   return SendMessage(socket, message, fds).has_value();
 }
 
-void Fuzz(Input input) {
+void Fuzz(FuzzInput input) {
   const uint8_t how = input.Byte();
   auto pair = MakeSocketPair(SOCK_STREAM);
   WV_CHECK(pair.has_value());
@@ -189,8 +167,8 @@ void Fuzz(Input input) {
   QuietDevice* quiet = device.get();
   Backend backend(std::move(pair->second), std::move(device), Offers(how));
   std::vector<std::byte> sink(8192);
-  while (input.size >= 5) {
-    if (!SendOne(&input, (how & 1U) != 0, pair->first) || !backend.Serve()) {
+  while (!input.empty()) {
+    if (!SendOne(input, (how & 1U) != 0, pair->first) || !backend.Serve()) {
       return;
     }
     // What it answers must not fill the socket; its descriptors are closed.

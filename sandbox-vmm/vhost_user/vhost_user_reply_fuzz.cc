@@ -14,6 +14,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/testing/fuzz_input.h"
 #include "base/unix_socket.h"
 #include "vhost_user/frontend.h"
 #include "virtio/feature_bits.h"
@@ -22,6 +23,8 @@
 
 namespace wyvern::vhost_user {
 namespace {
+
+constexpr size_t kMaxInput = 4096;
 
 class NoWindow final : public SharedMemoryWindow {
  public:
@@ -32,7 +35,7 @@ class NoWindow final : public SharedMemoryWindow {
 
 class ReplyFuzzer {
  public:
-  ReplyFuzzer(const uint8_t* data, size_t size) : data_(data), size_(size) {
+  explicit ReplyFuzzer(FuzzInput input) : input_(input) {
     auto pair = MakeSocketPair(SOCK_STREAM);
     WV_CHECK(pair.has_value());
     ours_ = std::move(pair->first);
@@ -40,13 +43,11 @@ class ReplyFuzzer {
   }
 
   void Run() {
-    const bool honest = (Byte() & 1U) != 0;
+    const bool honest = (input_.Byte() & 1U) != 0;
     if (honest) {
       WriteSession();
     } else {
-      SendSome(std::span(reinterpret_cast<const std::byte*>(data_), size_), 0);
-    }
-    if (!honest) {
+      SendSome(std::as_bytes(input_.Take(kMaxInput)), 0);
       ::shutdown(theirs_.get(), SHUT_WR);
     }
     FrontendOptions options;
@@ -67,14 +68,6 @@ class ReplyFuzzer {
   }
 
  private:
-  uint8_t Byte() {
-    if (size_ == 0) {
-      return 0;
-    }
-    --size_;
-    return *data_++;
-  }
-
   void SendSome(std::span<const std::byte> bytes, size_t fds) {
     static const UniqueFd file = *MakeMemfd("fuzz", 1 << 16);
     // What the socket does not take now is not said.
@@ -85,20 +78,20 @@ class ReplyFuzzer {
 
   // One reply, spoilt by the next bytes of the input.
   void Spoilt(Request request, std::span<const std::byte> payload, size_t fds = 0) {
-    const uint8_t longer = Byte() % 32U == 1 ? Byte() : 0;
-    const uint8_t fd_byte = Byte();
+    const uint8_t longer = input_.Byte() % 32U == 1 ? input_.Byte() : 0;
+    const uint8_t fd_byte = input_.Byte();
     fds = fd_byte % 32U == 1 ? fd_byte / 32U : fds;
     Header header{static_cast<uint32_t>(request), kVersion | kFlagReply,
                   static_cast<uint32_t>(payload.size() + longer)};
     std::vector<std::byte> bytes(sizeof(header) + payload.size() + longer);
     std::copy(payload.begin(), payload.end(), bytes.begin() + sizeof(header));
-    const uint8_t where = Byte();
-    header.request ^= where == 255 ? Byte() : 0U;
-    header.flags ^= where == 254 ? Byte() : 0U;
+    const uint8_t where = input_.Byte();
+    header.request ^= where == 255 ? input_.Byte() : 0U;
+    header.flags ^= where == 254 ? input_.Byte() : 0U;
     std::memcpy(bytes.data(), &header, sizeof(header));
     for (int i = 0; i < 4 && !payload.empty(); ++i) {
       bytes[sizeof(header) + (where + static_cast<size_t>(i)) % payload.size()] ^=
-          std::byte{Byte()};
+          std::byte{input_.Byte()};
     }
     SendSome(bytes, fds);
   }
@@ -190,19 +183,17 @@ class ReplyFuzzer {
 
   void AskSome(FdRef channel) {
     static const UniqueFd file = *MakeMemfd("fuzz", 1 << 16);
-    for (int request = 0; request < 64 && size_ >= 4; ++request) {
-      const uint32_t id = Byte() % 12U;
-      const uint8_t fds = Byte() % 3U;
-      Header header{id, kVersion | (Byte() & kFlagNeedReply), Byte() % 64U};
+    for (int request = 0; request < 64 && !input_.empty(); ++request) {
+      const uint32_t id = input_.Byte() % 12U;
+      const uint8_t fds = input_.Byte() % 3U;
+      Header header{id, kVersion | (input_.Byte() & kFlagNeedReply), input_.Byte() % 64U};
       if (const RequestRule* rule = FindRule(BackendRequestRules(), id);
           rule != nullptr && header.size < 60) {
         header.size = rule->min_size;
       }
       std::vector<std::byte> bytes(sizeof(header) + header.size);
       std::memcpy(bytes.data(), &header, sizeof(header));
-      for (uint32_t i = 0; i < header.size && size_ > 0; ++i) {
-        bytes[sizeof(header) + i] = std::byte{Byte()};
-      }
+      std::ranges::copy(std::as_bytes(input_.Take(header.size)), bytes.begin() + sizeof(header));
       if (!SendMessage(channel, bytes, std::vector<FdRef>(fds, FdRef(file)))) {
         break;
       }
@@ -231,8 +222,7 @@ class ReplyFuzzer {
     device.Reset();
   }
 
-  const uint8_t* data_;
-  size_t size_;
+  FuzzInput input_;
   UniqueFd ours_;
   UniqueFd theirs_;
 };
@@ -242,9 +232,9 @@ class ReplyFuzzer {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   wyvern::SetLogLevel(static_cast<wyvern::LogLevel>(4));
-  if (size == 0 || size > 4096) {
+  if (size == 0 || size > wyvern::vhost_user::kMaxInput) {
     return 0;
   }
-  wyvern::vhost_user::ReplyFuzzer(data, size).Run();
+  wyvern::vhost_user::ReplyFuzzer({data, size}).Run();
   return 0;
 }
