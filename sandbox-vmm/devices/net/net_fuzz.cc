@@ -1,6 +1,7 @@
 // A hostile driver of the network device, and a tap with packets of any kind.
-// Input:   1 B features refused (bits 0-3), packed rings (bit 4), queue size (bits 6-7), then
-//          records of 24 B: operation, pair, 12 B header, 4 B length, 2 B pieces, 4 B data.
+// Input:   1 B features refused (bits 0-3), packed rings (bit 4), paused before its reset (bit 5),
+//          queue size (bits 6-7), then records of 24 B: operation, pair, 12 B header, 4 B length, 2 B
+//          pieces, 4 B data.
 //          Operations: transmit, offer buffers, packet from the tap, command, raw descriptor, take
 //          what was used, failures of the tap, host calls.
 #include <array>
@@ -9,6 +10,7 @@
 
 #include "base/check.h"
 #include "net/testing/net_rig.h"
+#include "testing/fuzz_records.h"
 
 namespace wyvern::devices {
 namespace {
@@ -17,7 +19,6 @@ using std::chrono::milliseconds;
 using testing::NetRig;
 using testing::Raw;
 
-constexpr size_t kRecord = 24;
 constexpr uint64_t kRamUse = uint64_t{12} << 20;
 
 struct Record {
@@ -29,7 +30,7 @@ struct Record {
   Le32 data = 0;
 };
 
-static_assert(sizeof(Record) == kRecord);
+static_assert(sizeof(Record) == 24);
 
 // One device for all inputs: what one leaves behind must not matter to the next.
 class Fuzzed {
@@ -46,14 +47,11 @@ class Fuzzed {
     rig_.device().UseRing((data[0] & 0x18U) == 0x10U ? testing::RingKind::kPacked
                                                      : testing::RingKind::kSplit);
     rig_.Start(refused, static_cast<uint16_t>(4U << (data[0] >> 6U)));
-    ++data;
-    --size;
-    for (; size >= kRecord && rig_.device().ram().Mark() - mark < kRamUse;
-         data += kRecord, size -= kRecord) {
-      Record record;
-      std::memcpy(&record, data, sizeof(record));
-      Step(record);
-    }
+    testing::ForEachRecord<Record>({data + 1, size - 1}, size, [&](const Record& record) {
+      if (rig_.device().ram().Mark() - mark < kRamUse) {
+        Step(record);
+      }
+    });
     rig_.net().SetLimits({}, {});
     rig_.net().SetLinkUp(true);
     refusing_ = false;
@@ -61,7 +59,7 @@ class Fuzzed {
     for (uint16_t i = 0; i < 5; ++i) {
       rig_.net().SetQueueEnabled(i, true);
     }
-    if ((record_count_++ & 1U) != 0) {
+    if ((data[0] & 0x20U) != 0) {
       (void)rig_.device().core().Pause();
     }
     rig_.device().core().WriteStatus(0);
@@ -245,7 +243,6 @@ class Fuzzed {
 
   NetRig rig_;
   bool refusing_ = false;
-  uint64_t record_count_ = 0;
 };
 
 }  // namespace

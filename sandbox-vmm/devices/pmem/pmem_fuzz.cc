@@ -21,6 +21,7 @@ using wyvern::devices::testing::ChainPlayer;
 using wyvern::devices::testing::ChainRecord;
 using wyvern::devices::testing::DeviceRig;
 using wyvern::devices::testing::GoodChain;
+using wyvern::devices::testing::RingKind;
 using wyvern::mem::Gpa;
 
 constexpr PmemRange kRange = {.start = Gpa{uint64_t{4} << 30U}, .size = 2U << 20U};
@@ -98,17 +99,6 @@ void PlayChains(DeviceRig& rig, std::span<const uint8_t> input) {
   player.Run(input);
 }
 
-void PlayImages(DeviceRig& rig, bool packed, std::span<const uint8_t> images) {
-  const uint64_t mark = rig.ram().Mark();
-  rig.UseRing(packed ? wyvern::devices::testing::RingKind::kPacked
-                     : wyvern::devices::testing::RingKind::kSplit);
-  rig.Start();
-  PlayRingImages(rig, 0, images);
-  (void)rig.core().Pause();
-  rig.core().WriteStatus(0);
-  rig.ram().Release(mark);
-}
-
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -120,7 +110,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if ((data[0] & 0x80U) != 0) {
     PlayChains(*rig, rest);
   } else {
-    PlayImages(*rig, (data[0] & 1U) != 0, rest);
+    PlayRingImages(*rig, (data[0] & 1U) != 0 ? RingKind::kPacked : RingKind::kSplit, rest);
   }
   return 0;
 }

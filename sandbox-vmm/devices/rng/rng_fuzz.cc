@@ -90,19 +90,13 @@ void PlayChains(Fuzzed& fuzzed, std::span<const uint8_t> input) {
 }
 
 void PlayImages(Fuzzed& fuzzed, uint8_t what, std::span<const uint8_t> images) {
-  DeviceRig& rig = *fuzzed.rig;
-  RateLimiterConfig limits;
   if ((what & 1U) != 0) {
+    RateLimiterConfig limits;
     limits.ops = {.size = 2, .one_time_burst = 0, .refill_time = std::chrono::milliseconds(1)};
+    fuzzed.device->SetRateLimits(limits);
   }
-  fuzzed.device->SetRateLimits(limits);
-  const uint64_t mark = rig.ram().Mark();
-  rig.UseRing((what & 2U) != 0 ? RingKind::kPacked : RingKind::kSplit);
-  rig.Start();
-  PlayRingImages(rig, 0, images);
-  (void)rig.core().Pause();
-  rig.core().WriteStatus(0);
-  rig.ram().Release(mark);
+  PlayRingImages(*fuzzed.rig, (what & 2U) != 0 ? RingKind::kPacked : RingKind::kSplit, images);
+  fuzzed.device->SetRateLimits({});
 }
 
 }  // namespace

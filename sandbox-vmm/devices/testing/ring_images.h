@@ -2,8 +2,8 @@
 // comes from a fuzzer.
 // Input:   images of 2048 B, the last one may be shorter: 1024 B descriptor area, then the driver
 //          area (split: available ring; packed: event suppression). The rest of it is not used.
-// Shape:   queues of 64 entries. After each image the device is notified, whether it wants to be or
-//          not; it may still be at the one before.
+// Shape:   one queue, of 64 entries. After each image the device is notified, whether it wants to be
+//          or not; it may still be at the one before.
 #pragma once
 
 #include <algorithm>
@@ -17,10 +17,13 @@
 
 namespace wyvern::devices::testing {
 
-// Preconditions: the rig is started.
-inline void PlayRingImages(DeviceRig& rig, uint16_t queue, std::span<const uint8_t> input) {
+// Leaves the device as it was before its first start.
+inline void PlayRingImages(DeviceRig& rig, RingKind ring_kind, std::span<const uint8_t> input) {
   constexpr size_t kImage = 2048;
-  const virtio::testing::FakeDriver& driver = rig.queue(queue);
+  const uint64_t mark = rig.ram().Mark();
+  rig.UseRing(ring_kind);
+  rig.Start();
+  const virtio::testing::FakeDriver& driver = rig.queue(0);
   const virtio::QueueConfig& config = driver.config();
   const size_t descriptors = size_t{WV_DESC_SIZE} * config.size;
   const size_t wishes = driver.packed() ? size_t{WV_PACKED_EVENT_BYTES}
@@ -32,9 +35,12 @@ inline void PlayRingImages(DeviceRig& rig, uint16_t queue, std::span<const uint8
     (void)rig.ram().memory()->WriteBytes(config.descriptor_area, ring);
     (void)rig.ram().memory()->WriteBytes(config.driver_area,
                                          rest.first(std::min(rest.size(), wishes)));
-    rig.KickAlways(queue);
+    rig.KickAlways(0);
     input = input.subspan(image.size());
   }
+  (void)rig.core().Pause();
+  rig.core().WriteStatus(0);
+  rig.ram().Release(mark);
 }
 
 }  // namespace wyvern::devices::testing
