@@ -133,7 +133,7 @@ MadeDevice MakeNet() {
           .frontend = testing::MakeNetFrontend};
 }
 
-// VIRTIO §5.1.6.5.5: that many pairs are in use.
+// VIRTIO §5.1.9.5.5: that many pairs are in use.
 uint16_t SubmitPairs(FakeDriver& driver, uint16_t pairs) {
   const NetCommand command{.command_class = static_cast<uint8_t>(NetClass::kMq),
                            .command = kNetMqPairsSet};

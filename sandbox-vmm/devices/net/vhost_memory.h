@@ -3,7 +3,7 @@
 //          has a region for each chunk, at an address of its own. Where there are too many, the chunks
 //          of one file are mapped a second time, each at its place in one piece of address space: one
 //          region, in which what is not plugged is as inaccessible as outside of it (EFAULT).
-// Cost:    each chunk is mapped once when it comes and once when it goes; page tables, no memory.
+// Cost:    each queue pair maps each chunk when it comes and unmaps it when it goes; page tables, no memory.
 // Errors:  RESOURCE_EXHAUSTED: too many regions all the same. The host's, for mappings.
 // Threads: one at a time.   Trust: as mem::GuestMemory.
 #pragma once
