@@ -22,6 +22,7 @@ GUEST_USO4, GUEST_USO6, HOST_USO = 54, 55, 56
 VHOST = ("--vhost-net",)
 needs_vhost = pytest.mark.skipif(not pathlib.Path("/dev/vhost-net").exists(), reason="no /dev/vhost-net here")
 vhost = pytest.param(VHOST, marks=needs_vhost)
+vhost_shared = pytest.param((*VHOST, "--shared"), marks=[needs_vhost, pytest.mark.thorough])
 either = pytest.mark.parametrize("flags", [(), pytest.param(VHOST, marks=[needs_vhost, pytest.mark.thorough])],
                                  ids=["packed", "vhost-net"])
 
@@ -123,7 +124,7 @@ def host_carrier(guest: Guest) -> bool:
     return b"NO-CARRIER" not in done.stdout
 
 
-@pytest.mark.parametrize("flags", [(), more(("--split",)), more(("--shared",)), vhost, more(("--vhost-net", "--shared"))],
+@pytest.mark.parametrize("flags", [(), more(("--split",)), more(("--shared",)), vhost, vhost_shared],
                          ids=["packed", "split", "packed-shared", "vhost-net", "vhost-net-shared"])
 def test_streams_arrive_whole_both_ways(scratch, flags):
     files, sent = disks(scratch, SIZE)
