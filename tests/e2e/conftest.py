@@ -17,12 +17,7 @@ from harness.shim import Shim, default_spec
 # Seconds for one test; the lab is an emulated machine, often on a busy host.
 LIMIT = int(os.environ.get("WYVERN_TEST_LIMIT", "240"))
 
-
-LEFT_TO_LONG = pytest.StashKey[int]()
-
-
-def pytest_addoption(parser):
-    parser.addoption("--long", action="store_true", help="the big sizes and counts too")
+pytest_plugins = ["harness.left_to_long"]
 
 
 def pytest_configure(config):
@@ -31,22 +26,10 @@ def pytest_configure(config):
         pytest.exit("these tests need containerd: run them in a lab machine (tests/lab/lab run -- pytest …)", 4)
 
 
-@pytest.hookimpl(trylast=True)  # after -k: what it leaves out is not counted
-def pytest_collection_modifyitems(config, items):
-    # The lab's share of a run is minutes: what is one more of a kind is left to --long, and counted at the end.
-    left_out = [i for i in items if i.get_closest_marker("thorough") and not config.getoption("--long")]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [i for i in items if i not in left_out]
-    config.stash[LEFT_TO_LONG] = len(left_out)
+def pytest_collection_modifyitems(items):
     for item in items:
         if RUNTIME != WYVERN and item.get_closest_marker("wyvern_only"):
             item.add_marker(pytest.mark.skip(reason=f"tests what only {WYVERN} has; the runtime is {RUNTIME}"))
-
-
-def pytest_terminal_summary(terminalreporter, config):
-    """tests/suites/lab.sh reads this line."""
-    terminalreporter.write_line(f"{config.stash.get(LEFT_TO_LONG, 0)} left to --long")
 
 
 def _limited(item):

@@ -1,26 +1,8 @@
 """--long as in tests/e2e: what is one more of a kind is left to it."""
 
-import pytest
+import pathlib
+import sys
 
-LEFT_TO_LONG = pytest.StashKey[int]()
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
 
-
-def pytest_addoption(parser):
-    parser.addoption("--long", action="store_true", help="also what is one more of a kind")
-
-
-def pytest_configure(config):
-    config.addinivalue_line("markers", "thorough: one more of a kind; only with --long")
-
-
-def pytest_collection_modifyitems(config, items):
-    left_out = [i for i in items if i.get_closest_marker("thorough") and not config.getoption("--long")]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [i for i in items if i not in left_out]
-    config.stash[LEFT_TO_LONG] = len(left_out)
-
-
-def pytest_terminal_summary(terminalreporter, config):
-    """tests/suites/lab.sh reads this line."""
-    terminalreporter.write_line(f"{config.stash.get(LEFT_TO_LONG, 0)} left to --long")
+pytest_plugins = ["harness.left_to_long"]

@@ -20,7 +20,7 @@ TIMEOUT = float(os.environ.get("WYVERN_TEST_TIMEOUT", "90"))
 
 
 def more(*values):
-    """Parameters of a test that only --long takes (see pytest.ini)."""
+    """Parameters of a test that only --long takes (left_to_long.py)."""
     return pytest.param(*values, marks=pytest.mark.thorough)
 
 
