@@ -107,9 +107,12 @@ bool Frontend::TakesMemory(const mem::GuestMemory& memory) {
   if (!shown) {
     return false;
   }
+  if (shown->size() <= kMaxTableRegions) {
+    return true;  // a table, which every back-end takes
+  }
   const auto slots = MaxSlots();
   // A back-end that is lost says nothing, and is not to stand in the way.
-  return !slots || shown->size() <= std::max(*slots, kMaxTableRegions);
+  return !slots || shown->size() <= *slots;
 }
 
 bool Frontend::MemoryGrew(const std::shared_ptr<const mem::GuestMemory>& memory) {
