@@ -266,6 +266,7 @@ Result<arch::AddressRange> Machine::MapReadOnlyImages(std::vector<UniqueFd> file
   WV_TRY_CONTEXT(auto memory,
                  memory_->WithAdjacentRegions(ImageRegions(range.start, layout, std::move(files))),
                  "images");
+  WV_TRY_VOID_CONTEXT(CheckMemory(*memory), "images");
   // One memslot for all of them.
   for (mem::RegionInfo info : memory->regions()) {
     if (mem::Raw(info.start) == range.start) {

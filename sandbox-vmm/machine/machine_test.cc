@@ -17,6 +17,7 @@
 #include "loader/testing/elf_builder.h"
 #include "mem/file_window.h"
 #include "virtio/device.h"
+#include "virtio/feature_bits.h"
 
 namespace wyvern::machine {
 namespace {
@@ -342,14 +343,14 @@ TEST_F(MachineTest, GuestReachesConsoleAndPciConfiguration) {
   EXPECT_NE(console_[1], '\xff');  // the host bridge's vendor
 }
 
-// Has one region of shared memory.
-class WindowedDevice final : public virtio::VirtioDevice {
+// Takes part in nothing.
+class IdleDevice : public virtio::VirtioDevice {
  public:
-  WindowedDevice() {
-    traits_.device_id = 26;
+  explicit IdleDevice(std::vector<virtio::SharedMemoryRegion> shared = {}) {
+    traits_.device_id = shared.empty() ? virtio::kDeviceEntropy : virtio::kDeviceFs;
     traits_.queue_sizes = {64};
-    traits_.name = "windowed";
-    traits_.shared_memory = {{.id = 0, .length = 2 * kMiB}};
+    traits_.name = "idle";
+    traits_.shared_memory = std::move(shared);
   }
 
   const virtio::DeviceTraits& traits() const override { return traits_; }
@@ -371,33 +372,17 @@ class WindowedDevice final : public virtio::VirtioDevice {
   virtio::DeviceTraits traits_;
 };
 
+std::unique_ptr<IdleDevice> WindowedDevice() {
+  return std::make_unique<IdleDevice>(
+      std::vector<virtio::SharedMemoryRegion>{{.id = 0, .length = 2 * kMiB}});
+}
+
 mem::Gpa Chunk(const Machine& machine, uint64_t chunk) {
   return mem::Gpa{machine.hotplug_window().start + chunk * 2 * kMiB};
 }
 
-class MemoryUser final : public virtio::VirtioDevice {
+class MemoryUser final : public IdleDevice {
  public:
-  explicit MemoryUser(uint16_t id) {
-    traits_.device_id = id;
-    traits_.queue_sizes = {64};
-    traits_.name = "memory user";
-  }
-
-  const virtio::DeviceTraits& traits() const override { return traits_; }
-
-  void ReadConfig(uint32_t, std::span<std::byte>) override {}
-
-  void WriteConfig(uint32_t, std::span<const std::byte>) override {}
-
-  Result<> StartQueue(uint16_t, virtio::QueueResources, uint64_t,
-                      std::optional<virtio::QueueState>) override {
-    return {};
-  }
-
-  std::optional<virtio::QueueState> StopQueue(uint16_t) override { return std::nullopt; }
-
-  void Reset() override {}
-
   bool MemoryGrew(const std::shared_ptr<const mem::GuestMemory>& memory) override {
     grown = memory;
     return true;
@@ -409,16 +394,13 @@ class MemoryUser final : public virtio::VirtioDevice {
 
   std::shared_ptr<const mem::GuestMemory> grown;
   size_t most_regions = 1000;
-
- private:
-  virtio::DeviceTraits traits_;
 };
 
 TEST_F(MachineTest, ChunksComeAndGoAndDevicesAreToldWhatIsMore) {
   MachineConfig config = Config({0xf4});
   config.hotplug_memory = 1024 * kMiB;
   auto machine = *Machine::Create(std::move(config));
-  auto device = std::make_unique<MemoryUser>(4);
+  auto device = std::make_unique<MemoryUser>();
   MemoryUser& user = *device;
   ASSERT_TRUE(machine->AttachDevice(std::move(device)).has_value());
   auto slots = machine->MakeMemorySlots(2 * kMiB);
@@ -439,6 +421,10 @@ TEST_F(MachineTest, ChunksComeAndGoAndDevicesAreToldWhatIsMore) {
   const auto refused = (*slots)->Map({Chunk(*machine, 4), 2 * kMiB});
   ASSERT_FALSE(refused.has_value());
   EXPECT_EQ(refused.error().code(), Code::kResourceExhausted);
+  EXPECT_EQ(machine->memory(), before);
+  const auto image = machine->MapReadOnlyImages(Images(*MakeMemfd("image", 2 * kMiB)));
+  ASSERT_FALSE(image.has_value());
+  EXPECT_EQ(image.error().code(), Code::kResourceExhausted);
   EXPECT_EQ(machine->memory(), before);
   user.most_regions = 1000;
   EXPECT_TRUE((*slots)->Map({Chunk(*machine, 4), 2 * kMiB}).has_value());
@@ -462,7 +448,7 @@ TEST_F(MachineTest, MemslotsForImagesEndWhereThoseOfChunksBegin) {
   EXPECT_THAT(image.error().message(), HasSubstr("memslots"));
   EXPECT_LE(images, 256U);
   const auto window = *mem::FileWindow::Create(2 * kMiB);
-  const auto attached = machine->AttachDevice(std::make_unique<WindowedDevice>(), window);
+  const auto attached = machine->AttachDevice(WindowedDevice(), window);
   ASSERT_FALSE(attached.has_value());
   EXPECT_EQ(attached.error().code(), Code::kResourceExhausted);
   // And chunks come and go as before.
@@ -490,7 +476,7 @@ TEST_F(MachineTest, WindowOfADeviceFollowsItsBar) {
       0xb0, 0xfe, 0xe6, 0x64, 0xf4,                                // mov al, 0xfe; out 0x64, al; hlt
       // clang-format on
   }));
-  const auto slot = machine->AttachDevice(std::make_unique<WindowedDevice>(), window);
+  const auto slot = machine->AttachDevice(WindowedDevice(), window);
   ASSERT_TRUE(slot.has_value()) << slot.error().message();
   ASSERT_EQ(*slot, 1);
   ASSERT_TRUE(machine->Boot().has_value());
