@@ -13,7 +13,7 @@ FORBIDDEN = [
     (re.compile(r"^(runtime|shim)/"), {"mem", "virtio", "kvm", "pci", "transport", "machine", "devices", "jail", "vhost_user"}),
 ]
 ALLOWED = [
-    (re.compile(r"^agent/"), {"agent", "base", "proto", "ttrpc"}),
+    (re.compile(r"^agent/"), {"agent", "base", "proto", "ttrpc", "upcall"}),
 ]
 
 
