@@ -17,6 +17,9 @@
 #include <cerrno>
 #include <cstring>
 
+#include "agent/kernel_files.h"
+#include "agent/memory_hotplug.h"
+
 namespace wyvern::agent {
 namespace {
 
@@ -193,6 +196,7 @@ Result<> SetUpMachine() {
   ProtectRoot(cmdline);
   // Off by default on a small machine; who asks for huge pages gets them.
   (void)WriteFile("/sys/kernel/mm/transparent_hugepage/enabled", "madvise");
+  SetMemoryPolicy(KernelFiles(), cmdline);
   WV_TRY_VOID(EnableControllers());
   return LoopbackUp();
 }

@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <cstdio>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -16,16 +17,19 @@
 #include "agent/crun.h"
 #include "agent/early_boot.h"
 #include "agent/guest_processes.h"
+#include "agent/kernel_files.h"
 #include "agent/machine.h"
 #include "agent/reaper.h"
 #include "agent/service.h"
 #include "agent/stdio.h"
+#include "agent/upcall_service.h"
 #include "agent/version.h"
 #include "base/event_fd.h"
 #include "base/event_loop.h"
 #include "base/log.h"
 #include "base/unix_socket.h"
 #include "ttrpc/server.h"
+#include "upcall/preamble.h"
 
 namespace wyvern::agent {
 namespace {
@@ -37,13 +41,43 @@ constexpr std::chrono::milliseconds kReapDelay(50);
 
 constexpr char kUsage[] =
     "usage: wyvern-agent                              pid 1 of a Wyvern guest\n"
-    "       wyvern-agent --test-unix DIR [--crun FILE]  serve on DIR/api.sock and DIR/stdio.sock\n"
+    "       wyvern-agent --test-unix DIR [--crun FILE]  serve on DIR/{api,stdio,upcall}.sock;\n"
+    "                                                  DIR/machine is the root of /sys for the "
+    "upcall\n"
     "       wyvern-agent --version\n";
 
 struct Listeners {
   UniqueFd api;
   UniqueFd stdio;
+  UniqueFd upcall;
   ttrpc::AcceptFilter filter;
+};
+
+// The VMM's end of the agent: a server of its own, so that who reaches the one API does not reach the other.
+class Upcall {
+ public:
+  static Result<std::unique_ptr<Upcall>> Create(EventLoop& loop, std::string machine_root,
+                                                Listeners& listeners) {
+    // One client, with a few calls.
+    ttrpc::ServerOptions options{.name = "upcall",
+                                 .max_connections = 8,
+                                 .max_calls_per_connection = 256,
+                                 .max_unsent_bytes = 1U << 20};
+    WV_TRY(auto server, ttrpc::Server::Create(loop, std::move(options)));
+    std::unique_ptr<Upcall> upcall(new Upcall(loop, std::move(machine_root), std::move(server)));
+    WV_TRY_VOID(upcall->server_->Listen(std::move(listeners.upcall), listeners.filter));
+    return upcall;
+  }
+
+ private:
+  Upcall(EventLoop& loop, std::string machine_root, std::unique_ptr<ttrpc::Server> server)
+      : files_(std::move(machine_root)), service_(loop, files_), server_(std::move(server)) {
+    service_.Register(*server_);
+  }
+
+  const KernelFiles files_;
+  UpcallService service_;
+  std::unique_ptr<ttrpc::Server> server_;
 };
 
 // How a test ends its agent: SIGTERM. A guest's agent ends with its machine.
@@ -58,6 +92,9 @@ Result<> EndOnTerminate(EventLoop& loop, const SignalFd& signals, Service& servi
 }
 
 Result<> Serve(Listeners listeners, CrunOptions crun_options, ServiceOptions options) {
+  // A test's agent leaves the machine that it runs on alone.
+  const bool owns_machine = options.owns_machine;
+  const std::string machine_root = owns_machine ? "" : options.root_dir + "/machine";
   signal(SIGPIPE, SIG_IGN);
   WV_TRY(const auto loop, EventLoop::Create());
   WV_TRY(const auto reaper, Reaper::Create(*loop));
@@ -72,6 +109,7 @@ Result<> Serve(Listeners listeners, CrunOptions crun_options, ServiceOptions opt
   WV_TRY(const auto service, Service::Create(*loop, *reaper, crun, *hub, std::move(options)));
   WV_TRY(const auto server, ttrpc::Server::Create(*loop, {.name = "agent"}));
   service->Register(*server);
+  WV_TRY(const auto upcall, Upcall::Create(*loop, machine_root, listeners));
   if (terminate) {
     WV_TRY_VOID(EndOnTerminate(*loop, *terminate, *service));
   }
@@ -88,6 +126,7 @@ Result<> RunAsInit() {
   // Who reaches the API reaches the streams.
   WV_TRY(listeners.stdio, ListenVsock(kStdioPort));
   WV_TRY(listeners.api, ListenVsock(kApiPort));
+  WV_TRY(listeners.upcall, ListenVsock(upcall::kVsockPort));
   listeners.filter = ttrpc::PeerIsVsockHost;
   WV_TRY_VOID(SetUpMachine());
   WV_TRY_VOID(MakeRuntimeDirs(options.root_dir));
@@ -106,6 +145,7 @@ Result<> RunTest(const std::string& dir, const std::string& crun_binary) {
   Listeners listeners;
   WV_TRY(listeners.stdio, ListenUnix(dir + "/stdio.sock", 0600));
   WV_TRY(listeners.api, ListenUnix(dir + "/api.sock", 0600));
+  WV_TRY(listeners.upcall, ListenUnix(dir + "/upcall.sock", 0600));
   listeners.filter = ttrpc::PeerIsRootOrSelf;
   CrunOptions crun;
   crun.binary = crun_binary;
