@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "agent/boot.h"
+#include "agent/console_port.h"
 #include "agent/crun.h"
 #include "agent/early_boot.h"
 #include "agent/guest_processes.h"
@@ -22,6 +23,7 @@
 #include "agent/reaper.h"
 #include "agent/service.h"
 #include "agent/stdio.h"
+#include "agent/uevents.h"
 #include "agent/upcall_service.h"
 #include "agent/version.h"
 #include "base/event_fd.h"
@@ -69,15 +71,34 @@ class Upcall {
     return upcall;
   }
 
+  // Without the kernel's events a console port that comes later is not seen; all else is polled.
+  void FollowKernel(EventLoop& loop) {
+    auto uevents = Uevents::Create(loop, [this] {
+      service_.Wake();
+      port_.Look();
+    });
+    if (uevents) {
+      uevents_ = *std::move(uevents);
+    } else {
+      WV_WARN("upcall: {}", uevents.error().message());
+    }
+    port_.Look();
+  }
+
  private:
   Upcall(EventLoop& loop, std::string machine_root, std::unique_ptr<ttrpc::Server> server)
-      : files_(std::move(machine_root)), service_(loop, files_), server_(std::move(server)) {
+      : files_(std::move(machine_root)),
+        service_(loop, files_),
+        server_(std::move(server)),
+        port_(loop, files_, [this](UniqueFd stream) { return server_->Adopt(std::move(stream)); }) {
     service_.Register(*server_);
   }
 
   const KernelFiles files_;
   UpcallService service_;
   std::unique_ptr<ttrpc::Server> server_;
+  ConsolePort port_;
+  std::unique_ptr<Uevents> uevents_;
 };
 
 // How a test ends its agent: SIGTERM. A guest's agent ends with its machine.
@@ -112,6 +133,9 @@ Result<> Serve(Listeners listeners, CrunOptions crun_options, ServiceOptions opt
   WV_TRY(const auto upcall, Upcall::Create(*loop, machine_root, listeners));
   if (terminate) {
     WV_TRY_VOID(EndOnTerminate(*loop, *terminate, *service));
+  }
+  if (owns_machine) {
+    upcall->FollowKernel(*loop);
   }
   WV_TRY_VOID(server->Listen(std::move(listeners.api), listeners.filter));
   WV_INFO("wyvern-agent {} is ready", kVersion);
