@@ -16,6 +16,7 @@
 #include "agent/boot.h"
 #include "agent/console_port.h"
 #include "agent/crun.h"
+#include "agent/device_guard.h"
 #include "agent/early_boot.h"
 #include "agent/guest_processes.h"
 #include "agent/kernel_files.h"
@@ -153,6 +154,9 @@ Result<> RunAsInit() {
   WV_TRY(listeners.upcall, ListenVsock(upcall::kVsockPort));
   listeners.filter = ttrpc::PeerIsVsockHost;
   WV_TRY_VOID(SetUpMachine());
+  if (auto guarded = GuardPorts(); !guarded) {
+    WV_WARN("containers are not kept from the virtio-console ports: {}", guarded.error().message());
+  }
   WV_TRY_VOID(MakeRuntimeDirs(options.root_dir));
   CrunOptions crun;
   crun.state_dir = options.root_dir + "/crun";
