@@ -14,7 +14,7 @@ namespace wyvern::guest {
 
 namespace {
 
-constexpr std::array<Driver, 18> kDrivers = {{
+constexpr std::array<Driver, 19> kDrivers = {{
     {"virtio_pci", "the bus of all devices"},
     {"virtio_pmem", "the device of the guest's root"},
     {"nd_pmem", "the device of the guest's root"},
@@ -27,6 +27,7 @@ constexpr std::array<Driver, 18> kDrivers = {{
     {"virtio_net", ""},
     {"virtio_mem", ""},
     {"virtio_balloon", ""},
+    {"virtio_console", ""},
     {"pvpanic_pci", ""},
     {"pvpanic_mmio", ""},
     {"ext4", ""},
