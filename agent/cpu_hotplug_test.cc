@@ -122,7 +122,7 @@ TEST_F(CpuHotplugTest, OneThatDoesNotStartIsADeadlineAndTheOthersAreTold) {
     wait();
     return {};
   });
-  const auto answer = Change(true, {1, 2, 3}, 100);
+  const auto answer = Change(true, {1, 2, 3}, 500);
   ASSERT_TRUE(answer) << TextOf(answer);
   EXPECT_THAT(answer->online(), ElementsAre(0, 1));
   ASSERT_EQ(answer->refused_size(), 2);

@@ -55,7 +55,7 @@ std::optional<std::string> ChildOf(const KernelFiles& files, const std::string& 
                                    std::string_view prefix) {
   for (const std::string& name : files.List(directory)) {
     if (name.starts_with(prefix)) {
-      return directory + "/" + name;
+      return fmt::format("{}/{}", directory, name);
     }
   }
   return std::nullopt;
@@ -103,7 +103,7 @@ std::optional<std::string> PmemOf(const KernelFiles& files, const std::string& v
 std::optional<std::string> TagOf(const KernelFiles& files, const std::string& virtio) {
   const std::string all = "/sys/fs/virtiofs";
   for (const std::string& name : files.List(all)) {
-    const std::string instance = all + "/" + name;
+    const std::string instance = fmt::format("{}/{}", all, name);
     if (files.LinkName(instance + "/device") == BaseName(virtio)) {
       return files.Read(instance + "/tag");
     }
@@ -115,7 +115,7 @@ Result<std::optional<DeviceNode>> FindBlk(const KernelFiles& files, const std::s
                                           const std::string& serial) {
   const auto disk = BlockOf(files, virtio);
   const auto node = disk ? NodeAt(files, *disk) : std::nullopt;
-  if (!node) {
+  if (!disk || !node) {
     return std::nullopt;
   }
   const auto found = files.Read(*disk + "/serial");
@@ -141,7 +141,7 @@ Result<std::optional<DeviceNode>> FindNet(const KernelFiles& files, const std::s
                                           const std::string& mac) {
   const auto interface = ChildOf(files, virtio + "/net", "");
   const auto found = interface ? files.Read(*interface + "/address") : std::nullopt;
-  if (!found) {
+  if (!interface || !found) {
     return std::nullopt;
   }
   std::string wanted;
@@ -170,7 +170,7 @@ Result<std::optional<DeviceNode>> FindPmem(const KernelFiles& files, const std::
                                            uint64_t size) {
   const auto disk = PmemOf(files, virtio);
   const auto node = disk ? NodeAt(files, *disk) : std::nullopt;
-  const auto sectors = node ? files.Read(*disk + "/size") : std::nullopt;
+  const auto sectors = disk && node ? files.Read(*disk + "/size") : std::nullopt;
   if (!sectors) {
     return std::nullopt;
   }
@@ -187,7 +187,7 @@ Result<std::optional<DeviceNode>> FindConsole(const KernelFiles& files, const st
     return DeviceNode();
   }
   for (const std::string& name : files.List(virtio + kVirtioPorts)) {
-    const std::string at = virtio + kVirtioPorts + "/" + name;
+    const std::string at = fmt::format("{}{}/{}", virtio, kVirtioPorts, name);
     if (files.Read(at + "/name") == port) {
       return NodeAt(files, at);
     }
@@ -330,11 +330,15 @@ std::optional<std::string> InUse(const KernelFiles& files, const std::string& vi
       return BaseName(*disk) + " is mounted, or another driver holds it";
     }
   }
-  // "… - virtiofs TAG …" (proc_pid_mountinfo(5)); spaces of a tag are escaped there and do not matter here.
   const auto tag = TagOf(files, virtio);
-  if (tag && files.Read("/proc/self/mountinfo").value_or("").find(" - virtiofs " + *tag + " ") !=
-                 std::string::npos) {
-    return "the share " + *tag + " is mounted";
+  if (!tag) {
+    return std::nullopt;
+  }
+  // "… - virtiofs TAG …" (proc_pid_mountinfo(5)); a tag with spaces, which are escaped there, is not found.
+  const auto mounts = files.Read("/proc/self/mountinfo");
+  if (!mounts || mounts->find(" - virtiofs " + *tag + " ") != std::string::npos) {
+    return "the share " + *tag +
+           (mounts ? " is mounted" : " may be mounted: mountinfo cannot be read");
   }
   return std::nullopt;
 }

@@ -26,7 +26,7 @@ class GuestDeviceTest : public testing::Test {
     v1::PciRescanRequest request;
     request.set_address(kAddress);
     *request.mutable_identity() = identity;
-    request.set_deadline_ms(300);
+    request.set_deadline_ms(deadline_ms);
     return agent.Call<v1::PciRescanResponse>("PciRescan", request);
   }
 
@@ -42,6 +42,7 @@ class GuestDeviceTest : public testing::Test {
   UpcallHarness agent;
   FakeKernel& kernel = agent.kernel;
   v1::DeviceIdentity identity;
+  uint32_t deadline_ms = 10000;
 };
 
 TEST_F(GuestDeviceTest, IdentityBeyondItsBoundsIsRefused) {
@@ -117,6 +118,9 @@ TEST_F(GuestDeviceTest, MountedShareIsInUse) {
   const auto refused = agent.Call<v1::PciRemoveResponse>("PciRemove", request);
   EXPECT_EQ(CodeOf(refused), Code::kFailedPrecondition);
   EXPECT_THAT(TextOf(refused), HasSubstr("share data"));
+  kernel.Delete("/proc/self/mountinfo");
+  EXPECT_EQ(CodeOf(agent.Call<v1::PciRemoveResponse>("PciRemove", request)),
+            Code::kFailedPrecondition);
   kernel.Put("/proc/self/mountinfo", "36 25 0:31 / /run/x rw shared:1 - virtiofs data2 rw\n");
   EXPECT_TRUE(agent.Call<v1::PciRemoveResponse>("PciRemove", request));
 }
@@ -171,10 +175,12 @@ TEST_F(GuestDeviceTest, PmemIsFoundByItsSizeAndItsNamespace) {
 
 TEST_F(GuestDeviceTest, NodeWithoutItsFileInDevIsNotThereYet) {
   identity.mutable_blk()->set_serial("x");
+  deadline_ms = 300;
   const auto found =
       Find({.nodes = Files({{"block/vdb/serial", "x"}, {"block/vdb/dev", "254:0"}})}, identity);
   EXPECT_EQ(CodeOf(found), Code::kDeadlineExceeded);
   kernel.Put("/dev/vdb", "");
+  deadline_ms = 10000;
   EXPECT_TRUE(FindAgain(identity));
 }
 

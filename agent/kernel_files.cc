@@ -17,11 +17,6 @@
 #include "base/fd.h"
 
 namespace wyvern::agent {
-namespace {
-
-constexpr size_t kPage = 4096;  // the most that an attribute of sysfs is
-
-}  // namespace
 
 std::string BaseName(const std::string& path) {
   return path.substr(path.rfind('/') + 1);
@@ -32,7 +27,7 @@ bool KernelFiles::Exists(const std::string& path) const {
 }
 
 std::optional<std::string> KernelFiles::Read(const std::string& path) const {
-  auto text = ReadFile(At(path), 64 * kPage);
+  auto text = ReadFile(At(path));
   if (!text) {
     return std::nullopt;
   }

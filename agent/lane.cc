@@ -37,7 +37,7 @@ Lane::~Lane() {
 Result<> Lane::Start() {
   if (!wake_) {
     WV_TRY(EventFd wake, EventFd::Create());
-    wake_.emplace(std::move(wake));
+    wake_ = std::make_unique<EventFd>(std::move(wake));
   }
   WV_TRY(thread_, WorkerThread::Start(name_, [this](const EventFd& stop) { Run(stop.fd()); }));
   return {};

@@ -61,7 +61,7 @@ class Lane {
 
   EventLoop& loop_;
   const std::string name_;
-  std::optional<EventFd> wake_;
+  std::unique_ptr<EventFd> wake_;
   std::mutex mu_;
   std::vector<EntryPtr> entries_;  // guarded by mu_
   std::atomic<bool> stopping_{false};

@@ -82,6 +82,23 @@ TEST_F(MemoryHotplugTest, BlocksOfTheRangeComeOnlineFromBelow) {
   EXPECT_THAT(kernel.Writes(StateFile(12)), IsEmpty());
 }
 
+TEST_F(MemoryHotplugTest, BlocksThatAreNotWhollyInTheRangeAreLeftAlone) {
+  for (const uint64_t block : {7, 8, 9, 10, 11}) {
+    AddBlock(block, "offline");
+  }
+  // Two blocks and a half: 8 and 9 whole, 10 in part.
+  const auto answer = Change(true, 2 * kBlock + kBlock / 2, 300, 2 * kBlock + kBlock / 2);
+  ASSERT_TRUE(answer) << TextOf(answer);
+  EXPECT_EQ(answer->online_bytes(), 2 * kBlock);
+  EXPECT_FALSE(answer->complete());
+  for (const uint64_t block : {7, 10, 11}) {
+    EXPECT_EQ(kernel.Read(StateFile(block)), "offline") << block;
+  }
+  // The end is the next range's beginning.
+  ASSERT_TRUE(Change(true, 2 * kBlock, 300, 2 * kBlock));
+  EXPECT_EQ(kernel.Read(StateFile(10)), "offline");
+}
+
 TEST_F(MemoryHotplugTest, TheSameAgainWritesNothing) {
   AddBlock(8, "offline");
   const auto first = Change(true, kBlock);
@@ -165,7 +182,7 @@ TEST_F(MemoryHotplugTest, OffliningWithoutEndIsInterruptedAtTheDeadline) {
     interrupted.set_value(number);
     return SysErrorFrom(number, "write");
   });
-  const auto answer = Change(false, 0, 100);
+  const auto answer = Change(false, 0, 500);
   ASSERT_TRUE(answer) << TextOf(answer);
   EXPECT_FALSE(answer->complete());
   EXPECT_EQ(answer->online_bytes(), kBlock);

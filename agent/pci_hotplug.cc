@@ -64,7 +64,7 @@ std::optional<std::string> PciHotplug::Find(const PciPlace& place) const {
   const std::string port = kDevices + place.port;
   for (const std::string& name : files_.List(port)) {
     if (IsPciAddress(name) && name.ends_with(":" + place.function)) {
-      return port + "/" + name;
+      return fmt::format("{}/{}", port, name);
     }
   }
   return std::nullopt;
@@ -128,11 +128,11 @@ class PciHotplug::RescanJob final : public Job {
       responder_.Fail(std::move(found).error());
       return Progress::kDone;
     }
-    if (!*found) {
-      return Progress::kWait;
+    if (const auto& answer = *found; answer.has_value()) {
+      responder_.Ok(*answer);
+      return Progress::kDone;
     }
-    responder_.Ok(**found);
-    return Progress::kDone;
+    return Progress::kWait;
   }
 
   void Expire() override {

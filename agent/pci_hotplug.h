@@ -30,6 +30,7 @@ class PciHotplug {
   // `files` outlives all jobs, and so does this.
   explicit PciHotplug(const KernelFiles& files) : files_(files) {}
 
+  ~PciHotplug() = default;
   PciHotplug(const PciHotplug&) = delete;
   PciHotplug& operator=(const PciHotplug&) = delete;
 

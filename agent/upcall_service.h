@@ -22,6 +22,7 @@ class UpcallService {
  public:
   // Both outlive it.
   UpcallService(EventLoop& loop, const KernelFiles& files);
+  ~UpcallService() = default;
   UpcallService(const UpcallService&) = delete;
   UpcallService& operator=(const UpcallService&) = delete;
 

@@ -30,6 +30,7 @@ FakeKernel::FakeKernel() : KernelFiles(TemporaryDirectory()) {
     AddDriver("virtio", driver);
   }
   Put("/sys/class/pci_bus/0000:00/rescan", "");
+  Put("/proc/self/mountinfo", "");
   Put("/proc/sys/kernel/random/boot_id", "01234567-89ab-cdef-0123-456789abcdef\n");
   OnWrite("/sys/class/pci_bus/0000:00/rescan", [this](const std::string&) -> Result<> {
     Rescan();
