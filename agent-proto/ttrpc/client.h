@@ -35,6 +35,8 @@ struct ClientOptions {
   // Called once, on the reader thread, when the connection ends by itself (not by Close or the
   // destructor).
   std::function<void()> on_close{};
+  // First thing on the reader thread.
+  std::function<void()> on_thread_start{};
 };
 
 struct CallOptions {

@@ -88,6 +88,9 @@ ClientConnection::ClientConnection(UniqueFd fd, EventFd wake, ClientOptions opti
 void ClientConnection::Start() {
   thread_ = std::thread([self = shared_from_this()] {
     self->reader_ = std::this_thread::get_id();
+    if (self->options_.on_thread_start) {
+      self->options_.on_thread_start();
+    }
     self->Loop();
   });
   (void)pthread_setname_np(thread_.native_handle(), options_.name.substr(0, 15).c_str());
@@ -111,7 +114,7 @@ void ClientConnection::Join() {
 
 bool ClientConnection::closed() const {
   const std::lock_guard lock(mu_);
-  return closing_ || ended_;
+  return closing_ || ended_ || broken_;
 }
 
 Result<uint32_t> ClientConnection::Begin(const std::string& service, const std::string& method,
@@ -134,7 +137,7 @@ Result<uint32_t> ClientConnection::Begin(const std::string& service, const std::
   }
   const std::string data = request.SerializeAsString();
   const std::lock_guard lock(mu_);
-  if (closing_ || ended_ || next_id_ > UINT32_MAX - 2) {
+  if (closing_ || ended_ || broken_ || next_id_ > UINT32_MAX - 2) {
     return tl::unexpected(Gone());
   }
   const uint32_t id = next_id_;
@@ -181,6 +184,7 @@ Result<> ClientConnection::EnqueueLocked(std::string frame) {
   }
   auto flushed = queue_.Flush(fd_);
   if (!flushed) {
+    broken_ = true;
     queue_.Clear();
     return tl::unexpected(std::move(flushed).error().WithCode(Code::kUnavailable));
   }

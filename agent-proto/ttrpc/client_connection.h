@@ -101,6 +101,7 @@ class ClientConnection final : public std::enable_shared_from_this<ClientConnect
   std::map<uint32_t, Pending> pending_;
   std::multimap<Clock::time_point, uint32_t> deadlines_;
   bool closing_ = false;  // by us
+  bool broken_ = false;   // a write failed; the reader thread sees the end, too, a little later
   bool ended_ = false;    // by anyone
 };
 

@@ -302,5 +302,18 @@ TEST(ClientAndServerTest, BidirectionalStream) {
   EXPECT_FALSE(Must(stream.Read(10s)).has_value());
 }
 
+// Who is refused because the other end has gone can tell that from an answer.
+TEST(ClientTest, ConnectionIsClosedFromTheFirstWriteThatFails) {
+  for (int i = 0; i < 50; ++i) {
+    auto pair = Must(MakeSocketPair(SOCK_STREAM));
+    auto client = Must(Client::Create(std::move(pair.second)));
+    pair.first.Reset();
+    const auto answer = client->Call<Message, Message>("test.Echo", "Echo", MakeMessage("x"));
+    ASSERT_FALSE(answer);
+    EXPECT_EQ(answer.error().code(), Code::kUnavailable);
+    EXPECT_TRUE(client->closed());
+  }
+}
+
 }  // namespace
 }  // namespace wyvern::ttrpc
