@@ -2,7 +2,9 @@
 
 #include <linux/kvm.h>
 
+#include <chrono>
 #include <limits>
+#include <thread>
 #include <utility>
 
 #include <fmt/format.h>
@@ -16,6 +18,7 @@ namespace wyvern::machine {
 namespace {
 
 constexpr uint64_t kPortLimit = 0xffff;
+constexpr std::chrono::microseconds kAccessPause{50};
 
 }  // namespace
 
@@ -59,7 +62,6 @@ Result<std::unique_ptr<Machine>> Machine::Create(MachineConfig config) {
 Result<> Machine::Initialize() {
   WV_TRY(const unsigned bits, arch::GuestPhysicalBits(kvm_));
   WV_TRY(plan_, arch::PlanAddresses(config_.memory, config_.hotplug_memory, bits));
-  next_pmem_ = plan_.pmem.start;
   WV_TRY_VOID(MakeMemory());
   WV_TRY(platform_, arch::Platform::Create(arch::PlatformConfig{
                         .kvm = &kvm_,
@@ -101,15 +103,48 @@ Result<uint8_t> Machine::AttachDevice(std::unique_ptr<virtio::VirtioDevice> devi
   WV_TRY(auto transport,
          transport::PciTransport::Create(std::move(device), memory_, platform_->msi_router(),
                                          platform_->doorbells()));
+  std::optional<uint32_t> number;
   if (window != nullptr) {
-    WV_TRY(const uint32_t number, TakeMemslot());
-    auto memslot = std::make_shared<WindowSlot>(vm_, number, std::move(window));
+    WV_TRY(number, TakeMemslot());
+    auto memslot = std::make_shared<WindowSlot>(vm_, *number, std::move(window));
     transport->set_shared_memory_callback(
         [memslot](uint8_t /*id*/, std::optional<mem::Gpa> address) { memslot->Place(address); });
   }
-  WV_TRY(const uint8_t slot, pci_->Add(transport));
-  devices_.emplace(slot, std::move(transport));
+  auto slot = pci_->Add(transport);
+  if (number && slot) {
+    windows_.emplace(*slot, *number);
+  } else if (number) {
+    GiveMemslot(*number);
+  }
+  if (slot) {
+    devices_.emplace(*slot, std::move(transport));
+  }
   return slot;
+}
+
+Result<> Machine::DetachDevice(uint8_t slot, pci::PciBus::Slot then) {
+  std::shared_ptr<transport::PciTransport> transport;
+  {
+    const std::lock_guard lock(memory_mu_);
+    const auto found = devices_.find(slot);
+    if (found == devices_.end()) {
+      return Fail(Code::kNotFound, fmt::format("no device in PCI slot {}", slot));
+    }
+    transport = std::move(found->second);
+    devices_.erase(found);
+    WV_CHECK(pci_->Remove(slot, then).has_value());
+  }
+  // Off the bus, nobody can begin an access to it. One that a vCPU is in ends soon; the device is destroyed here, not there.
+  while (transport.use_count() > 1) {
+    std::this_thread::sleep_for(kAccessPause);
+  }
+  transport.reset();
+  const std::lock_guard lock(memory_mu_);
+  if (const auto window = windows_.find(slot); window != windows_.end()) {
+    GiveMemslot(window->second);
+    windows_.erase(window);
+  }
+  return {};
 }
 
 Result<> Machine::Boot() {
@@ -224,7 +259,7 @@ MachineCounters Machine::counters() const {
                          .mmio = mmio_.counters(),
                          .ports = ports_.counters(),
                          .read_only_writes = read_only_writes_.load(std::memory_order_relaxed),
-                         .memslots = next_slot_.load(std::memory_order_relaxed)};
+                         .memslots = memslots_.load(std::memory_order_relaxed)};
 }
 
 }  // namespace wyvern::machine

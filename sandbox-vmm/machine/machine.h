@@ -12,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -69,7 +70,7 @@ struct MachineCounters {
   bus::BusCounters mmio;
   bus::BusCounters ports;
   uint64_t read_only_writes = 0;  // guest writes to read-only slots, dropped
-  uint32_t memslots = 0;          // given out: RAM, images, windows; not what is plugged
+  uint32_t memslots = 0;          // in use: RAM, images, windows; not what is plugged
 };
 
 class Machine : private ExitHandler {
@@ -85,6 +86,10 @@ class Machine : private ExitHandler {
   // memslot; what no file covers reads as zero. Guest writes are dropped and counted. INVALID_ARGUMENT and RESOURCE_EXHAUSTED name the image.
   Result<arch::AddressRange> MapReadOnlyImages(std::vector<UniqueFd> files);
 
+  // Takes away what one MapReadOnlyImages made, after the device that shows it: an access finds nothing there. Devices whose queues run are
+  // stopped for it and go on. NOT_FOUND.
+  Result<> UnmapReadOnlyImages(arch::AddressRange range);
+
   // The hot-plug window, for a virtio-mem device over all of it.
   arch::AddressRange hotplug_window() const { return plan_.hotplug; }
 
@@ -97,6 +102,10 @@ class Machine : private ExitHandler {
   // vCPU threads then need KVM_SET_USER_MEMORY_REGION.
   Result<uint8_t> AttachDevice(std::unique_ptr<virtio::VirtioDevice> device,
                                std::shared_ptr<mem::FileWindow> window = nullptr);
+
+  // Takes the device off the bus and destroys it: its queues are stopped, nobody of ours is in it, and its descriptors are closed when this
+  // returns. Also while the guest runs: it has let go of it, or sees all ones there. NOT_FOUND.
+  Result<> DetachDevice(uint8_t slot, pci::PciBus::Slot then = pci::PciBus::Slot::kFree);
 
   // Once, also when it fails: the guest does not run then, and does not boot again.
   Result<> Boot();
@@ -124,7 +133,9 @@ class Machine : private ExitHandler {
   Result<> MakeMemory();
   Result<> MakePci();
   Result<uint32_t> TakeMemslot();
-  Result<> AddMemslots(std::span<const mem::RegionInfo> regions);
+  void GiveMemslot(uint32_t number);
+  Result<uint64_t> FreeImageRange(uint64_t size) const;
+  Result<uint32_t> AddMemslot(const mem::RegionInfo& region);
   Result<> CheckMemory(const mem::GuestMemory& memory);
   // Devices that can go on in memory that only grew are not stopped for it.
   enum class MemoryChange : uint8_t { kGrew, kOther };
@@ -142,12 +153,21 @@ class Machine : private ExitHandler {
   kvm::Kvm kvm_;
   kvm::Vm vm_;
   arch::AddressPlan plan_;
-  // Guards what a change of memory touches: memory_, next_slot_, next_pmem_, hotplug_file_, devices_.
+
+  struct Images {
+    uint64_t size = 0;
+    uint32_t memslot = 0;
+  };
+
+  // Guards what a change of memory touches, up to devices_.
   mutable std::mutex memory_mu_;
   std::shared_ptr<const mem::GuestMemory> memory_;
-  std::atomic<uint32_t> next_slot_{0};  // counters() reads it without the mutex
-  uint64_t next_pmem_ = 0;
-  UniqueFd hotplug_file_;  // the memory of all chunks
+  uint32_t next_memslot_ = 0;
+  std::vector<uint32_t> free_memslots_;  // below next_memslot_
+  std::atomic<uint32_t> memslots_{0};    // in use; counters() reads it without the mutex
+  std::map<uint64_t, Images> images_;    // by where they are
+  std::map<uint8_t, uint32_t> windows_;  // memslots, by the device's slot
+  UniqueFd hotplug_file_;                // the memory of all chunks
   bus::Bus mmio_;
   bus::Bus ports_;
   std::unique_ptr<arch::Platform> platform_;

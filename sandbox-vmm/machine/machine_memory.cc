@@ -202,29 +202,41 @@ Result<> Machine::MakeMemory() {
     regions.push_back(std::move(region));
   }
   WV_TRY_CONTEXT(memory_, mem::GuestMemory::Create(std::move(regions)), "guest memory");
-  return AddMemslots(memory_->regions());
+  for (const mem::RegionInfo& region : memory_->regions()) {
+    WV_TRY_VOID(AddMemslot(region));
+  }
+  return {};
 }
 
 // Numbers from kFirstChunkSlot on are those of memory that can be plugged, wherever that is.
 Result<uint32_t> Machine::TakeMemslot() {
   const uint32_t all = static_cast<uint32_t>(vm_.memslots());
   const uint32_t limit = plan_.hotplug.size > 0 ? std::min(all, kFirstChunkSlot) : all;
-  if (next_slot_ >= limit) {
+  if (free_memslots_.empty() && next_memslot_ >= limit) {
     return Fail(Code::kResourceExhausted,
                 fmt::format("all {} memslots are in use by images and windows of devices", limit));
   }
-  return next_slot_++;
+  memslots_.fetch_add(1, std::memory_order_relaxed);
+  if (free_memslots_.empty()) {
+    return next_memslot_++;
+  }
+  const uint32_t number = free_memslots_.back();
+  free_memslots_.pop_back();
+  return number;
 }
 
-Result<> Machine::AddMemslots(std::span<const mem::RegionInfo> regions) {
-  for (const mem::RegionInfo& region : regions) {
-    WV_TRY(const uint32_t slot, TakeMemslot());
-    if (auto set = vm_.SetMemslot(slot, region); !set) {
-      --next_slot_;
-      return set;
-    }
+void Machine::GiveMemslot(uint32_t number) {
+  memslots_.fetch_sub(1, std::memory_order_relaxed);
+  free_memslots_.push_back(number);
+}
+
+Result<uint32_t> Machine::AddMemslot(const mem::RegionInfo& region) {
+  WV_TRY(const uint32_t number, TakeMemslot());
+  if (auto set = vm_.SetMemslot(number, region); !set) {
+    GiveMemslot(number);
+    return tl::unexpected(std::move(set).error());
   }
-  return {};
+  return number;
 }
 
 // Rather no more memory than a device that is lost.
@@ -257,12 +269,33 @@ void Machine::UseMemory(std::shared_ptr<const mem::GuestMemory> memory, MemoryCh
   }
 }
 
+// The first gap between images that has room.
+Result<uint64_t> Machine::FreeImageRange(uint64_t size) const {
+  uint64_t at = plan_.pmem.start;
+  for (const auto& [start, images] : images_) {
+    if (start - at >= size) {
+      return at;
+    }
+    at = start + images.size;
+  }
+  if (plan_.pmem.end() - at < size) {
+    return Fail(Code::kResourceExhausted,
+                fmt::format("no {} MiB in a row are left of the guest's persistent memory window",
+                            size >> 20U));
+  }
+  return at;
+}
+
 Result<arch::AddressRange> Machine::MapReadOnlyImages(std::vector<UniqueFd> files) {
   const std::lock_guard lock(memory_mu_);
   WV_TRY(const std::vector<uint64_t> sizes, SizesOf(files));
-  WV_TRY(const devices::ImageLayout layout,
-         devices::LayOutImages(sizes, plan_.pmem.end() - next_pmem_));
-  const arch::AddressRange range{.start = next_pmem_, .size = layout.size};
+  uint64_t left = plan_.pmem.size;
+  for (const auto& [start, images] : images_) {
+    left -= images.size;
+  }
+  WV_TRY(const devices::ImageLayout layout, devices::LayOutImages(sizes, left));
+  WV_TRY(const uint64_t start, FreeImageRange(layout.size));
+  const arch::AddressRange range{.start = start, .size = layout.size};
   WV_TRY_CONTEXT(auto memory,
                  memory_->WithAdjacentRegions(ImageRegions(range.start, layout, std::move(files))),
                  "images");
@@ -271,12 +304,35 @@ Result<arch::AddressRange> Machine::MapReadOnlyImages(std::vector<UniqueFd> file
   for (mem::RegionInfo info : memory->regions()) {
     if (mem::Raw(info.start) == range.start) {
       info.size = range.size;
-      WV_TRY_VOID_CONTEXT(AddMemslots(std::span(&info, 1)), "images");
+      WV_TRY_CONTEXT(const uint32_t memslot, AddMemslot(info), "images");
+      images_.emplace(range.start, Images{.size = range.size, .memslot = memslot});
     }
   }
-  next_pmem_ = range.end();
   UseMemory(std::move(memory), MemoryChange::kGrew);
   return range;
+}
+
+Result<> Machine::UnmapReadOnlyImages(arch::AddressRange range) {
+  const std::lock_guard lock(memory_mu_);
+  const auto images = images_.find(range.start);
+  if (images == images_.end() || images->second.size != range.size) {
+    return Fail(Code::kNotFound, "no images are mapped there");
+  }
+  auto memory = memory_;
+  for (const mem::RegionInfo& region : memory_->regions()) {
+    if (mem::Raw(region.start) >= range.start && mem::Raw(region.start) < range.end()) {
+      WV_TRY(memory, memory->WithoutRegion(region.start));
+    }
+  }
+  const auto before = memory_;  // the mappings must outlive their memslot
+  UseMemory(std::move(memory), MemoryChange::kOther);
+  if (auto removed = vm_.RemoveMemslot(images->second.memslot); !removed) {
+    UseMemory(before, MemoryChange::kGrew);
+    return removed;
+  }
+  GiveMemslot(images->second.memslot);
+  images_.erase(images);
+  return {};
 }
 
 }  // namespace wyvern::machine

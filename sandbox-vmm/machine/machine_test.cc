@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <filesystem>
 #include <mutex>
 #include <optional>
 
@@ -395,6 +396,59 @@ class MemoryUser final : public IdleDevice {
   std::shared_ptr<const mem::GuestMemory> grown;
   size_t most_regions = 1000;
 };
+
+size_t OpenFds() {
+  const auto all = std::filesystem::directory_iterator("/proc/self/fd");
+  return static_cast<size_t>(std::distance(begin(all), end(all)));
+}
+
+// With images and a window each time: slots, memslots, addresses and descriptors come back.
+TEST_F(MachineTest, DevicesComeAndGoWhileTheGuestRunsAndLeaveNothing) {
+  auto machine = *Machine::Create(Config({0xeb, 0xfe}));  // jmp to itself
+  ASSERT_TRUE(machine->AttachDevice(std::make_unique<IdleDevice>()));
+  ASSERT_TRUE(machine->Boot());
+  const uint32_t memslots = machine->counters().memslots;
+  size_t fds = 0;
+  std::optional<uint64_t> place;
+  for (int round = 0; round < 300; ++round) {
+    if (round == 1) {
+      fds = OpenFds();
+    }
+    std::vector<UniqueFd> files;
+    files.push_back(*MakeMemfd("image", 4096));
+    const auto range = machine->MapReadOnlyImages(std::move(files));
+    ASSERT_TRUE(range) << range.error().message();
+    EXPECT_EQ(range->start, place.value_or(range->start));
+    place = range->start;
+    const auto slot = machine->AttachDevice(WindowedDevice(), *mem::FileWindow::Create(2 * kMiB));
+    ASSERT_TRUE(slot) << slot.error().message();
+    EXPECT_EQ(*slot, 2);
+    EXPECT_EQ(machine->counters().memslots, memslots + 2);
+    ASSERT_TRUE(machine->DetachDevice(*slot));
+    ASSERT_TRUE(machine->UnmapReadOnlyImages(*range));
+    EXPECT_EQ(machine->UnmapReadOnlyImages(*range).error().code(), Code::kNotFound);
+  }
+  EXPECT_EQ(machine->counters().memslots, memslots);
+  EXPECT_LE(OpenFds(), fds);
+  EXPECT_EQ(machine->DetachDevice(2).error().code(), Code::kNotFound);
+  EXPECT_EQ(machine->DetachDevice(0).error().code(), Code::kNotFound);
+}
+
+// What is between images is used again, and images that stay are not moved.
+TEST_F(MachineTest, ImagesTakeTheFirstGapThatHasRoom) {
+  auto machine = *Machine::Create(Config({0xf4}));
+  const auto map = [&](uint64_t size) {
+    std::vector<UniqueFd> files;
+    files.push_back(*MakeMemfd("image", size));
+    return *machine->MapReadOnlyImages(std::move(files));
+  };
+  const auto first = map(2 * kMiB);
+  const auto second = map(2 * kMiB);
+  const auto third = map(2 * kMiB);
+  ASSERT_TRUE(machine->UnmapReadOnlyImages(second));
+  EXPECT_EQ(map(4 * kMiB).start, third.end());
+  EXPECT_EQ(map(1).start, first.end());
+}
 
 TEST_F(MachineTest, ChunksComeAndGoAndDevicesAreToldWhatIsMore) {
   MachineConfig config = Config({0xf4});

@@ -155,15 +155,19 @@ Result<uint8_t> PciBus::Add(std::shared_ptr<Function> function, std::optional<ui
   if (slot && *slot >= kSlots) {
     return Fail(Code::kInvalidArgument, "PCI slot number above 31");
   }
-  if (slot && slots_[*slot] != nullptr) {
+  const auto is_free = [this](uint8_t which) { return !slots_[which] && !retired_[which]; };
+  if (slot && !is_free(*slot)) {
     return Fail(Code::kAlreadyExists, "PCI slot is taken");
   }
   if (!slot) {
-    const auto free = std::ranges::find_if(slots_, [](const auto& held) { return !held; });
-    if (free == slots_.end()) {
+    uint8_t lowest = 1;
+    while (lowest < kSlots && !is_free(lowest)) {
+      ++lowest;
+    }
+    if (lowest == kSlots) {
       return Fail(Code::kResourceExhausted, "all 31 PCI slots are taken");
     }
-    slot = static_cast<uint8_t>(free - slots_.begin());
+    slot = lowest;
   }
   for (const Function::BarInfo& bar : function->bars()) {
     const std::optional<uint64_t> address = FreeAddress(bar.size);
@@ -179,13 +183,14 @@ Result<uint8_t> PciBus::Add(std::shared_ptr<Function> function, std::optional<ui
   return *slot;
 }
 
-Result<std::shared_ptr<Function>> PciBus::Remove(uint8_t slot) {
+Result<std::shared_ptr<Function>> PciBus::Remove(uint8_t slot, Slot then) {
   const std::lock_guard lock(mu_);
   if (slot == 0 || slot >= kSlots || slots_[slot] == nullptr) {
     return Fail(Code::kNotFound, "PCI slot is empty");
   }
   std::shared_ptr<Function> function = std::move(slots_[slot]);
   slots_[slot] = nullptr;
+  retired_[slot] = then == Slot::kRetired;
   placed_[slot].clear();
   function->Detach();
   return function;

@@ -54,8 +54,14 @@ class PciBus {
   // guest turns it on). The slot. RESOURCE_EXHAUSTED, ALREADY_EXISTS, INVALID_ARGUMENT.
   Result<uint8_t> Add(std::shared_ptr<Function> function,
                       std::optional<uint8_t> slot = std::nullopt);
+  // What becomes of a slot whose function was taken out.
+  enum class Slot : uint8_t {
+    kFree,     // another function's, when one is added
+    kRetired,  // nobody's: the guest was not told, and would take another function for this one
+  };
+
   // Takes it out; the guest has let go of it, or sees all ones from now on. NOT_FOUND.
-  Result<std::shared_ptr<Function>> Remove(uint8_t slot);
+  Result<std::shared_ptr<Function>> Remove(uint8_t slot, Slot then = Slot::kFree);
   std::shared_ptr<Function> function(uint8_t slot) const;
 
   // A configuration access as ECAM or the ports make it; any size, any alignment.
@@ -72,6 +78,7 @@ class PciBus {
   const PciBusOptions options_;
   mutable std::mutex mu_;
   std::array<std::shared_ptr<Function>, kSlots> slots_;  // guarded by mu_
+  std::array<bool, kSlots> retired_{};                   // guarded by mu_
   std::array<std::vector<Window>, kSlots> placed_;  // guarded by mu_; first addresses given out
   std::shared_ptr<bus::BusDevice> ecam_;
   std::shared_ptr<bus::BusDevice> ports_;

@@ -85,6 +85,21 @@ TEST_F(PciBusTest, PlugAndUnplugForeverKeepsItsAddressSpace) {
   }
 }
 
+// The guest was not told that its function is gone: it must not take the next one for it.
+TEST_F(PciBusTest, RetiredSlotIsGivenToNobody) {
+  ASSERT_EQ(*bus_.Add(std::make_shared<SimpleFunction>(0x1000)), 1);
+  ASSERT_TRUE(bus_.Remove(1, PciBus::Slot::kRetired));
+  EXPECT_EQ(*bus_.Add(std::make_shared<SimpleFunction>(0x1000)), 2);
+  EXPECT_EQ(bus_.Add(std::make_shared<SimpleFunction>(0x1000), uint8_t{1}).error().code(),
+            Code::kAlreadyExists);
+  EXPECT_EQ(EcamRead32(1U << 15U), 0xffffffffU);
+  for (int i = 3; i < 32; ++i) {
+    ASSERT_TRUE(bus_.Add(std::make_shared<SimpleFunction>(0x1000)));
+  }
+  EXPECT_EQ(bus_.Add(std::make_shared<SimpleFunction>(0x1000)).error().code(),
+            Code::kResourceExhausted);
+}
+
 TEST_F(PciBusTest, TakenAndImpossibleSlotsAreErrors) {
   ASSERT_TRUE(bus_.Add(std::make_shared<SimpleFunction>(0x1000), uint8_t{5}));
   EXPECT_EQ(bus_.Add(std::make_shared<SimpleFunction>(0x1000), uint8_t{5}).error().code(),
