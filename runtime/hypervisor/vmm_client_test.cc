@@ -26,10 +26,15 @@ class RecordingMachine : public api::VirtualMachine {
     return {};
   }
 
-  Result<std::string> Attach(const std::string& id, api::DeviceSpec spec) override {
+  Result<api::AttachedDevice> Attach(const std::string& id, api::DeviceSpec spec,
+                                     std::chrono::milliseconds /*patience*/) override {
     attached.emplace_back(id, spec.index());
-    return std::string("0000:00:01.0");
+    return api::AttachedDevice{.pci_address = "0000:00:01.0", .node = ""};
   }
+
+  Result<> Detach(const api::DetachOptions& /*options*/) override { return {}; }
+
+  void EndWaits() override {}
 
   Result<> Boot() override {
     listener({api::EventKind::kGuestPanic, "at once"});

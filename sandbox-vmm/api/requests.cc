@@ -73,6 +73,13 @@ Result<DeviceSpec> ParseFs(const vmm::v1::VhostUserFs& fs, DonationStore& store)
   return VhostUserFsSpec{std::move(socket), fs.tag(), fs.request_queues(), size, window};
 }
 
+Result<> CheckDeviceId(const std::string& id) {
+  if (id.empty() || id.size() > kMaxIdLength || !IsPrintable(id)) {
+    return Fail(Code::kInvalidArgument, "a device's id is 1 to 63 printable ASCII characters");
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<MachineSpec> ParseCreate(const vmm::v1::CreateRequest& request, DonationStore& store) {
@@ -100,9 +107,7 @@ Result<MachineSpec> ParseCreate(const vmm::v1::CreateRequest& request, DonationS
 }
 
 Result<DeviceSpec> ParseDevice(const vmm::v1::AttachDeviceRequest& request, DonationStore& store) {
-  if (request.id().empty() || request.id().size() > kMaxIdLength || !IsPrintable(request.id())) {
-    return Fail(Code::kInvalidArgument, "a device's id is 1 to 63 printable ASCII characters");
-  }
+  WV_TRY_VOID(CheckDeviceId(request.id()));
   switch (request.device_case()) {
     case vmm::v1::AttachDeviceRequest::kPmem:
       return ParsePmem(request.pmem(), store);
@@ -118,6 +123,20 @@ Result<DeviceSpec> ParseDevice(const vmm::v1::AttachDeviceRequest& request, Dona
       break;
   }
   return Fail(Code::kInvalidArgument, "the request names no device of a kind that this VMM has");
+}
+
+Result<std::chrono::milliseconds> ParsePatience(uint32_t deadline_ms) {
+  const std::chrono::milliseconds patience(deadline_ms);
+  if (patience > kMaxPatience) {
+    return Fail(Code::kInvalidArgument, "deadline_ms must be 0 to 600000");
+  }
+  return deadline_ms == 0 ? kDefaultPatience : patience;
+}
+
+Result<DetachOptions> ParseDetach(const vmm::v1::DetachDeviceRequest& request) {
+  WV_TRY_VOID(CheckDeviceId(request.id()));
+  WV_TRY(const std::chrono::milliseconds patience, ParsePatience(request.deadline_ms()));
+  return DetachOptions{.id = request.id(), .force = request.force(), .patience = patience};
 }
 
 }  // namespace wyvern::api

@@ -19,8 +19,12 @@ inline constexpr uint64_t kMaxDaxWindow = 16ULL << 30U;
 inline constexpr size_t kMaxCmdline =
     2000;  // the kernel's limit is 2048 and the machine adds its own part
 inline constexpr size_t kMaxIdLength = 63;
+inline constexpr std::chrono::milliseconds kDefaultPatience{10'000};
+inline constexpr std::chrono::milliseconds kMaxPatience{600'000};
 
 Result<MachineSpec> ParseCreate(const vmm::v1::CreateRequest& request, DonationStore& store);
 Result<DeviceSpec> ParseDevice(const vmm::v1::AttachDeviceRequest& request, DonationStore& store);
+Result<std::chrono::milliseconds> ParsePatience(uint32_t deadline_ms);
+Result<DetachOptions> ParseDetach(const vmm::v1::DetachDeviceRequest& request);
 
 }  // namespace wyvern::api

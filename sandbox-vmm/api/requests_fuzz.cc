@@ -80,8 +80,12 @@ bool IsFine(const vmm::v1::VhostUserFs& fs, const Donated& donated) {
          Has(donated, DonationKind::kVhostUser, fs.socket_fd());
 }
 
+bool IsFine(const std::string& id, uint32_t deadline_ms) {
+  return !id.empty() && id.size() <= 63 && Printable(id) && deadline_ms <= 600'000;
+}
+
 bool IsFine(const AttachDeviceRequest& request, const Donated& donated) {
-  if (request.id().empty() || request.id().size() > 63 || !Printable(request.id())) {
+  if (!IsFine(request.id(), request.deadline_ms())) {
     return false;
   }
   switch (request.device_case()) {
@@ -113,9 +117,11 @@ class CheckedMachine final : public VirtualMachine {
     return {};
   }
 
-  Result<std::string> Attach(const std::string& id, DeviceSpec spec) override {
+  Result<AttachedDevice> Attach(const std::string& id, DeviceSpec spec,
+                                std::chrono::milliseconds patience) override {
     ++calls;
     WV_CHECK(id == attach->id());
+    WV_CHECK(patience > std::chrono::milliseconds(0) && patience <= kMaxPatience);
     WV_CHECK(spec.index() + 2 == static_cast<size_t>(attach->device_case()));
     if (const auto* pmem = std::get_if<PmemSpec>(&spec); pmem != nullptr) {
       WV_CHECK(pmem->images.size() == static_cast<size_t>(attach->pmem().fd_size()));
@@ -130,8 +136,17 @@ class CheckedMachine final : public VirtualMachine {
       WV_CHECK(fs->queue_size == asked.queue_size());
       WV_CHECK(fs->dax_window == asked.dax_window_bytes());
     }
-    return Fails<std::string>("0000:00:01.0");
+    return Fails<AttachedDevice>(AttachedDevice{"0000:00:01.0", "vda", 253, 16});
   }
+
+  Result<> Detach(const DetachOptions& options) override {
+    ++calls;
+    WV_CHECK(!options.id.empty() && options.id.size() <= kMaxIdLength);
+    WV_CHECK(options.patience > std::chrono::milliseconds(0) && options.patience <= kMaxPatience);
+    return Fails<void>();
+  }
+
+  void EndWaits() override {}
 
   Result<> Boot() override {
     for (int i = 0; i < 3; ++i) {
@@ -200,6 +215,12 @@ class Caller {
     names.push_back(request.blk().fd());
     names.push_back(request.vhost_user_fs().socket_fd());
     TakeBack(names);
+  }
+
+  void Detach(const vmm::v1::DetachDeviceRequest& request) {
+    vmm::v1::Empty response;
+    (void)Judge(IsFine(request.id(), request.deadline_ms()),
+                [&] { return service_.DetachDevice(nullptr, &request, &response); });
   }
 
   void Connect(FuzzInput& input) {
@@ -436,6 +457,10 @@ void FuzzMessage(const std::string& message) {
     AttachDeviceRequest attach;
     if (attach.ParseFromString(message)) {
       caller.Attach(attach);
+    }
+    vmm::v1::DetachDeviceRequest detach;
+    if (detach.ParseFromString(message)) {
+      caller.Detach(detach);
     }
   }
 }

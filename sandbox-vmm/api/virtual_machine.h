@@ -3,6 +3,7 @@
 // Threads:   any; the implementation serialises. Events come from its own threads.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -67,16 +68,36 @@ struct MachineEvent {
   std::string text;
 };
 
+struct AttachedDevice {
+  std::string pci_address;
+  // As the guest names it; empty before Boot.
+  std::string node;
+  uint32_t major = 0;
+  uint32_t minor = 0;
+};
+
+struct DetachOptions {
+  std::string id;
+  bool force = false;  // without the guest's consent
+  std::chrono::milliseconds patience{};
+};
+
 class VirtualMachine {
  public:
   virtual ~VirtualMachine() = default;
   // Once, before everything else.
   virtual Result<> Create(MachineSpec spec) = 0;
-  // The device's PCI address. ALREADY_EXISTS: the id is in use. FAILED_PRECONDITION: before Create or after Boot.
-  virtual Result<std::string> Attach(const std::string& id, DeviceSpec spec) = 0;
+  // ALREADY_EXISTS: the id is in use. FAILED_PRECONDITION: before Create. After Boot it waits for the guest, `patience` long, and on an error
+  // nothing has changed.
+  virtual Result<AttachedDevice> Attach(const std::string& id, DeviceSpec spec,
+                                        std::chrono::milliseconds patience) = 0;
+  // NOT_FOUND: no such device. On an error nothing has changed.
+  virtual Result<> Detach(const DetachOptions& options) = 0;
   virtual Result<> Boot() = 0;
-  // Blocks until the guest accepts (OK) or refuses (UNAVAILABLE); at most 10 s.
+  // Blocks until the guest accepts (OK) or refuses (UNAVAILABLE); at most 10 s. PERMISSION_DENIED: the VMM's own port.
   virtual Result<> ConnectVsock(uint32_t port, UniqueFd socket) = 0;
+  // Before the end: calls that wait for the guest fail with UNAVAILABLE, these and later ones.
+  virtual void EndWaits() = 0;
   virtual Result<> Pause() = 0;
   virtual Result<> Resume() = 0;
   virtual std::map<std::string, uint64_t> Metrics() = 0;

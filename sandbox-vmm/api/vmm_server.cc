@@ -61,6 +61,7 @@ Result<> ServeVmm(VmmServerOptions options, VirtualMachine& machine) {
 
   Result<> served = ServeDonations(options.donation_socket, stop, store);
   service.EndStreams();
+  machine.EndWaits();
   // The answer to Shutdown is still on its way: give it a moment, then cut what is left.
   server->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(200));
   return served;

@@ -23,7 +23,9 @@ class FakeMachine : public VirtualMachine {
     return {};
   }
 
-  Result<std::string> Attach(const std::string& id, DeviceSpec spec) override {
+  Result<AttachedDevice> Attach(const std::string& id, DeviceSpec spec,
+                                std::chrono::milliseconds patience) override {
+    patience_ = patience;
     if (id == "taken") {
       return Fail(Code::kAlreadyExists, "a device taken is already here");
     }
@@ -34,8 +36,18 @@ class FakeMachine : public VirtualMachine {
     if (auto* pmem = std::get_if<PmemSpec>(&spec); pmem != nullptr) {
       images_ = std::move(pmem->images);
     }
-    return std::string("0000:00:01.0");
+    return AttachedDevice{"0000:00:01.0", "vda", 253, 16};
   }
+
+  Result<> Detach(const DetachOptions& options) override {
+    detached_ = options;
+    if (options.id != "here") {
+      return Fail(Code::kNotFound, "no device " + options.id);
+    }
+    return {};
+  }
+
+  void EndWaits() override { ended_ = true; }
 
   Result<> Boot() override {
     if (listener_) {
@@ -64,6 +76,9 @@ class FakeMachine : public VirtualMachine {
   MachineSpec created_;
   size_t last_device_ = 99;
   uint64_t dax_window_ = 99;
+  std::chrono::milliseconds patience_{};
+  DetachOptions detached_;
+  std::atomic<bool> ended_{false};
   std::vector<UniqueFd> images_;
   std::function<void(MachineEvent)> listener_;
 };
@@ -152,6 +167,53 @@ TEST_F(VmmServerTest, CreateRefusesWhatNoMachineCanBe) {
   request.set_memory_bytes(256ULL << 20U);
   request.set_cmdline("a\nb");
   EXPECT_EQ(Create(request).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(VmmServerTest, AttachAndDetachTellTheMachineAndTheAnswer) {
+  const auto attach = [&](uint32_t deadline, vmm::v1::AttachDeviceResponse* response) {
+    grpc::ClientContext context;
+    vmm::v1::AttachDeviceRequest request;
+    request.set_id("rng0");
+    request.mutable_rng();
+    request.set_deadline_ms(deadline);
+    return stub_->AttachDevice(&context, request, response).error_code();
+  };
+  vmm::v1::AttachDeviceResponse response;
+  EXPECT_EQ(attach(0, &response), grpc::StatusCode::OK);
+  EXPECT_EQ(machine_.patience_, kDefaultPatience);
+  EXPECT_EQ(response.pci_address(), "0000:00:01.0");
+  EXPECT_EQ(response.node(), "vda");
+  EXPECT_EQ(response.major(), 253U);
+  EXPECT_EQ(response.minor(), 16U);
+  EXPECT_EQ(attach(600'000, &response), grpc::StatusCode::OK);
+  EXPECT_EQ(machine_.patience_, kMaxPatience);
+  EXPECT_EQ(attach(600'001, &response), grpc::StatusCode::INVALID_ARGUMENT);
+
+  const auto detach = [&](const std::string& id, uint32_t deadline) {
+    grpc::ClientContext context;
+    vmm::v1::DetachDeviceRequest request;
+    request.set_id(id);
+    request.set_force(true);
+    request.set_deadline_ms(deadline);
+    vmm::v1::Empty empty;
+    return stub_->DetachDevice(&context, request, &empty).error_code();
+  };
+  EXPECT_EQ(detach("here", 7), grpc::StatusCode::OK);
+  EXPECT_EQ(machine_.detached_.id, "here");
+  EXPECT_TRUE(machine_.detached_.force);
+  EXPECT_EQ(machine_.detached_.patience, std::chrono::milliseconds(7));
+  EXPECT_EQ(detach("elsewhere", 0), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(detach("", 0), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(detach("here", 600'001), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+// The server waits for its handlers: one that waits for a guest must not keep the process alive.
+TEST_F(VmmServerTest, WaitsEndBeforeTheServerDoes) {
+  EXPECT_FALSE(machine_.ended_);
+  donate_.reset();
+  server_.join();
+  EXPECT_TRUE(machine_.ended_);
+  server_ = std::thread([] {});
 }
 
 TEST_F(VmmServerTest, AttachPassesErrorsAndRefusesBadDevices) {

@@ -62,12 +62,29 @@ grpc::Status VmmService::AttachDevice(grpc::ServerContext* /*context*/,
   if (!spec) {
     return ToStatus(spec.error());
   }
-  auto address = machine_.Attach(request->id(), *std::move(spec));
-  if (!address) {
-    return ToStatus(address.error());
+  const auto patience = ParsePatience(request->deadline_ms());
+  if (!patience) {
+    return ToStatus(patience.error());
   }
-  response->set_pci_address(*address);
+  const auto attached = machine_.Attach(request->id(), *std::move(spec), *patience);
+  if (!attached) {
+    return ToStatus(attached.error());
+  }
+  response->set_pci_address(attached->pci_address);
+  response->set_node(attached->node);
+  response->set_major(attached->major);
+  response->set_minor(attached->minor);
   return grpc::Status::OK;
+}
+
+grpc::Status VmmService::DetachDevice(grpc::ServerContext* /*context*/,
+                                      const vmm::v1::DetachDeviceRequest* request,
+                                      vmm::v1::Empty* /*response*/) {
+  const auto options = ParseDetach(*request);
+  if (!options) {
+    return ToStatus(options.error());
+  }
+  return ToStatus(machine_.Detach(*options));
 }
 
 grpc::Status VmmService::Boot(grpc::ServerContext* /*context*/, const vmm::v1::Empty* /*request*/,

@@ -33,6 +33,9 @@ class VmmService final : public vmm::v1::Vmm::Service {
   grpc::Status AttachDevice(grpc::ServerContext* context,
                             const vmm::v1::AttachDeviceRequest* request,
                             vmm::v1::AttachDeviceResponse* response) override;
+  grpc::Status DetachDevice(grpc::ServerContext* context,
+                            const vmm::v1::DetachDeviceRequest* request,
+                            vmm::v1::Empty* response) override;
   grpc::Status Boot(grpc::ServerContext* context, const vmm::v1::Empty* request,
                     vmm::v1::Empty* response) override;
   grpc::Status ConnectVsock(grpc::ServerContext* context,

@@ -208,6 +208,9 @@ std::vector<CallRule> AllowedCalls(ThreadKind kind) {
       // No ioctl: a device signals interrupts by irqfd (write); a route that changes is the vCPU's matter.
       Append(rules, DeviceData());
       break;
+    case ThreadKind::kUpcall:
+      rules.push_back(Always(SYS_recvfrom));
+      break;
     case ThreadKind::kNet:
       Append(rules, DeviceData());
       Append(rules, TapIoctls());
@@ -239,6 +242,7 @@ std::vector<CallRule> AllowedCalls(ThreadKind kind) {
       Append(rules, VcpuIoctls());
       Append(rules, MachineIoctls());
       rules.push_back(Always(SYS_fstatfs));
+      rules.push_back(Always(SYS_recvfrom));
       Append(rules, Control());
       break;
   }

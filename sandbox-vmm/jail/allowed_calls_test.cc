@@ -70,6 +70,8 @@ constexpr auto kVcpuThread = std::to_array<std::string_view>({
 constexpr auto kDeviceThread = std::to_array<std::string_view>(
     {"fallocate", "fdatasync", "io_uring_enter", "preadv2", "pwritev2", "readv"});
 
+constexpr auto kUpcallThread = std::to_array<std::string_view>({"recvfrom"});
+
 constexpr auto kNetThread = std::to_array<std::string_view>(
     {"ioctl TUNSETCARRIER", "ioctl TUNSETOFFLOAD", "ioctl TUNSETQUEUE"});
 
@@ -222,6 +224,10 @@ TEST(AllowedCallsTest, DeviceThreadsHaveExactlyTheirListAndNoIoctl) {
   EXPECT_EQ(ListOf(ThreadKind::kDevice), Together({kEveryThread, kDeviceThread}));
 }
 
+TEST(AllowedCallsTest, UpcallThreadsTalkOnASocketAndNoMore) {
+  EXPECT_EQ(ListOf(ThreadKind::kUpcall), Together({kEveryThread, kUpcallThread}));
+}
+
 TEST(AllowedCallsTest, NetAndMemoryThreadsHaveADevicesListAndTheirIoctls) {
   EXPECT_EQ(ListOf(ThreadKind::kNet), Together({kEveryThread, kDeviceThread, kNetThread}));
   EXPECT_EQ(ListOf(ThreadKind::kMemory), Together({kEveryThread, kDeviceThread, kMemoryThread}));
@@ -241,8 +247,8 @@ TEST(AllowedCallsTest, ThreadsWithAWindowHaveOneCallMore) {
 // The control filter is the base of every thread's, so it holds theirs too.
 TEST(AllowedCallsTest, ControlThreadsHaveTheirListAndTheOthers) {
   EXPECT_EQ(ListOf(ThreadKind::kControl),
-            Together({kEveryThread, kVcpuThread, kDeviceThread, kNetThread, kVhostNetThread,
-                      kWindowThread, kControlThread}));
+            Together({kEveryThread, kVcpuThread, kDeviceThread, kUpcallThread, kNetThread,
+                      kVhostNetThread, kWindowThread, kControlThread}));
 }
 
 }  // namespace

@@ -17,6 +17,7 @@ enum class ThreadKind : uint8_t {
   kControl,   // main, gRPC's own threads, and the base of every other thread
   kVcpu,      // KVM_RUN and register access; virtqueue notifications and transport registers
   kDevice,    // a device's worker: rings, sockets, files it holds
+  kUpcall,    // that which reads what the guest's agent answers
   kNet,       // that of a network device: taps' offloads, queues and carrier beside it
   kVhostNet,  // that of a network device whose rings the kernel has
   kMemory,    // that of a virtio-mem device: memslots come and go

@@ -3,16 +3,19 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
-#include <future>
+#include <condition_variable>
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/unix_socket.h"
 #include "blk/blk_device.h"
 #include "jail/filter.h"
 #include "pmem/image_layout.h"
 #include "pmem/pmem_device.h"
 #include "rng/rng_device.h"
+#include "upcall/preamble.h"
 #include "vhost_user/frontend.h"
 
 namespace wyvern::vmm {
@@ -71,7 +74,13 @@ Result<> CheckReadOnly(std::span<const UniqueFd> images) {
 
 }  // namespace
 
-Assembly::Assembly() {
+Assembly::Assembly()
+    : channel_({.connect = [this](upcall::Deadline deadline) -> Result<UniqueFd> {
+                  WV_TRY(SocketPair pair, MakeSocketPair(SOCK_STREAM));
+                  WV_TRY_VOID(OpenStream(upcall::kVsockPort, std::move(pair.second), deadline));
+                  return std::move(pair.first);
+                },
+                .on_thread_start = [] { Confine(jail::ThreadKind::kUpcall); }}) {
   for (size_t i = 0; i < kRings; ++i) {
     auto ring = devices::IoRing::Create();
     if (!ring) {
@@ -83,6 +92,7 @@ Assembly::Assembly() {
 }
 
 Assembly::~Assembly() {
+  EndWaits();
   const std::lock_guard lock(mu_);
   if (machine_) {
     machine_->Stop();
@@ -112,40 +122,6 @@ Result<> Assembly::Create(api::MachineSpec spec) {
   return {};
 }
 
-Result<std::string> Assembly::Attach(const std::string& id, api::DeviceSpec spec) {
-  const std::lock_guard lock(mu_);
-  if (!machine_ || booted_) {
-    return Fail(Code::kFailedPrecondition, "devices are attached after Create and before Boot");
-  }
-  if (devices_.contains(id)) {
-    return Fail(Code::kAlreadyExists, "a device " + id + " is already here");
-  }
-  auto slot = Plug(id, std::move(spec));
-  if (!slot) {
-    windows_.erase(id);
-    return tl::unexpected(std::move(slot).error().WithContext("device " + id));
-  }
-  if (!windows_.empty()) {
-    vcpu_kind_ = jail::ThreadKind::kWindowVcpu;
-  }
-  return fmt::format("0000:00:{:02x}.0", *slot);
-}
-
-Result<uint8_t> Assembly::Plug(const std::string& id, api::DeviceSpec spec) {
-  const bool is_vsock = std::holds_alternative<api::VsockSpec>(spec);
-  WV_TRY(std::unique_ptr<virtio::VirtioDevice> device, MakeDevice(id, std::move(spec)));
-  virtio::VirtioDevice* const borrowed = device.get();
-  const auto window = windows_.find(id);
-  WV_TRY(const uint8_t slot,
-         machine_->AttachDevice(std::move(device),
-                                window == windows_.end() ? nullptr : window->second));
-  devices_.emplace(id, borrowed);
-  if (is_vsock) {
-    vsock_ = static_cast<devices::VsockDevice*>(borrowed);
-  }
-  return slot;
-}
-
 Result<std::unique_ptr<virtio::VirtioDevice>> Assembly::MakeDevice(const std::string& id,
                                                                    api::DeviceSpec spec) {
   return std::visit(
@@ -158,6 +134,7 @@ Result<std::unique_ptr<virtio::VirtioDevice>> Assembly::Make(const std::string& 
   static_assert(api::kMaxImages == devices::kMaxImages);
   WV_TRY_VOID(CheckReadOnly(spec.images));
   WV_TRY(const arch::AddressRange range, machine_->MapReadOnlyImages(std::move(spec.images)));
+  devices_[id].images = range;
   return devices::PmemDevice::Create(WorkerFor(id),
                                      {.start = mem::Gpa{range.start}, .size = range.size});
 }
@@ -206,14 +183,19 @@ Result<std::unique_ptr<virtio::VirtioDevice>> Assembly::Make(const std::string& 
   return device;
 }
 
+size_t Assembly::Windows() const {
+  return static_cast<size_t>(std::ranges::count_if(
+      devices_, [](const auto& entry) { return entry.second.window != nullptr; }));
+}
+
 Result<std::shared_ptr<mem::FileWindow>> Assembly::MakeWindow(const std::string& id,
                                                               uint64_t size) {
-  if (windows_.size() >= kMaxWindows) {
+  if (Windows() >= kMaxWindows) {
     return Fail(Code::kResourceExhausted,
                 fmt::format("a machine has {} DAX windows at most", kMaxWindows));
   }
   WV_TRY(auto window, mem::FileWindow::Create(size));
-  windows_.emplace(id, window);
+  devices_[id].window = window;
   return window;
 }
 
@@ -222,29 +204,78 @@ Result<> Assembly::Boot() {
   if (!machine_ || booted_) {
     return Fail(Code::kFailedPrecondition, "Boot comes once, after Create");
   }
+  if (Windows() > 0) {
+    vcpu_kind_ = jail::ThreadKind::kWindowVcpu;
+  }
   WV_TRY_VOID(machine_->Boot());
   booted_ = true;
   return {};
 }
 
 Result<> Assembly::ConnectVsock(uint32_t port, UniqueFd socket) {
-  auto answer = std::make_shared<std::promise<Result<>>>();
-  std::future<Result<>> result = answer->get_future();
+  if (port == upcall::kVsockPort) {
+    return Fail(Code::kPermissionDenied,
+                fmt::format("vsock port {} of the guest is the VMM's own", port));
+  }
+  return OpenStream(port, std::move(socket),
+                    std::chrono::steady_clock::now() + kVsockConnectTimeout);
+}
+
+class Assembly::StreamAnswer {
+ public:
+  // The first one counts.
+  void Set(Result<> result) {
+    const std::lock_guard lock(mu_);
+    if (!result_) {
+      result_.emplace(std::move(result));
+      set_.notify_all();
+    }
+  }
+
+  Result<> Wait(uint32_t port, upcall::Deadline deadline) {
+    std::unique_lock lock(mu_);
+    if (!set_.wait_until(lock, deadline, [this] { return result_.has_value(); })) {
+      return Fail(Code::kDeadlineExceeded,
+                  fmt::format("the guest did not answer on vsock port {}", port));
+    }
+    return std::move(result_).value();
+  }
+
+ private:
+  std::mutex mu_;
+  std::condition_variable set_;
+  std::optional<Result<>> result_;  // guarded by mu_
+};
+
+Result<> Assembly::OpenStream(uint32_t port, UniqueFd socket, upcall::Deadline deadline) {
+  const auto answer = std::make_shared<StreamAnswer>();
   {
     const std::lock_guard lock(mu_);
     if (vsock_ == nullptr || !booted_) {
       return Fail(Code::kFailedPrecondition,
                   "the machine has no vsock device, or does not run yet");
     }
+    if (ending_) {
+      return Fail(Code::kUnavailable, "the machine ends");
+    }
     WV_TRY_VOID(vsock_->ConnectStream(port, std::move(socket), [answer](Result<> connected) {
-      answer->set_value(std::move(connected));
+      answer->Set(std::move(connected));
     }));
+    awaited_.insert(answer);
   }
-  if (result.wait_for(kVsockConnectTimeout) != std::future_status::ready) {
-    return Fail(Code::kDeadlineExceeded,
-                fmt::format("the guest did not answer on vsock port {}", port));
+  Result<> result = answer->Wait(port, deadline);
+  const std::lock_guard lock(mu_);
+  awaited_.erase(answer);
+  return result;
+}
+
+void Assembly::EndWaits() {
+  channel_.Close();
+  const std::lock_guard lock(mu_);
+  ending_ = true;
+  for (const auto& answer : awaited_) {
+    answer->Set(Fail(Code::kUnavailable, "the machine ends"));
   }
-  return result.get();
 }
 
 Result<> Assembly::Pause() {
@@ -277,8 +308,11 @@ std::map<std::string, uint64_t> Assembly::Metrics() {
         counters.exits.at(i);
   }
   metrics["pmem.dropped_writes"] = counters.read_only_writes;
+  for (const upcall::ChannelCounter& counter : channel_.counters()) {
+    metrics["upcall." + counter.name] = counter.value;
+  }
   for (const auto& [id, device] : devices_) {
-    for (const virtio::CounterValue& counter : device->counters()) {
+    for (const virtio::CounterValue& counter : device.device->counters()) {
       metrics[id + "." + counter.name] = counter.value;
     }
   }

@@ -1,10 +1,12 @@
 // vmm/assembly.h — the real machine behind the API: devices are built here from donated descriptors and plugged in.
-// Threads: the methods come from gRPC's threads and are serialised by one mutex, but ConnectVsock, which waits for the guest.
+// Threads: the methods come from gRPC's threads and are serialised by one mutex, which nobody holds who waits for the guest.
 #pragma once
 
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -14,6 +16,7 @@
 #include "jail/filter.h"
 #include "machine/machine.h"
 #include "mem/file_window.h"
+#include "upcall/channel.h"
 #include "vsock/vsock_device.h"
 
 namespace wyvern::vmm {
@@ -27,15 +30,26 @@ class Assembly final : public api::VirtualMachine {
   Assembly& operator=(const Assembly&) = delete;
 
   Result<> Create(api::MachineSpec spec) override;
-  Result<std::string> Attach(const std::string& id, api::DeviceSpec spec) override;
+  Result<api::AttachedDevice> Attach(const std::string& id, api::DeviceSpec spec,
+                                     std::chrono::milliseconds patience) override;
+  Result<> Detach(const api::DetachOptions& options) override;
   Result<> Boot() override;
   Result<> ConnectVsock(uint32_t port, UniqueFd socket) override;
+  void EndWaits() override;
   Result<> Pause() override;
   Result<> Resume() override;
   std::map<std::string, uint64_t> Metrics() override;
   void SetEventListener(std::function<void(api::MachineEvent)> listener) override;
 
  private:
+  struct Device {
+    virtio::VirtioDevice* device = nullptr;  // the machine owns it
+    uint8_t slot = 0;
+    bool changing = false;  // somebody waits for the guest to take it up, or to let go of it
+    std::shared_ptr<mem::FileWindow> window;  // of a device that has one
+    std::optional<arch::AddressRange> images;
+  };
+
   Result<std::unique_ptr<virtio::VirtioDevice>> MakeDevice(const std::string& id,
                                                            api::DeviceSpec spec);
   Result<std::unique_ptr<virtio::VirtioDevice>> Make(const std::string& id, api::PmemSpec spec);
@@ -44,22 +58,37 @@ class Assembly final : public api::VirtualMachine {
   Result<std::unique_ptr<virtio::VirtioDevice>> Make(const std::string& id, api::BlkSpec spec);
   Result<std::unique_ptr<virtio::VirtioDevice>> Make(const std::string& id,
                                                      api::VhostUserFsSpec spec);
+  size_t Windows() const;
   Result<std::shared_ptr<mem::FileWindow>> MakeWindow(const std::string& id, uint64_t size);
-  // Makes the device and puts it into the machine: its PCI slot.
-  Result<uint8_t> Plug(const std::string& id, api::DeviceSpec spec);
+  // hotplug.cc; mu_ is held by callers of the first three.
+  Result<> CheckAttach(const std::string& id, const api::DeviceSpec& spec) const;
+  Result<> Plug(const std::string& id, api::DeviceSpec spec);
+  void Forget(const std::string& id);
+  Result<> Unplug(const std::string& id, pci::PciBus::Slot then);
+  Result<api::AttachedDevice> TakenUp(const agent::v1::PciRescanRequest& request,
+                                      upcall::Deadline deadline);
+  // The guest has let go of what is there.
+  Result<> LetGo(const std::string& address, bool force, upcall::Deadline deadline);
+
+  // The answer to a stream's request, for who waits for it.
+  class StreamAnswer;
+  Result<> OpenStream(uint32_t port, UniqueFd socket, upcall::Deadline deadline);
   void OnMachineEvent(const machine::Event& event);
   void Publish(api::MachineEvent event);
 
   std::mutex mu_;  // guards what follows
   std::unique_ptr<api::ConsoleRingWriter> console_;
   std::unique_ptr<machine::Machine> machine_;
-  std::map<std::string, virtio::VirtioDevice*> devices_;             // the machine owns them
-  devices::VsockDevice* vsock_ = nullptr;                            // one of them
-  std::map<std::string, std::shared_ptr<mem::FileWindow>> windows_;  // of the devices that have one
-  // Read by vCPU threads as they start, when no device is attached any more.
+  std::map<std::string, Device> devices_;
+  devices::VsockDevice* vsock_ = nullptr;  // one of them
+  // Read by vCPU threads as they start.
   jail::ThreadKind vcpu_kind_ = jail::ThreadKind::kVcpu;
   std::vector<std::unique_ptr<devices::IoRing>> rings_;
   bool booted_ = false;
+  bool ending_ = false;
+  std::set<std::shared_ptr<StreamAnswer>> awaited_;
+
+  upcall::Channel channel_;
 
   std::mutex listener_mu_;
   std::function<void(api::MachineEvent)> listener_;  // guarded by listener_mu_

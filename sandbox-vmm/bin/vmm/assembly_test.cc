@@ -9,8 +9,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <chrono>
+#include <filesystem>
 #include <functional>
+#include <future>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/unix_socket.h"
@@ -49,18 +53,37 @@ class AssemblyTest : public testing::Test {
     ASSERT_TRUE(created.has_value()) << created.error().message();
   }
 
+  Result<api::AttachedDevice> Attach(const std::string& id, api::DeviceSpec spec) {
+    return assembly_.Attach(id, std::move(spec), std::chrono::milliseconds(500));
+  }
+
+  Code Detach(const std::string& id, bool force = false) {
+    const auto detached =
+        assembly_.Detach({.id = id, .force = force, .patience = std::chrono::milliseconds(500)});
+    return detached ? Code::kOk : detached.error().code();
+  }
+
+  static api::BlkSpec Disk(uint64_t size = 1 << 20U) {
+    return {.file = *MakeMemfd("disk", size), .read_only = false, .serial = "disk"};
+  }
+
+  static size_t OpenFds() {
+    const auto all = std::filesystem::directory_iterator("/proc/self/fd");
+    return static_cast<size_t>(std::distance(begin(all), end(all)));
+  }
+
   static constexpr uint32_t kVcpus = 2;
   Assembly assembly_;
 };
 
 TEST_F(AssemblyTest, VsockDeviceThatDoesNotFitIsNotTheMachines) {
   int fitting = 0;
-  while (fitting < 100 && assembly_.Attach("rng" + std::to_string(fitting), api::RngSpec{})) {
+  while (fitting < 100 && Attach("rng" + std::to_string(fitting), api::RngSpec{})) {
     ++fitting;
   }
   ASSERT_LT(fitting, 100);
   for (int attempt = 0; attempt < 2; ++attempt) {
-    const auto attached = assembly_.Attach("vsock", api::VsockSpec{.guest_cid = 3});
+    const auto attached = Attach("vsock", api::VsockSpec{.guest_cid = 3});
     ASSERT_FALSE(attached.has_value());
     EXPECT_EQ(attached.error().code(), Code::kResourceExhausted) << attached.error().message();
   }
@@ -71,16 +94,97 @@ TEST_F(AssemblyTest, VsockDeviceThatDoesNotFitIsNotTheMachines) {
   EXPECT_EQ(connected.error().code(), Code::kFailedPrecondition);
 }
 
+TEST_F(AssemblyTest, DevicesGoBeforeBootWithAllThatWasTheirs) {
+  ASSERT_TRUE(Attach("first", api::RngSpec{}));
+  const size_t fds = OpenFds();
+  for (int round = 0; round < 20; ++round) {
+    api::PmemSpec images;
+    images.images.push_back(ReadOnly(*MakeMemfd("image", 4096)));
+    const auto disk = Attach("disk", Disk());
+    ASSERT_TRUE(disk) << disk.error().message();
+    EXPECT_EQ(disk->pci_address, "0000:00:02.0") << "the slot is free again";
+    const auto pmem = Attach("images", std::move(images));
+    ASSERT_TRUE(pmem) << pmem.error().message();
+    EXPECT_EQ(Attach("disk", Disk()).error().code(), Code::kAlreadyExists);
+    EXPECT_EQ(Detach("disk"), Code::kOk);
+    EXPECT_EQ(Detach("images"), Code::kOk);
+    EXPECT_EQ(Detach("disk"), Code::kNotFound);
+  }
+  EXPECT_LE(OpenFds(), fds);
+}
+
+// The guest halts at once: nobody answers on the vsock device.
+TEST_F(AssemblyTest, DeviceThatTheGuestDoesNotTakeUpIsGoneAgain) {
+  ASSERT_TRUE(Attach("vsock", api::VsockSpec{.guest_cid = 3}));
+  ASSERT_TRUE(assembly_.Boot());
+  const size_t fds = OpenFds();
+  for (int round = 0; round < 2; ++round) {
+    const auto disk = Attach("disk", Disk());
+    ASSERT_FALSE(disk);
+    EXPECT_EQ(disk.error().code(), Code::kDeadlineExceeded) << disk.error().message();
+    EXPECT_EQ(Detach("disk"), Code::kNotFound);
+  }
+  EXPECT_LE(OpenFds(), fds + 2) << "but for what waits in the vsock device for the guest's driver";
+  EXPECT_EQ(assembly_.Metrics().at("upcall.PciRescan.failures"), 2U);
+  EXPECT_EQ(assembly_.Metrics().at("upcall.PciRemove.failures"), 2U);
+  EXPECT_EQ(Detach("vsock", true), Code::kFailedPrecondition);
+}
+
+TEST_F(AssemblyTest, DeviceGoesWithoutTheGuestsConsentByForceOnly) {
+  ASSERT_TRUE(Attach("vsock", api::VsockSpec{.guest_cid = 3}));
+  ASSERT_TRUE(Attach("disk", Disk()));
+  ASSERT_TRUE(assembly_.Boot());
+  EXPECT_EQ(Detach("disk"), Code::kDeadlineExceeded);
+  EXPECT_EQ(Attach("disk", Disk()).error().code(), Code::kAlreadyExists) << "it is still there";
+  EXPECT_EQ(Detach("disk", true), Code::kOk);
+  EXPECT_EQ(Detach("disk", true), Code::kNotFound);
+}
+
+TEST_F(AssemblyTest, WithoutAnAgentNothingComesAfterBoot) {
+  ASSERT_TRUE(assembly_.Boot());
+  const auto disk = Attach("disk", Disk());
+  ASSERT_FALSE(disk);
+  EXPECT_EQ(disk.error().code(), Code::kFailedPrecondition) << disk.error().message();
+}
+
+// Only the VMM itself asks for changes of the machine.
+TEST_F(AssemblyTest, PortOfTheUpcallIsNobodysElse) {
+  ASSERT_TRUE(Attach("vsock", api::VsockSpec{.guest_cid = 3}));
+  ASSERT_TRUE(assembly_.Boot());
+  SocketPair pair = *MakeSocketPair(SOCK_STREAM);
+  const auto connected = assembly_.ConnectVsock(101, std::move(pair.first));
+  ASSERT_FALSE(connected);
+  EXPECT_EQ(connected.error().code(), Code::kPermissionDenied);
+}
+
+TEST_F(AssemblyTest, WhoWaitsForTheGuestIsReleasedByTheEnd) {
+  ASSERT_TRUE(Attach("vsock", api::VsockSpec{.guest_cid = 3}));
+  ASSERT_TRUE(assembly_.Boot());
+  SocketPair pair = *MakeSocketPair(SOCK_STREAM);
+  const auto start = std::chrono::steady_clock::now();
+  auto attach = std::async(std::launch::async, [&] {
+    return assembly_.Attach("disk", Disk(), std::chrono::minutes(10)).error().code();
+  });
+  auto connect = std::async(std::launch::async, [&] {
+    return assembly_.ConnectVsock(1024, std::move(pair.first)).error().code();
+  });
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  EXPECT_FALSE(assembly_.Metrics().empty()) << "others go on meanwhile";
+  assembly_.EndWaits();
+  EXPECT_EQ(attach.get(), Code::kUnavailable);
+  EXPECT_EQ(connect.get(), Code::kUnavailable);
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
+}
+
 TEST_F(AssemblyTest, WindowOfADeviceThatDidNotComeUpIsGivenBack) {
   for (int attempt = 0; attempt < 4; ++attempt) {
     SocketPair pair = *MakeSocketPair(SOCK_STREAM);
     pair.first.Reset();
-    const auto attached =
-        assembly_.Attach("fs", api::VhostUserFsSpec{.socket = std::move(pair.second),
-                                                    .tag = "t",
-                                                    .request_queues = 1,
-                                                    .queue_size = 64,
-                                                    .dax_window = 2 << 20U});
+    const auto attached = Attach("fs", api::VhostUserFsSpec{.socket = std::move(pair.second),
+                                                            .tag = "t",
+                                                            .request_queues = 1,
+                                                            .queue_size = 64,
+                                                            .dax_window = 2 << 20U});
     ASSERT_FALSE(attached.has_value());
     EXPECT_EQ(attached.error().code(), Code::kUnavailable) << attached.error().message();
   }
@@ -95,8 +199,8 @@ TEST_F(AssemblyTest, ImagesThatAreNoneAreNamedAndNotAttached) {
     if (more.valid()) {
       spec.images.push_back(std::move(more));
     }
-    const auto attached = assembly_.Attach("images", std::move(spec));
-    return attached ? std::string(*attached) : attached.error().message();
+    const auto attached = Attach("images", std::move(spec));
+    return attached ? attached->pci_address : attached.error().message();
   };
   EXPECT_EQ(attach({}), "device images: persistent memory holds 1 to 16 images, not 0");
   EXPECT_EQ(attach({4096, 0, 4096}), "device images: image 2 of 3 is empty");
@@ -114,7 +218,7 @@ TEST_F(AssemblyTest, Cve20202025_ImageThatCouldBeWrittenToIsRefused) {
     api::PmemSpec spec;
     spec.images.push_back(ReadOnly(*MakeMemfd("image", 4096)));
     spec.images.push_back(Reopened(*MakeMemfd("image", 4096), flags));
-    const auto attached = assembly_.Attach("images", std::move(spec));
+    const auto attached = Attach("images", std::move(spec));
     ASSERT_FALSE(attached.has_value());
     EXPECT_EQ(attached.error().code(), Code::kInvalidArgument);
     EXPECT_EQ(attached.error().message(),

@@ -24,9 +24,14 @@ class IdleMachine : public api::VirtualMachine {
  public:
   Result<> Create(api::MachineSpec /*spec*/) override { return {}; }
 
-  Result<std::string> Attach(const std::string& /*id*/, api::DeviceSpec /*spec*/) override {
-    return std::string();
+  Result<api::AttachedDevice> Attach(const std::string& /*id*/, api::DeviceSpec /*spec*/,
+                                     std::chrono::milliseconds /*patience*/) override {
+    return api::AttachedDevice{};
   }
+
+  Result<> Detach(const api::DetachOptions& /*options*/) override { return {}; }
+
+  void EndWaits() override {}
 
   Result<> Boot() override { return {}; }
 
