@@ -2,8 +2,8 @@
 """fuzz_coverage.py FUZZERS LOGS — what each fuzz target has reached of its component, as a table.
 
 FUZZERS: lines "PROGRAM CORPUS" (build/fuzz/fuzzers.txt); LOGS/NAME/reached.profraw is what the program's last run counted. A component's
-sources are those of its directory and the ones below, without tests, fuzz targets and what is in testing/. Regions are stretches of code
-without a branch, edges are the sides of its branches (llvm-cov's regions and branches).
+sources are those of its directory and the ones below, without tests, fuzz targets, what is in testing/, and what protoc makes. Regions are
+stretches of code without a branch, edges are the sides of its branches (llvm-cov's regions and branches).
 """
 import json
 import pathlib
@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 TREE = pathlib.Path(__file__).resolve().parents[2]
-NO_SOURCE = re.compile(r"_(test|fuzz|bench)\.cc$|/fuzz_\w+\.h$|/testing/|/proof/|/differential/")
+NO_SOURCE = re.compile(r"_(test|fuzz|bench)\.cc$|/fuzz_\w+\.h$|/(testing|proof|differential|gen)/")
 
 
 def covered(programs: list, profiles: list, component: str, scratch: pathlib.Path) -> dict:
