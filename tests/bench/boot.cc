@@ -15,6 +15,7 @@
 #include "api/console_ring.h"
 #include "base/unix_socket.h"
 #include "bench/guest_streams.h"
+#include "bench/hotplug.h"
 #include "bench/measurements.h"
 #include "bench/vmm_process.h"
 #include "hypervisor/file_server.h"
@@ -101,7 +102,7 @@ Result<> Guest::AttachImage() {
   request.set_id("root");
   WV_TRY(const UniqueFd image, Open(options_.image, O_RDONLY));
   WV_TRY(*request.mutable_pmem()->add_fd(), vmm_->Donate(api::DonationKind::kImage, image));
-  return vmm_->Attach(request);
+  return vmm_->Attach(request).map([](const auto& /*attached*/) {});
 }
 
 Result<> Guest::AttachDisk() {
@@ -109,7 +110,7 @@ Result<> Guest::AttachDisk() {
   request.set_id("disk");
   WV_TRY(const UniqueFd disk, Open(options_.disk, O_RDWR | O_DIRECT));
   WV_TRY(*request.mutable_blk()->mutable_fd(), vmm_->Donate(api::DonationKind::kBlock, disk));
-  return vmm_->Attach(request);
+  return vmm_->Attach(request).map([](const auto& /*attached*/) {});
 }
 
 Result<UniqueFd> Guest::BackEnd() {
@@ -136,7 +137,7 @@ Result<> Guest::AttachShare() {
   fs->set_request_queues(1);
   fs->set_queue_size(1024);
   fs->set_dax_window_bytes(options_.dax_window);
-  return vmm_->Attach(request);
+  return vmm_->Attach(request).map([](const auto& /*attached*/) {});
 }
 
 Result<> Guest::WaitForDone() {
@@ -182,6 +183,9 @@ Result<> Guest::Run() {
   auto done = DoExercise(
       exercise, [this](uint32_t port) { return vmm_->ConnectVsock(port); },
       [this] { return HasExited(vmm_->process()); }, start);
+  if (done.has_value() && options_.hotplug_rounds > 0) {
+    done = ComeAndGo(*vmm_, options_.image, options_.hotplug_rounds);
+  }
   if (done.has_value() && exercise.done) {
     done = WaitForDone();
   }

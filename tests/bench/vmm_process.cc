@@ -82,10 +82,17 @@ Result<> VmmProcess::Create(const pb::CreateRequest& request) {
   return Invoke("Create", [&](auto* c) { return stub_->Create(c, request, &response); });
 }
 
-Result<> VmmProcess::Attach(const pb::AttachDeviceRequest& request) {
+Result<pb::AttachDeviceResponse> VmmProcess::Attach(const pb::AttachDeviceRequest& request) {
   pb::AttachDeviceResponse response;
-  return Invoke("AttachDevice",
-                [&](auto* c) { return stub_->AttachDevice(c, request, &response); });
+  WV_TRY_VOID(
+      Invoke("AttachDevice", [&](auto* c) { return stub_->AttachDevice(c, request, &response); }));
+  return response;
+}
+
+Result<> VmmProcess::Detach(const pb::DetachDeviceRequest& request) {
+  pb::Empty response;
+  return Invoke("DetachDevice",
+                [&](auto* c) { return stub_->DetachDevice(c, request, &response); });
 }
 
 Result<> VmmProcess::Boot() {

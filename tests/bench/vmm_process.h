@@ -33,7 +33,8 @@ class VmmProcess {
   Result<std::string> Donate(api::DonationKind kind, FdRef fd);
   Result<std::map<std::string, uint64_t>> Metrics();
   Result<> Create(const vmm::v1::CreateRequest& request);
-  Result<> Attach(const vmm::v1::AttachDeviceRequest& request);
+  Result<vmm::v1::AttachDeviceResponse> Attach(const vmm::v1::AttachDeviceRequest& request);
+  Result<> Detach(const vmm::v1::DetachDeviceRequest& request);
   Result<> Boot();
   Result<UniqueFd> ConnectVsock(uint32_t port);
 
