@@ -45,7 +45,7 @@ class TestJob final : public Job {
 
 class LaneTest : public testing::Test {
  protected:
-  LaneTest() : loop_(MustHave(LoopThread::Start("lane-test"))) {
+  LaneTest() : loop_(Must(LoopThread::Start("lane-test"))) {
     loop_->Call([this] { lane_.emplace(loop_->loop(), "lane"); });
   }
 

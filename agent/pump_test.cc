@@ -12,21 +12,13 @@
 #include "agent/reaper.h"
 #include "agent/stdio.h"
 #include "base/subprocess.h"
+#include "base/testing/must.h"
 #include "base/unix_socket.h"
 
 namespace wyvern::agent {
 namespace {
 
 using namespace std::chrono_literals;
-
-template <typename T>
-T Must(Result<T> result) {
-  if (!result) {
-    ADD_FAILURE() << result.error().DebugString();
-    std::abort();
-  }
-  return *std::move(result);
-}
 
 class PumpTest : public testing::Test {
  protected:

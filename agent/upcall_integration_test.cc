@@ -9,13 +9,12 @@
 #include "agent/testing/agent_process.h"
 #include "base/unix_socket.h"
 #include "proto/upcall.pb.h"
+#include "upcall/preamble.h"
 
 namespace wyvern::agent {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr char kUpcall[] = "wyvern.agent.v1.Upcall";
 
 class UpcallTest : public testing::Test {
  protected:
@@ -40,8 +39,8 @@ class UpcallTest : public testing::Test {
   static Result<v1::UpcallHelloResponse> Hello(ttrpc::Client& to) {
     v1::UpcallHelloRequest request;
     request.set_protocol(1);
-    return to.Call<v1::UpcallHelloRequest, v1::UpcallHelloResponse>(kUpcall, "Hello", request,
-                                                                    {.timeout = 30s});
+    return to.Call<v1::UpcallHelloRequest, v1::UpcallHelloResponse>(upcall::kServiceName, "Hello",
+                                                                    request, {.timeout = 30s});
   }
 
   // A number of the agent's /proc/PID/status.
@@ -76,8 +75,8 @@ TEST_F(UpcallTest, CpuIsTakenOnlineInTheGivenMachineAndInNoOther) {
   v1::CpuRequest request;
   request.add_id(0);
   request.add_id(1);
-  const auto answer = client->Call<v1::CpuRequest, v1::CpuResponse>(kUpcall, "CpuOnline", request,
-                                                                    {.timeout = 30s});
+  const auto answer = client->Call<v1::CpuRequest, v1::CpuResponse>(
+      upcall::kServiceName, "CpuOnline", request, {.timeout = 30s});
   ASSERT_TRUE(answer.has_value()) << answer.error().message();
   EXPECT_EQ(answer->online_size(), 2);
   EXPECT_EQ(answer->refused_size(), 0);
@@ -97,11 +96,12 @@ TEST_F(UpcallTest, ThreadsAreThreeAndSmall) {
   v1::PciRemoveRequest pci;
   pci.set_address("0000:00:05.0");
   for (int i = 0; i < 100; ++i) {
-    EXPECT_TRUE((client->Call<v1::CpuRequest, v1::CpuResponse>(kUpcall, "CpuOnline", cpu)));
     EXPECT_TRUE(
-        (client->Call<v1::MemoryRequest, v1::MemoryResponse>(kUpcall, "MemoryOnline", memory)));
-    EXPECT_TRUE(
-        (client->Call<v1::PciRemoveRequest, v1::PciRemoveResponse>(kUpcall, "PciRemove", pci)));
+        (client->Call<v1::CpuRequest, v1::CpuResponse>(upcall::kServiceName, "CpuOnline", cpu)));
+    EXPECT_TRUE((client->Call<v1::MemoryRequest, v1::MemoryResponse>(upcall::kServiceName,
+                                                                     "MemoryOnline", memory)));
+    EXPECT_TRUE((client->Call<v1::PciRemoveRequest, v1::PciRemoveResponse>(upcall::kServiceName,
+                                                                           "PciRemove", pci)));
   }
   EXPECT_EQ(StatusOf("Threads:"), 4);
   const int64_t more = StatusOf("VmRSS:") - before;

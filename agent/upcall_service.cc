@@ -7,14 +7,13 @@
 #include "agent/cpu_hotplug.h"
 #include "agent/memory_hotplug.h"
 #include "agent/version.h"
+#include "upcall/preamble.h"
 
 namespace wyvern::agent {
 namespace {
 
 using ttrpc::CallContext;
 
-constexpr char kUpcallService[] = "wyvern.agent.v1.Upcall";
-constexpr uint32_t kUpcallProtocol = 1;
 constexpr uint32_t kDefaultDeadlineMs = 5000;
 constexpr uint32_t kLongestDeadlineMs = 600'000;
 
@@ -45,7 +44,7 @@ template <typename Req, typename Resp>
 void UpcallService::Add(ttrpc::Server& server, const char* method, Lane& lane,
                         MakeJob<Req, Resp> make) {
   server.RegisterUnary<Req, Resp>(
-      kUpcallService, method,
+      upcall::kServiceName, method,
       [this, &lane, make = std::move(make)](const Req& request, const CallContext& context,
                                             const Responder<Resp>& responder) {
         if (!greeted_.contains(context.connection)) {
@@ -66,7 +65,7 @@ void UpcallService::Add(ttrpc::Server& server, const char* method, Lane& lane,
 
 void UpcallService::Register(ttrpc::Server& server) {
   server.RegisterUnary<v1::UpcallHelloRequest, v1::UpcallHelloResponse>(
-      kUpcallService, "Hello",
+      upcall::kServiceName, "Hello",
       [this](const v1::UpcallHelloRequest& request, const CallContext& context,
              const Responder<v1::UpcallHelloResponse>& responder) {
         responder.Answer(Hello(request, context.connection));
@@ -95,16 +94,16 @@ void UpcallService::Register(ttrpc::Server& server) {
 
 Result<v1::UpcallHelloResponse> UpcallService::Hello(const v1::UpcallHelloRequest& request,
                                                      const Connection& connection) {
-  if (request.protocol() != kUpcallProtocol) {
+  if (request.protocol() != upcall::kProtocol) {
     return Fail(Code::kUnimplemented,
                 fmt::format("the VMM speaks protocol {} of the upcall and the guest's agent {}: "
                             "image and host programs are of different versions",
-                            request.protocol(), kUpcallProtocol));
+                            request.protocol(), upcall::kProtocol));
   }
   std::erase_if(greeted_, [](const Connection& gone) { return gone.expired(); });
   greeted_.insert(connection);
   v1::UpcallHelloResponse response;
-  response.set_protocol(kUpcallProtocol);
+  response.set_protocol(upcall::kProtocol);
   response.set_agent_version(kVersion);
   response.set_boot_id(files_.Read("/proc/sys/kernel/random/boot_id").value_or(""));
   return response;

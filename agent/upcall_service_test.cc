@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "agent/testing/upcall_harness.h"
+#include "upcall/preamble.h"
 
 namespace wyvern::agent {
 namespace {
@@ -57,7 +58,7 @@ TEST(UpcallServiceTest, AnotherProtocolIsRefusedAndGreetsNobody) {
   EXPECT_EQ(CodeOf(UpcallHarness::Hello(*client, 2)), Code::kUnimplemented);
   EXPECT_EQ(CodeOf(UpcallHarness::Hello(*client, 0)), Code::kUnimplemented);
   const auto refused = client->Call<v1::PciRemoveRequest, v1::PciRemoveResponse>(
-      UpcallHarness::kService, "PciRemove", RemoveAt("0000:00:05.0"), {.timeout = 10s});
+      upcall::kServiceName, "PciRemove", RemoveAt("0000:00:05.0"), {.timeout = 10s});
   EXPECT_EQ(CodeOf(refused), Code::kFailedPrecondition);
 }
 
@@ -127,7 +128,7 @@ TEST(UpcallServiceTest, ClientThatGoesLeavesNothingBehind) {
     request.set_address("0000:00:05.0");
     request.mutable_identity()->mutable_rng();
     client->CallAsync<v1::PciRescanRequest, v1::PciRescanResponse>(
-        UpcallHarness::kService, "PciRescan", request, {}, [](const auto&) {});
+        upcall::kServiceName, "PciRescan", request, {}, [](const auto&) {});
     ASSERT_TRUE(UpcallHarness::Hello(*client));
   }
   gate.Open();

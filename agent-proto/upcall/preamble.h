@@ -19,6 +19,8 @@
 
 namespace wyvern::upcall {
 
+inline constexpr char kServiceName[] = "wyvern.agent.v1.Upcall";
+inline constexpr uint32_t kProtocol = 1;
 inline constexpr uint32_t kVsockPort = 101;
 inline constexpr char kConsolePortName[] = "wyvern.upcall";
 

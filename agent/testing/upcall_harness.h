@@ -11,21 +11,14 @@
 #include "agent/testing/fake_kernel.h"
 #include "agent/upcall_service.h"
 #include "base/loop_thread.h"
+#include "base/testing/must.h"
 #include "base/unix_socket.h"
 #include "ttrpc/client.h"
+#include "upcall/preamble.h"
 
 namespace wyvern::agent {
 
 using namespace std::chrono_literals;
-
-template <typename T>
-T MustHave(Result<T> result) {
-  if (!result) {
-    ADD_FAILURE() << result.error().DebugString();
-    std::abort();
-  }
-  return *std::move(result);
-}
 
 template <typename T>
 Code CodeOf(const Result<T>& result) {
@@ -61,12 +54,10 @@ class Gate {
 
 class UpcallHarness {
  public:
-  static constexpr char kService[] = "wyvern.agent.v1.Upcall";
-
   // With a Hello said, unless `greet` is false.
-  explicit UpcallHarness(bool greet = true) : loop_(MustHave(LoopThread::Start("test-agent"))) {
+  explicit UpcallHarness(bool greet = true) : loop_(Must(LoopThread::Start("test-agent"))) {
     loop_->Call([this] {
-      server_ = MustHave(ttrpc::Server::Create(loop_->loop(), {.name = "upcall"}));
+      server_ = Must(ttrpc::Server::Create(loop_->loop(), {.name = "upcall"}));
       service_ = std::make_unique<UpcallService>(loop_->loop(), kernel);
       service_->Register(*server_);
     });
@@ -88,21 +79,21 @@ class UpcallHarness {
   UpcallHarness& operator=(const UpcallHarness&) = delete;
 
   std::unique_ptr<ttrpc::Client> Connect() {
-    auto pair = MustHave(MakeSocketPair(SOCK_STREAM));
+    auto pair = Must(MakeSocketPair(SOCK_STREAM));
     loop_->Call([&] { EXPECT_TRUE(server_->Adopt(std::move(pair.first))); });
-    return MustHave(ttrpc::Client::Create(std::move(pair.second)));
+    return Must(ttrpc::Client::Create(std::move(pair.second)));
   }
 
   static Result<v1::UpcallHelloResponse> Hello(ttrpc::Client& client, uint32_t protocol = 1) {
     v1::UpcallHelloRequest request;
     request.set_protocol(protocol);
-    return client.Call<v1::UpcallHelloRequest, v1::UpcallHelloResponse>(kService, "Hello", request,
-                                                                        {.timeout = 10s});
+    return client.Call<v1::UpcallHelloRequest, v1::UpcallHelloResponse>(
+        upcall::kServiceName, "Hello", request, {.timeout = 10s});
   }
 
   template <typename Resp, typename Req>
   Result<Resp> Call(const std::string& method, const Req& request) {
-    return client_->Call<Req, Resp>(kService, method, request, {.timeout = 30s});
+    return client_->Call<Req, Resp>(upcall::kServiceName, method, request, {.timeout = 30s});
   }
 
   // The call is on its way when this returns, and those after it come after it.
@@ -110,7 +101,7 @@ class UpcallHarness {
   std::future<Result<Resp>> Begin(const std::string& method, const Req& request) {
     auto promise = std::make_shared<std::promise<Result<Resp>>>();
     client_->CallAsync<Req, Resp>(
-        kService, method, request, {.timeout = 30s},
+        upcall::kServiceName, method, request, {.timeout = 30s},
         [promise](Result<Resp> result) { promise->set_value(std::move(result)); });
     return promise->get_future();
   }

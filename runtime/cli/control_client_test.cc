@@ -4,15 +4,14 @@
 
 #include <filesystem>
 
+#include "base/testing/must.h"
 #include "control/control_server.h"
 #include "testing/fake_sandbox.h"
-#include "testing/must.h"
 #include "testing/temp_dir.h"
 
 namespace wyvern::cli {
 namespace {
 
-using shim::Must;
 using testing::AllOf;
 using testing::HasSubstr;
 

@@ -6,8 +6,8 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "base/plain_text.h"
 #include "container/hooks.h"
-#include "sandbox/guest_text.h"
 #include "sandbox/sandbox_impl.h"
 
 namespace wyvern::runtime {

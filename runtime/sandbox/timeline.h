@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "base/plain_text.h"
 #include "proto/agent.pb.h"
-#include "sandbox/guest_text.h"
 #include "sandbox/sandbox.h"
 
 namespace wyvern::runtime {

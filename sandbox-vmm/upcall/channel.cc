@@ -5,6 +5,8 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/plain_text.h"
+#include "upcall/preamble.h"
 
 namespace wyvern::upcall {
 
@@ -13,8 +15,6 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
-constexpr char kService[] = "wyvern.agent.v1.Upcall";
-constexpr uint32_t kProtocol = 1;
 constexpr size_t kBootIdLength = 36;
 constexpr size_t kMaxVersion = 64;
 constexpr int kTries = 2;  // streams for one call
@@ -26,14 +26,6 @@ milliseconds Left(Deadline deadline) {
 
 bool IsPrintable(const std::string& text) {
   return std::ranges::all_of(text, [](char c) { return c >= 0x20 && c < 0x7f; });
-}
-
-// A text of the guest's goes into logs and to clients.
-Error Tamed(const Error& error) {
-  std::string text = error.message().substr(0, kMaxErrorText);
-  std::ranges::replace_if(
-      text, [](char c) { return c < 0x20 || c >= 0x7f; }, '?');
-  return {error.code(), std::move(text)};
 }
 
 }  // namespace
@@ -95,14 +87,14 @@ template <typename Resp, typename Req>
 Result<Resp> Channel::Ask(ttrpc::Client& client, const char* method, const Req& request,
                           Deadline deadline) {
   auto answer =
-      client.Call<Req, Resp>(kService, method, request, {.timeout = Left(deadline) + kGrace});
+      client.Call<Req, Resp>(kServiceName, method, request, {.timeout = Left(deadline) + kGrace});
   if (answer) {
     return answer;
   }
   if (steady_clock::now() >= deadline + kGrace) {
     client.Close();  // an agent that is well says at least that it was not in time
   }
-  return tl::unexpected(Tamed(answer.error()));
+  return Fail(answer.error().code(), PlainText(answer.error().message(), kMaxGuestError));
 }
 
 Result<Channel::ClientPtr> Channel::Session(Deadline deadline) {

@@ -29,7 +29,6 @@ using Deadline = std::chrono::steady_clock::time_point;
 
 // How long after its deadline an agent may still say that it was not met.
 inline constexpr std::chrono::milliseconds kGrace{500};
-inline constexpr size_t kMaxErrorText = 256;
 
 struct ChannelOptions {
   // A connected stream socket to the agent, before the deadline. One thread at a time.

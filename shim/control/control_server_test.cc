@@ -10,10 +10,10 @@
 #include <future>
 #include <thread>
 
+#include "base/testing/must.h"
 #include "base/unix_socket.h"
 #include "proto/control.pb.h"
 #include "testing/fake_sandbox.h"
-#include "testing/must.h"
 #include "testing/temp_dir.h"
 #include "ttrpc/client.h"
 

@@ -10,12 +10,12 @@
 
 #include "base/cleanup.h"
 #include "base/subprocess.h"
+#include "base/testing/must.h"
 #include "base/unix_socket.h"
 #include "bootstrap/socket.h"
 #include "proto/containerd_bootstrap.pb.h"
 #include "proto/containerd_task.pb.h"
 #include "testing/fake_events.h"
-#include "testing/must.h"
 #include "testing/temp_dir.h"
 #include "ttrpc/client.h"
 

@@ -16,11 +16,11 @@
 
 #include "base/cleanup.h"
 #include "base/subprocess.h"
+#include "base/testing/must.h"
 #include "base/unix_socket.h"
 #include "bootstrap/socket.h"
 #include "proto/containerd_bootstrap.pb.h"
 #include "proto/containerd_options.pb.h"
-#include "testing/must.h"
 #include "testing/task_fixture.h"
 #include "testing/transcript.h"
 #include "ttrpc/frame.h"

@@ -10,8 +10,8 @@
 #include <thread>
 
 #include "base/loop_thread.h"
+#include "base/testing/must.h"
 #include "base/unix_socket.h"
-#include "testing/must.h"
 #include "testing/temp_dir.h"
 
 namespace wyvern::shim {

@@ -9,8 +9,8 @@
 #include <array>
 #include <future>
 
+#include "base/testing/must.h"
 #include "proto/containerd_cgroups2.pb.h"
-#include "testing/must.h"
 #include "testing/task_fixture.h"
 
 namespace wyvern::shim {

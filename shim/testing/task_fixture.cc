@@ -6,8 +6,8 @@
 #include <nlohmann/json.hpp>
 
 #include "base/check.h"
+#include "base/testing/must.h"
 #include "base/unix_socket.h"
-#include "testing/must.h"
 
 namespace wyvern::shim {
 

@@ -6,7 +6,7 @@
 
 #include "base/check.h"
 #include "base/fd.h"
-#include "testing/must.h"
+#include "base/testing/must.h"
 
 namespace wyvern::shim {
 

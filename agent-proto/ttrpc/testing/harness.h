@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/loop_thread.h"
+#include "base/testing/must.h"
 #include "base/unix_socket.h"
 #include "ttrpc/client.h"
 #include "ttrpc/frame.h"
@@ -21,16 +22,6 @@
 namespace wyvern::ttrpc {
 
 using namespace std::chrono_literals;
-
-// The value of what cannot fail in a test.
-template <typename T>
-T Must(Result<T> result) {
-  if (!result) {
-    ADD_FAILURE() << result.error().DebugString();
-    std::abort();
-  }
-  return *std::move(result);
-}
 
 // The messages of the tests' service.
 using Message = wire::KeyValue;

@@ -1,4 +1,4 @@
-// testing/must.h — the value of a Result that a test cannot go on without.
+// base/testing/must.h — the value of a Result that a test cannot go on without.
 #pragma once
 
 #include <cstdio>
@@ -7,7 +7,7 @@
 
 #include "base/error.h"
 
-namespace wyvern::shim {
+namespace wyvern {
 
 template <typename T>
 T Must(Result<T> result) {
@@ -18,4 +18,4 @@ T Must(Result<T> result) {
   return *std::move(result);
 }
 
-}  // namespace wyvern::shim
+}  // namespace wyvern

@@ -1,4 +1,4 @@
-// sandbox/guest_text.h — what the guest says about itself, as text that a terminal, a log and a protobuf string can take.
+// base/plain_text.h — what a guest says about itself, as text that a terminal, a log and a protobuf string can take.
 // Trust:   the guest is not trusted: control bytes would reach the terminal of whoever lists sandboxes.
 #pragma once
 
@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-namespace wyvern::runtime {
+namespace wyvern {
 
 inline constexpr size_t kMaxGuestError = 500;  // bytes of an error's text
 
@@ -18,4 +18,4 @@ inline std::string PlainText(std::string_view text, size_t limit) {
   return plain;
 }
 
-}  // namespace wyvern::runtime
+}  // namespace wyvern
