@@ -154,9 +154,7 @@ Result<> RunAsInit() {
   WV_TRY(listeners.upcall, ListenVsock(upcall::kVsockPort));
   listeners.filter = ttrpc::PeerIsVsockHost;
   WV_TRY_VOID(SetUpMachine());
-  if (auto guarded = GuardPorts(); !guarded) {
-    WV_WARN("containers are not kept from the virtio-console ports: {}", guarded.error().message());
-  }
+  WV_TRY_VOID_CONTEXT(GuardPorts(), "keeping containers from the virtio-console ports");
   WV_TRY_VOID(MakeRuntimeDirs(options.root_dir));
   CrunOptions crun;
   crun.state_dir = options.root_dir + "/crun";

@@ -339,6 +339,19 @@ def test_large_environment_and_arguments(spec_file):
 
 
 @pytest.mark.wyvern_only
+def test_console_ports_are_refused_to_privileged_containers_too():
+    """One of them may be the agent's. A device that is not there would be ENXIO; another driver's is opened, so that mknod is known to do."""
+    script = """
+mknod /zero c 1 5 && head -c 3 /zero | wc -c
+major=$(sed -n 's/^ *\\([0-9]*\\) virtio-portsdev$/\\1/p' /proc/devices)
+mknod /port c $major 1 && cat /port
+"""
+    done = run(BUSYBOX, "sh", "-c", script, flags=["--privileged"])
+    assert done.stdout.split() == [b"3"], done
+    assert b"Operation not permitted" in done.stderr, done
+
+
+@pytest.mark.wyvern_only
 @pytest.mark.parametrize("flags", [[], more(["--seccomp"]), ["--privileged"]], ids=["default", "seccomp", "privileged"])
 def test_vsock_is_refused(flags):
     script = """
