@@ -293,10 +293,16 @@ void FsDevice::Serve(uint16_t index, Buffers* buffers) {
       lock.lock();
     }
   }
-  const bool report = std::exchange(slot.report, false);
-  lock.unlock();
-  if (report) {
-    NeedsReset();  // without the lock: the transport may be stopping this queue
+  if (std::exchange(slot.report, false)) {
+    // As in flight: a report that came after the queue's stop would break the device that the driver has just reset. Without
+    // the lock: who hears it may ask for the device's counters.
+    ++slot.in_flight;
+    lock.unlock();
+    NeedsReset();
+    lock.lock();
+    if (--slot.in_flight == 0) {
+      slot.idle.notify_all();
+    }
   }
 }
 

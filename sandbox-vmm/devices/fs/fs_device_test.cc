@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
+#include <future>
 #include <latch>
 #include <thread>
 
@@ -89,6 +91,31 @@ TEST_F(FsDeviceTest, ChainOutsideMemoryNeedsAReset) {
   }
   EXPECT_EQ(faults, 1);
   EXPECT_TRUE(device->StopQueue(1).has_value());
+}
+
+// A report after the stop would break the device that the driver has reset meanwhile.
+TEST_F(FsDeviceTest, QueueThatBreaksIsReportedBeforeItsStopReturns) {
+  const auto device = Make(1, 2);
+  std::latch reporting(1);
+  std::latch go_on(1);
+  device->set_fault_callback([&] {
+    reporting.count_down();
+    go_on.wait();
+  });
+  GuestRam ram;
+  FakeDriver driver(ram, 8, 0);
+  auto kick = EventFd::Create();
+  ASSERT_TRUE(kick.has_value());
+  ASSERT_TRUE(device->StartQueue(
+      1, ResourcesOf(ram, driver, *kick, std::make_shared<FakeInterrupt>()), 0, std::nullopt));
+  driver.WriteDescriptor(0, {1ULL << 60, 16, 0, 0});
+  driver.MakeAvailable(0);
+  kick->Signal();
+  reporting.wait();
+  auto stop = std::async(std::launch::async, [&] { return device->StopQueue(1).has_value(); });
+  EXPECT_EQ(stop.wait_for(std::chrono::milliseconds(50)), std::future_status::timeout);
+  go_on.count_down();
+  EXPECT_TRUE(stop.get());
 }
 
 TEST_F(FsDeviceTest, RequestsThatAreNoneAreGivenBackEmpty) {
