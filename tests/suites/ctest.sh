@@ -21,6 +21,6 @@ run_tests() {
   cmake --preset "$preset" || return 1
   # shellcheck disable=SC2086 # words
   ninja -C "build/$preset" $targets || return 1
-  GTEST_OUTPUT="xml:$reports/" ctest --test-dir "build/$preset" --output-on-failure -j2 "$@" --output-junit "$WYVERN_LOGS/$preset-ctest.xml"
+  GTEST_OUTPUT="xml:$reports/" ctest --test-dir "build/$preset" --output-on-failure -j3 "$@" --output-junit "$WYVERN_LOGS/$preset-ctest.xml"
   python3 tests/tools/gtest_results.py "$preset" "$reports" "$WYVERN_LOGS/$preset-ctest.xml" >>"$WYVERN_RESULTS"
 }
