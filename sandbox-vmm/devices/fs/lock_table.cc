@@ -230,8 +230,15 @@ std::vector<LockWaits::Ended> LockWaits::Retry(
   const std::lock_guard lock(mu_);
   const bool all = changed_.exchange(false);
   const auto now = Clock::now();
+  std::unordered_set<uint64_t>
+      due;  // nodes: who came first is tried first, whose turn it is or not
+  for (const Wait& wait : waits_) {
+    if (!wait.held && wait.due <= now) {
+      due.insert(wait.request.node);
+    }
+  }
   std::erase_if(waits_, [&](Wait& wait) {
-    if (wait.held || (!wait.interrupted && !all && wait.due > now)) {
+    if (wait.held || (!wait.interrupted && !all && !due.contains(wait.request.node))) {
       return false;
     }
     const FsResult<> result = wait.interrupted ? FsError(EINTR) : attempt(wait.request);

@@ -112,7 +112,8 @@ class LockWaits {
   // INTERRUPT of the request `unique`: it ends with EINTR in the next Retry.
   void Interrupt(uint64_t unique);
 
-  // Tries those whose time has come, all when something changed. Oldest first, one thread at a time.
+  // Tries those whose time has come and the others of the same files, all when something changed.
+  // Oldest first, one thread at a time.
   std::vector<Ended> Retry(const std::function<FsResult<>(const Request&)>& attempt);
   // Calls `arm` with how long it is until the next one is due; not at all when there is none. In one
   // step: who knew of less does not arm after who knew of more. `arm` must not call back.

@@ -314,5 +314,26 @@ TEST(LockWaitsTest, TimerIsArmedLastByWhoKnowsOfEveryWait) {
   EXPECT_EQ(armed.size(), 2U);  // nothing to wait for
 }
 
+// Who has waited for long asks rarely: a newcomer must not be served before it by asking often.
+TEST(LockWaitsTest, NewcomerIsNotTriedBeforeWhoWaitsForTheSameFile) {
+  LockWaits waits(3);
+  ASSERT_TRUE(waits.Add(1, {.unique = 1, .node = 5}));
+  ASSERT_TRUE(waits.Add(2, {.unique = 2, .node = 6}));
+  std::vector<uint64_t> tried;
+  const auto attempt = [&](const LockWaits::Request& wait) {
+    tried.push_back(wait.unique);
+    return FsResult<>(FsError(EAGAIN));
+  };
+  for (auto interval = LockWaits::kFirstRetry; interval < LockWaits::kLastRetry; interval *= 2) {
+    waits.NoteChange();
+    EXPECT_TRUE(waits.Retry(attempt).empty());
+  }
+  tried.clear();
+  ASSERT_TRUE(waits.Add(3, {.unique = 3, .node = 5}));
+  std::this_thread::sleep_for(2 * LockWaits::kFirstRetry);
+  EXPECT_TRUE(waits.Retry(attempt).empty());
+  EXPECT_EQ(tried, (std::vector<uint64_t>{1, 3}));
+}
+
 }  // namespace
 }  // namespace wyvern::fs
