@@ -11,7 +11,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
-#include "machine/window_slot.h"
+#include "gone/gone_device.h"
 
 namespace wyvern::machine {
 
@@ -103,18 +103,19 @@ Result<uint8_t> Machine::AttachDevice(std::unique_ptr<virtio::VirtioDevice> devi
   WV_TRY(auto transport,
          transport::PciTransport::Create(std::move(device), memory_, platform_->msi_router(),
                                          platform_->doorbells()));
-  std::optional<uint32_t> number;
+  std::optional<Window> placed;
   if (window != nullptr) {
-    WV_TRY(number, TakeMemslot());
-    auto memslot = std::make_shared<WindowSlot>(vm_, *number, std::move(window));
+    WV_TRY(const uint32_t number, TakeMemslot());
+    auto memslot = std::make_shared<WindowSlot>(vm_, number, std::move(window));
     transport->set_shared_memory_callback(
         [memslot](uint8_t /*id*/, std::optional<mem::Gpa> address) { memslot->Place(address); });
+    placed = {.memslot = number, .slot = std::move(memslot)};
   }
   auto slot = pci_->Add(transport);
-  if (number && slot) {
-    windows_.emplace(*slot, *number);
-  } else if (number) {
-    GiveMemslot(*number);
+  if (placed && slot) {
+    windows_.emplace(*slot, *std::move(placed));
+  } else if (placed) {
+    GiveMemslot(placed->memslot);
   }
   if (slot) {
     devices_.emplace(*slot, std::move(transport));
@@ -139,12 +140,44 @@ Result<> Machine::DetachDevice(uint8_t slot, pci::PciBus::Slot then) {
     std::this_thread::sleep_for(kAccessPause);
   }
   transport.reset();
+  CloseWindow(slot);
+  return {};
+}
+
+void Machine::CloseWindow(uint8_t slot) {
   const std::lock_guard lock(memory_mu_);
-  if (const auto window = windows_.find(slot); window != windows_.end()) {
-    GiveMemslot(window->second);
+  const auto window = windows_.find(slot);
+  if (window != windows_.end() && window->second.slot->Close()) {
+    GiveMemslot(window->second.memslot);
     windows_.erase(window);
   }
-  return {};
+}
+
+Result<> Machine::FailDevice(uint8_t slot, const devices::WorkerOptions& worker) {
+  std::shared_ptr<transport::PciTransport> transport;
+  {
+    const std::lock_guard lock(memory_mu_);
+    const auto found = devices_.find(slot);
+    if (found == devices_.end()) {
+      return Fail(Code::kNotFound, fmt::format("no device in PCI slot {}", slot));
+    }
+    transport = found->second;
+  }
+  transport::TransportCore& core = transport->core();
+  if (core.status() != 0) {
+    std::vector<std::byte> config(core.traits().config_length);
+    core.ReadConfig(0, config);
+    auto gone = devices::GoneDevice::Create(worker, core.traits(), std::move(config));
+    if (gone) {
+      // Not under memory_mu_: a device that plugs memory takes it before it can stop.
+      core.ReplaceDevice(*std::move(gone));
+      CloseWindow(slot);
+      return {};
+    }
+    WV_WARN("{}: nobody will answer its driver: {}", core.traits().name, gone.error().message());
+  }
+  transport.reset();
+  return DetachDevice(slot, pci::PciBus::Slot::kRetired);
 }
 
 Result<> Machine::Boot() {

@@ -23,12 +23,14 @@
 #include "bus/bus.h"
 #include "kvm/kvm.h"
 #include "machine/vcpu_thread.h"
+#include "machine/window_slot.h"
 #include "mem/file_window.h"
 #include "mem/guest_memory.h"
 #include "pci/pci_bus.h"
 #include "transport/pci_transport.h"
 #include "virtio/device.h"
 #include "virtio_mem/chunked_backing.h"
+#include "worker/device_worker.h"
 
 namespace wyvern::machine {
 
@@ -107,6 +109,11 @@ class Machine : private ExitHandler {
   // returns. Also while the guest runs: it has let go of it, or sees all ones there. NOT_FOUND.
   Result<> DetachDevice(uint8_t slot, pci::PciBus::Slot then = pci::PciBus::Slot::kFree);
 
+  // The guest does not let go of the device: it is destroyed as by DetachDevice, but what the guest sees of it stays in its slot until the
+  // machine ends, and fails every request, those in flight first (gone/gone_device.h). One that no driver has begun with leaves nothing but
+  // a slot that is nobody's. `worker`: of the thread that answers. Waits for the host's I/O that is in flight. NOT_FOUND.
+  Result<> FailDevice(uint8_t slot, const devices::WorkerOptions& worker);
+
   // Once, also when it fails: the guest does not run then, and does not boot again.
   Result<> Boot();
   // When it returns no vCPU runs. Idempotent.
@@ -134,6 +141,7 @@ class Machine : private ExitHandler {
   Result<> MakePci();
   Result<uint32_t> TakeMemslot();
   void GiveMemslot(uint32_t number);
+  void CloseWindow(uint8_t slot);
   Result<uint64_t> FreeImageRange(uint64_t size) const;
   Result<uint32_t> AddMemslot(const mem::RegionInfo& region);
   Result<> CheckMemory(const mem::GuestMemory& memory);
@@ -159,6 +167,11 @@ class Machine : private ExitHandler {
     uint32_t memslot = 0;
   };
 
+  struct Window {
+    uint32_t memslot = 0;
+    std::shared_ptr<WindowSlot> slot;
+  };
+
   // Guards what a change of memory touches, up to devices_.
   mutable std::mutex memory_mu_;
   std::shared_ptr<const mem::GuestMemory> memory_;
@@ -166,7 +179,7 @@ class Machine : private ExitHandler {
   std::vector<uint32_t> free_memslots_;  // below next_memslot_
   std::atomic<uint32_t> memslots_{0};    // in use; counters() reads it without the mutex
   std::map<uint64_t, Images> images_;    // by where they are
-  std::map<uint8_t, uint32_t> windows_;  // memslots, by the device's slot
+  std::map<uint8_t, Window> windows_;    // by the device's slot
   UniqueFd hotplug_file_;                // the memory of all chunks
   bus::Bus mmio_;
   bus::Bus ports_;

@@ -23,7 +23,7 @@ void WindowSlot::Place(std::optional<mem::Gpa> address) {
     }
     placed_ = false;
   }
-  if (!address) {
+  if (!address || window_ == nullptr) {
     return;
   }
   mem::RegionInfo region;
@@ -35,6 +35,15 @@ void WindowSlot::Place(std::optional<mem::Gpa> address) {
     return;
   }
   placed_ = true;
+}
+
+bool WindowSlot::Close() {
+  Place(std::nullopt);
+  const std::lock_guard lock(mu_);
+  if (!placed_) {
+    window_.reset();
+  }
+  return !placed_;
 }
 
 }  // namespace wyvern::machine

@@ -26,13 +26,15 @@ class WindowSlot {
 
   // Nothing: nowhere. When it returns no vCPU uses the old place.
   void Place(std::optional<mem::Gpa> address);
+  // Nowhere, whatever the guest does with its BAR from now on; `window` is let go of. False: KVM keeps the memslot, and so does this.
+  bool Close();
 
  private:
   const kvm::Vm& vm_;
   const uint32_t slot_;
-  const std::shared_ptr<const mem::FileWindow> window_;
   std::mutex mu_;
-  bool placed_ = false;  // guarded by mu_
+  std::shared_ptr<const mem::FileWindow> window_;  // guarded by mu_; null: closed
+  bool placed_ = false;                            // guarded by mu_
 };
 
 }  // namespace wyvern::machine

@@ -28,11 +28,12 @@ TransportCore::TransportCore(std::unique_ptr<virtio::VirtioDevice> device,
                              std::shared_ptr<virtio::Interrupt> interrupt, KickSource kick,
                              uint64_t transport_features)
     : device_(std::move(device)),
+      traits_(device_->traits()),
       interrupt_(std::move(interrupt)),
       kick_(std::move(kick)),
       transport_features_(transport_features),
       feed_(std::make_shared<virtio::MemoryFeed>(std::move(memory))),
-      queues_(device_->traits().queue_sizes.size()),
+      queues_(traits_.queue_sizes.size()),
       resetting_(queues_.size()) {
   for (size_t i = 0; i < queues_.size(); ++i) {
     WV_CHECK(wv_ring_size_valid(traits().queue_sizes[i]));
@@ -326,6 +327,34 @@ Result<> TransportCore::ChangeMemory(std::shared_ptr<const mem::GuestMemory> mem
     }
   }
   return result;
+}
+
+void TransportCore::ReplaceDevice(std::unique_ptr<virtio::VirtioDevice> replacement) {
+  {
+    const std::lock_guard lock(mu_);
+    std::vector<std::pair<uint16_t, std::optional<virtio::QueueState>>> stopped;
+    for (uint16_t i = 0; i < queue_count(); ++i) {
+      if (queues_[i].running) {
+        stopped.emplace_back(i, StopLocked(i));
+      }
+    }
+    device_->set_fault_callback(nullptr);  // its faults are nobody's any more
+    device_.swap(replacement);
+    device_->set_fault_callback([this] { MarkNeedsReset(); });
+    if ((status_.load(std::memory_order_relaxed) & kStatusFeaturesOk) != 0) {
+      device_->FeaturesAccepted(FeaturesOfDevice());
+    }
+    for (const auto& [index, state] : stopped) {
+      const bool renewed = !renew_kick_ || renew_kick_(index).has_value();
+      if (!renewed || !StartLocked(index, state)) {
+        MarkNeedsReset();
+      }
+    }
+    if ((status_.load(std::memory_order_relaxed) & kStatusDriverOk) != 0) {
+      interrupt_->SignalConfig();
+    }
+  }
+  replacement.reset();  // without the lock: what its threads still do may take it
 }
 
 TransportState TransportCore::Pause() {

@@ -70,7 +70,8 @@ class TransportCore {
   TransportCore(const TransportCore&) = delete;
   TransportCore& operator=(const TransportCore&) = delete;
 
-  const virtio::DeviceTraits& traits() const { return device_->traits(); }
+  // Those of the first device: a replacement has the same.
+  const virtio::DeviceTraits& traits() const { return traits_; }
 
   virtio::VirtioDevice& device() { return *device_; }
 
@@ -158,6 +159,11 @@ class TransportCore {
   TransportState Pause();
   Result<> Resume();
 
+  // The device is taken away under its driver: `replacement`, which has its traits, takes every queue over where it stands, with a kick that
+  // no other process has, and the driver is told to look at the configuration. A queue that it does not take is NEEDS_RESET. Blocks until the
+  // device has drained what is in flight; it is destroyed when this returns. Nobody uses device() meanwhile.
+  void ReplaceDevice(std::unique_ptr<virtio::VirtioDevice> replacement);
+
   // Set before any queue starts; not called under the core's lock.
   void set_kick_renewal(KickRenewal renew) { renew_kick_ = std::move(renew); }
 
@@ -197,7 +203,8 @@ class TransportCore {
 
   void Refuse() { refused_.fetch_add(1, std::memory_order_relaxed); }
 
-  std::unique_ptr<virtio::VirtioDevice> device_;
+  std::unique_ptr<virtio::VirtioDevice> device_;  // guarded by mu_ once queues can start
+  const virtio::DeviceTraits traits_;
   const std::shared_ptr<virtio::Interrupt> interrupt_;
   const KickSource kick_;
   KickRenewal renew_kick_;

@@ -37,11 +37,6 @@ void Confine(jail::ThreadKind kind) {
   }
 }
 
-devices::WorkerOptions WorkerFor(const std::string& id) {
-  return {.name = id.substr(0, 15),
-          .on_thread_start = [](const char* /*kind*/) { Confine(jail::ThreadKind::kDevice); }};
-}
-
 api::EventKind ToApi(machine::EventKind kind) {
   switch (kind) {
     case machine::EventKind::kPowerOff:
@@ -73,6 +68,11 @@ Result<> CheckReadOnly(std::span<const UniqueFd> images) {
 }
 
 }  // namespace
+
+devices::WorkerOptions Assembly::WorkerFor(const std::string& id) {
+  return {.name = id.substr(0, 15),
+          .on_thread_start = [](const char* /*kind*/) { Confine(jail::ThreadKind::kDevice); }};
+}
 
 Assembly::Assembly()
     : channel_({.connect = [this](upcall::Deadline deadline) -> Result<UniqueFd> {

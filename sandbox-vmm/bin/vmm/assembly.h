@@ -60,11 +60,14 @@ class Assembly final : public api::VirtualMachine {
                                                      api::VhostUserFsSpec spec);
   size_t Windows() const;
   Result<std::shared_ptr<mem::FileWindow>> MakeWindow(const std::string& id, uint64_t size);
+  static devices::WorkerOptions WorkerFor(const std::string& id);
   // hotplug.cc; mu_ is held by callers of the first three.
   Result<> CheckAttach(const std::string& id, const api::DeviceSpec& spec) const;
   Result<> Plug(const std::string& id, api::DeviceSpec spec);
   void Forget(const std::string& id);
-  Result<> Unplug(const std::string& id, pci::PciBus::Slot then);
+  // Whether the guest has let go of the device. If not, it sees it further, and every request fails.
+  enum class Consent : uint8_t { kGiven, kMissing };
+  Result<> Unplug(const std::string& id, Consent consent);
   Result<api::AttachedDevice> TakenUp(const agent::v1::PciRescanRequest& request,
                                       upcall::Deadline deadline);
   // The guest has let go of what is there.

@@ -85,7 +85,7 @@ Result<api::AttachedDevice> Assembly::Attach(const std::string& id, api::DeviceS
     return attached;
   }
   const bool gone = LetGo(request.address(), true, steady_clock::now() + kUndoPatience).has_value();
-  WV_TRY_VOID(Unplug(id, gone ? pci::PciBus::Slot::kFree : pci::PciBus::Slot::kRetired));
+  WV_TRY_VOID(Unplug(id, gone ? Consent::kGiven : Consent::kMissing));
   return tl::unexpected(std::move(attached).error().WithContext("device " + id));
 }
 
@@ -194,7 +194,7 @@ Result<> Assembly::Detach(const api::DetachOptions& options) {
     }
   }
   if (address.empty()) {
-    return Unplug(options.id, pci::PciBus::Slot::kFree);
+    return Unplug(options.id, Consent::kGiven);
   }
   auto gone = LetGo(address, options.force, deadline);
   if (!gone && !options.force) {
@@ -205,11 +205,11 @@ Result<> Assembly::Detach(const api::DetachOptions& options) {
   if (!gone) {
     WV_WARN("device {} goes all the same: {}", options.id, gone.error().message());
   }
-  return Unplug(options.id, gone ? pci::PciBus::Slot::kFree : pci::PciBus::Slot::kRetired);
+  return Unplug(options.id, gone ? Consent::kGiven : Consent::kMissing);
 }
 
 // Only who has marked the device as changing comes here. Its end may take a while, others go on meanwhile.
-Result<> Assembly::Unplug(const std::string& id, pci::PciBus::Slot then) {
+Result<> Assembly::Unplug(const std::string& id, Consent consent) {
   Device device;
   {
     const std::lock_guard lock(mu_);
@@ -218,7 +218,8 @@ Result<> Assembly::Unplug(const std::string& id, pci::PciBus::Slot then) {
       vsock_ = nullptr;
     }
   }
-  WV_TRY_VOID(machine_->DetachDevice(device.slot, then));
+  WV_TRY_VOID(consent == Consent::kGiven ? machine_->DetachDevice(device.slot)
+                                         : machine_->FailDevice(device.slot, WorkerFor(id)));
   if (const auto& images = device.images; images.has_value()) {
     WV_TRY_VOID(machine_->UnmapReadOnlyImages(*images));
   }
