@@ -78,12 +78,13 @@ Result<> PciHotplug::RescanBus(const PciPlace& place) {
   } else {
     const std::string port = kDevices + place.port;
     const auto behind = files_.List(port + "/pci_bus");
-    if (behind.empty()) {
-      return Fail(Code::kNotFound,
-                  place.port + (files_.Exists(port) ? " is no port: it has no bus behind it"
-                                                    : ": the guest has no such port"));
+    if (!behind.empty()) {
+      bus = port + "/pci_bus/" + behind.front();
+    } else if (!files_.Exists(port)) {
+      bus = "/sys/class/pci_bus/" + place.port.substr(0, 7);  // it comes with what is behind it
+    } else {
+      return Fail(Code::kNotFound, place.port + " is no port: it has no bus behind it");
     }
-    bus = port + "/pci_bus/" + behind.front();
   }
   if (!files_.Exists(bus + "/rescan")) {
     bus = "/sys/bus/pci";

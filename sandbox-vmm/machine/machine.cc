@@ -88,13 +88,14 @@ Result<> Machine::MakePci() {
     options.windows.push_back({.start = plan_.pci64.start, .size = plan_.pci64.size});
   }
   options.windows.push_back({.start = plan_.pci32.start, .size = plan_.pci32.size});
+  options.buses = plan_.pci_buses;
   pci_ = std::make_unique<pci::PciBus>(mmio_, std::move(options));
   WV_TRY_VOID(mmio_.Insert(plan_.ecam.start, plan_.ecam.size, pci_->ecam()));
   return platform_->AttachPciConfigPorts(pci_->config_ports());
 }
 
-Result<uint8_t> Machine::AttachDevice(std::unique_ptr<virtio::VirtioDevice> device,
-                                      std::shared_ptr<mem::FileWindow> window) {
+Result<pci::Place> Machine::AttachDevice(std::unique_ptr<virtio::VirtioDevice> device,
+                                         std::shared_ptr<mem::FileWindow> window) {
   const std::lock_guard lock(memory_mu_);
   if (window != nullptr) {
     const auto& regions = device->traits().shared_memory;
@@ -111,55 +112,55 @@ Result<uint8_t> Machine::AttachDevice(std::unique_ptr<virtio::VirtioDevice> devi
         [memslot](uint8_t /*id*/, std::optional<mem::Gpa> address) { memslot->Place(address); });
     placed = {.memslot = number, .slot = std::move(memslot)};
   }
-  auto slot = pci_->Add(transport);
-  if (placed && slot) {
-    windows_.emplace(*slot, *std::move(placed));
+  auto place = pci_->Add(transport);
+  if (placed && place) {
+    windows_.emplace(*place, *std::move(placed));
   } else if (placed) {
     GiveMemslot(placed->memslot);
   }
-  if (slot) {
-    devices_.emplace(*slot, std::move(transport));
+  if (place) {
+    devices_.emplace(*place, std::move(transport));
   }
-  return slot;
+  return place;
 }
 
-Result<> Machine::DetachDevice(uint8_t slot, pci::PciBus::Slot then) {
+Result<> Machine::DetachDevice(pci::Place place, pci::PciBus::After then) {
   std::shared_ptr<transport::PciTransport> transport;
   {
     const std::lock_guard lock(memory_mu_);
-    const auto found = devices_.find(slot);
+    const auto found = devices_.find(place);
     if (found == devices_.end()) {
-      return Fail(Code::kNotFound, fmt::format("no device in PCI slot {}", slot));
+      return Fail(Code::kNotFound, "no device at " + place.Text());
     }
     transport = std::move(found->second);
     devices_.erase(found);
-    WV_CHECK(pci_->Remove(slot, then).has_value());
+    WV_CHECK(pci_->Remove(place, then).has_value());
   }
   // Off the bus, nobody can begin an access to it. One that a vCPU is in ends soon; the device is destroyed here, not there.
   while (transport.use_count() > 1) {
     std::this_thread::sleep_for(kAccessPause);
   }
   transport.reset();
-  CloseWindow(slot);
+  CloseWindow(place);
   return {};
 }
 
-void Machine::CloseWindow(uint8_t slot) {
+void Machine::CloseWindow(pci::Place place) {
   const std::lock_guard lock(memory_mu_);
-  const auto window = windows_.find(slot);
+  const auto window = windows_.find(place);
   if (window != windows_.end() && window->second.slot->Close()) {
     GiveMemslot(window->second.memslot);
     windows_.erase(window);
   }
 }
 
-Result<> Machine::FailDevice(uint8_t slot, const devices::WorkerOptions& worker) {
+Result<> Machine::FailDevice(pci::Place place, const devices::WorkerOptions& worker) {
   std::shared_ptr<transport::PciTransport> transport;
   {
     const std::lock_guard lock(memory_mu_);
-    const auto found = devices_.find(slot);
+    const auto found = devices_.find(place);
     if (found == devices_.end()) {
-      return Fail(Code::kNotFound, fmt::format("no device in PCI slot {}", slot));
+      return Fail(Code::kNotFound, "no device at " + place.Text());
     }
     transport = found->second;
   }
@@ -171,13 +172,13 @@ Result<> Machine::FailDevice(uint8_t slot, const devices::WorkerOptions& worker)
     if (gone) {
       // Not under memory_mu_: a device that plugs memory takes it before it can stop.
       core.ReplaceDevice(*std::move(gone));
-      CloseWindow(slot);
+      CloseWindow(place);
       return {};
     }
     WV_WARN("{}: nobody will answer its driver: {}", core.traits().name, gone.error().message());
   }
   transport.reset();
-  return DetachDevice(slot, pci::PciBus::Slot::kRetired);
+  return DetachDevice(place, pci::PciBus::After::kRetired);
 }
 
 Result<> Machine::Boot() {

@@ -99,20 +99,20 @@ class Machine : private ExitHandler {
   // stopped when chunks go, and some (vhost-net's) when they come. The calling thread needs KVM_SET_USER_MEMORY_REGION and fallocate.
   Result<std::unique_ptr<devices::MemorySlots>> MakeMemorySlots(uint64_t chunk);
 
-  // Puts a virtio device behind PCI on bus 0, in the lowest free slot; also while the guest runs (the guest must then rescan). The slot.
+  // Puts a virtio device behind PCI, where PciBus::Add finds a place; also while the guest runs (the guest must then rescan). The place.
   // `window`: what the guest sees in the device's one shared-memory region, which has this size; without, the guest reads zeros in regions.
   // vCPU threads then need KVM_SET_USER_MEMORY_REGION.
-  Result<uint8_t> AttachDevice(std::unique_ptr<virtio::VirtioDevice> device,
-                               std::shared_ptr<mem::FileWindow> window = nullptr);
+  Result<pci::Place> AttachDevice(std::unique_ptr<virtio::VirtioDevice> device,
+                                  std::shared_ptr<mem::FileWindow> window = nullptr);
 
   // Takes the device off the bus and destroys it: its queues are stopped, nobody of ours is in it, and its descriptors are closed when this
   // returns. Also while the guest runs: it has let go of it, or sees all ones there. NOT_FOUND.
-  Result<> DetachDevice(uint8_t slot, pci::PciBus::Slot then = pci::PciBus::Slot::kFree);
+  Result<> DetachDevice(pci::Place place, pci::PciBus::After then = pci::PciBus::After::kFree);
 
-  // The guest does not let go of the device: it is destroyed as by DetachDevice, but what the guest sees of it stays in its slot until the
+  // The guest does not let go of the device: it is destroyed as by DetachDevice, but what the guest sees of it stays in its place until the
   // machine ends, and fails every request, those in flight first (gone/gone_device.h). One that no driver has begun with leaves nothing but
-  // a slot that is nobody's. `worker`: of the thread that answers. Waits for the host's I/O that is in flight. NOT_FOUND.
-  Result<> FailDevice(uint8_t slot, const devices::WorkerOptions& worker);
+  // a place that is nobody's. `worker`: of the thread that answers. Waits for the host's I/O that is in flight. NOT_FOUND.
+  Result<> FailDevice(pci::Place place, const devices::WorkerOptions& worker);
 
   // Once, also when it fails: the guest does not run then, and does not boot again.
   Result<> Boot();
@@ -141,7 +141,7 @@ class Machine : private ExitHandler {
   Result<> MakePci();
   Result<uint32_t> TakeMemslot();
   void GiveMemslot(uint32_t number);
-  void CloseWindow(uint8_t slot);
+  void CloseWindow(pci::Place place);
   Result<uint64_t> FreeImageRange(uint64_t size) const;
   Result<uint32_t> AddMemslot(const mem::RegionInfo& region);
   Result<> CheckMemory(const mem::GuestMemory& memory);
@@ -179,13 +179,13 @@ class Machine : private ExitHandler {
   std::vector<uint32_t> free_memslots_;  // below next_memslot_
   std::atomic<uint32_t> memslots_{0};    // in use; counters() reads it without the mutex
   std::map<uint64_t, Images> images_;    // by where they are
-  std::map<uint8_t, Window> windows_;    // by the device's slot
-  UniqueFd hotplug_file_;                // the memory of all chunks
+  std::map<pci::Place, Window> windows_;
+  UniqueFd hotplug_file_;  // the memory of all chunks
   bus::Bus mmio_;
   bus::Bus ports_;
   std::unique_ptr<arch::Platform> platform_;
   std::unique_ptr<pci::PciBus> pci_;
-  std::map<uint8_t, std::shared_ptr<transport::PciTransport>> devices_;  // by slot
+  std::map<pci::Place, std::shared_ptr<transport::PciTransport>> devices_;
   std::unique_ptr<VcpuThreads> vcpus_;
   std::atomic<bool> ended_{false};
   std::atomic<uint64_t> read_only_writes_{0};

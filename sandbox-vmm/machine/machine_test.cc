@@ -4,11 +4,15 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <filesystem>
 #include <mutex>
 #include <optional>
+#include <set>
+#include <thread>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -420,18 +424,161 @@ TEST_F(MachineTest, DevicesComeAndGoWhileTheGuestRunsAndLeaveNothing) {
     ASSERT_TRUE(range) << range.error().message();
     EXPECT_EQ(range->start, place.value_or(range->start));
     place = range->start;
-    const auto slot = machine->AttachDevice(WindowedDevice(), *mem::FileWindow::Create(2 * kMiB));
-    ASSERT_TRUE(slot) << slot.error().message();
-    EXPECT_EQ(*slot, 2);
+    const auto place = machine->AttachDevice(WindowedDevice(), *mem::FileWindow::Create(2 * kMiB));
+    ASSERT_TRUE(place) << place.error().message();
+    EXPECT_EQ(place->slot, 2);
     EXPECT_EQ(machine->counters().memslots, memslots + 2);
-    ASSERT_TRUE(machine->DetachDevice(*slot));
+    ASSERT_TRUE(machine->DetachDevice(*place));
     ASSERT_TRUE(machine->UnmapReadOnlyImages(*range));
     EXPECT_EQ(machine->UnmapReadOnlyImages(*range).error().code(), Code::kNotFound);
   }
   EXPECT_EQ(machine->counters().memslots, memslots);
   EXPECT_LE(OpenFds(), fds);
-  EXPECT_EQ(machine->DetachDevice(2).error().code(), Code::kNotFound);
-  EXPECT_EQ(machine->DetachDevice(0).error().code(), Code::kNotFound);
+  EXPECT_EQ(machine->DetachDevice({2}).error().code(), Code::kNotFound);
+  EXPECT_EQ(machine->DetachDevice({0}).error().code(), Code::kNotFound);
+}
+
+const devices::WorkerOptions kGoneWorker = {.name = "gone", .on_thread_start = nullptr};
+
+// Slots first, then places behind root ports; both are given out again.
+TEST_F(MachineTest, DevicesBeyondTheSlotsAreBehindRootPorts) {
+  auto machine = *Machine::Create(Config({0xeb, 0xfe}));
+  ASSERT_TRUE(machine->Boot());
+  std::set<std::string> places;
+  Result<pci::Place> place;
+  while ((place = machine->AttachDevice(std::make_unique<IdleDevice>()))) {
+    EXPECT_TRUE(places.insert(place->Text()).second) << place->Text();
+  }
+  EXPECT_EQ(place.error().code(), Code::kResourceExhausted);
+  EXPECT_EQ(places.size(), 29U + 16U);
+  EXPECT_TRUE(places.contains("0000:00:1d.0"));
+  EXPECT_TRUE(places.contains("0000:00:1e.0/0"));
+  EXPECT_TRUE(places.contains("0000:00:1f.7/0"));
+  for (int round = 0; round < 100; ++round) {
+    ASSERT_TRUE(machine->DetachDevice({.slot = 0x1e, .port = 3}));
+    EXPECT_EQ(machine->DetachDevice({.slot = 0x1e, .port = 3}).error().code(), Code::kNotFound);
+    EXPECT_EQ(machine->AttachDevice(std::make_unique<IdleDevice>())->Text(), "0000:00:1e.3/0");
+  }
+  // Nobody drives it: nothing is left but a place that is nobody's.
+  ASSERT_TRUE(machine->FailDevice({.slot = 0x1e, .port = 3}, kGoneWorker));
+  EXPECT_EQ(machine->AttachDevice(std::make_unique<IdleDevice>()).error().code(),
+            Code::kResourceExhausted);
+}
+
+// Says when it was looked at, and when it ends.
+class WatchedDevice final : public virtio::VirtioDevice {
+ public:
+  WatchedDevice(std::atomic<bool>& seen, std::atomic<bool>& ended) : seen_(seen), ended_(ended) {
+    traits_.device_id = virtio::kDeviceBlock;
+    traits_.queue_sizes = {64};
+    traits_.config_length = 8;
+    traits_.name = "watched";
+  }
+
+  ~WatchedDevice() override { ended_ = true; }
+
+  WatchedDevice(const WatchedDevice&) = delete;
+  WatchedDevice& operator=(const WatchedDevice&) = delete;
+
+  const virtio::DeviceTraits& traits() const override { return traits_; }
+
+  void ReadConfig(uint32_t, std::span<std::byte> out) override {
+    std::ranges::fill(out, std::byte{'w'});
+    seen_ = true;
+  }
+
+  void WriteConfig(uint32_t, std::span<const std::byte>) override {}
+
+  Result<> StartQueue(uint16_t, virtio::QueueResources, uint64_t,
+                      std::optional<virtio::QueueState>) override {
+    return {};
+  }
+
+  std::optional<virtio::QueueState> StopQueue(uint16_t) override { return std::nullopt; }
+
+  void Reset() override {}
+
+ private:
+  std::atomic<bool>& seen_;
+  std::atomic<bool>& ended_;
+  virtio::DeviceTraits traits_;
+};
+
+// A driver has begun with it: the device ends, and the guest still finds one that answers.
+TEST_F(MachineTest, DeviceThatIsNotLetGoOfStaysToFail) {
+  std::atomic<bool> seen{false};
+  std::atomic<bool> ended{false};
+  auto machine = *Machine::Create(Config({
+      // clang-format off
+      0xc7, 0x05, 0x10, 0x80, 0x00, 0xe0, 0x00, 0x00, 0x00, 0xd0,  // mov dword [0xe0008010], 0xd0000000: slot 1's BAR 0
+      0xc7, 0x05, 0x14, 0x80, 0x00, 0xe0, 0x00, 0x00, 0x00, 0x00,  // mov dword [0xe0008014], 0
+      0xc7, 0x05, 0x04, 0x80, 0x00, 0xe0, 0x02, 0x00, 0x00, 0x00,  // mov dword [0xe0008004], 2: decode memory
+      0xc6, 0x05, 0x14, 0x00, 0x00, 0xd0, 0x01,                    // mov byte [0xd0000014], 1: a driver has seen it
+      0x66, 0xba, 0xf8, 0x03,                                      // mov dx, 0x3f8
+      0xa0, 0x00, 0x20, 0x00, 0xd0,                                // 1: mov al, [0xd0002000]: configuration
+      0xee, 0xeb, 0xf8,                                            // out dx, al; jmp 1b
+      // clang-format on
+  }));
+  ASSERT_TRUE(machine->AttachDevice(std::make_unique<WatchedDevice>(seen, ended)));
+  ASSERT_TRUE(machine->Boot());
+  for (int i = 0; i < 10000 && !seen; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  ASSERT_TRUE(seen);
+  ASSERT_TRUE(machine->FailDevice({1}, kGoneWorker));
+  EXPECT_TRUE(ended);
+  size_t said = 0;
+  {
+    const std::lock_guard lock(mu_);
+    said = console_.size();
+  }
+  const auto says_more = [&] {
+    const std::lock_guard lock(mu_);
+    return console_.size() > said + 10;
+  };
+  for (int i = 0; i < 10000 && !says_more(); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  EXPECT_TRUE(says_more());
+  EXPECT_EQ(machine->AttachDevice(std::make_unique<IdleDevice>())->slot, 2);
+  EXPECT_TRUE(machine->FailDevice({1}, kGoneWorker)) << "again is as good";
+  EXPECT_EQ(machine->FailDevice({3}, kGoneWorker).error().code(), Code::kNotFound);
+  machine->Stop();
+  EXPECT_EQ(console_.find_first_not_of('w'), std::string::npos) << "the configuration is the same";
+  EXPECT_TRUE(machine->DetachDevice({1}));
+}
+
+// The guest moves the BAR, turns decoding on and off, reads and writes configuration and registers, without end.
+TEST_F(MachineTest, DevicesGoWhileTheGuestIsInThem) {
+  MachineConfig config = Config({
+      // clang-format off
+      0xc7, 0x05, 0x10, 0x00, 0x01, 0xe0, 0x00, 0x00, 0x00, 0xd0,  // 1: mov dword [0xe0010010], 0xd0000000: slot 2's BAR 0
+      0xc7, 0x05, 0x14, 0x00, 0x01, 0xe0, 0x00, 0x00, 0x00, 0x00,  // mov dword [0xe0010014], 0
+      0xc7, 0x05, 0x04, 0x00, 0x01, 0xe0, 0x02, 0x00, 0x00, 0x00,  // mov dword [0xe0010004], 2: decode memory
+      0xc6, 0x05, 0x14, 0x00, 0x00, 0xd0, 0x01,                    // mov byte [0xd0000014], 1: status
+      0xa1, 0x00, 0x20, 0x00, 0xd0,                                // mov eax, [0xd0002000]: configuration
+      0xc6, 0x05, 0x14, 0x00, 0x00, 0xd0, 0x00,                    // mov byte [0xd0000014], 0: reset
+      0xa1, 0x00, 0x00, 0x01, 0xe0,                                // mov eax, [0xe0010000]: vendor
+      0xeb, 0xc8,                                                  // jmp 1b
+      // clang-format on
+  });
+  auto machine = *Machine::Create(std::move(config));
+  ASSERT_TRUE(machine->AttachDevice(std::make_unique<IdleDevice>()));
+  ASSERT_TRUE(machine->Boot());
+  size_t fds = 0;
+  for (int round = 0; round < 2000; ++round) {
+    if (round == 1) {
+      fds = OpenFds();
+    }
+    const auto place = machine->AttachDevice(std::make_unique<IdleDevice>());
+    ASSERT_TRUE(place) << place.error().message();
+    ASSERT_EQ(place->slot, 2);
+    ASSERT_TRUE(machine->DetachDevice(*place));
+  }
+  EXPECT_LE(OpenFds(), fds);
+  machine->Stop();
+  EXPECT_TRUE(events_.empty());
+  EXPECT_GT(machine->counters().exits[static_cast<size_t>(kvm::ExitReason::kMmioWrite)], 0U);
 }
 
 // What is between images is used again, and images that stay are not moved.
@@ -532,7 +679,7 @@ TEST_F(MachineTest, WindowOfADeviceFollowsItsBar) {
   }));
   const auto slot = machine->AttachDevice(WindowedDevice(), window);
   ASSERT_TRUE(slot.has_value()) << slot.error().message();
-  ASSERT_EQ(*slot, 1);
+  ASSERT_EQ(slot->slot, 1);
   ASSERT_TRUE(machine->Boot().has_value());
   EXPECT_EQ(AwaitEvent().kind, EventKind::kReset);
   machine.reset();

@@ -60,6 +60,13 @@ void ConfigSpace::AddMemoryBar(unsigned index, uint64_t size) {
   std::memcpy(&writable_.at(offset), &mask, 8);
 }
 
+void ConfigSpace::AllowWrites(uint16_t offset, Le32 mask) {
+  WV_CHECK(offset % 4 == 0 && offset < kSize);
+  for (size_t i = 0; i < 4; ++i) {
+    writable_[offset + i] |= static_cast<std::byte>(mask.value() >> (8 * i));
+  }
+}
+
 void ConfigSpace::Read(uint16_t offset, std::span<std::byte> out) const {
   WV_CHECK(out.size() <= kSize && offset <= kSize - out.size());
   std::memcpy(out.data(), &bytes_[offset], out.size());

@@ -1,4 +1,4 @@
-// pci/config_space.h — the 256 bytes of a type 0 configuration header, with the bits the guest may
+// pci/config_space.h — the 256 bytes of a configuration header of type 0 (of type 1: root_port.h), with the bits the guest may
 // change.
 // Spec:    PCI Local Bus 3.0 §6.1, §6.2.5 (BAR sizing), §6.7 (capability list).
 // Shape:   bytes and a write mask of the same size; whatever is not in the mask ignores writes.
@@ -10,6 +10,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+
+#include "base/endian.h"
 
 namespace wyvern::pci {
 
@@ -47,6 +49,9 @@ class ConfigSpace {
   // A 64-bit memory BAR in registers `index` and `index + 1`; `size` is a power of two ≥ 16
   // (WV_CHECK).
   void AddMemoryBar(unsigned index, uint64_t size);
+
+  // Set-up: the guest may change these bits too.
+  void AllowWrites(uint16_t offset, Le32 mask);
 
   // Preconditions: offset + size ≤ kSize.
   void Read(uint16_t offset, std::span<std::byte> out) const;

@@ -8,6 +8,8 @@ namespace wyvern::pci {
 
 namespace {
 
+constexpr unsigned kMostPortSlots = 2;
+
 // A host bridge that guests know from other machines: the generic PCI Express host of QEMU.
 constexpr Identity kHostBridge = {.vendor = 0x1b36,
                                   .device = 0x0008,
@@ -112,8 +114,11 @@ class PciBus::Ports final : public bus::BusDevice {
 PciBus::PciBus(bus::Bus& mmio, PciBusOptions options)
     : mmio_(mmio),
       options_(std::move(options)),
+      port_slots_(static_cast<uint8_t>(
+          std::min<unsigned>(kMostPortSlots, (options_.buses - 1U) / kPortsPerSlot))),
+      ports_(size_t{port_slots_} * kPortsPerSlot),
       ecam_(std::make_shared<Ecam>(*this)),
-      ports_(std::make_shared<Ports>(*this)) {
+      config_ports_(std::make_shared<Ports>(*this)) {
   slots_[0] = std::make_shared<HostBridge>();
   slots_[0]->Attach(mmio_, options_.windows);
 }
@@ -122,6 +127,11 @@ PciBus::~PciBus() {
   for (auto& function : slots_) {
     if (function != nullptr) {
       function->Detach();
+    }
+  }
+  for (const Port& port : ports_) {
+    if (port.behind != nullptr) {
+      port.behind->Detach();
     }
   }
 }
@@ -150,24 +160,32 @@ std::optional<uint64_t> PciBus::FreeAddress(uint64_t size) const {
   return std::nullopt;
 }
 
-Result<uint8_t> PciBus::Add(std::shared_ptr<Function> function, std::optional<uint8_t> slot) {
+bool PciBus::IsFree(uint8_t slot) const {
+  return slot < kSlots - port_slots_ && slots_[slot] == nullptr && !retired_[slot];
+}
+
+std::optional<uint8_t> PciBus::FreeSlot() const {
+  for (uint8_t slot = 1; slot < kSlots; ++slot) {
+    if (IsFree(slot)) {
+      return slot;
+    }
+  }
+  return std::nullopt;
+}
+
+Result<Place> PciBus::Add(std::shared_ptr<Function> function, std::optional<uint8_t> slot) {
   const std::lock_guard lock(mu_);
   if (slot && *slot >= kSlots) {
     return Fail(Code::kInvalidArgument, "PCI slot number above 31");
   }
-  const auto is_free = [this](uint8_t which) { return !slots_[which] && !retired_[which]; };
-  if (slot && !is_free(*slot)) {
+  if (slot && !IsFree(*slot)) {
     return Fail(Code::kAlreadyExists, "PCI slot is taken");
   }
   if (!slot) {
-    uint8_t lowest = 1;
-    while (lowest < kSlots && !is_free(lowest)) {
-      ++lowest;
-    }
-    if (lowest == kSlots) {
-      return Fail(Code::kResourceExhausted, "all 31 PCI slots are taken");
-    }
-    slot = lowest;
+    slot = FreeSlot();
+  }
+  if (!slot) {
+    return AddBehindPort(std::move(function));
   }
   for (const Function::BarInfo& bar : function->bars()) {
     const std::optional<uint64_t> address = FreeAddress(bar.size);
@@ -180,31 +198,83 @@ Result<uint8_t> PciBus::Add(std::shared_ptr<Function> function, std::optional<ui
   }
   function->Attach(mmio_, options_.windows);
   slots_[*slot] = std::move(function);
-  return *slot;
+  return Place{.slot = *slot};
 }
 
-Result<std::shared_ptr<Function>> PciBus::Remove(uint8_t slot, Slot then) {
-  const std::lock_guard lock(mu_);
-  if (slot == 0 || slot >= kSlots || slots_[slot] == nullptr) {
-    return Fail(Code::kNotFound, "PCI slot is empty");
+// In order: guests look at a device's other functions only where it has function 0.
+Result<Place> PciBus::AddBehindPort(std::shared_ptr<Function> function) {
+  const auto free = std::ranges::find_if(
+      ports_, [](const Port& port) { return port.behind == nullptr && !port.retired; });
+  if (free == ports_.end()) {
+    return Fail(Code::kResourceExhausted,
+                ports_.empty() ? "all 31 PCI slots are taken"
+                               : "all PCI slots are taken, and all places behind root ports");
   }
-  std::shared_ptr<Function> function = std::move(slots_[slot]);
-  slots_[slot] = nullptr;
-  retired_[slot] = then == Slot::kRetired;
-  placed_[slot].clear();
+  const auto number = static_cast<uint8_t>(free - ports_.begin());
+  if (free->port == nullptr) {
+    free->port = std::make_shared<RootPort>(number);
+    free->port->Attach(mmio_, options_.windows);
+  }
+  function->Attach(mmio_, options_.windows);
+  free->behind = std::move(function);
+  return Place{.slot = static_cast<uint8_t>(kSlots - port_slots_ + number / kPortsPerSlot),
+               .port = static_cast<uint8_t>(number % kPortsPerSlot)};
+}
+
+PciBus::Port* PciBus::FindPort(Place place) {
+  const unsigned first = kSlots - port_slots_;
+  if (!place.port || *place.port >= kPortsPerSlot || place.slot < first || place.slot >= kSlots) {
+    return nullptr;
+  }
+  Port& port = ports_[(place.slot - first) * kPortsPerSlot + *place.port];
+  return port.behind != nullptr ? &port : nullptr;
+}
+
+Result<std::shared_ptr<Function>> PciBus::Remove(Place place, After then) {
+  const std::lock_guard lock(mu_);
+  std::shared_ptr<Function> function;
+  if (Port* port = FindPort(place)) {
+    function = std::move(port->behind);
+    port->behind = nullptr;
+    port->retired = then == After::kRetired;
+  } else if (!place.port && place.slot != 0 && place.slot < kSlots &&
+             slots_[place.slot] != nullptr) {
+    function = std::move(slots_[place.slot]);
+    slots_[place.slot] = nullptr;
+    retired_[place.slot] = then == After::kRetired;
+    placed_[place.slot].clear();
+  } else {
+    return Fail(Code::kNotFound, "no PCI function at " + place.Text());
+  }
   function->Detach();
   return function;
 }
 
-std::shared_ptr<Function> PciBus::function(uint8_t slot) const {
+std::shared_ptr<Function> PciBus::Target(uint8_t bus, uint8_t device_function) const {
   const std::lock_guard lock(mu_);
-  return slot < kSlots ? slots_[slot] : nullptr;
+  const unsigned slot = device_function >> 3U;
+  const unsigned number = device_function & 7U;
+  if (bus == 0) {
+    const unsigned first = kSlots - port_slots_;
+    if (slot >= first) {
+      return ports_[(slot - first) * kPortsPerSlot + number].port;
+    }
+    return number == 0 ? slots_[slot] : nullptr;
+  }
+  if (device_function != 0) {
+    return nullptr;
+  }
+  // Of ports that the guest gave one number, the first one has it.
+  const auto port = std::ranges::find_if(ports_, [bus](const Port& candidate) {
+    return candidate.port != nullptr && candidate.port->secondary_bus() == bus;
+  });
+  return port != ports_.end() ? port->behind : nullptr;
 }
 
 void PciBus::ReadConfig(uint8_t bus, uint8_t device_function, uint16_t offset,
                         std::span<std::byte> out) {
-  const std::shared_ptr<Function> target = function(device_function >> 3U);
-  if (bus != 0 || (device_function & 7U) != 0 || target == nullptr) {
+  const std::shared_ptr<Function> target = Target(bus, device_function);
+  if (target == nullptr) {
     std::ranges::fill(out, std::byte{0xff});
     return;
   }
@@ -215,8 +285,8 @@ void PciBus::ReadConfig(uint8_t bus, uint8_t device_function, uint16_t offset,
 
 void PciBus::WriteConfig(uint8_t bus, uint8_t device_function, uint16_t offset,
                          std::span<const std::byte> in) {
-  const std::shared_ptr<Function> target = function(device_function >> 3U);
-  if (bus != 0 || (device_function & 7U) != 0 || target == nullptr) {
+  const std::shared_ptr<Function> target = Target(bus, device_function);
+  if (target == nullptr) {
     return;
   }
   SplitDoublewords(offset, in, [&](uint64_t at, std::span<const std::byte> piece) {

@@ -59,8 +59,8 @@ TEST_F(PciBusTest, AddTakesTheLowestFreeSlotAndPlacesBars) {
   auto first = bus_.Add(std::make_shared<SimpleFunction>(0x1000));
   auto second = bus_.Add(std::make_shared<SimpleFunction>(0x4000));
   ASSERT_TRUE(first && second);
-  EXPECT_EQ(*first, 1);
-  EXPECT_EQ(*second, 2);
+  EXPECT_EQ(first->slot, 1);
+  EXPECT_EQ(second->slot, 2);
   EXPECT_EQ(EcamRead32((1U << 15U) + 0x10), 0xc0000004U);
   EXPECT_EQ(EcamRead32((2U << 15U) + 0x10), 0xc0004004U);
 }
@@ -71,10 +71,10 @@ TEST_F(PciBusTest, ThirtyOneFunctionsFitAndNoMore) {
   }
   EXPECT_EQ(bus_.Add(std::make_shared<SimpleFunction>(0x1000)).error().code(),
             Code::kResourceExhausted);
-  ASSERT_TRUE(bus_.Remove(7));
+  ASSERT_TRUE(bus_.Remove({7}));
   auto again = bus_.Add(std::make_shared<SimpleFunction>(0x1000));
   ASSERT_TRUE(again);
-  EXPECT_EQ(*again, 7);
+  EXPECT_EQ(again->slot, 7);
 }
 
 TEST_F(PciBusTest, PlugAndUnplugForeverKeepsItsAddressSpace) {
@@ -87,9 +87,9 @@ TEST_F(PciBusTest, PlugAndUnplugForeverKeepsItsAddressSpace) {
 
 // The guest was not told that its function is gone: it must not take the next one for it.
 TEST_F(PciBusTest, RetiredSlotIsGivenToNobody) {
-  ASSERT_EQ(*bus_.Add(std::make_shared<SimpleFunction>(0x1000)), 1);
-  ASSERT_TRUE(bus_.Remove(1, PciBus::Slot::kRetired));
-  EXPECT_EQ(*bus_.Add(std::make_shared<SimpleFunction>(0x1000)), 2);
+  ASSERT_EQ(bus_.Add(std::make_shared<SimpleFunction>(0x1000))->slot, 1);
+  ASSERT_TRUE(bus_.Remove({1}, PciBus::After::kRetired));
+  EXPECT_EQ(bus_.Add(std::make_shared<SimpleFunction>(0x1000))->slot, 2);
   EXPECT_EQ(bus_.Add(std::make_shared<SimpleFunction>(0x1000), uint8_t{1}).error().code(),
             Code::kAlreadyExists);
   EXPECT_EQ(EcamRead32(1U << 15U), 0xffffffffU);
@@ -108,8 +108,8 @@ TEST_F(PciBusTest, TakenAndImpossibleSlotsAreErrors) {
             Code::kInvalidArgument);
   EXPECT_EQ(bus_.Add(std::make_shared<SimpleFunction>(0x200000)).error().code(),
             Code::kResourceExhausted);
-  EXPECT_EQ(bus_.Remove(0).error().code(), Code::kNotFound);
-  EXPECT_EQ(bus_.Remove(9).error().code(), Code::kNotFound);
+  EXPECT_EQ(bus_.Remove({0}).error().code(), Code::kNotFound);
+  EXPECT_EQ(bus_.Remove({9}).error().code(), Code::kNotFound);
 }
 
 TEST_F(PciBusTest, RemovedFunctionIsGoneFromBusAndBar) {
@@ -118,7 +118,7 @@ TEST_F(PciBusTest, RemovedFunctionIsGoneFromBusAndBar) {
   const Le32 command(uint32_t{kCommandMemory});
   bus_.ecam()->Write((1U << 15U) + kCommand, std::as_bytes(std::span(&command, 1)));
   ASSERT_TRUE(function->mapped(0));
-  ASSERT_TRUE(bus_.Remove(1));
+  ASSERT_TRUE(bus_.Remove({1}));
   EXPECT_FALSE(function->mapped(0));
   EXPECT_EQ(EcamRead32(1U << 15U), 0xffffffffU);
 }

@@ -42,7 +42,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         break;
       case 6:
         if ((offset & 0xffU) == 0) {
-          (void)bus.Remove(2);
+          (void)bus.Remove(wyvern::pci::Place{.slot = 2});
         }
         break;
       default:

@@ -441,13 +441,13 @@ TEST_F(PciTransportTest, DoorbellThatCannotBeHadLeavesExits) {
   guest.Notify(0);
   uint64_t count = 0;
   EXPECT_EQ(read(raw->running[0].resources.kick.get(), &count, 8), 8);
-  EXPECT_TRUE(guest.bus.Remove(guest.slot));
+  EXPECT_TRUE(guest.bus.Remove({guest.slot}));
 }
 
 TEST_F(PciTransportTest, UnplugWhileRunningLeavesNoDoorbellAndNoRoute) {
   guest_.EnableMsix(3);
   StartQueue0();
-  ASSERT_TRUE(guest_.bus.Remove(guest_.slot));
+  ASSERT_TRUE(guest_.bus.Remove({guest_.slot}));
   EXPECT_TRUE(guest_.doorbells.assigned.empty());
   transport_.reset();
   EXPECT_TRUE(guest_.router.entries().empty());

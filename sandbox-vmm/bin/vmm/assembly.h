@@ -44,7 +44,7 @@ class Assembly final : public api::VirtualMachine {
  private:
   struct Device {
     virtio::VirtioDevice* device = nullptr;  // the machine owns it
-    uint8_t slot = 0;
+    pci::Place place;
     bool changing = false;  // somebody waits for the guest to take it up, or to let go of it
     std::shared_ptr<mem::FileWindow> window;  // of a device that has one
     std::optional<arch::AddressRange> images;

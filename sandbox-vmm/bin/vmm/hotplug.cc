@@ -2,6 +2,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cctype>
+#include <string_view>
 #include <utility>
 
 #include "base/log.h"
@@ -17,10 +19,6 @@ using std::chrono::steady_clock;
 // To undo what did not come up.
 constexpr std::chrono::seconds kUndoPatience(2);
 constexpr size_t kMaxNode = 64;
-
-std::string AddressOf(uint8_t slot) {
-  return fmt::format("0000:00:{:02x}.0", slot);
-}
 
 struct Identify {
   DeviceIdentity& identity;
@@ -49,11 +47,21 @@ bool IsWord(const std::string& text) {
   });
 }
 
+// Behind a port the guest has numbered the bus itself.
+bool IsPlaceOf(const std::string& request, const std::string& answer) {
+  constexpr std::string_view kBehind = "0000:xx:00.0";
+  return request.find('/') == std::string::npos
+             ? answer == request
+             : answer.size() == kBehind.size() && answer.starts_with(kBehind.substr(0, 5)) &&
+                   answer.ends_with(kBehind.substr(7)) && std::isxdigit(answer[5]) != 0 &&
+                   std::isxdigit(answer[6]) != 0;
+}
+
 // What the guest claims is no more than what it calls the device that was asked for.
 bool IsAnswerTo(const agent::v1::PciRescanRequest& request,
                 const agent::v1::PciRescanResponse& answer) {
   const DeviceIdentity& identity = request.identity();
-  return answer.pci_address() == request.address() &&
+  return IsPlaceOf(request.address(), answer.pci_address()) &&
          (identity.has_fs() ? answer.node() == identity.fs().tag() : IsWord(answer.node()));
 }
 
@@ -69,7 +77,7 @@ Result<api::AttachedDevice> Assembly::Attach(const std::string& id, api::DeviceS
     std::visit(Identify{*request.mutable_identity()}, spec);
     WV_TRY_VOID_CONTEXT(Plug(id, std::move(spec)), "device " + id);
     Device& device = devices_.at(id);
-    request.set_address(AddressOf(device.slot));
+    request.set_address(device.place.Text());
     if (!booted_) {
       return api::AttachedDevice{.pci_address = request.address(), .node = ""};
     }
@@ -123,13 +131,13 @@ Result<> Assembly::Plug(const std::string& id, api::DeviceSpec spec) {
   }
   virtio::VirtioDevice* const borrowed = made->get();
   Device& device = devices_[id];
-  auto slot = machine_->AttachDevice(*std::move(made), device.window);
-  if (!slot) {
+  auto place = machine_->AttachDevice(*std::move(made), device.window);
+  if (!place) {
     Forget(id);
-    return tl::unexpected(std::move(slot).error());
+    return tl::unexpected(std::move(place).error());
   }
   device.device = borrowed;
-  device.slot = *slot;
+  device.place = *place;
   if (is_vsock) {
     vsock_ = static_cast<devices::VsockDevice*>(borrowed);
   }
@@ -190,7 +198,7 @@ Result<> Assembly::Detach(const api::DetachOptions& options) {
     }
     device.changing = true;
     if (booted_) {
-      address = AddressOf(device.slot);
+      address = device.place.Text();
     }
   }
   if (address.empty()) {
@@ -218,8 +226,8 @@ Result<> Assembly::Unplug(const std::string& id, Consent consent) {
       vsock_ = nullptr;
     }
   }
-  WV_TRY_VOID(consent == Consent::kGiven ? machine_->DetachDevice(device.slot)
-                                         : machine_->FailDevice(device.slot, WorkerFor(id)));
+  WV_TRY_VOID(consent == Consent::kGiven ? machine_->DetachDevice(device.place)
+                                         : machine_->FailDevice(device.place, WorkerFor(id)));
   if (const auto& images = device.images; images.has_value()) {
     WV_TRY_VOID(machine_->UnmapReadOnlyImages(*images));
   }

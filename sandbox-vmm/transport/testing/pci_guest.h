@@ -29,7 +29,7 @@ class PciGuest {
   void Plug(std::shared_ptr<pci::Function> function) {
     auto added = bus.Add(std::move(function));
     WV_CHECK(added.has_value());
-    slot = *added;
+    slot = added->slot;
     bar = ConfigRead<Le32>(0x10) & ~uint32_t{0xf};
     bar |= uint64_t{ConfigRead<Le32>(0x14).value()} << 32U;
     ConfigWrite(0x04, Le16(uint16_t{6}));
