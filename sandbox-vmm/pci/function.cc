@@ -159,6 +159,11 @@ void Function::Detach() {
   bus_ = nullptr;
 }
 
+void Function::RetryBars() {
+  const std::lock_guard lock(mu_);
+  UpdateBars();
+}
+
 std::vector<Function::BarInfo> Function::bars() const {
   const std::lock_guard lock(mu_);
   std::vector<BarInfo> bars;

@@ -49,6 +49,10 @@ class Function : public std::enable_shared_from_this<Function> {
   // Idempotent.
   void Detach();
 
+  // By PciBus, when another function has left: BARs that found their place taken may have it now. The guest may have been given that place
+  // before the one that had it was off the bus.
+  void RetryBars();
+
   struct BarInfo {
     unsigned index = 0;
     uint64_t size = 0;

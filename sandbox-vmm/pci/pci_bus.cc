@@ -247,6 +247,16 @@ Result<std::shared_ptr<Function>> PciBus::Remove(Place place, After then) {
     return Fail(Code::kNotFound, "no PCI function at " + place.Text());
   }
   function->Detach();
+  for (const auto& other : slots_) {
+    if (other != nullptr) {
+      other->RetryBars();
+    }
+  }
+  for (const Port& port : ports_) {
+    if (port.behind != nullptr) {
+      port.behind->RetryBars();
+    }
+  }
   return function;
 }
 

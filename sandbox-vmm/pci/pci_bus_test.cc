@@ -123,6 +123,24 @@ TEST_F(PciBusTest, RemovedFunctionIsGoneFromBusAndBar) {
   EXPECT_EQ(EcamRead32(1U << 15U), 0xffffffffU);
 }
 
+// A guest that has let go of one function may give its addresses to the next before the first is off the bus.
+TEST_F(PciBusTest, AddressOfAFunctionThatLeavesIsTheNextOnesThatWaitsForIt) {
+  auto leaving = std::make_shared<SimpleFunction>(0x1000);
+  auto next = std::make_shared<SimpleFunction>(0x1000);
+  ASSERT_TRUE(bus_.Add(leaving));
+  ASSERT_TRUE(bus_.Add(next));
+  const Le32 command(uint32_t{kCommandMemory});
+  bus_.ecam()->Write((1U << 15U) + kCommand, std::as_bytes(std::span(&command, 1)));
+  const Le32 address(uint32_t{0xc0000000});
+  bus_.ecam()->Write((2U << 15U) + kBar0, std::as_bytes(std::span(&address, 1)));
+  bus_.ecam()->Write((2U << 15U) + kCommand, std::as_bytes(std::span(&command, 1)));
+  ASSERT_TRUE(leaving->mapped(0));
+  ASSERT_FALSE(next->mapped(0));
+  ASSERT_TRUE(bus_.Remove({1}));
+  EXPECT_EQ(next->mapped(0), 0xc0000000U);
+  EXPECT_EQ(next->moves.size(), 1U);
+}
+
 TEST_F(PciBusTest, PortsReachTheSameRegistersAsEcam) {
   PortAddress(0x80000000);
   EXPECT_EQ(PortRead32(0), 0x80000000U);

@@ -1,4 +1,4 @@
-// A guest that writes anywhere in configuration space, ports, BARs and the MSI-X table.
+// A guest that writes anywhere in configuration space, of bus 0 and behind root ports, in ports, BARs and the MSI-X table.
 // Input:   records of 8 B: operation, size exponent, 2 B offset, 4 B value.
 #include <cstring>
 
@@ -11,16 +11,24 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   wyvern::irq::testing::FakeMsiRouter router;
   router.capacity = 3;
   wyvern::bus::Bus mmio(~uint64_t{0});
-  wyvern::pci::PciBus bus(mmio, {.windows = {{0xc0000000, 0x10000}}});
+  wyvern::pci::PciBus bus(mmio, {.windows = {{0xc0000000, 0x40000}}, .buses = 17});
   (void)bus.Add(std::make_shared<SimpleFunction>(0x1000, &router));
   (void)bus.Add(std::make_shared<SimpleFunction>(0x1000, &router));
+  for (int i = 3; i < 30; ++i) {
+    (void)bus.Add(std::make_shared<SimpleFunction>(0x1000));
+  }
+  (void)bus.Add(std::make_shared<SimpleFunction>(0x1000, &router));
+  (void)bus.Add(std::make_shared<SimpleFunction>(0x1000, &router));
+  constexpr uint64_t kSlots[] = {0, 1, 2, 30};
   std::byte value[8] = {};
   for (; size >= 8; data += 8, size -= 8) {
     const size_t length = size_t{1} << (data[1] & 3U);
     uint16_t offset = 0;
     std::memcpy(&offset, data + 2, 2);
     std::memcpy(value, data + 4, 4);
-    const uint64_t ecam = uint64_t{data[0] >> 4U & 3U} << 15U | (offset & 0xfffU);
+    // Behind a port, or a function of a slot: by the bits that no register needs.
+    const uint64_t ecam = uint64_t{data[0] >> 6U} << 20U | kSlots[data[0] >> 4U & 3U] << 15U |
+                          uint64_t{offset >> 12U & 7U} << 12U | (offset & 0xfffU);
     switch (data[0] & 7U) {
       case 0:
         bus.ecam()->Write(ecam, std::span(value).first(length));
@@ -42,7 +50,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         break;
       case 6:
         if ((offset & 0xffU) == 0) {
-          (void)bus.Remove(wyvern::pci::Place{.slot = 2});
+          (void)bus.Remove((data[0] & 8U) == 0
+                               ? wyvern::pci::Place{.slot = 2}
+                               : wyvern::pci::Place{.slot = 30, .port = data[0] >> 7U});
         }
         break;
       default:
