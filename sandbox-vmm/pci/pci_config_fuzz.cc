@@ -27,8 +27,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     std::memcpy(&offset, data + 2, 2);
     std::memcpy(value, data + 4, 4);
     // Behind a port, or a function of a slot: by the bits that no register needs.
-    const uint64_t ecam = uint64_t{data[0] >> 6U} << 20U | kSlots[data[0] >> 4U & 3U] << 15U |
-                          uint64_t{offset >> 12U & 7U} << 12U | (offset & 0xfffU);
+    const uint64_t where = data[0];
+    const uint64_t ecam = where >> 6U << 20U | kSlots[where >> 4U & 3U] << 15U | (offset & 0x7fffU);
     switch (data[0] & 7U) {
       case 0:
         bus.ecam()->Write(ecam, std::span(value).first(length));
@@ -50,9 +50,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         break;
       case 6:
         if ((offset & 0xffU) == 0) {
-          (void)bus.Remove((data[0] & 8U) == 0
-                               ? wyvern::pci::Place{.slot = 2}
-                               : wyvern::pci::Place{.slot = 30, .port = data[0] >> 7U});
+          (void)bus.Remove(
+              (data[0] & 8U) == 0
+                  ? wyvern::pci::Place{.slot = 2}
+                  : wyvern::pci::Place{.slot = 30, .port = static_cast<uint8_t>(where >> 7U)});
         }
         break;
       default:
