@@ -5,6 +5,7 @@
 #include <array>
 #include <functional>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
 #include <tuple>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "gone/gone_device.h"
 #include "lifecycle/device_kinds.h"
 #include "testing/device_rig.h"
 
@@ -307,6 +309,35 @@ std::string CaseName(const ::testing::TestParamInfo<Case>& info) {
   const auto& [kind, transport, ring] = info.param;
   return std::string(kind.name) + "_" + testing::TransportName(transport) +
          (ring == RingKind::kPacked ? "_packed" : "_split");
+}
+
+// In flight, not looked at yet, and new: each comes back, from the device or from what is left of it.
+TEST_P(TransportLifecycleTest, RequestsToADeviceThatIsTakenAwayComeBack) {
+  rig_.Start();
+  const KindRequest& request = kind().request;
+  std::set<uint16_t> heads{request.submit(rig_.queue(request.queue))};
+  rig_.Kick(request.queue);
+  heads.insert(request.submit(rig_.queue(request.queue)));
+  transport::TransportCore& core = rig_.core();
+  std::vector<std::byte> config(core.traits().config_length);
+  core.ReadConfig(0, config);
+  auto gone = GoneDevice::Create({.name = "gone", .on_thread_start = nullptr}, core.traits(),
+                                 std::move(config));
+  ASSERT_TRUE(gone) << gone.error().message();
+  core.ReplaceDevice(*std::move(gone));
+  EXPECT_EQ(heads.erase(rig_.WaitUsed(request.queue).head), 1U);
+  EXPECT_EQ(heads.erase(rig_.WaitUsed(request.queue).head), 1U);
+  const uint16_t next = request.submit(rig_.queue(request.queue));
+  rig_.Kick(request.queue);
+  EXPECT_EQ(rig_.WaitInterrupted(request.queue).head, next);
+  for (uint16_t queue = 0; queue < rig_.queue_count(); ++queue) {
+    FillQueue(queue);
+  }
+  rig_.Reset();
+  rig_.Start();
+  const uint16_t anew = request.submit(rig_.queue(request.queue));
+  rig_.Kick(request.queue);
+  EXPECT_EQ(rig_.WaitInterrupted(request.queue).head, anew);
 }
 
 INSTANTIATE_TEST_SUITE_P(
