@@ -566,7 +566,7 @@ TEST_F(MachineTest, DevicesGoWhileTheGuestIsInThem) {
   ASSERT_TRUE(machine->AttachDevice(std::make_unique<IdleDevice>()));
   ASSERT_TRUE(machine->Boot());
   size_t fds = 0;
-  for (int round = 0; round < 2000; ++round) {
+  for (int round = 0; round < 10000; ++round) {
     if (round == 1) {
       fds = OpenFds();
     }
