@@ -1,41 +1,31 @@
 #include "vmm/assembly.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <chrono>
 #include <condition_variable>
+#include <optional>
+#include <utility>
 
-#include "base/check.h"
 #include "base/log.h"
-#include "base/unix_socket.h"
-#include "blk/blk_device.h"
 #include "jail/filter.h"
-#include "pmem/image_layout.h"
-#include "pmem/pmem_device.h"
-#include "rng/rng_device.h"
 #include "upcall/preamble.h"
-#include "vhost_user/frontend.h"
+#include "vmm/confine.h"
+#include "vsock/vsock_device.h"
 
 namespace wyvern::vmm {
 
 namespace {
 
+using agent::v1::DeviceIdentity;
+
 constexpr std::chrono::seconds kVsockConnectTimeout(10);
+constexpr char kNoUpcall[] =
+    "what changes after Boot needs the guest's agent, which is asked over a vsock device: attach "
+    "one "
+    "before Boot";
 // Block devices beyond these use a thread pool: no ring can be made once the filter is in force.
 constexpr size_t kRings = 4;
-// Each takes up to 16,385 of the 65,530 mappings that a process has (SharedMappings::kMaxMappings).
-constexpr size_t kMaxWindows = 2;
-
-// A thread that could not be confined must not run guest-controlled work.
-void Confine(jail::ThreadKind kind) {
-  const auto installed = jail::InstallFilter(kind);
-  if (!installed) {
-    WV_ERROR("a thread cannot be confined: {}", installed.error().DebugString());
-    _exit(1);
-  }
-}
 
 api::EventKind ToApi(machine::EventKind kind) {
   switch (kind) {
@@ -50,37 +40,54 @@ api::EventKind ToApi(machine::EventKind kind) {
   return api::EventKind::kVmmFault;
 }
 
-// An image is what other sandboxes boot from, too: whoever takes over this process must not be able
-// to change it either (CVE-2020-2025).
-Result<> CheckReadOnly(std::span<const UniqueFd> images) {
-  for (size_t i = 0; i < images.size(); ++i) {
-    const int flags = fcntl(images[i].get(), F_GETFL);
-    if (flags < 0) {
-      return SysError("fcntl(F_GETFL)");
-    }
-    if ((flags & O_ACCMODE) != O_RDONLY) {
-      return Fail(Code::kInvalidArgument,
-                  fmt::format("image {} of {} is open for writing: open it with O_RDONLY", i + 1,
-                              images.size()));
-    }
+struct Identify {
+  DeviceIdentity operator()(const api::PmemSpec& /*spec*/) const {
+    DeviceIdentity identity;
+    identity.mutable_pmem();  // its size is known when it is made
+    return identity;
   }
-  return {};
+
+  DeviceIdentity operator()(const api::RngSpec& /*spec*/) const {
+    DeviceIdentity identity;
+    identity.mutable_rng();
+    return identity;
+  }
+
+  DeviceIdentity operator()(const api::VsockSpec& spec) const {
+    DeviceIdentity identity;
+    identity.mutable_vsock()->set_guest_cid(spec.guest_cid);
+    return identity;
+  }
+
+  DeviceIdentity operator()(const api::BlkSpec& spec) const {
+    DeviceIdentity identity;
+    identity.mutable_blk()->set_serial(spec.serial);
+    return identity;
+  }
+
+  DeviceIdentity operator()(const api::VhostUserFsSpec& spec) const {
+    DeviceIdentity identity;
+    identity.mutable_fs()->set_tag(spec.tag);
+    return identity;
+  }
+};
+
+DeviceIdentity IdentityOf(const api::DeviceSpec& spec) {
+  return std::visit(Identify(), spec);
+}
+
+bool IsVsock(const DeviceIdentity& identity) {
+  return identity.has_vsock();
 }
 
 }  // namespace
 
-devices::WorkerOptions Assembly::WorkerFor(const std::string& id) {
-  return {.name = id.substr(0, 15),
-          .on_thread_start = [](const char* /*kind*/) { Confine(jail::ThreadKind::kDevice); }};
-}
-
 Assembly::Assembly()
-    : channel_({.connect = [this](upcall::Deadline deadline) -> Result<UniqueFd> {
-                  WV_TRY(SocketPair pair, MakeSocketPair(SOCK_STREAM));
-                  WV_TRY_VOID(OpenStream(upcall::kVsockPort, std::move(pair.second), deadline));
-                  return std::move(pair.first);
-                },
-                .on_thread_start = [] { Confine(jail::ThreadKind::kUpcall); }}) {
+    : upcall_({.open =
+                   [this](UniqueFd socket, std::function<void(Result<>)> connected) {
+                     return OpenUpcall(std::move(socket), std::move(connected));
+                   },
+               .on_thread_start = [] { Confine(jail::ThreadKind::kUpcall); }}) {
   for (size_t i = 0; i < kRings; ++i) {
     auto ring = devices::IoRing::Create();
     if (!ring) {
@@ -122,103 +129,109 @@ Result<> Assembly::Create(api::MachineSpec spec) {
   return {};
 }
 
-Result<std::unique_ptr<virtio::VirtioDevice>> Assembly::MakeDevice(const std::string& id,
-                                                                   api::DeviceSpec spec) {
-  return std::visit(
-      [this, &id](auto&& kind) { return Make(id, std::forward<decltype(kind)>(kind)); },
-      std::move(spec));
+Result<std::string> Assembly::MachineBus::Add(std::unique_ptr<virtio::VirtioDevice> device,
+                                              std::shared_ptr<mem::FileWindow> window) {
+  WV_TRY(const pci::Place place,
+         owner_.machine_->AttachDevice(std::move(device), std::move(window)));
+  std::string address = place.Text();
+  places_[address] = place;
+  return address;
 }
 
-Result<std::unique_ptr<virtio::VirtioDevice>> Assembly::Make(const std::string& id,
-                                                             api::PmemSpec spec) {
-  static_assert(api::kMaxImages == devices::kMaxImages);
-  WV_TRY_VOID(CheckReadOnly(spec.images));
-  WV_TRY(const arch::AddressRange range, machine_->MapReadOnlyImages(std::move(spec.images)));
-  devices_[id].images = range;
-  return devices::PmemDevice::Create(WorkerFor(id),
-                                     {.start = mem::Gpa{range.start}, .size = range.size});
-}
-
-Result<std::unique_ptr<virtio::VirtioDevice>> Assembly::Make(const std::string& id,
-                                                             api::RngSpec /*spec*/) {
-  return devices::RngDevice::Create(WorkerFor(id));
-}
-
-Result<std::unique_ptr<virtio::VirtioDevice>> Assembly::Make(const std::string& id,
-                                                             api::VsockSpec spec) {
-  if (vsock_ != nullptr) {
-    return Fail(Code::kFailedPrecondition, "the guest's driver can use one vsock device only");
-  }
-  return devices::VsockDevice::Create({.worker = WorkerFor(id), .guest_cid = spec.guest_cid});
-}
-
-Result<std::unique_ptr<virtio::VirtioDevice>> Assembly::Make(const std::string& id,
-                                                             api::BlkSpec spec) {
-  std::unique_ptr<devices::IoRing> ring;
-  if (!rings_.empty()) {
-    ring = std::move(rings_.back());
-    rings_.pop_back();
-  }
-  return devices::BlkDevice::Create({.worker = WorkerFor(id),
-                                     .file = std::move(spec.file),
-                                     .read_only = spec.read_only,
-                                     .serial = std::move(spec.serial),
-                                     .ring = std::move(ring)});
-}
-
-Result<std::unique_ptr<virtio::VirtioDevice>> Assembly::Make(const std::string& id,
-                                                             api::VhostUserFsSpec spec) {
-  std::shared_ptr<mem::FileWindow> window;
-  if (spec.dax_window > 0) {
-    WV_TRY(window, MakeWindow(id, spec.dax_window));
-  }
-  const auto kind = window ? jail::ThreadKind::kWindow : jail::ThreadKind::kDevice;
-  WV_TRY(auto device,
-         vhost_user::Frontend::CreateFs(
-             std::move(spec.socket), spec.tag, static_cast<uint16_t>(spec.request_queues),
-             static_cast<uint16_t>(spec.queue_size), [kind] { Confine(kind); }, window));
-  device->set_lost_callback([this, id](const std::string& why) {
-    Publish({api::EventKind::kBackendLost, "the back-end of " + id + " is gone: " + why});
-  });
-  return device;
-}
-
-size_t Assembly::Windows() const {
-  return static_cast<size_t>(std::ranges::count_if(
-      devices_, [](const auto& entry) { return entry.second.window != nullptr; }));
-}
-
-Result<std::shared_ptr<mem::FileWindow>> Assembly::MakeWindow(const std::string& id,
-                                                              uint64_t size) {
-  if (Windows() >= kMaxWindows) {
-    return Fail(Code::kResourceExhausted,
-                fmt::format("a machine has {} DAX windows at most", kMaxWindows));
-  }
-  WV_TRY(auto window, mem::FileWindow::Create(size));
-  devices_[id].window = window;
-  return window;
-}
-
-Result<> Assembly::Boot() {
-  const std::lock_guard lock(mu_);
-  if (!machine_ || booted_) {
-    return Fail(Code::kFailedPrecondition, "Boot comes once, after Create");
-  }
-  if (Windows() > 0) {
-    vcpu_kind_ = jail::ThreadKind::kWindowVcpu;
-  }
-  WV_TRY_VOID(machine_->Boot());
-  booted_ = true;
+Result<> Assembly::MachineBus::Remove(const std::string& address) {
+  WV_TRY(const pci::Place place, PlaceOf(address));
+  WV_TRY_VOID(owner_.machine_->DetachDevice(place));
+  places_.erase(address);
   return {};
 }
 
-Result<> Assembly::ConnectVsock(uint32_t port, UniqueFd socket) {
-  if (port == upcall::kVsockPort) {
-    return Fail(Code::kPermissionDenied,
-                fmt::format("vsock port {} of the guest is the VMM's own", port));
+Result<> Assembly::MachineBus::Abandon(const std::string& address) {
+  WV_TRY(const pci::Place place, PlaceOf(address));
+  return owner_.machine_->FailDevice(place, WorkerFor("gone"));
+}
+
+Result<pci::Place> Assembly::MachineBus::PlaceOf(const std::string& address) const {
+  const auto found = places_.find(address);
+  if (found == places_.end()) {
+    return Fail(Code::kNotFound, "no device at " + address);
   }
-  return OpenStream(port, std::move(socket),
-                    std::chrono::steady_clock::now() + kVsockConnectTimeout);
+  return found->second;
+}
+
+Result<api::AttachedDevice> Assembly::Attach(const std::string& id, api::DeviceSpec spec,
+                                             std::chrono::milliseconds patience) {
+  const upcall::Time deadline = upcall::Clock::now() + patience;
+  WV_TRY_VOID(CheckAttach(spec));
+  const agent::v1::DeviceIdentity identity = IdentityOf(spec);
+  // By pointer: a std::function is copied, descriptors are not.
+  const auto make = [this, &id, &spec] {
+    return std::visit(
+        [this, &id](auto&& kind) { return Make(id, std::forward<decltype(kind)>(kind)); },
+        std::move(spec));
+  };
+  WV_TRY(auto attached, devices_.Attach(id, identity, make, deadline));
+  return api::AttachedDevice{.pci_address = std::move(attached.pci_address),
+                             .node = std::move(attached.node),
+                             .major = attached.major,
+                             .minor = attached.minor};
+}
+
+// What can be said before anything is made.
+Result<> Assembly::CheckAttach(const api::DeviceSpec& spec) {
+  {
+    const std::lock_guard lock(mu_);
+    if (!machine_) {
+      return Fail(Code::kFailedPrecondition, "devices are attached after Create");
+    }
+    if (!booted_) {
+      return {};
+    }
+    if (paused_) {
+      return Fail(Code::kFailedPrecondition,
+                  "the machine is paused, and its guest takes up no device: resume it first");
+    }
+  }
+  if (!HasUpcall()) {
+    return Fail(Code::kFailedPrecondition, kNoUpcall);
+  }
+  const auto* fs = std::get_if<api::VhostUserFsSpec>(&spec);
+  if (fs != nullptr && fs->dax_window > 0) {
+    return Fail(
+        Code::kFailedPrecondition,
+        "a device with a DAX window is attached before Boot: the vCPUs' filters depend on it");
+  }
+  return {};
+}
+
+Result<> Assembly::Detach(const api::DetachOptions& options) {
+  {
+    const std::lock_guard lock(mu_);
+    if (paused_ && !options.force) {
+      return Fail(Code::kFailedPrecondition,
+                  "the machine is paused, and its guest lets go of no device: resume it first");
+    }
+  }
+  WV_TRY(const auto detached,
+         devices_.Detach(options.id, options.force, upcall::Clock::now() + options.patience));
+  if (detached.surprise) {
+    WV_WARN("device {} went without the guest's consent", options.id);
+  }
+  return {};
+}
+
+Result<> Assembly::Boot() {
+  return devices_.Boot([this]() -> Result<> {
+    const std::lock_guard lock(mu_);
+    if (!machine_ || booted_) {
+      return Fail(Code::kFailedPrecondition, "Boot comes once, after Create");
+    }
+    if (!windows_.empty()) {
+      vcpu_kind_ = jail::ThreadKind::kWindowVcpu;
+    }
+    WV_TRY_VOID(machine_->Boot());
+    booted_ = true;
+    return {};
+  });
 }
 
 class Assembly::StreamAnswer {
@@ -232,13 +245,13 @@ class Assembly::StreamAnswer {
     }
   }
 
-  Result<> Wait(uint32_t port, upcall::Deadline deadline) {
+  Result<> Wait(uint32_t port, upcall::Time deadline) {
     std::unique_lock lock(mu_);
     if (!set_.wait_until(lock, deadline, [this] { return result_.has_value(); })) {
       return Fail(Code::kDeadlineExceeded,
                   fmt::format("the guest did not answer on vsock port {}", port));
     }
-    return std::move(result_).value();
+    return *std::move(result_);
   }
 
  private:
@@ -247,30 +260,56 @@ class Assembly::StreamAnswer {
   std::optional<Result<>> result_;  // guarded by mu_
 };
 
-Result<> Assembly::OpenStream(uint32_t port, UniqueFd socket, upcall::Deadline deadline) {
+Result<> Assembly::ConnectVsock(uint32_t port, UniqueFd socket) {
+  if (port == upcall::kVsockPort) {
+    return Fail(Code::kPermissionDenied,
+                fmt::format("vsock port {} of the guest is the VMM's own", port));
+  }
   const auto answer = std::make_shared<StreamAnswer>();
   {
     const std::lock_guard lock(mu_);
-    if (vsock_ == nullptr || !booted_) {
-      return Fail(Code::kFailedPrecondition,
-                  "the machine has no vsock device, or does not run yet");
+    if (!booted_) {
+      return Fail(Code::kFailedPrecondition, "the machine does not run yet");
     }
     if (ending_) {
       return Fail(Code::kUnavailable, "the machine ends");
     }
-    WV_TRY_VOID(vsock_->ConnectStream(port, std::move(socket), [answer](Result<> connected) {
-      answer->Set(std::move(connected));
-    }));
     awaited_.insert(answer);
   }
-  Result<> result = answer->Wait(port, deadline);
+  Result<> result = devices_.WithUsable(IsVsock, [&](virtio::VirtioDevice& device) {
+    return static_cast<devices::VsockDevice&>(device).ConnectStream(
+        port, std::move(socket),
+        [answer](Result<> connected) { answer->Set(std::move(connected)); });
+  });
+  if (result) {
+    result = answer->Wait(port, upcall::Clock::now() + kVsockConnectTimeout);
+  } else if (result.error().code() == Code::kNotFound) {
+    result = Fail(Code::kFailedPrecondition, "the machine has no vsock device");
+  }
   const std::lock_guard lock(mu_);
   awaited_.erase(answer);
   return result;
 }
 
+bool Assembly::HasUpcall() const {
+  return devices_.WithUsable(IsVsock, [](auto&) { return Result<>(); }).has_value();
+}
+
+Result<upcall::ChannelKind> Assembly::OpenUpcall(UniqueFd socket,
+                                                 std::function<void(Result<>)> connected) {
+  auto opened = devices_.WithUsable(IsVsock, [&](virtio::VirtioDevice& device) {
+    return static_cast<devices::VsockDevice&>(device).ConnectStream(
+        upcall::kVsockPort, std::move(socket), std::move(connected));
+  });
+  if (!opened && opened.error().code() == Code::kNotFound) {
+    return Fail(Code::kFailedPrecondition, kNoUpcall);
+  }
+  WV_TRY_VOID(std::move(opened));
+  return upcall::ChannelKind::kVsock;
+}
+
 void Assembly::EndWaits() {
-  channel_.Close();
+  upcall_.Close();
   const std::lock_guard lock(mu_);
   ending_ = true;
   for (const auto& answer : awaited_) {
@@ -284,6 +323,7 @@ Result<> Assembly::Pause() {
     return Fail(Code::kFailedPrecondition, "the machine does not run");
   }
   machine_->Pause();
+  paused_ = true;
   return {};
 }
 
@@ -293,29 +333,31 @@ Result<> Assembly::Resume() {
     return Fail(Code::kFailedPrecondition, "the machine does not run");
   }
   machine_->Resume();
+  paused_ = false;
   return {};
 }
 
 std::map<std::string, uint64_t> Assembly::Metrics() {
-  const std::lock_guard lock(mu_);
   std::map<std::string, uint64_t> metrics;
-  if (!machine_) {
-    return metrics;
+  {
+    const std::lock_guard lock(mu_);
+    if (!machine_) {
+      return metrics;
+    }
+    const machine::MachineCounters counters = machine_->counters();
+    for (size_t i = 0; i < counters.exits.size(); ++i) {
+      metrics[std::string("exits.") + kvm::ExitReasonName(static_cast<kvm::ExitReason>(i))] =
+          counters.exits.at(i);
+    }
+    metrics["pmem.dropped_writes"] = counters.read_only_writes;
   }
-  const machine::MachineCounters counters = machine_->counters();
-  for (size_t i = 0; i < counters.exits.size(); ++i) {
-    metrics[std::string("exits.") + kvm::ExitReasonName(static_cast<kvm::ExitReason>(i))] =
-        counters.exits.at(i);
-  }
-  metrics["pmem.dropped_writes"] = counters.read_only_writes;
-  for (const upcall::ChannelCounter& counter : channel_.counters()) {
-    metrics["upcall." + counter.name] = counter.value;
-  }
-  for (const auto& [id, device] : devices_) {
-    for (const virtio::CounterValue& counter : device.device->counters()) {
+  metrics.merge(upcall_.counters());
+  metrics.merge(devices_.counters());
+  devices_.ForEach([&metrics](const std::string& id, const virtio::VirtioDevice& device) {
+    for (const virtio::CounterValue& counter : device.counters()) {
       metrics[id + "." + counter.name] = counter.value;
     }
-  }
+  });
   return metrics;
 }
 

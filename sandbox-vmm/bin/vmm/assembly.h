@@ -1,11 +1,11 @@
-// vmm/assembly.h — the real machine behind the API: devices are built here from donated descriptors and plugged in.
-// Threads: the methods come from gRPC's threads and are serialised by one mutex, which nobody holds who waits for the guest.
+// vmm/assembly.h — the real machine behind the API: devices are built here from donated descriptors, and come and go by hotplug/device_set.h.
+// Threads: the methods come from gRPC's threads. Nobody who waits for the guest holds a lock that another method needs.
+//          Lock order: those of devices_, then mu_.
 #pragma once
 
 #include <map>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -13,10 +13,12 @@
 #include "api/console_ring.h"
 #include "api/virtual_machine.h"
 #include "blk/uring_engine.h"
+#include "hotplug/device_set.h"
 #include "jail/filter.h"
 #include "machine/machine.h"
 #include "mem/file_window.h"
-#include "upcall/channel.h"
+#include "pci/place.h"
+#include "upcall/session.h"
 #include "vsock/vsock_device.h"
 
 namespace wyvern::vmm {
@@ -42,56 +44,55 @@ class Assembly final : public api::VirtualMachine {
   void SetEventListener(std::function<void(api::MachineEvent)> listener) override;
 
  private:
-  struct Device {
-    virtio::VirtioDevice* device = nullptr;  // the machine owns it
-    pci::Place place;
-    bool changing = false;  // somebody waits for the guest to take it up, or to let go of it
-    std::shared_ptr<mem::FileWindow> window;  // of a device that has one
-    std::optional<arch::AddressRange> images;
-  };
+  // The machine as a place for devices.
+  class MachineBus final : public hotplug::Bus {
+   public:
+    explicit MachineBus(Assembly& owner) : owner_(owner) {}
 
-  Result<std::unique_ptr<virtio::VirtioDevice>> MakeDevice(const std::string& id,
-                                                           api::DeviceSpec spec);
-  Result<std::unique_ptr<virtio::VirtioDevice>> Make(const std::string& id, api::PmemSpec spec);
-  Result<std::unique_ptr<virtio::VirtioDevice>> Make(const std::string& id, api::RngSpec spec);
-  Result<std::unique_ptr<virtio::VirtioDevice>> Make(const std::string& id, api::VsockSpec spec);
-  Result<std::unique_ptr<virtio::VirtioDevice>> Make(const std::string& id, api::BlkSpec spec);
-  Result<std::unique_ptr<virtio::VirtioDevice>> Make(const std::string& id,
-                                                     api::VhostUserFsSpec spec);
-  size_t Windows() const;
-  Result<std::shared_ptr<mem::FileWindow>> MakeWindow(const std::string& id, uint64_t size);
-  static devices::WorkerOptions WorkerFor(const std::string& id);
-  // hotplug.cc; mu_ is held by callers of the first three.
-  Result<> CheckAttach(const std::string& id, const api::DeviceSpec& spec) const;
-  Result<> Plug(const std::string& id, api::DeviceSpec spec);
-  void Forget(const std::string& id);
-  // Whether the guest has let go of the device. If not, it sees it further, and every request fails.
-  enum class Consent : uint8_t { kGiven, kMissing };
-  Result<> Unplug(const std::string& id, Consent consent);
-  Result<api::AttachedDevice> TakenUp(const agent::v1::PciRescanRequest& request,
-                                      upcall::Deadline deadline);
-  // The guest has let go of what is there.
-  Result<> LetGo(const std::string& address, bool force, upcall::Deadline deadline);
+    Result<std::string> Add(std::unique_ptr<virtio::VirtioDevice> device,
+                            std::shared_ptr<mem::FileWindow> window) override;
+    Result<> Remove(const std::string& address) override;
+    Result<> Abandon(const std::string& address) override;
+
+   private:
+    Result<pci::Place> PlaceOf(const std::string& address) const;
+
+    Assembly& owner_;
+    std::map<std::string, pci::Place> places_;  // one thread at a time
+  };
 
   // The answer to a stream's request, for who waits for it.
   class StreamAnswer;
-  Result<> OpenStream(uint32_t port, UniqueFd socket, upcall::Deadline deadline);
+
+  // device_making.cc; called by one thread at a time, without mu_.
+  Result<hotplug::NewDevice> Make(const std::string& id, api::PmemSpec spec);
+  Result<hotplug::NewDevice> Make(const std::string& id, api::RngSpec spec);
+  Result<hotplug::NewDevice> Make(const std::string& id, api::VsockSpec spec);
+  Result<hotplug::NewDevice> Make(const std::string& id, api::BlkSpec spec);
+  Result<hotplug::NewDevice> Make(const std::string& id, api::VhostUserFsSpec spec);
+  Result<std::shared_ptr<mem::FileWindow>> MakeWindow(const std::string& id, uint64_t size);
+
+  Result<> CheckAttach(const api::DeviceSpec& spec);
+  Result<upcall::ChannelKind> OpenUpcall(UniqueFd socket, std::function<void(Result<>)> connected);
+  bool HasUpcall() const;
   void OnMachineEvent(const machine::Event& event);
   void Publish(api::MachineEvent event);
 
-  std::mutex mu_;  // guards what follows
+  std::mutex mu_;  // guards what follows; the machine itself is made once
   std::unique_ptr<api::ConsoleRingWriter> console_;
   std::unique_ptr<machine::Machine> machine_;
-  std::map<std::string, Device> devices_;
-  devices::VsockDevice* vsock_ = nullptr;  // one of them
   // Read by vCPU threads as they start.
   jail::ThreadKind vcpu_kind_ = jail::ThreadKind::kVcpu;
   std::vector<std::unique_ptr<devices::IoRing>> rings_;
+  std::set<std::string> windows_;  // ids of devices with one
   bool booted_ = false;
+  bool paused_ = false;
   bool ending_ = false;
   std::set<std::shared_ptr<StreamAnswer>> awaited_;
 
-  upcall::Channel channel_;
+  upcall::Session upcall_;
+  MachineBus bus_{*this};
+  hotplug::DeviceSet devices_{bus_, upcall_};
 
   std::mutex listener_mu_;
   std::function<void(api::MachineEvent)> listener_;  // guarded by listener_mu_
