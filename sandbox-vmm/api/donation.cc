@@ -26,7 +26,7 @@ struct AnswerHeader {
 
 bool IsKnownKind(uint32_t kind) {
   return kind >= static_cast<uint32_t>(DonationKind::kKvm) &&
-         kind <= static_cast<uint32_t>(DonationKind::kConsoleRing);
+         kind <= static_cast<uint32_t>(DonationKind::kTap);
 }
 
 Result<> AddReceived(std::span<const std::byte> packet, ReceivedMessage& message,

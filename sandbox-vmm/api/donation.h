@@ -30,8 +30,9 @@ enum class DonationKind : uint32_t {
   kImage = 4,        // regular file, O_RDONLY: a pmem image
   kBlock = 5,        // regular file or block device
   kVhostUser = 6,    // connected SOCK_STREAM socket of a back-end
-  kStream = 7,       // connected SOCK_STREAM socket of one vsock stream
+  kStream = 7,       // connected SOCK_STREAM socket of one vsock stream, or of a console port
   kConsoleRing = 8,  // memfd, see api/console_ring.h
+  kTap = 9,          // attached tap, O_RDWR
 };
 
 inline constexpr size_t kMaxDonationName = 63;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <set>
 
 namespace wyvern::api {
 
@@ -13,6 +14,10 @@ constexpr size_t kMaxTag = 36;                  // VIRTIO §5.11.4
 constexpr size_t kMaxSerial = 20;               // VIRTIO §5.2.6: VIRTIO_BLK_T_GET_ID
 constexpr uint32_t kMaxRequestQueues = 16;
 constexpr uint32_t kMaxQueueSize = 1024;
+constexpr int kMaxTaps = 8;
+constexpr uint32_t kMinMtu = 68;  // VIRTIO §5.1.4.1
+constexpr int kMaxPorts = 16;
+constexpr size_t kMaxPortName = 63;
 
 Result<UniqueFd> TakeOptional(DonationStore& store, DonationKind kind, const std::string& name) {
   if (name.empty()) {
@@ -73,6 +78,58 @@ Result<DeviceSpec> ParseFs(const vmm::v1::VhostUserFs& fs, DonationStore& store)
   return VhostUserFsSpec{std::move(socket), fs.tag(), fs.request_queues(), size, window};
 }
 
+Result<DeviceSpec> ParseNet(const vmm::v1::Net& net, DonationStore& store) {
+  if (net.fd().empty() || net.fd_size() > kMaxTaps) {
+    return Fail(Code::kInvalidArgument, "net.fd must name 1 to 8 taps");
+  }
+  NetSpec spec;
+  if (net.mac().size() != spec.mac.size()) {
+    return Fail(Code::kInvalidArgument, "net.mac is 6 bytes");
+  }
+  std::ranges::copy(net.mac(), spec.mac.begin());
+  if (net.mtu() != 0 && (net.mtu() < kMinMtu || net.mtu() > UINT16_MAX)) {
+    return Fail(Code::kInvalidArgument, "net.mtu must be 0 or 68 to 65535");
+  }
+  if (net.queue_size() < 2 || net.queue_size() > kMaxQueueSize ||
+      !std::has_single_bit(net.queue_size())) {
+    return Fail(Code::kInvalidArgument, "net.queue_size must be a power of two from 2 to 1024");
+  }
+  spec.mtu = static_cast<uint16_t>(net.mtu());
+  spec.queue_size = static_cast<uint16_t>(net.queue_size());
+  for (const std::string& name : net.fd()) {
+    WV_TRY(spec.taps.emplace_back(), store.Take(DonationKind::kTap, name));
+  }
+  return spec;
+}
+
+bool IsPortName(std::string_view name) {
+  return !name.empty() && name.size() <= kMaxPortName && std::ranges::all_of(name, [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+  });
+}
+
+Result<DeviceSpec> ParseConsole(const vmm::v1::Console& console, DonationStore& store) {
+  if (console.port().empty() || console.port_size() > kMaxPorts) {
+    return Fail(Code::kInvalidArgument, "console.port must have 1 to 16 ports");
+  }
+  ConsoleSpec spec;
+  std::set<std::string> names;
+  for (const auto& port : console.port()) {
+    if (!IsPortName(port.name()) || !names.insert(port.name()).second) {
+      return Fail(Code::kInvalidArgument,
+                  "console.port.name is 1 to 63 of [a-z0-9._-], another for each port");
+    }
+    if ((port.name() == kUpcallPortName) != port.fd().empty()) {
+      return Fail(
+          Code::kInvalidArgument,
+          "console.port.fd must name a socket, but for wyvern.upcall, which is the VMM's own");
+    }
+    WV_TRY(UniqueFd socket, TakeOptional(store, DonationKind::kStream, port.fd()));
+    spec.ports.push_back({port.name(), std::move(socket)});
+  }
+  return spec;
+}
+
 Result<> CheckDeviceId(const std::string& id) {
   if (id.empty() || id.size() > kMaxIdLength || !IsPrintable(id)) {
     return Fail(Code::kInvalidArgument, "a device's id is 1 to 63 printable ASCII characters");
@@ -94,7 +151,13 @@ Result<MachineSpec> ParseCreate(const vmm::v1::CreateRequest& request, DonationS
   if (request.cmdline().size() > kMaxCmdline || !IsPrintable(request.cmdline())) {
     return Fail(Code::kInvalidArgument, "cmdline is at most 2000 printable ASCII characters");
   }
+  if (request.hotplug_memory_bytes() > kMaxMemory ||
+      request.hotplug_memory_bytes() % kMemoryGranule != 0) {
+    return Fail(Code::kInvalidArgument,
+                "hotplug_memory_bytes must be a multiple of 2 MiB, at most 1 TiB");
+  }
   MachineSpec spec;
+  spec.hotplug_memory_bytes = request.hotplug_memory_bytes();
   spec.vcpus = request.vcpus();
   spec.memory_bytes = request.memory_bytes();
   spec.shared_memory = request.shared_memory();
@@ -119,6 +182,14 @@ Result<DeviceSpec> ParseDevice(const vmm::v1::AttachDeviceRequest& request, Dona
       return ParseBlk(request.blk(), store);
     case vmm::v1::AttachDeviceRequest::kVhostUserFs:
       return ParseFs(request.vhost_user_fs(), store);
+    case vmm::v1::AttachDeviceRequest::kNet:
+      return ParseNet(request.net(), store);
+    case vmm::v1::AttachDeviceRequest::kBalloon:
+      return BalloonSpec{request.balloon().deflate_on_oom(), request.balloon().page_reporting()};
+    case vmm::v1::AttachDeviceRequest::kMem:
+      return MemSpec{};
+    case vmm::v1::AttachDeviceRequest::kConsole:
+      return ParseConsole(request.console(), store);
     case vmm::v1::AttachDeviceRequest::DEVICE_NOT_SET:
       break;
   }

@@ -19,6 +19,8 @@ inline constexpr uint64_t kMaxDaxWindow = 16ULL << 30U;
 inline constexpr size_t kMaxCmdline =
     2000;  // the kernel's limit is 2048 and the machine adds its own part
 inline constexpr size_t kMaxIdLength = 63;
+// upcall::kConsolePortName
+inline constexpr char kUpcallPortName[] = "wyvern.upcall";
 inline constexpr std::chrono::milliseconds kDefaultPatience{10'000};
 inline constexpr std::chrono::milliseconds kMaxPatience{600'000};
 

@@ -54,6 +54,8 @@ bool IsFine(const CreateRequest& request, const Donated& donated) {
   return request.vcpus() >= 1 && request.vcpus() <= 8 && request.memory_bytes() >= 32 * kMiB &&
          request.memory_bytes() <= kMiB * kMiB && request.memory_bytes() % (2 * kMiB) == 0 &&
          request.cmdline().size() <= kMaxCmdline && Printable(request.cmdline()) &&
+         request.hotplug_memory_bytes() <= kMiB * kMiB &&
+         request.hotplug_memory_bytes() % (2 * kMiB) == 0 &&
          Has(donated, DonationKind::kKvm, request.kvm_fd()) &&
          Has(donated, DonationKind::kKernel, request.kernel_fd()) &&
          HasOrNone(donated, DonationKind::kInitrd, request.initrd_fd()) &&
@@ -80,6 +82,34 @@ bool IsFine(const vmm::v1::VhostUserFs& fs, const Donated& donated) {
          Has(donated, DonationKind::kVhostUser, fs.socket_fd());
 }
 
+bool IsFine(const vmm::v1::Net& net, const Donated& donated) {
+  const std::set<std::string> names(net.fd().begin(), net.fd().end());
+  const std::set<uint32_t> sizes = {2, 4, 8, 16, 32, 64, 128, 256, 512, 1024};
+  return !names.empty() && names.size() == static_cast<size_t>(net.fd_size()) &&
+         names.size() <= 8 && net.mac().size() == 6 && sizes.contains(net.queue_size()) &&
+         (net.mtu() == 0 || (net.mtu() >= 68 && net.mtu() <= 65535)) &&
+         std::ranges::all_of(names, [&](const std::string& name) {
+           return Has(donated, DonationKind::kTap, name);
+         });
+}
+
+bool IsFine(const vmm::v1::Console& console, const Donated& donated) {
+  std::set<std::string> names;
+  std::set<std::string> sockets;
+  for (const auto& port : console.port()) {
+    const bool own = port.name() == "wyvern.upcall";
+    if (port.name().empty() || port.name().size() > 63 || !names.insert(port.name()).second ||
+        port.name().find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789._-") !=
+            std::string::npos ||
+        own != port.fd().empty() ||
+        (!own &&
+         (!Has(donated, DonationKind::kStream, port.fd()) || !sockets.insert(port.fd()).second))) {
+      return false;
+    }
+  }
+  return !names.empty() && names.size() <= 16;
+}
+
 bool IsFine(const std::string& id, uint32_t deadline_ms) {
   return !id.empty() && id.size() <= 63 && Printable(id) && deadline_ms <= 600'000;
 }
@@ -100,6 +130,13 @@ bool IsFine(const AttachDeviceRequest& request, const Donated& donated) {
              Has(donated, DonationKind::kBlock, request.blk().fd());
     case AttachDeviceRequest::kVhostUserFs:
       return IsFine(request.vhost_user_fs(), donated);
+    case AttachDeviceRequest::kNet:
+      return IsFine(request.net(), donated);
+    case AttachDeviceRequest::kBalloon:
+    case AttachDeviceRequest::kMem:
+      return true;
+    case AttachDeviceRequest::kConsole:
+      return IsFine(request.console(), donated);
     case AttachDeviceRequest::DEVICE_NOT_SET:
       return false;
   }
@@ -130,6 +167,11 @@ class CheckedMachine final : public VirtualMachine {
     } else if (const auto* blk = std::get_if<BlkSpec>(&spec); blk != nullptr) {
       WV_CHECK(blk->read_only == attach->blk().read_only());
       WV_CHECK(blk->serial == attach->blk().serial());
+    } else if (const auto* net = std::get_if<NetSpec>(&spec); net != nullptr) {
+      WV_CHECK(net->taps.size() == static_cast<size_t>(attach->net().fd_size()));
+      WV_CHECK(net->mtu == attach->net().mtu() && net->queue_size == attach->net().queue_size());
+    } else if (const auto* console = std::get_if<ConsoleSpec>(&spec); console != nullptr) {
+      WV_CHECK(console->ports.size() == static_cast<size_t>(attach->console().port_size()));
     } else if (const auto* fs = std::get_if<VhostUserFsSpec>(&spec); fs != nullptr) {
       const auto& asked = attach->vhost_user_fs();
       WV_CHECK(fs->tag == asked.tag() && fs->request_queues == asked.request_queues());
@@ -144,6 +186,12 @@ class CheckedMachine final : public VirtualMachine {
     WV_CHECK(!options.id.empty() && options.id.size() <= kMaxIdLength);
     WV_CHECK(options.patience > std::chrono::milliseconds(0) && options.patience <= kMaxPatience);
     return Fails<void>();
+  }
+
+  Result<ResizedMemory> ResizeMemory(uint64_t bytes, std::chrono::milliseconds patience) override {
+    ++calls;
+    WV_CHECK(patience > std::chrono::milliseconds(0) && patience <= kMaxPatience);
+    return Fails<ResizedMemory>(ResizedMemory{bytes, 0, ""});
   }
 
   void EndWaits() override {}
@@ -214,6 +262,10 @@ class Caller {
     std::vector<std::string> names(request.pmem().fd().begin(), request.pmem().fd().end());
     names.push_back(request.blk().fd());
     names.push_back(request.vhost_user_fs().socket_fd());
+    names.insert(names.end(), request.net().fd().begin(), request.net().fd().end());
+    for (const auto& port : request.console().port()) {
+      names.push_back(port.fd());
+    }
     TakeBack(names);
   }
 
@@ -403,7 +455,7 @@ void FuzzScript(FuzzInput& input) {
     switch (input.Byte() % 9) {
       case 0:
       case 1: {
-        const auto kind = DonationKind{1 + input.Byte() % 8U};
+        const auto kind = DonationKind{1 + input.Byte() % 9U};
         caller.Donate(kind, NameOf(input.Byte()));
         break;
       }
@@ -445,6 +497,8 @@ void FuzzMessage(const std::string& message) {
                                      {DonationKind::kBlock, "b"},
                                      {DonationKind::kImage, "i"},
                                      {DonationKind::kImage, "j"},
+                                     {DonationKind::kTap, "t"},
+                                     {DonationKind::kStream, "s"},
                                      {DonationKind::kVhostUser, "v"}}) {
       if (whole || name != std::string_view("j")) {
         caller.Donate(kind, name);

@@ -3,6 +3,7 @@
 // Threads:   any; the implementation serialises. Events come from its own threads.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -26,6 +27,7 @@ struct MachineSpec {
   UniqueFd initrd;  // invalid: none
   std::string cmdline;
   UniqueFd console;  // a console ring; invalid: output is dropped
+  uint64_t hotplug_memory_bytes = 0;
 };
 
 inline constexpr size_t kMaxImages = 16;  // of a pmem device
@@ -54,7 +56,32 @@ struct VhostUserFsSpec {
   uint64_t dax_window = 0;  // bytes of the back-end's DAX window; 0: none
 };
 
-using DeviceSpec = std::variant<PmemSpec, RngSpec, VsockSpec, BlkSpec, VhostUserFsSpec>;
+struct NetSpec {
+  std::vector<UniqueFd> taps;  // one for each pair of queues
+  std::array<uint8_t, 6> mac{};
+  uint16_t mtu = 0;
+  uint16_t queue_size = 0;
+};
+
+struct BalloonSpec {
+  bool deflate_on_oom = false;
+  bool page_reporting = false;
+};
+
+struct MemSpec {};
+
+struct ConsolePortSpec {
+  std::string name;
+  UniqueFd socket;  // invalid: the VMM's own port
+};
+
+struct ConsoleSpec {
+  std::vector<ConsolePortSpec> ports;
+};
+
+// In the order of the request's fields.
+using DeviceSpec = std::variant<PmemSpec, RngSpec, VsockSpec, BlkSpec, VhostUserFsSpec, NetSpec,
+                                BalloonSpec, MemSpec, ConsoleSpec>;
 
 enum class EventKind : uint8_t {
   kGuestPanic = 1,
@@ -82,6 +109,12 @@ struct DetachOptions {
   std::chrono::milliseconds patience{};
 };
 
+struct ResizedMemory {
+  uint64_t memory_bytes = 0;  // in all
+  uint64_t online_bytes = 0;  // of what is plugged, as the guest says
+  std::string why;            // not as asked; empty: as asked
+};
+
 class VirtualMachine {
  public:
   virtual ~VirtualMachine() = default;
@@ -96,6 +129,9 @@ class VirtualMachine {
   virtual Result<> Boot() = 0;
   // Blocks until the guest accepts (OK) or refuses (UNAVAILABLE); at most 10 s. PERMISSION_DENIED: the VMM's own port.
   virtual Result<> ConnectVsock(uint32_t port, UniqueFd socket) = 0;
+  // Waits for the guest, `patience` long. How far it came is no error.
+  virtual Result<ResizedMemory> ResizeMemory(uint64_t bytes,
+                                             std::chrono::milliseconds patience) = 0;
   // Before the end: calls that wait for the guest fail with UNAVAILABLE, these and later ones.
   virtual void EndWaits() = 0;
   virtual Result<> Pause() = 0;

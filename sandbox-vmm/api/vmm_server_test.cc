@@ -47,6 +47,11 @@ class FakeMachine : public VirtualMachine {
     return {};
   }
 
+  Result<ResizedMemory> ResizeMemory(uint64_t bytes, std::chrono::milliseconds patience) override {
+    patience_ = patience;
+    return ResizedMemory{bytes - (2 << 20U), 4 << 20U, "the guest keeps some"};
+  }
+
   void EndWaits() override { ended_ = true; }
 
   Result<> Boot() override {
@@ -205,6 +210,65 @@ TEST_F(VmmServerTest, AttachAndDetachTellTheMachineAndTheAnswer) {
   EXPECT_EQ(detach("elsewhere", 0), grpc::StatusCode::NOT_FOUND);
   EXPECT_EQ(detach("", 0), grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_EQ(detach("here", 600'001), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(VmmServerTest, ResizeMemoryTellsHowFarTheGuestCame) {
+  grpc::ClientContext context;
+  vmm::v1::ResizeMemoryRequest request;
+  request.set_memory_bytes(64 << 20U);
+  vmm::v1::ResizeMemoryResponse response;
+  ASSERT_TRUE(stub_->ResizeMemory(&context, request, &response).ok());
+  EXPECT_EQ(machine_.patience_, kDefaultPatience);
+  EXPECT_EQ(response.memory_bytes(), 62U << 20U);
+  EXPECT_EQ(response.online_bytes(), 4U << 20U);
+  EXPECT_EQ(response.why(), "the guest keeps some");
+  grpc::ClientContext late;
+  request.set_deadline_ms(600'001);
+  EXPECT_EQ(stub_->ResizeMemory(&late, request, &response).error_code(),
+            grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(VmmServerTest, NetAndConsoleAreCheckedAndTakeWhatWasDonated) {
+  const UniqueFd null = *Open("/dev/null", O_RDONLY);
+  vmm::v1::AttachDeviceRequest request;
+  request.set_id("eth0");
+  auto* net = request.mutable_net();
+  net->set_mac(std::string("\x02\0\0\0\0\x01", 6));
+  net->set_mtu(1500);
+  net->set_queue_size(256);
+  EXPECT_EQ(Attach(request).error_code(), grpc::StatusCode::INVALID_ARGUMENT);  // no tap
+  net->add_fd("tap");
+  EXPECT_EQ(Attach(request).error_code(), grpc::StatusCode::NOT_FOUND);
+  ASSERT_TRUE(donate_->Donate(DonationKind::kTap, "tap", null));
+  for (const uint32_t mtu : {1U, 67U, 65536U}) {
+    net->set_mtu(mtu);
+    EXPECT_EQ(Attach(request).error_code(), grpc::StatusCode::INVALID_ARGUMENT) << mtu;
+  }
+  net->set_mtu(68);
+  for (const uint32_t size : {0U, 1U, 3U, 2048U}) {
+    net->set_queue_size(size);
+    EXPECT_EQ(Attach(request).error_code(), grpc::StatusCode::INVALID_ARGUMENT) << size;
+  }
+  net->set_queue_size(256);
+  EXPECT_TRUE(Attach(request).ok());
+
+  auto* ports = request.mutable_console();
+  EXPECT_EQ(Attach(request).error_code(), grpc::StatusCode::INVALID_ARGUMENT);  // no port
+  ports->add_port()->set_name("wyvern.upcall");
+  EXPECT_TRUE(Attach(request).ok());
+  // Nobody else has that port, and every other one has a socket.
+  ports->mutable_port(0)->set_fd("s");
+  EXPECT_EQ(Attach(request).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  ports->mutable_port(0)->set_name("mine");
+  EXPECT_EQ(Attach(request).error_code(), grpc::StatusCode::NOT_FOUND);
+  ASSERT_TRUE(donate_->Donate(DonationKind::kStream, "s", null));
+  EXPECT_TRUE(Attach(request).ok());
+  ports->mutable_port(0)->clear_fd();
+  EXPECT_EQ(Attach(request).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  for (const char* name : {"", "a/b", "A", "a b"}) {
+    ports->mutable_port(0)->set_name(name);
+    EXPECT_EQ(Attach(request).error_code(), grpc::StatusCode::INVALID_ARGUMENT) << name;
+  }
 }
 
 // The server waits for its handlers: one that waits for a guest must not keep the process alive.

@@ -102,6 +102,23 @@ grpc::Status VmmService::ConnectVsock(grpc::ServerContext* /*context*/,
   return ToStatus(machine_.ConnectVsock(request->port(), *std::move(socket)));
 }
 
+grpc::Status VmmService::ResizeMemory(grpc::ServerContext* /*context*/,
+                                      const vmm::v1::ResizeMemoryRequest* request,
+                                      vmm::v1::ResizeMemoryResponse* response) {
+  const auto patience = ParsePatience(request->deadline_ms());
+  if (!patience) {
+    return ToStatus(patience.error());
+  }
+  const auto resized = machine_.ResizeMemory(request->memory_bytes(), *patience);
+  if (!resized) {
+    return ToStatus(resized.error());
+  }
+  response->set_memory_bytes(resized->memory_bytes);
+  response->set_online_bytes(resized->online_bytes);
+  response->set_why(resized->why);
+  return grpc::Status::OK;
+}
+
 grpc::Status VmmService::Pause(grpc::ServerContext* /*context*/, const vmm::v1::Empty* /*request*/,
                                vmm::v1::Empty* /*response*/) {
   return ToStatus(machine_.Pause());

@@ -8,8 +8,11 @@
 #include <utility>
 
 #include "base/log.h"
+#include "console/console_device.h"
+#include "hotplug/memory_size.h"
 #include "jail/filter.h"
 #include "upcall/preamble.h"
+#include "virtio_mem/mem_device.h"
 #include "vmm/confine.h"
 #include "vsock/vsock_device.h"
 
@@ -21,9 +24,8 @@ using agent::v1::DeviceIdentity;
 
 constexpr std::chrono::seconds kVsockConnectTimeout(10);
 constexpr char kNoUpcall[] =
-    "what changes after Boot needs the guest's agent, which is asked over a vsock device: attach "
-    "one "
-    "before Boot";
+    "what changes after Boot needs the guest's agent, which is asked over a vsock device or the "
+    "console port wyvern.upcall: attach one before Boot";
 // Block devices beyond these use a thread pool: no ring can be made once the filter is in force.
 constexpr size_t kRings = 4;
 
@@ -70,10 +72,47 @@ struct Identify {
     identity.mutable_fs()->set_tag(spec.tag);
     return identity;
   }
+
+  DeviceIdentity operator()(const api::NetSpec& spec) const {
+    DeviceIdentity identity;
+    identity.mutable_net()->set_mac(std::string(spec.mac.begin(), spec.mac.end()));
+    return identity;
+  }
+
+  DeviceIdentity operator()(const api::BalloonSpec& /*spec*/) const {
+    DeviceIdentity identity;
+    identity.mutable_balloon();
+    return identity;
+  }
+
+  DeviceIdentity operator()(const api::MemSpec& /*spec*/) const {
+    DeviceIdentity identity;
+    identity.mutable_mem();
+    return identity;
+  }
+
+  DeviceIdentity operator()(const api::ConsoleSpec& spec) const {
+    DeviceIdentity identity;
+    identity.mutable_console()->set_port(spec.ports.front().name);
+    for (const api::ConsolePortSpec& port : spec.ports) {
+      if (port.name == upcall::kConsolePortName) {
+        identity.mutable_console()->set_port(port.name);
+      }
+    }
+    return identity;
+  }
 };
 
 DeviceIdentity IdentityOf(const api::DeviceSpec& spec) {
   return std::visit(Identify(), spec);
+}
+
+bool HasUpcallPort(const DeviceIdentity& identity) {
+  return identity.console().port() == upcall::kConsolePortName;
+}
+
+bool IsMem(const DeviceIdentity& identity) {
+  return identity.has_mem();
 }
 
 bool IsVsock(const DeviceIdentity& identity) {
@@ -116,6 +155,7 @@ Result<> Assembly::Create(api::MachineSpec spec) {
   config.vcpus = spec.vcpus;
   config.memory = spec.memory_bytes;
   config.shared_memory = spec.shared_memory;
+  config.hotplug_memory = spec.hotplug_memory_bytes;
   config.kernel = std::move(spec.kernel);
   config.initrd = std::move(spec.initrd);
   config.command_line = spec.cmdline;
@@ -125,6 +165,7 @@ Result<> Assembly::Create(api::MachineSpec spec) {
   }
   config.on_event = [this](const machine::Event& event) { OnMachineEvent(event); };
   config.on_thread_start = [this](const char* /*name*/) { Confine(vcpu_kind_); };
+  boot_memory_ = spec.memory_bytes;
   WV_TRY(machine_, machine::Machine::Create(std::move(config)));
   return {};
 }
@@ -292,7 +333,10 @@ Result<> Assembly::ConnectVsock(uint32_t port, UniqueFd socket) {
 }
 
 bool Assembly::HasUpcall() const {
-  return devices_.WithUsable(IsVsock, [](auto&) { return Result<>(); }).has_value();
+  const auto is_way = [](const DeviceIdentity& identity) {
+    return IsVsock(identity) || HasUpcallPort(identity);
+  };
+  return devices_.WithUsable(is_way, [](auto&) { return Result<>(); }).has_value();
 }
 
 Result<upcall::ChannelKind> Assembly::OpenUpcall(UniqueFd socket,
@@ -301,11 +345,88 @@ Result<upcall::ChannelKind> Assembly::OpenUpcall(UniqueFd socket,
     return static_cast<devices::VsockDevice&>(device).ConnectStream(
         upcall::kVsockPort, std::move(socket), std::move(connected));
   });
+  if (opened) {
+    return upcall::ChannelKind::kVsock;
+  }
+  if (opened.error().code() != Code::kNotFound) {
+    return tl::unexpected(std::move(opened).error());
+  }
+  opened = devices_.WithUsable(HasUpcallPort, [&](virtio::VirtioDevice& device) -> Result<> {
+    auto& console = static_cast<devices::ConsoleDevice&>(device);
+    const uint32_t port = upcall_port_;
+    WV_TRY_VOID(console.Detach(port));  // the session before
+    return console.Attach(port, {.in = std::move(socket), .out = UniqueFd(), .in_is_out = true});
+  });
   if (!opened && opened.error().code() == Code::kNotFound) {
     return Fail(Code::kFailedPrecondition, kNoUpcall);
   }
   WV_TRY_VOID(std::move(opened));
-  return upcall::ChannelKind::kVsock;
+  return upcall::ChannelKind::kConsole;
+}
+
+class Assembly::MemDeviceSize final : public hotplug::PluggableMemory {
+ public:
+  MemDeviceSize(const hotplug::DeviceSet& devices, arch::AddressRange region)
+      : devices_(devices), region_(region) {}
+
+  uint64_t start() const override { return region_.start; }
+
+  uint64_t size() const override { return region_.size; }
+
+  Result<uint64_t> plugged() const override {
+    uint64_t bytes = 0;
+    WV_TRY_VOID(With([&bytes](devices::MemDevice& device) -> Result<> {
+      bytes = device.plugged_size();
+      return {};
+    }));
+    return bytes;
+  }
+
+  Result<> Request(uint64_t bytes) override {
+    return With([bytes](devices::MemDevice& device) { return device.SetRequestedSize(bytes); });
+  }
+
+ private:
+  Result<> With(const std::function<Result<>(devices::MemDevice&)>& act) const {
+    auto done = devices_.WithUsable(IsMem, [&act](virtio::VirtioDevice& device) {
+      return act(static_cast<devices::MemDevice&>(device));
+    });
+    if (!done && done.error().code() == Code::kNotFound) {
+      return Fail(Code::kFailedPrecondition,
+                  "the machine has no device of the kind mem: attach one");
+    }
+    return done;
+  }
+
+  const hotplug::DeviceSet& devices_;
+  const arch::AddressRange region_;
+};
+
+Result<api::ResizedMemory> Assembly::ResizeMemory(uint64_t bytes,
+                                                  std::chrono::milliseconds patience) {
+  const upcall::Time deadline = upcall::Clock::now() + patience;
+  arch::AddressRange region;
+  {
+    const std::lock_guard lock(mu_);
+    if (!booted_ || paused_) {
+      return Fail(Code::kFailedPrecondition, "the machine does not run");
+    }
+    region = machine_->hotplug_window();
+  }
+  if (bytes < boot_memory_ || bytes - boot_memory_ > region.size) {
+    return Fail(Code::kInvalidArgument,
+                fmt::format("memory_bytes must be {} MiB, which the machine boots with, to {} MiB",
+                            boot_memory_ >> 20U, (boot_memory_ + region.size) >> 20U));
+  }
+  const std::unique_lock resize(resize_mu_, deadline);
+  if (!resize.owns_lock()) {
+    return Fail(Code::kDeadlineExceeded, "another change of the memory is under way");
+  }
+  MemDeviceSize memory(devices_, region);
+  WV_TRY(auto reached, hotplug::ResizeMemory(memory, upcall_, bytes - boot_memory_, deadline));
+  return api::ResizedMemory{.memory_bytes = boot_memory_ + reached.plugged,
+                            .online_bytes = reached.online,
+                            .why = std::move(reached.why)};
 }
 
 void Assembly::EndWaits() {

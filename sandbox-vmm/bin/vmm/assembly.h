@@ -3,6 +3,7 @@
 //          Lock order: those of devices_, then mu_.
 #pragma once
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -37,6 +38,8 @@ class Assembly final : public api::VirtualMachine {
   Result<> Detach(const api::DetachOptions& options) override;
   Result<> Boot() override;
   Result<> ConnectVsock(uint32_t port, UniqueFd socket) override;
+  Result<api::ResizedMemory> ResizeMemory(uint64_t bytes,
+                                          std::chrono::milliseconds patience) override;
   void EndWaits() override;
   Result<> Pause() override;
   Result<> Resume() override;
@@ -61,6 +64,9 @@ class Assembly final : public api::VirtualMachine {
     std::map<std::string, pci::Place> places_;  // one thread at a time
   };
 
+  // The machine's virtio-mem device, as long as it is there.
+  class MemDeviceSize;
+
   // The answer to a stream's request, for who waits for it.
   class StreamAnswer;
 
@@ -70,6 +76,10 @@ class Assembly final : public api::VirtualMachine {
   Result<hotplug::NewDevice> Make(const std::string& id, api::VsockSpec spec);
   Result<hotplug::NewDevice> Make(const std::string& id, api::BlkSpec spec);
   Result<hotplug::NewDevice> Make(const std::string& id, api::VhostUserFsSpec spec);
+  Result<hotplug::NewDevice> Make(const std::string& id, api::NetSpec spec);
+  Result<hotplug::NewDevice> Make(const std::string& id, api::BalloonSpec spec);
+  Result<hotplug::NewDevice> Make(const std::string& id, api::MemSpec spec);
+  Result<hotplug::NewDevice> Make(const std::string& id, api::ConsoleSpec spec);
   Result<std::shared_ptr<mem::FileWindow>> MakeWindow(const std::string& id, uint64_t size);
 
   Result<> CheckAttach(const api::DeviceSpec& spec);
@@ -93,6 +103,11 @@ class Assembly final : public api::VirtualMachine {
   upcall::Session upcall_;
   MachineBus bus_{*this};
   hotplug::DeviceSet devices_{bus_, upcall_};
+
+  std::timed_mutex resize_mu_;  // held by who resizes memory; before all others
+  uint64_t boot_memory_ = 0;    // set with the machine
+  // Of the console device with the VMM's own port. Set when that is made, before it can be used.
+  std::atomic<uint32_t> upcall_port_{0};
 
   std::mutex listener_mu_;
   std::function<void(api::MachineEvent)> listener_;  // guarded by listener_mu_

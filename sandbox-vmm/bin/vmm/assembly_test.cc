@@ -45,6 +45,7 @@ class AssemblyTest : public testing::Test {
     const loader::testing::TestElf elf;  // of hlt alone
     api::MachineSpec spec;
     spec.memory_bytes = 64 << 20U;
+    spec.hotplug_memory_bytes = 64 << 20U;
     spec.kvm = *Open("/dev/kvm", O_RDWR);
     spec.kernel = *MakeMemfd("kernel", 0);
     ASSERT_TRUE(WriteAll(spec.kernel, elf.Build()).has_value());
@@ -150,6 +151,76 @@ TEST_F(AssemblyTest, WithoutAnAgentNothingComesAfterBoot) {
   const auto disk = Attach("disk", Disk());
   ASSERT_FALSE(disk);
   EXPECT_EQ(disk.error().code(), Code::kFailedPrecondition) << disk.error().message();
+}
+
+api::ConsoleSpec Ports(std::initializer_list<std::string> names) {
+  api::ConsoleSpec spec;
+  for (const std::string& name : names) {
+    spec.ports.push_back({name, UniqueFd()});
+    if (name != "wyvern.upcall") {
+      spec.ports.back().socket = std::move(MakeSocketPair(SOCK_STREAM)->first);
+    }
+  }
+  return spec;
+}
+
+TEST_F(AssemblyTest, EveryKindComesAndGoes) {
+  const size_t fds = OpenFds();
+  EXPECT_TRUE(Attach("balloon", api::BalloonSpec{true, true}));
+  EXPECT_TRUE(Attach("console", Ports({"a", "wyvern.upcall", "b"})));
+  const auto mem = Attach("mem", api::MemSpec{});
+  EXPECT_TRUE(mem) << mem.error().message();
+  const auto other = Attach("other", Ports({"wyvern.upcall"}));
+  ASSERT_FALSE(other);
+  EXPECT_EQ(other.error().code(), Code::kFailedPrecondition) << "there is one such port";
+  api::NetSpec net{.taps = {}, .mac = {2, 0, 0, 0, 0, 1}, .mtu = 1500, .queue_size = 256};
+  net.taps.push_back(*Open("/dev/null", O_RDWR));
+  EXPECT_EQ(Attach("net", std::move(net)).error().code(), Code::kInvalidArgument) << "no tap";
+  for (const char* id : {"balloon", "console", "mem"}) {
+    EXPECT_EQ(Detach(id), Code::kOk) << id;
+  }
+  EXPECT_LE(OpenFds(), fds + 1) << "but for the memory that can be plugged, which is the machine's";
+}
+
+TEST_F(AssemblyTest, WithoutVsockTheAgentIsAskedOverTheConsolePort) {
+  ASSERT_TRUE(Attach("console", Ports({"a", "wyvern.upcall"})));
+  ASSERT_TRUE(assembly_.Boot());
+  // The guest halts at once: the preamble finds nobody.
+  EXPECT_EQ(Attach("disk", Disk()).error().code(), Code::kDeadlineExceeded);
+  EXPECT_EQ(assembly_.Metrics().at("hotplug.rolled_back"), 1U);
+  EXPECT_GE(assembly_.Metrics().at("upcall.streams"), 2U);
+  EXPECT_EQ(Detach("console"), Code::kFailedPrecondition) << "there is no other way";
+}
+
+TEST_F(AssemblyTest, MemoryIsResizedWithinItsBoundsAndTellsHowFarItCame) {
+  const auto resize = [&](uint64_t mib) {
+    return assembly_.ResizeMemory(mib << 20U, std::chrono::milliseconds(200));
+  };
+  EXPECT_EQ(resize(64).error().code(), Code::kFailedPrecondition) << "it does not run";
+  ASSERT_TRUE(Attach("vsock", api::VsockSpec{.guest_cid = 3}));
+  ASSERT_TRUE(Attach("mem", api::MemSpec{}));
+  ASSERT_TRUE(assembly_.Boot());
+  for (const uint64_t mib : {0U, 62U, 130U}) {
+    EXPECT_EQ(resize(mib).error().code(), Code::kInvalidArgument) << mib;
+  }
+  EXPECT_EQ(resize(65).error().code(), Code::kInvalidArgument) << "half a block";
+  // The guest halts at once: its driver plugs nothing.
+  const auto resized = resize(128);
+  ASSERT_TRUE(resized) << resized.error().message();
+  EXPECT_EQ(resized->memory_bytes, 64U << 20U);
+  EXPECT_TRUE(resized->why.starts_with("the guest has plugged 0 of 64 MiB: MemoryOnline: "))
+      << resized->why;
+  EXPECT_EQ(assembly_.Metrics().at("mem.requested_bytes"), 0U) << "it is asked for no more";
+}
+
+TEST_F(AssemblyTest, PausedGuestIsAskedForNothing) {
+  ASSERT_TRUE(Attach("vsock", api::VsockSpec{.guest_cid = 3}));
+  ASSERT_TRUE(Attach("rng", api::RngSpec{}));
+  ASSERT_TRUE(assembly_.Boot());
+  ASSERT_TRUE(assembly_.Pause());
+  EXPECT_EQ(Attach("disk", Disk()).error().code(), Code::kFailedPrecondition);
+  EXPECT_EQ(Detach("rng"), Code::kFailedPrecondition);
+  EXPECT_EQ(Detach("rng", true), Code::kOk);
 }
 
 // Only the VMM itself asks for changes of the machine.
@@ -258,6 +329,38 @@ TEST(WindowFilterTest, ThreadsShowAndHideFilesUnderTheirFilters) {
        {jail::ThreadKind::kWindow, jail::ThreadKind::kWindowVcpu, jail::ThreadKind::kControl}) {
     EXPECT_EQ(InThread(kind, hide), 0);
   }
+}
+
+// What wyvern-vmm does for changes after Boot, in a process that may do no more than wyvern-vmm.
+TEST(ControlFilterTest, ChangesAfterBootPassTheFilter) {
+  if (access("/dev/kvm", R_OK | W_OK) != 0) {
+    GTEST_SKIP() << "no usable /dev/kvm on this host";
+  }
+  const loader::testing::TestElf elf;  // of hlt alone
+  api::MachineSpec spec;
+  spec.memory_bytes = 64 << 20U;
+  spec.hotplug_memory_bytes = 64 << 20U;
+  spec.kvm = *Open("/dev/kvm", O_RDWR);
+  spec.kernel = *MakeMemfd("kernel", 0);
+  ASSERT_TRUE(WriteAll(spec.kernel, elf.Build()).has_value());
+  api::PmemSpec images;
+  images.images.push_back(ReadOnly(*MakeMemfd("image", 4096)));
+  api::BlkSpec disk{.file = *MakeMemfd("disk", 1 << 20U), .read_only = false, .serial = "disk"};
+  const auto changes = [&] {
+    constexpr std::chrono::milliseconds kPatience(100);
+    Assembly assembly;
+    bool good = assembly.Create(std::move(spec)) &&
+                assembly.Attach("console", Ports({"a", "wyvern.upcall"}), kPatience) &&
+                assembly.Attach("mem", api::MemSpec{}, kPatience) &&
+                assembly.Attach("images", std::move(images), kPatience) && assembly.Boot();
+    // The guest halts at once, so these are tried and taken back.
+    good = good && !assembly.Attach("disk", std::move(disk), kPatience) &&
+           assembly.ResizeMemory(128 << 20U, kPatience) &&
+           assembly.Detach({.id = "images", .force = true, .patience = kPatience});
+    assembly.EndWaits();
+    return good;
+  };
+  EXPECT_EQ(InThread(jail::ThreadKind::kControl, changes), 0);
 }
 
 TEST_F(AssemblyTest, MachineThatDidNotBootIsNotRunning) {

@@ -4,12 +4,19 @@
 
 #include <utility>
 
+#include "balloon/balloon_device.h"
 #include "base/log.h"
 #include "blk/blk_device.h"
+#include "console/console_device.h"
+#include "net/kernel_tap.h"
+#include "net/net_device.h"
 #include "pmem/image_layout.h"
 #include "pmem/pmem_device.h"
 #include "rng/rng_device.h"
+#include "upcall/preamble.h"
 #include "vhost_user/frontend.h"
+#include "virtio_mem/chunked_backing.h"
+#include "virtio_mem/mem_device.h"
 #include "vmm/assembly.h"
 #include "vmm/confine.h"
 #include "vsock/vsock_device.h"
@@ -127,6 +134,66 @@ Result<std::shared_ptr<mem::FileWindow>> Assembly::MakeWindow(const std::string&
   WV_TRY(auto window, mem::FileWindow::Create(size));
   windows_.insert(id);
   return window;
+}
+
+Result<hotplug::NewDevice> Assembly::Make(const std::string& id, api::NetSpec spec) {
+  WV_TRY(auto tap, devices::KernelTap::Create(std::move(spec.taps)));
+  WV_TRY(auto device, devices::NetDevice::Create({.worker = WorkerFor(id, jail::ThreadKind::kNet),
+                                                  .tap = std::move(tap),
+                                                  .interface = {.mac = spec.mac, .mtu = spec.mtu},
+                                                  .queue_size = spec.queue_size}));
+  return hotplug::NewDevice{.device = std::move(device)};
+}
+
+Result<hotplug::NewDevice> Assembly::Make(const std::string& id, api::BalloonSpec spec) {
+  WV_TRY(auto device, devices::BalloonDevice::Create({.worker = WorkerFor(id),
+                                                      .deflate_on_oom = spec.deflate_on_oom,
+                                                      .page_reporting = spec.page_reporting}));
+  return hotplug::NewDevice{.device = std::move(device)};
+}
+
+Result<hotplug::NewDevice> Assembly::Make(const std::string& id, api::MemSpec /*spec*/) {
+  const arch::AddressRange window = machine_->hotplug_window();
+  if (window.size == 0) {
+    return Fail(Code::kFailedPrecondition,
+                "the machine was made without memory to plug: hotplug_memory_bytes of Create");
+  }
+  const uint64_t block = devices::MemDevice::BlockSizeFor(window.size);
+  const devices::MemoryRange region{.start = mem::Gpa{window.start}, .size = window.size};
+  WV_TRY(auto slots, machine_->MakeMemorySlots(block));
+  auto backing = std::make_unique<devices::ChunkedBacking>(
+      devices::ChunkLayout{.region = region, .block_size = block, .chunk_size = block},
+      std::move(slots));
+  WV_TRY(auto device,
+         devices::MemDevice::Create({.worker = WorkerFor(id, jail::ThreadKind::kMemory),
+                                     .region = region,
+                                     .block_size = block,
+                                     .backing = std::move(backing)}));
+  return hotplug::NewDevice{.device = std::move(device)};
+}
+
+Result<hotplug::NewDevice> Assembly::Make(const std::string& id, api::ConsoleSpec spec) {
+  devices::ConsoleOptions options{.worker = WorkerFor(id),
+                                  .max_ports = static_cast<uint32_t>(spec.ports.size())};
+  for (const api::ConsolePortSpec& port : spec.ports) {
+    options.ports.push_back({.name = port.name});
+  }
+  WV_TRY(auto device, devices::ConsoleDevice::Create(std::move(options)));
+  for (uint32_t i = 0; i < spec.ports.size(); ++i) {
+    if (spec.ports[i].socket.valid()) {
+      WV_TRY_VOID(device->Attach(
+          i, {.in = std::move(spec.ports[i].socket), .out = UniqueFd(), .in_is_out = true}));
+    } else if (devices_.WithUsable(
+                   [](const DeviceIdentity& other) {
+                     return other.console().port() == upcall::kConsolePortName;
+                   },
+                   [](auto&) { return Result<>(); })) {
+      return Fail(Code::kFailedPrecondition, "the machine has the port wyvern.upcall already");
+    } else {
+      upcall_port_ = i;
+    }
+  }
+  return hotplug::NewDevice{.device = std::move(device)};
 }
 
 }  // namespace wyvern::vmm

@@ -31,6 +31,11 @@ class IdleMachine : public api::VirtualMachine {
 
   Result<> Detach(const api::DetachOptions& /*options*/) override { return {}; }
 
+  Result<api::ResizedMemory> ResizeMemory(uint64_t /*bytes*/,
+                                          std::chrono::milliseconds /*patience*/) override {
+    return api::ResizedMemory{};
+  }
+
   void EndWaits() override {}
 
   Result<> Boot() override { return {}; }
