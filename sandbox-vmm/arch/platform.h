@@ -1,6 +1,6 @@
 // arch/platform.h — what an architecture adds to a machine: interrupt controller, console and power devices, boot protocol, vCPU state.
 // Shape:   each arch/<name>/ implements this header; nothing else in the VMM knows the architecture.
-// Threads: Create, LoadGuest and SetUpVcpu before vCPUs run; the rest from any thread.
+// Threads: Create, LoadGuest and SetUpVcpu before vCPUs run; registers and IsVcpuOff from the vCPU's own; the rest from any thread.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +28,7 @@ struct PlatformConfig {
   const kvm::Vm* vm = nullptr;
   bus::Bus* mmio = nullptr;
   bus::Bus* ports = nullptr;  // x86 only
-  uint32_t vcpus = 1;
+  uint32_t vcpus = 1;         // that the guest may ever have
   AddressPlan plan;
   // vCPU threads; must not block.
   std::function<void(std::span<const std::byte>)> console;
@@ -56,6 +56,9 @@ class Platform {
   virtual Result<> LoadGuest(const mem::GuestMemory& memory, const GuestImage& image) = 0;
   // After LoadGuest; `index` 0 is the boot CPU.
   virtual Result<> SetUpVcpu(const kvm::Vcpu& vcpu, uint32_t index) = 0;
+
+  // The guest has taken it off line, or never started it: it executes nothing until another vCPU starts it.
+  virtual Result<bool> IsVcpuOff(const kvm::Vcpu& vcpu) const = 0;
 
   // KVM's answer when the guest finished a level-triggered interrupt.
   virtual void EndOfInterrupt(uint8_t vector) = 0;

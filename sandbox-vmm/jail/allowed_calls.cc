@@ -121,13 +121,13 @@ std::vector<CallRule> DeviceData() {
   return rules;
 }
 
-// Running, registers for a fault's text, doorbells and interrupt routes that the guest sets up.
+// Running, registers for a fault's text, whether the vCPU is off line, doorbells and interrupt routes that the guest sets up.
 std::vector<CallRule> VcpuIoctls() {
   std::vector<CallRule> rules;
   for (const uint64_t request :
        {uint64_t{KVM_RUN}, uint64_t{KVM_GET_REGS}, uint64_t{KVM_GET_SREGS},
-        uint64_t{KVM_KVMCLOCK_CTRL}, uint64_t{KVM_IRQFD}, uint64_t{KVM_IOEVENTFD},
-        kKvmSetGsiRouting, uint64_t{KVM_SIGNAL_MSI}}) {
+        uint64_t{KVM_GET_MP_STATE}, uint64_t{KVM_KVMCLOCK_CTRL}, uint64_t{KVM_IRQFD},
+        uint64_t{KVM_IOEVENTFD}, kKvmSetGsiRouting, uint64_t{KVM_SIGNAL_MSI}}) {
     rules.push_back(Ioctl(request));
   }
   return rules;

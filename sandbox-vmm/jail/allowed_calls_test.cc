@@ -57,6 +57,7 @@ constexpr auto kEveryThread = std::to_array<std::string_view>({
 });
 
 constexpr auto kVcpuThread = std::to_array<std::string_view>({
+    "ioctl KVM_GET_MP_STATE",
     "ioctl KVM_GET_REGS",
     "ioctl KVM_GET_SREGS",
     "ioctl KVM_IOEVENTFD",
@@ -118,6 +119,7 @@ constexpr auto kRequests = std::to_array<Named>({
     {KVM_CREATE_VM, "KVM_CREATE_VM"},
     {KVM_ENABLE_CAP, "KVM_ENABLE_CAP"},
     {KVM_GET_API_VERSION, "KVM_GET_API_VERSION"},
+    {KVM_GET_MP_STATE, "KVM_GET_MP_STATE"},
     {KVM_GET_REGS, "KVM_GET_REGS"},
     {KVM_GET_SREGS, "KVM_GET_SREGS"},
     {_IOWR(KVMIO, 0x05, uint64_t), "KVM_GET_SUPPORTED_CPUID"},

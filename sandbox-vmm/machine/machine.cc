@@ -52,6 +52,12 @@ Result<std::unique_ptr<Machine>> Machine::Create(MachineConfig config) {
     return Fail(Code::kInvalidArgument,
                 fmt::format("{} vCPUs: must be 1 to {}", config.vcpus, kMaxVcpus));
   }
+  config.max_vcpus = config.max_vcpus == 0 ? config.vcpus : config.max_vcpus;
+  if (config.max_vcpus < config.vcpus || config.max_vcpus > kMaxVcpus) {
+    return Fail(Code::kInvalidArgument,
+                fmt::format("{} vCPUs at most, of which {} run at boot: must be {} to {}",
+                            config.max_vcpus, config.vcpus, config.vcpus, kMaxVcpus));
+  }
   WV_TRY(kvm::Kvm kvm, kvm::Kvm::Create(std::move(config.kvm)));
   WV_TRY(kvm::Vm vm, kvm.CreateVm());
   std::unique_ptr<Machine> machine(new Machine(std::move(config), std::move(kvm), std::move(vm)));
@@ -68,7 +74,7 @@ Result<> Machine::Initialize() {
                         .vm = &vm_,
                         .mmio = &mmio_,
                         .ports = &ports_,
-                        .vcpus = config_.vcpus,
+                        .vcpus = config_.max_vcpus,
                         .plan = plan_,
                         .console = config_.console,
                         .on_request = [this](legacy::GuestRequest r) { OnRequest(r); }}));
@@ -186,14 +192,26 @@ Result<> Machine::Boot() {
     return Fail(Code::kFailedPrecondition, "the machine has already been booted");
   }
   std::vector<kvm::Vcpu> vcpus;
-  for (uint32_t i = 0; i < config_.vcpus; ++i) {
+  for (uint32_t i = 0; i < config_.max_vcpus; ++i) {
     WV_TRY(kvm::Vcpu vcpu, vm_.CreateVcpu(i));
     WV_TRY_VOID(platform_->SetUpVcpu(vcpu, i));
     vcpus.push_back(std::move(vcpu));
   }
   ExitHandler* handler = this;
   vcpus_ = std::make_unique<VcpuThreads>(std::move(vcpus), handler, config_.on_thread_start);
-  return vcpus_->Start();
+  return vcpus_->Start(config_.vcpus);
+}
+
+Result<> Machine::StartVcpu(uint32_t id) {
+  return vcpus_ ? vcpus_->StartOne(id) : Fail(Code::kFailedPrecondition, "not booted yet");
+}
+
+Result<> Machine::StopVcpu(uint32_t id) {
+  return vcpus_ ? vcpus_->StopOne(id) : Fail(Code::kFailedPrecondition, "not booted yet");
+}
+
+std::vector<VcpuThreadId> Machine::vcpu_threads() const {
+  return vcpus_ ? vcpus_->threads() : std::vector<VcpuThreadId>();
 }
 
 void Machine::Pause() {
@@ -259,6 +277,14 @@ bool Machine::OnSystemEvent(uint64_t type) {
 void Machine::OnFault(const kvm::Vcpu& vcpu, const std::string& what) {
   End(EventKind::kFault,
       fmt::format("vCPU {}: {}; {}", vcpu.id(), what, platform_->DescribeRegisters(vcpu)));
+}
+
+bool Machine::IsOff(const kvm::Vcpu& vcpu) {
+  const auto off = platform_->IsVcpuOff(vcpu);
+  if (!off) {
+    WV_WARN_LIMITED("vCPU {}: {}", vcpu.id(), off.error().message());
+  }
+  return off.value_or(false);
 }
 
 void Machine::OnRequest(legacy::GuestRequest request) {

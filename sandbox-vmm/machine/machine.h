@@ -51,8 +51,10 @@ struct Event {
 constexpr uint32_t kMaxVcpus = 32;
 
 struct MachineConfig {
-  UniqueFd kvm;  // an open /dev/kvm
-  uint32_t vcpus = 1;
+  UniqueFd kvm;        // an open /dev/kvm
+  uint32_t vcpus = 1;  // run at boot; the guest must not start others by itself (Linux: maxcpus=)
+  uint32_t max_vcpus =
+      0;  // that it may have: all are in its tables and in KVM from the start; 0: as many as `vcpus`
   uint64_t memory = 256 << 20U;  // bytes, a multiple of 2 MiB
   bool shared_memory = false;    // memfd, for vhost-user back-ends
   uint64_t hotplug_memory = 0;   // bytes that a virtio-mem device may plug, a multiple of 2 MiB
@@ -114,6 +116,13 @@ class Machine : private ExitHandler {
   // a place that is nobody's. `worker`: of the thread that answers. Waits for the host's I/O that is in flight. NOT_FOUND.
   Result<> FailDevice(pci::Place place, const devices::WorkerOptions& worker);
 
+  // After Boot, from any thread: a vCPU's thread starts, before the guest is asked to bring the vCPU on line, and stops when the guest has taken
+  // it off line. As VcpuThreads::StartOne and StopOne; FAILED_PRECONDITION before Boot.
+  Result<> StartVcpu(uint32_t id);
+  Result<> StopVcpu(uint32_t id);
+  // Of the vCPUs that run: for pinning. Empty before Boot.
+  std::vector<VcpuThreadId> vcpu_threads() const;
+
   // Once, also when it fails: the guest does not run then, and does not boot again.
   Result<> Boot();
   // When it returns no vCPU runs. Idempotent.
@@ -154,6 +163,7 @@ class Machine : private ExitHandler {
   void OnEndOfInterrupt(uint8_t vector) override;
   bool OnSystemEvent(uint64_t type) override;
   void OnFault(const kvm::Vcpu& vcpu, const std::string& what) override;
+  bool IsOff(const kvm::Vcpu& vcpu) override;
   void OnRequest(legacy::GuestRequest request);
   void End(EventKind kind, std::string text);
 

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <array>
 #include <chrono>
 #include <condition_variable>
 #include <filesystem>
@@ -685,6 +686,135 @@ TEST_F(MachineTest, WindowOfADeviceFollowsItsBar) {
   machine.reset();
   // Where it is not, the bus answers.
   EXPECT_EQ(console_, "ff\xff\xff");
+}
+
+// A guest with a second CPU that does what is typed: s starts it (INIT and SIPI, as Linux does), i sends INIT only, q resets the machine.
+class SecondCpuTest : public MachineTest {
+ protected:
+  // `ap`: what it executes from 0x8000 on, in real mode.
+  void Boot(std::initializer_list<unsigned> ap) {
+    MachineConfig config = Config({
+        // clang-format off
+        0x66, 0xba, 0xfd, 0x03,                                      // 1: mov dx, 0x3fd
+        0xec, 0xa8, 0x01, 0x74, 0xfb,                                // 2: in al, dx; test al, 1; jz 2b
+        0x66, 0xba, 0xf8, 0x03, 0xec,                                // mov dx, 0x3f8; in al, dx
+        0x3c, 'q', 0x74, 0x24,                                       // cmp al, 'q'; je 3f
+        0xc7, 0x05, 0x10, 0x03, 0xe0, 0xfe, 0x00, 0x00, 0x00, 0x01,  // mov dword [0xfee00310], 1 << 24: to APIC 1
+        0xc7, 0x05, 0x00, 0x03, 0xe0, 0xfe, 0x00, 0x45, 0x00, 0x00,  // mov dword [0xfee00300], 0x4500: INIT
+        0x3c, 's', 0x75, 0xd6,                                       // cmp al, 's'; jne 1b
+        0xc7, 0x05, 0x00, 0x03, 0xe0, 0xfe, 0x08, 0x46, 0x00, 0x00,  // mov dword [0xfee00300], 0x4608: SIPI, 0x8000
+        0xeb, 0xca,                                                  // jmp 1b
+        WV_RESET,                                                    // 3:
+        // clang-format on
+    });
+    config.max_vcpus = 2;
+    machine_ = *Machine::Create(std::move(config));
+    uint64_t at = 0x8000;
+    for (const unsigned byte : ap) {
+      ASSERT_TRUE(machine_->memory()->Write(mem::Gpa{at++}, static_cast<uint8_t>(byte)));
+    }
+    ASSERT_TRUE(machine_->Boot().has_value());
+  }
+
+  void Type(char key) {
+    const auto byte = static_cast<std::byte>(key);
+    ASSERT_TRUE(Eventually([&] { return machine_->ConsoleInput({&byte, 1}) == 1; }));
+  }
+
+  // The second CPU has said so many bytes.
+  bool Said(size_t count) {
+    return Eventually([&] {
+      const std::lock_guard lock(mu_);
+      return console_.size() >= count;
+    });
+  }
+
+  template <typename Condition>
+  static bool Eventually(Condition condition) {
+    for (int i = 0; i < 10000 && !condition(); ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return condition();
+  }
+
+  std::unique_ptr<Machine> machine_;
+};
+
+#define WV_SAY_A 0xba, 0xf8, 0x03, 0xb0, 'A', 0xee  // mov dx, 0x3f8; mov al, 'A'; out dx, al
+
+TEST_F(SecondCpuTest, StartsAndStopsAsTheGuestDoes) {
+  Boot({WV_SAY_A, 0xfa, 0xf4, 0xeb, 0xfd});  // cli; 1: hlt; jmp 1b
+  EXPECT_EQ(machine_->vcpu_threads().size(), 1U);
+  for (size_t round = 1; round <= 10; ++round) {
+    ASSERT_TRUE(machine_->StartVcpu(1).has_value());
+    Type('s');
+    ASSERT_TRUE(Said(round));
+    EXPECT_EQ(machine_->vcpu_threads().size(), 2U);
+    const auto stopped = machine_->StopVcpu(1);
+    ASSERT_TRUE(stopped.has_value()) << stopped.error().message();
+    EXPECT_EQ(machine_->vcpu_threads().size(), 1U);
+  }
+  Type('q');
+  EXPECT_EQ(AwaitEvent().kind, EventKind::kReset);
+  machine_->Stop();
+  EXPECT_EQ(console_, std::string(10, 'A'));
+}
+
+TEST_F(SecondCpuTest, WhatItWasSentWithoutAThreadWaitsForIt) {
+  Boot({WV_SAY_A, 0xfa, 0xf4, 0xeb, 0xfd});
+  Type('s');
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  {
+    const std::lock_guard lock(mu_);
+    EXPECT_TRUE(console_.empty());
+  }
+  ASSERT_TRUE(machine_->StartVcpu(1).has_value());
+  EXPECT_TRUE(Said(1));
+}
+
+TEST_F(SecondCpuTest, OneThatWasNeverStartedOrWaitsForSipiIsOff) {
+  Boot({WV_SAY_A});
+  ASSERT_TRUE(machine_->StartVcpu(1).has_value());
+  EXPECT_TRUE(machine_->StopVcpu(1).has_value());
+  ASSERT_TRUE(machine_->StartVcpu(1).has_value());
+  Type('i');
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  EXPECT_TRUE(machine_->StopVcpu(1).has_value());
+}
+
+// An idle CPU halts, too: with interrupts on.
+TEST_F(SecondCpuTest, OneThatIsIdleOrBusyIsNotOff) {
+  for (const auto& rest : {std::array{0xfbU, 0xf4U, 0xebU, 0xfdU},     // sti; 1: hlt; jmp 1b
+                           std::array{0xfaU, 0x90U, 0xebU, 0xfdU}}) {  // cli; 1: nop; jmp 1b
+    console_.clear();
+    Boot({WV_SAY_A, rest[0], rest[1], rest[2], rest[3]});
+    ASSERT_TRUE(machine_->StartVcpu(1).has_value());
+    Type('s');
+    ASSERT_TRUE(Said(1));
+    const auto refused = machine_->StopVcpu(1);
+    ASSERT_FALSE(refused.has_value());
+    EXPECT_EQ(refused.error().code(), Code::kFailedPrecondition);
+    EXPECT_THAT(refused.error().message(), HasSubstr("vCPU 1 still runs"));
+    EXPECT_EQ(machine_->vcpu_threads().size(), 2U);
+    machine_.reset();
+  }
+}
+
+TEST_F(MachineTest, VcpusAreBoundedAndChangeAfterBootOnly) {
+  MachineConfig few = Config({0xf4});
+  few.vcpus = 4;
+  few.max_vcpus = 2;
+  EXPECT_THAT(CreateError(std::move(few)), HasSubstr("2 vCPUs at most, of which 4 run at boot"));
+  MachineConfig many = Config({0xf4});
+  many.max_vcpus = kMaxVcpus + 1;
+  EXPECT_THAT(CreateError(std::move(many)), HasSubstr("must be 1 to 32"));
+  auto machine = *Machine::Create(Config({0xf4}));
+  EXPECT_EQ(machine->StartVcpu(0).error().code(), Code::kFailedPrecondition);
+  EXPECT_EQ(machine->StopVcpu(0).error().code(), Code::kFailedPrecondition);
+  EXPECT_TRUE(machine->vcpu_threads().empty());
+  ASSERT_TRUE(machine->Boot().has_value());
+  EXPECT_EQ(machine->StartVcpu(1).error().code(), Code::kInvalidArgument);
+  EXPECT_EQ(machine->StopVcpu(0).error().code(), Code::kInvalidArgument);
 }
 
 TEST_F(MachineTest, BootTwiceIsAnError) {

@@ -1,6 +1,7 @@
 #include "machine/vcpu_thread.h"
 
 #include <pthread.h>
+#include <unistd.h>
 #include <csignal>
 
 #include <algorithm>
@@ -20,6 +21,7 @@ namespace {
 // just before such a call begins is lost to it: hence again and again.
 constexpr int kKickSignal = SIGUSR1;
 constexpr std::chrono::milliseconds kKickAgain(10);
+constexpr std::chrono::milliseconds kLookAgain(5);
 
 extern "C" void OnKick(int /*signal*/) {}
 
@@ -55,45 +57,159 @@ VcpuThreads::~VcpuThreads() {
   Stop();
 }
 
-Result<> VcpuThreads::Start() {
+Result<> VcpuThreads::Start(size_t count) {
   WV_TRY_VOID(InstallKickHandler());
-  for (size_t i = 0; i < slots_.size(); ++i) {
-    Slot* slot = slots_[i].get();
-    const std::string name = fmt::format("vcpu{}", i);
-    auto worker =
-        WorkerThread::Start(name, [this, slot, name](const EventFd&) { Body(slot, name); });
-    if (!worker) {
+  for (size_t i = 0; i < count; ++i) {
+    if (auto started = StartOne(static_cast<uint32_t>(i)); !started) {
       Stop();
-      return tl::unexpected(std::move(worker).error());
+      return started;
     }
-    slot->worker = *std::move(worker);
   }
   return {};
 }
 
+Result<> VcpuThreads::CheckId(uint32_t id) const {
+  if (id >= slots_.size()) {
+    return Fail(Code::kInvalidArgument,
+                fmt::format("no vCPU {}: this machine was made with {}", id, slots_.size()));
+  }
+  return {};
+}
+
+Result<> VcpuThreads::StartOne(uint32_t id) {
+  const std::lock_guard control(control_mu_);
+  WV_TRY_VOID(CheckId(id));
+  return StartLocked(slots_[id].get());
+}
+
+Result<> VcpuThreads::StartLocked(Slot* slot) {
+  {
+    const std::lock_guard lock(mu_);
+    if (mode_.load() == Mode::kStop) {
+      return Fail(Code::kFailedPrecondition, "the guest has ended");
+    }
+    if (slot->live) {
+      return {};
+    }
+    slot->live = true;
+    ++live_;
+    if (mode_.load() == Mode::kRun) {
+      slot->vcpu.ClearExitRequest();  // StopOne's
+    }
+  }
+  const std::string name = fmt::format("vcpu{}", slot->vcpu.id());
+  auto worker = WorkerThread::Start(name, [this, slot, name](const EventFd&) { Body(slot, name); });
+  if (!worker) {
+    const std::lock_guard lock(mu_);
+    slot->live = false;
+    --live_;
+    changed_.notify_all();
+    return tl::unexpected(std::move(worker).error());
+  }
+  slot->worker = *std::move(worker);
+  return {};
+}
+
+Result<> VcpuThreads::StopOne(uint32_t id) {
+  const std::lock_guard control(control_mu_);
+  WV_TRY_VOID(CheckId(id));
+  if (id == 0) {
+    return Fail(Code::kInvalidArgument, "vCPU 0 is the boot CPU, which stays on line");
+  }
+  Slot* slot = slots_[id].get();
+  if (LookUntil(slot, std::chrono::steady_clock::now() + kOffPatience) == Look::kOff) {
+    slot->worker.reset();  // joins it
+    return {};
+  }
+  if (mode_.load() == Mode::kStop) {
+    return Fail(Code::kFailedPrecondition, "the guest has ended");
+  }
+  return Fail(Code::kFailedPrecondition,
+              fmt::format("vCPU {} still runs: the guest has not taken it off line", id));
+}
+
+VcpuThreads::Look VcpuThreads::LookUntil(Slot* slot,
+                                         std::chrono::steady_clock::time_point deadline) {
+  std::unique_lock lock(mu_);
+  if (mode_.load() != Mode::kStop && !slot->live) {
+    return Look::kOff;
+  }
+  const auto stopping = [&] { return mode_.load() == Mode::kStop; };
+  const auto late = [&] { return std::chrono::steady_clock::now() >= deadline; };
+  Look seen = Look::kRuns;
+  while (!stopping() && !late()) {
+    slot->seen = Look::kNone;
+    slot->leave.store(true, std::memory_order_release);
+    do {
+      Kick(slot);
+      changed_.notify_all();
+    } while (!changed_.wait_for(lock, kKickAgain, [&] {
+      return stopping() || slot->seen != Look::kNone;
+    }) && !late());
+    seen = slot->seen;
+    if (seen == Look::kOff || mode_.load() == Mode::kPause) {
+      break;
+    }
+    changed_.wait_for(lock, kLookAgain, stopping);
+  }
+  // A thread that was not asked in time, in a device for instance, stays.
+  slot->leave.store(false, std::memory_order_release);
+  if (seen == Look::kOff) {
+    return seen;
+  }
+  if (mode_.load() == Mode::kRun) {
+    slot->vcpu.ClearExitRequest();
+  }
+  return Look::kRuns;
+}
+
 void VcpuThreads::Body(Slot* slot, const std::string& name) {
-  slot->thread.store(::pthread_self());
-  slot->started.store(true, std::memory_order_release);
   UnblockKick();
+  {
+    const std::lock_guard lock(mu_);
+    slot->thread = ::pthread_self();
+    slot->thread_id = ::gettid();
+    changed_.notify_all();
+  }
   if (on_thread_start_) {
     on_thread_start_(name.c_str());
   }
-  for (bool go_on = true; go_on;) {
-    switch (mode_.load(std::memory_order_acquire)) {
-      case Mode::kRun:
-        go_on = RunOnce(slot);
-        break;
-      case Mode::kPause:
-        Park(slot);
-        break;
-      case Mode::kStop:
-        go_on = false;
-        break;
-    }
+  while (Step(slot)) {
   }
   const std::lock_guard lock(mu_);
-  ++ended_;
+  slot->live = false;
+  slot->thread_id = 0;
+  --live_;
   changed_.notify_all();
+}
+
+bool VcpuThreads::Step(Slot* slot) {
+  if (mode_.load(std::memory_order_acquire) == Mode::kStop) {
+    return false;
+  }
+  if (slot->leave.load(std::memory_order_acquire) && Leaves(slot)) {
+    return false;
+  }
+  if (mode_.load(std::memory_order_acquire) == Mode::kPause) {
+    Park(slot);
+    return true;
+  }
+  return RunOnce(slot);
+}
+
+bool VcpuThreads::Leaves(Slot* slot) {
+  const bool off = handler_->IsOff(slot->vcpu);
+  const std::lock_guard lock(mu_);
+  if (!slot->leave.load()) {
+    return false;  // nobody waits for the answer any more
+  }
+  slot->leave.store(false);
+  slot->seen = off ? Look::kOff : Look::kRuns;
+  if (!off && mode_.load() == Mode::kRun) {
+    slot->vcpu.ClearExitRequest();
+  }
+  changed_.notify_all();
+  return off;
 }
 
 bool VcpuThreads::RunOnce(Slot* slot) {
@@ -167,24 +283,31 @@ void VcpuThreads::Park(Slot* slot) {
   }
   ++parked_;
   changed_.notify_all();
-  changed_.wait(lock, [&] { return mode_.load() != Mode::kPause; });
+  changed_.wait(lock, [&] { return mode_.load() != Mode::kPause || slot->leave.load(); });
   --parked_;
   changed_.notify_all();
+  const bool runs = mode_.load() == Mode::kRun;
   lock.unlock();
-  slot->vcpu.TellPaused();
+  if (runs) {
+    slot->vcpu.TellPaused();
+  }
+}
+
+void VcpuThreads::Kick(Slot* slot) {
+  slot->vcpu.RequestExit();
+  if (slot->thread_id != 0) {  // which a thread takes back before it ends
+    (void)::pthread_kill(slot->thread, kKickSignal);
+  }
 }
 
 void VcpuThreads::KickAll() {
   for (const auto& slot : slots_) {
-    slot->vcpu.RequestExit();
-    if (slot->started.load(std::memory_order_acquire)) {
-      // A thread that has ended but is not joined is still a valid target.
-      (void)::pthread_kill(slot->thread.load(), kKickSignal);
-    }
+    Kick(slot.get());
   }
 }
 
 void VcpuThreads::Pause() {
+  const std::lock_guard control(control_mu_);
   std::unique_lock lock(mu_);
   if (mode_.load() != Mode::kRun) {
     return;
@@ -192,12 +315,12 @@ void VcpuThreads::Pause() {
   mode_.store(Mode::kPause, std::memory_order_release);
   do {
     KickAll();
-  } while (!changed_.wait_for(lock, kKickAgain, [&] {
-    return mode_.load() == Mode::kStop || parked_ + ended_ == slots_.size();
-  }));
+  } while (!changed_.wait_for(lock, kKickAgain,
+                              [&] { return mode_.load() == Mode::kStop || parked_ == live_; }));
 }
 
 void VcpuThreads::Resume() {
+  const std::lock_guard control(control_mu_);
   std::unique_lock lock(mu_);
   if (mode_.load() != Mode::kPause) {
     return;
@@ -223,19 +346,31 @@ void VcpuThreads::RequestStop() {
 
 void VcpuThreads::Stop() {
   RequestStop();
-  const auto begun = static_cast<size_t>(
-      std::ranges::count_if(slots_, [](const auto& slot) { return slot->worker != nullptr; }));
+  const std::lock_guard control(control_mu_);
   {
     std::unique_lock lock(mu_);
-    while (!changed_.wait_for(lock, kKickAgain, [&] { return ended_ == begun; })) {
+    while (!changed_.wait_for(lock, kKickAgain, [&] { return live_ == 0; })) {
       KickAll();
     }
   }
   for (const auto& slot : slots_) {
-    if (slot->worker) {
-      slot->worker->Join();
+    slot->worker.reset();
+  }
+}
+
+std::vector<VcpuThreadId> VcpuThreads::threads() const {
+  std::unique_lock lock(mu_);
+  changed_.wait(lock, [&] {
+    return std::ranges::none_of(
+        slots_, [](const auto& slot) { return slot->live && slot->thread_id == 0; });
+  });
+  std::vector<VcpuThreadId> threads;
+  for (const auto& slot : slots_) {
+    if (slot->live) {
+      threads.push_back({.vcpu = slot->vcpu.id(), .thread = slot->thread_id});
     }
   }
+  return threads;
 }
 
 ExitCounts VcpuThreads::exits() const {

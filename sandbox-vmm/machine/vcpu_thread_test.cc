@@ -16,6 +16,7 @@
 #include <thread>
 #include <vector>
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "machine/testing/probe_machine.h"
@@ -29,7 +30,7 @@ class VcpuThreadsTest : public testing::ProbeMachineTest {
  protected:
   void Make(uint32_t count, std::initializer_list<unsigned> code) {
     MakeStopped(count, code);
-    ASSERT_TRUE(threads_->Start().has_value());
+    ASSERT_TRUE(threads_->Start(count).has_value());
   }
 
   void MakeStopped(uint32_t count, std::initializer_list<unsigned> code) {
@@ -40,8 +41,9 @@ class VcpuThreadsTest : public testing::ProbeMachineTest {
     });
   }
 
-  // Start where only `room` more descriptors can be opened; each thread takes one.
-  Result<> StartWithRoomFor(size_t room) {
+  // `start` where only `room` more descriptors can be opened; each thread takes one.
+  template <typename Start>
+  Result<> WithRoomFor(size_t room, Start start) {
     rlimit before{};
     EXPECT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
     const rlimit low{256, before.rlim_max};
@@ -51,9 +53,22 @@ class VcpuThreadsTest : public testing::ProbeMachineTest {
       taken.push_back(*std::move(fd));
     }
     taken.resize(taken.size() - room);
-    auto started = threads_->Start();
+    auto started = start();
     EXPECT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
     return started;
+  }
+
+  std::vector<uint32_t> Running() const {
+    std::vector<uint32_t> ids;
+    for (const VcpuThreadId& each : threads_->threads()) {
+      EXPECT_EQ(::access(fmt::format("/proc/self/task/{}", each.thread).c_str(), F_OK), 0);
+      ids.push_back(each.vcpu);
+    }
+    return ids;
+  }
+
+  static std::string ErrorOf(const Result<>& result) {
+    return result ? "no error" : std::string(result.error().message());
   }
 
   std::mutex mu_;
@@ -101,7 +116,7 @@ TEST_F(VcpuThreadsTest, StartThatFailsHalfWayLeavesNoneRunning) {
   GTEST_SKIP() << "UBSan opens a pipe whenever it meets a new type";
 #endif
   MakeStopped(2, {0xe6, 0x10, 0xeb, 0xfc});
-  ASSERT_FALSE(StartWithRoomFor(1).has_value());
+  ASSERT_FALSE(WithRoomFor(1, [&] { return threads_->Start(2); }).has_value());
   const int before = handler_.ports;
   std::this_thread::sleep_for(milliseconds(5));
   EXPECT_EQ(handler_.ports, before);
@@ -147,6 +162,146 @@ TEST_F(VcpuThreadsTest, CallThatWaitsForAnotherProcessHoldsNeitherPauseNorStopUp
   ASSERT_TRUE(Eventually([&] { return handler_.inside > 0; }));
   ASSERT_TRUE(in_time([&] { threads_->Stop(); }));
   EXPECT_EQ(interrupted, 6);
+}
+
+TEST_F(VcpuThreadsTest, VcpusComeAndGoWhileOthersRun) {
+  MakeStopped(3, {0xe6, 0x10, 0xeb, 0xfc});
+  ASSERT_TRUE(threads_->Start(1).has_value());
+  EXPECT_EQ(Running(), (std::vector<uint32_t>{0}));
+  for (int round = 0; round < 50; ++round) {
+    ASSERT_TRUE(threads_->StartOne(2).has_value());
+    ASSERT_TRUE(threads_->StartOne(2).has_value());  // idempotent
+    EXPECT_EQ(Running(), (std::vector<uint32_t>{0, 2}));
+    handler_.off = 1U << 2U;
+    const auto stopped = threads_->StopOne(2);
+    ASSERT_TRUE(stopped.has_value()) << ErrorOf(stopped);
+    ASSERT_TRUE(threads_->StopOne(2).has_value());  // idempotent
+    EXPECT_EQ(Running(), (std::vector<uint32_t>{0}));
+    handler_.off = 0;
+    const int before = handler_.ports;
+    ASSERT_TRUE(Eventually([&] { return handler_.ports > before + 2; }));
+  }
+  ASSERT_TRUE(threads_->StartOne(1).has_value());
+  threads_->Stop();
+  EXPECT_TRUE(Running().empty());
+  EXPECT_TRUE(handler_.Faults().empty());
+}
+
+TEST_F(VcpuThreadsTest, VcpuThatTheGuestKeepsRunsOn) {
+  Make(2, {0xe6, 0x10, 0xeb, 0xfc});
+  const auto refused = threads_->StopOne(1);
+  ASSERT_FALSE(refused.has_value());
+  EXPECT_EQ(refused.error().code(), Code::kFailedPrecondition);
+  EXPECT_EQ(refused.error().message(), "vCPU 1 still runs: the guest has not taken it off line");
+  EXPECT_GT(handler_.looks, 10);
+  EXPECT_EQ(Running(), (std::vector<uint32_t>{0, 1}));
+  const ExitCounts before = threads_->exits();
+  ASSERT_TRUE(Eventually([&] {
+    return threads_->exits()[static_cast<size_t>(kvm::ExitReason::kPortWrite)] >
+           before[static_cast<size_t>(kvm::ExitReason::kPortWrite)] + 10;
+  }));
+  const int interrupted =
+      static_cast<int>(threads_->exits()[static_cast<size_t>(kvm::ExitReason::kInterrupted)]);
+  std::this_thread::sleep_for(milliseconds(5));
+  EXPECT_LE(threads_->exits()[static_cast<size_t>(kvm::ExitReason::kInterrupted)],
+            static_cast<uint64_t>(interrupted) + 5)
+      << "the request to leave was taken back";
+}
+
+TEST_F(VcpuThreadsTest, VcpuThatIsSlowToGoOffIsWaitedFor) {
+  Make(2, {0xe6, 0x10, 0xeb, 0xfc});
+  auto stopped = std::async(std::launch::async, [&] { return threads_->StopOne(1).has_value(); });
+  ASSERT_TRUE(Eventually([&] { return handler_.looks > 3; }));
+  handler_.off = 1U << 1U;
+  EXPECT_TRUE(stopped.get());
+  EXPECT_EQ(Running(), (std::vector<uint32_t>{0}));
+}
+
+TEST_F(VcpuThreadsTest, BootCpuAndUnknownVcpusAreRefused) {
+  Make(2, {0xe6, 0x10, 0xeb, 0xfc});
+  handler_.off = ~0U;
+  for (const uint32_t id : {2U, 32U, 0xffffffffU}) {
+    EXPECT_EQ(threads_->StartOne(id).error().code(), Code::kInvalidArgument);
+    EXPECT_EQ(threads_->StopOne(id).error().code(), Code::kInvalidArgument);
+  }
+  EXPECT_EQ(threads_->StopOne(0).error().code(), Code::kInvalidArgument);
+  EXPECT_EQ(ErrorOf(threads_->StartOne(7)), "no vCPU 7: this machine was made with 2");
+  EXPECT_EQ(Running(), (std::vector<uint32_t>{0, 1}));
+}
+
+TEST_F(VcpuThreadsTest, VcpusComeAndGoWhilePaused) {
+  MakeStopped(3, {0xe6, 0x10, 0xeb, 0xfc});
+  ASSERT_TRUE(threads_->Start(2).has_value());
+  threads_->Pause();
+  const int before = handler_.ports;
+  ASSERT_TRUE(threads_->StartOne(2).has_value());
+  EXPECT_EQ(Running(), (std::vector<uint32_t>{0, 1, 2}));
+  // The guest stands still: waiting would not help.
+  const auto begun = std::chrono::steady_clock::now();
+  EXPECT_EQ(threads_->StopOne(1).error().code(), Code::kFailedPrecondition);
+  EXPECT_LT(std::chrono::steady_clock::now() - begun, VcpuThreads::kOffPatience / 2);
+  handler_.off = 1U << 1U;
+  ASSERT_TRUE(threads_->StopOne(1).has_value());
+  EXPECT_EQ(Running(), (std::vector<uint32_t>{0, 2}));
+  std::this_thread::sleep_for(milliseconds(5));
+  EXPECT_EQ(handler_.ports, before);
+  threads_->Resume();
+  ASSERT_TRUE(Eventually([&] { return handler_.ports > before; }));
+  threads_->Pause();
+  threads_->Resume();
+}
+
+TEST_F(VcpuThreadsTest, EndOfTheGuestEndsAStopThatWaits) {
+  Make(2, {0xe6, 0x10, 0xeb, 0xfc});
+  auto stopped = std::async(std::launch::async, [&] { return ErrorOf(threads_->StopOne(1)); });
+  ASSERT_TRUE(Eventually([&] { return handler_.looks > 1; }));
+  threads_->RequestStop();
+  EXPECT_EQ(stopped.get(), "the guest has ended");
+  threads_->Stop();
+  EXPECT_EQ(ErrorOf(threads_->StartOne(1)), "the guest has ended");
+  EXPECT_EQ(ErrorOf(threads_->StopOne(1)), "the guest has ended");
+}
+
+// Whoever resizes is another thread than whoever pauses.
+TEST_F(VcpuThreadsTest, PausesAndChangesOfVcpusDoNotMeet) {
+  MakeStopped(4, {0xe6, 0x10, 0xeb, 0xfc});
+  ASSERT_TRUE(threads_->Start(1).has_value());
+  handler_.off = ~1U;
+  auto resizes = std::async(std::launch::async, [&] {
+    for (int round = 0; round < 30; ++round) {
+      for (const uint32_t id : {1U, 2U, 3U}) {
+        EXPECT_TRUE(threads_->StartOne(id).has_value());
+      }
+      for (const uint32_t id : {3U, 1U, 2U}) {
+        EXPECT_TRUE(threads_->StopOne(id).has_value());
+      }
+    }
+  });
+  for (int round = 0; round < 30; ++round) {
+    threads_->Pause();
+    const int before = handler_.ports;
+    EXPECT_EQ(handler_.inside, 0);
+    std::this_thread::sleep_for(milliseconds(1));
+    EXPECT_EQ(handler_.ports, before);
+    threads_->Resume();
+  }
+  resizes.get();
+  EXPECT_EQ(Running(), (std::vector<uint32_t>{0}));
+}
+
+TEST_F(VcpuThreadsTest, ThreadThatCannotBeMadeLeavesTheOthersRunning) {
+#ifdef WV_SANITIZED
+  GTEST_SKIP() << "UBSan opens a pipe whenever it meets a new type";
+#endif
+  MakeStopped(2, {0xe6, 0x10, 0xeb, 0xfc});
+  ASSERT_TRUE(threads_->Start(1).has_value());
+  ASSERT_TRUE(Eventually([&] { return handler_.ports > 1; }));
+  EXPECT_FALSE(WithRoomFor(0, [&] { return threads_->StartOne(1); }).has_value());
+  EXPECT_EQ(Running(), (std::vector<uint32_t>{0}));
+  threads_->Pause();
+  threads_->Resume();
+  ASSERT_TRUE(threads_->StartOne(1).has_value());
+  EXPECT_EQ(Running(), (std::vector<uint32_t>{0, 1}));
 }
 
 TEST_F(VcpuThreadsTest, HookSeesEveryThreadByName) {

@@ -41,7 +41,7 @@ class WindowSlotTest : public testing::ProbeMachineTest {
 
   void Run() {
     MakeThreads(1);
-    ASSERT_TRUE(threads_->Start().has_value());
+    ASSERT_TRUE(threads_->Start(1).has_value());
   }
 
   bool Sees(char byte) {

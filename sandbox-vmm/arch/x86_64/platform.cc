@@ -44,6 +44,8 @@ class X86Platform : public Platform {
   Result<> LoadGuest(const mem::GuestMemory& memory, const GuestImage& image) override;
   Result<> SetUpVcpu(const kvm::Vcpu& vcpu, uint32_t index) override;
 
+  Result<bool> IsVcpuOff(const kvm::Vcpu& vcpu) const override { return IsOff(vcpu); }
+
   void EndOfInterrupt(uint8_t vector) override { io_apic_->EndOfInterrupt(vector); }
 
   size_t ConsoleInput(std::span<const std::byte> bytes) override { return serial_->Receive(bytes); }

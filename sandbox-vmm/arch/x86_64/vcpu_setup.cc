@@ -23,6 +23,7 @@ constexpr uint32_t kMsrMtrrDefType = 0x2ff;
 constexpr uint64_t kMtrrEnabledWriteBack = 1U << 11U | 6U;
 
 constexpr uint64_t kCr0ProtectedMode = 1;
+constexpr uint64_t kRflagsInterrupts = 1U << 9U;
 
 kvm_segment FlatSegment(uint8_t type, uint16_t selector) {
   kvm_segment segment{};
@@ -99,6 +100,18 @@ Result<> SetPvhEntry(const kvm::Vcpu& vcpu, uint32_t entry, uint32_t start_info)
   regs.rbx = start_info;
   regs.rflags = 2;  // bit 1 is always set
   return vcpu.Set(KVM_SET_REGS, regs, "ioctl(KVM_SET_REGS)");
+}
+
+Result<bool> IsOff(const kvm::Vcpu& vcpu) {
+  kvm_mp_state state{};
+  WV_TRY_VOID(vcpu.Get(KVM_GET_MP_STATE, &state, "ioctl(KVM_GET_MP_STATE)"));
+  if (state.mp_state != KVM_MP_STATE_HALTED) {
+    return state.mp_state == KVM_MP_STATE_UNINITIALIZED ||
+           state.mp_state == KVM_MP_STATE_INIT_RECEIVED;
+  }
+  kvm_regs regs{};
+  WV_TRY_VOID(vcpu.Get(KVM_GET_REGS, &regs, "ioctl(KVM_GET_REGS)"));
+  return (regs.rflags & kRflagsInterrupts) == 0;
 }
 
 std::string DescribeRegisters(const kvm::Vcpu& vcpu) {

@@ -24,6 +24,10 @@ Result<> SetUpCpu(const kvm::Vcpu& vcpu, std::span<const kvm_cpuid_entry2> suppo
 // The boot CPU only; the others wait for INIT and SIPI.
 Result<> SetPvhEntry(const kvm::Vcpu& vcpu, uint32_t entry, uint32_t start_info);
 
+// It has had no INIT and SIPI since it was made or reset, or it has halted with interrupts off, as Linux leaves a CPU that it takes off line
+// (arch/x86/kernel/smpboot.c, hlt_play_dead). An INIT or SIPI that is pending is taken first.
+Result<bool> IsOff(const kvm::Vcpu& vcpu);
+
 // "rip=… rsp=… cr0=…", or why it cannot be had.
 std::string DescribeRegisters(const kvm::Vcpu& vcpu);
 

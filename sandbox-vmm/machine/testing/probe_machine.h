@@ -43,6 +43,11 @@ class RecordingHandler final : public ExitHandler {
     faults_.push_back(what);
   }
 
+  bool IsOff(const kvm::Vcpu& vcpu) override {
+    looks.fetch_add(1);
+    return (off.load() >> vcpu.id() & 1U) != 0;
+  }
+
   std::vector<std::string> Faults() const {
     const std::lock_guard lock(mu_);
     return faults_;
@@ -54,6 +59,8 @@ class RecordingHandler final : public ExitHandler {
   std::atomic<int> last_byte{0};  // that went out
   std::atomic<int> ports{0};
   std::atomic<int> mmio{0};
+  std::atomic<uint32_t> off{0};  // a bit for each vCPU that is off line
+  std::atomic<int> looks{0};
 
  private:
   mutable std::mutex mu_;
