@@ -156,7 +156,12 @@ Result<MachineSpec> ParseCreate(const vmm::v1::CreateRequest& request, DonationS
     return Fail(Code::kInvalidArgument,
                 "hotplug_memory_bytes must be a multiple of 2 MiB, at most 1 TiB");
   }
+  if (request.max_vcpus() != 0 &&
+      (request.max_vcpus() < request.vcpus() || request.max_vcpus() > kMaxPlannedVcpus)) {
+    return Fail(Code::kInvalidArgument, "max_vcpus must be 0, or from vcpus to 32");
+  }
   MachineSpec spec;
+  spec.max_vcpus = request.max_vcpus();
   spec.hotplug_memory_bytes = request.hotplug_memory_bytes();
   spec.vcpus = request.vcpus();
   spec.memory_bytes = request.memory_bytes();

@@ -9,7 +9,8 @@
 
 namespace wyvern::api {
 
-inline constexpr uint32_t kMaxVcpus = 8;
+inline constexpr uint32_t kMaxVcpus = 8;          // at boot
+inline constexpr uint32_t kMaxPlannedVcpus = 32;  // machine::kMaxVcpus
 inline constexpr uint64_t kMemoryGranule = 2ULL << 20U;
 inline constexpr uint64_t kMinMemory = 32ULL << 20U;
 inline constexpr uint64_t kMaxMemory = 1ULL << 40U;

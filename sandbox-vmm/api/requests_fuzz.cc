@@ -56,6 +56,8 @@ bool IsFine(const CreateRequest& request, const Donated& donated) {
          request.cmdline().size() <= kMaxCmdline && Printable(request.cmdline()) &&
          request.hotplug_memory_bytes() <= kMiB * kMiB &&
          request.hotplug_memory_bytes() % (2 * kMiB) == 0 &&
+         (request.max_vcpus() == 0 ||
+          (request.max_vcpus() >= request.vcpus() && request.max_vcpus() <= 32)) &&
          Has(donated, DonationKind::kKvm, request.kvm_fd()) &&
          Has(donated, DonationKind::kKernel, request.kernel_fd()) &&
          HasOrNone(donated, DonationKind::kInitrd, request.initrd_fd()) &&
@@ -192,6 +194,12 @@ class CheckedMachine final : public VirtualMachine {
     ++calls;
     WV_CHECK(patience > std::chrono::milliseconds(0) && patience <= kMaxPatience);
     return Fails<ResizedMemory>(ResizedMemory{bytes, 0, ""});
+  }
+
+  Result<ResizedVcpus> ResizeVcpus(uint32_t vcpus,
+                                   std::chrono::milliseconds /*patience*/) override {
+    ++calls;
+    return Fails<ResizedVcpus>(ResizedVcpus{vcpus, ""});
   }
 
   void EndWaits() override {}

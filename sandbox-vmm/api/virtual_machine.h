@@ -28,6 +28,7 @@ struct MachineSpec {
   std::string cmdline;
   UniqueFd console;  // a console ring; invalid: output is dropped
   uint64_t hotplug_memory_bytes = 0;
+  uint32_t max_vcpus = 0;  // 0: as many as `vcpus`
 };
 
 inline constexpr size_t kMaxImages = 16;  // of a pmem device
@@ -109,6 +110,11 @@ struct DetachOptions {
   std::chrono::milliseconds patience{};
 };
 
+struct ResizedVcpus {
+  uint32_t vcpus = 0;  // that run
+  std::string why;     // not as asked; empty: as asked
+};
+
 struct ResizedMemory {
   uint64_t memory_bytes = 0;  // in all
   uint64_t online_bytes = 0;  // of what is plugged, as the guest says
@@ -129,7 +135,8 @@ class VirtualMachine {
   virtual Result<> Boot() = 0;
   // Blocks until the guest accepts (OK) or refuses (UNAVAILABLE); at most 10 s. PERMISSION_DENIED: the VMM's own port.
   virtual Result<> ConnectVsock(uint32_t port, UniqueFd socket) = 0;
-  // Waits for the guest, `patience` long. How far it came is no error.
+  // Both wait for the guest, `patience` long. How far it came is no error.
+  virtual Result<ResizedVcpus> ResizeVcpus(uint32_t vcpus, std::chrono::milliseconds patience) = 0;
   virtual Result<ResizedMemory> ResizeMemory(uint64_t bytes,
                                              std::chrono::milliseconds patience) = 0;
   // Before the end: calls that wait for the guest fail with UNAVAILABLE, these and later ones.

@@ -52,6 +52,11 @@ class FakeMachine : public VirtualMachine {
     return ResizedMemory{bytes - (2 << 20U), 4 << 20U, "the guest keeps some"};
   }
 
+  Result<ResizedVcpus> ResizeVcpus(uint32_t vcpus, std::chrono::milliseconds patience) override {
+    patience_ = patience;
+    return ResizedVcpus{vcpus - 1, "one is busy"};
+  }
+
   void EndWaits() override { ended_ = true; }
 
   Result<> Boot() override {
@@ -210,6 +215,26 @@ TEST_F(VmmServerTest, AttachAndDetachTellTheMachineAndTheAnswer) {
   EXPECT_EQ(detach("elsewhere", 0), grpc::StatusCode::NOT_FOUND);
   EXPECT_EQ(detach("", 0), grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_EQ(detach("here", 600'001), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(VmmServerTest, ResizeVcpusTellsHowManyRun) {
+  grpc::ClientContext context;
+  vmm::v1::ResizeVcpusRequest request;
+  request.set_vcpus(4);
+  request.set_deadline_ms(7);
+  vmm::v1::ResizeVcpusResponse response;
+  ASSERT_TRUE(stub_->ResizeVcpus(&context, request, &response).ok());
+  EXPECT_EQ(machine_.patience_, std::chrono::milliseconds(7));
+  EXPECT_EQ(response.vcpus(), 3U);
+  EXPECT_EQ(response.why(), "one is busy");
+  vmm::v1::CreateRequest create = GoodCreate();
+  for (const uint32_t max : {1U, 33U}) {
+    create.set_max_vcpus(max);
+    EXPECT_EQ(Create(create).error_code(), grpc::StatusCode::INVALID_ARGUMENT) << max;
+  }
+  create.set_max_vcpus(32);
+  EXPECT_TRUE(Create(create).ok());
+  EXPECT_EQ(machine_.created_.max_vcpus, 32U);
 }
 
 TEST_F(VmmServerTest, ResizeMemoryTellsHowFarTheGuestCame) {

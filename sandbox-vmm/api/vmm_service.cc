@@ -102,6 +102,22 @@ grpc::Status VmmService::ConnectVsock(grpc::ServerContext* /*context*/,
   return ToStatus(machine_.ConnectVsock(request->port(), *std::move(socket)));
 }
 
+grpc::Status VmmService::ResizeVcpus(grpc::ServerContext* /*context*/,
+                                     const vmm::v1::ResizeVcpusRequest* request,
+                                     vmm::v1::ResizeVcpusResponse* response) {
+  const auto patience = ParsePatience(request->deadline_ms());
+  if (!patience) {
+    return ToStatus(patience.error());
+  }
+  const auto resized = machine_.ResizeVcpus(request->vcpus(), *patience);
+  if (!resized) {
+    return ToStatus(resized.error());
+  }
+  response->set_vcpus(resized->vcpus);
+  response->set_why(resized->why);
+  return grpc::Status::OK;
+}
+
 grpc::Status VmmService::ResizeMemory(grpc::ServerContext* /*context*/,
                                       const vmm::v1::ResizeMemoryRequest* request,
                                       vmm::v1::ResizeMemoryResponse* response) {

@@ -41,6 +41,8 @@ class VmmService final : public vmm::v1::Vmm::Service {
   grpc::Status ConnectVsock(grpc::ServerContext* context,
                             const vmm::v1::ConnectVsockRequest* request,
                             vmm::v1::Empty* response) override;
+  grpc::Status ResizeVcpus(grpc::ServerContext* context, const vmm::v1::ResizeVcpusRequest* request,
+                           vmm::v1::ResizeVcpusResponse* response) override;
   grpc::Status ResizeMemory(grpc::ServerContext* context,
                             const vmm::v1::ResizeMemoryRequest* request,
                             vmm::v1::ResizeMemoryResponse* response) override;

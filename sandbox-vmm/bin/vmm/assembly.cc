@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <optional>
@@ -153,6 +154,7 @@ Result<> Assembly::Create(api::MachineSpec spec) {
   machine::MachineConfig config;
   config.kvm = std::move(spec.kvm);
   config.vcpus = spec.vcpus;
+  config.max_vcpus = spec.max_vcpus;
   config.memory = spec.memory_bytes;
   config.shared_memory = spec.shared_memory;
   config.hotplug_memory = spec.hotplug_memory_bytes;
@@ -167,6 +169,8 @@ Result<> Assembly::Create(api::MachineSpec spec) {
   config.on_thread_start = [this](const char* /*name*/) { Confine(vcpu_kind_); };
   boot_memory_ = spec.memory_bytes;
   WV_TRY(machine_, machine::Machine::Create(std::move(config)));
+  vcpus_ = std::make_unique<hotplug::VcpuSet>(vcpu_threads_, upcall_, spec.vcpus,
+                                              std::max(spec.vcpus, spec.max_vcpus));
   return {};
 }
 
@@ -364,6 +368,22 @@ Result<upcall::ChannelKind> Assembly::OpenUpcall(UniqueFd socket,
   return upcall::ChannelKind::kConsole;
 }
 
+Result<api::ResizedVcpus> Assembly::ResizeVcpus(uint32_t vcpus,
+                                                std::chrono::milliseconds patience) {
+  const upcall::Time deadline = upcall::Clock::now() + patience;
+  {
+    const std::lock_guard lock(mu_);
+    if (!booted_ || paused_) {
+      return Fail(Code::kFailedPrecondition, "the machine does not run");
+    }
+  }
+  if (!HasUpcall()) {
+    return Fail(Code::kFailedPrecondition, kNoUpcall);
+  }
+  WV_TRY(auto reached, vcpus_->Resize(vcpus, deadline));
+  return api::ResizedVcpus{.vcpus = reached.vcpus, .why = std::move(reached.why)};
+}
+
 class Assembly::MemDeviceSize final : public hotplug::PluggableMemory {
  public:
   MemDeviceSize(const hotplug::DeviceSet& devices, arch::AddressRange region)
@@ -470,6 +490,7 @@ std::map<std::string, uint64_t> Assembly::Metrics() {
       metrics[std::string("exits.") + kvm::ExitReasonName(static_cast<kvm::ExitReason>(i))] =
           counters.exits.at(i);
     }
+    metrics["vcpus.running"] = vcpus_->running();
     metrics["pmem.dropped_writes"] = counters.read_only_writes;
   }
   metrics.merge(upcall_.counters());

@@ -15,6 +15,7 @@
 #include "api/virtual_machine.h"
 #include "blk/uring_engine.h"
 #include "hotplug/device_set.h"
+#include "hotplug/vcpu_set.h"
 #include "jail/filter.h"
 #include "machine/machine.h"
 #include "mem/file_window.h"
@@ -38,6 +39,8 @@ class Assembly final : public api::VirtualMachine {
   Result<> Detach(const api::DetachOptions& options) override;
   Result<> Boot() override;
   Result<> ConnectVsock(uint32_t port, UniqueFd socket) override;
+  Result<api::ResizedVcpus> ResizeVcpus(uint32_t vcpus,
+                                        std::chrono::milliseconds patience) override;
   Result<api::ResizedMemory> ResizeMemory(uint64_t bytes,
                                           std::chrono::milliseconds patience) override;
   void EndWaits() override;
@@ -66,6 +69,18 @@ class Assembly final : public api::VirtualMachine {
 
   // The machine's virtio-mem device, as long as it is there.
   class MemDeviceSize;
+
+  class MachineVcpus final : public hotplug::VcpuThreadSwitch {
+   public:
+    explicit MachineVcpus(Assembly& owner) : owner_(owner) {}
+
+    Result<> Start(uint32_t id) override { return owner_.machine_->StartVcpu(id); }
+
+    Result<> Stop(uint32_t id) override { return owner_.machine_->StopVcpu(id); }
+
+   private:
+    Assembly& owner_;
+  };
 
   // The answer to a stream's request, for who waits for it.
   class StreamAnswer;
@@ -104,8 +119,10 @@ class Assembly final : public api::VirtualMachine {
   MachineBus bus_{*this};
   hotplug::DeviceSet devices_{bus_, upcall_};
 
-  std::timed_mutex resize_mu_;  // held by who resizes memory; before all others
-  uint64_t boot_memory_ = 0;    // set with the machine
+  MachineVcpus vcpu_threads_{*this};
+  std::unique_ptr<hotplug::VcpuSet> vcpus_;  // set with the machine
+  std::timed_mutex resize_mu_;               // held by who resizes memory; before all others
+  uint64_t boot_memory_ = 0;                 // set with the machine
   // Of the console device with the VMM's own port. Set when that is made, before it can be used.
   std::atomic<uint32_t> upcall_port_{0};
 

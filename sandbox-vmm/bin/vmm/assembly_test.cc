@@ -50,6 +50,7 @@ class AssemblyTest : public testing::Test {
     spec.kernel = *MakeMemfd("kernel", 0);
     ASSERT_TRUE(WriteAll(spec.kernel, elf.Build()).has_value());
     spec.vcpus = kVcpus;
+    spec.max_vcpus = kVcpus + 2;
     const auto created = assembly_.Create(std::move(spec));
     ASSERT_TRUE(created.has_value()) << created.error().message();
   }
@@ -211,6 +212,23 @@ TEST_F(AssemblyTest, MemoryIsResizedWithinItsBoundsAndTellsHowFarItCame) {
   EXPECT_TRUE(resized->why.starts_with("the guest has plugged 0 of 64 MiB: MemoryOnline: "))
       << resized->why;
   EXPECT_EQ(assembly_.Metrics().at("mem.requested_bytes"), 0U) << "it is asked for no more";
+}
+
+TEST_F(AssemblyTest, VcpusThatTheGuestDoesNotTakeStopAgain) {
+  const auto resize = [&](uint32_t vcpus) {
+    return assembly_.ResizeVcpus(vcpus, std::chrono::milliseconds(200));
+  };
+  EXPECT_EQ(resize(3).error().code(), Code::kFailedPrecondition) << "it does not run";
+  ASSERT_TRUE(Attach("vsock", api::VsockSpec{.guest_cid = 3}));
+  ASSERT_TRUE(assembly_.Boot());
+  for (const uint32_t vcpus : {0U, kVcpus + 3, UINT32_MAX}) {
+    EXPECT_EQ(resize(vcpus).error().code(), Code::kInvalidArgument) << vcpus;
+  }
+  EXPECT_EQ(resize(kVcpus)->vcpus, kVcpus) << "nothing to ask for";
+  for (int round = 0; round < 2; ++round) {
+    EXPECT_EQ(resize(kVcpus + 2).error().code(), Code::kDeadlineExceeded);
+    EXPECT_EQ(assembly_.Metrics().at("vcpus.running"), kVcpus);
+  }
 }
 
 TEST_F(AssemblyTest, PausedGuestIsAskedForNothing) {

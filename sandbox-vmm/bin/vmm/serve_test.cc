@@ -36,6 +36,11 @@ class IdleMachine : public api::VirtualMachine {
     return api::ResizedMemory{};
   }
 
+  Result<api::ResizedVcpus> ResizeVcpus(uint32_t /*vcpus*/,
+                                        std::chrono::milliseconds /*patience*/) override {
+    return api::ResizedVcpus{};
+  }
+
   void EndWaits() override {}
 
   Result<> Boot() override { return {}; }
