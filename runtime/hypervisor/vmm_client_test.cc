@@ -34,6 +34,16 @@ class RecordingMachine : public api::VirtualMachine {
 
   Result<> Detach(const api::DetachOptions& /*options*/) override { return {}; }
 
+  Result<api::ResizedVcpus> ResizeVcpus(uint32_t /*vcpus*/,
+                                        std::chrono::milliseconds /*patience*/) override {
+    return api::ResizedVcpus{};
+  }
+
+  Result<api::ResizedMemory> ResizeMemory(uint64_t /*bytes*/,
+                                          std::chrono::milliseconds /*patience*/) override {
+    return api::ResizedMemory{};
+  }
+
   void EndWaits() override {}
 
   Result<> Boot() override {
