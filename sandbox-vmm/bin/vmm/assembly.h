@@ -99,7 +99,8 @@ class Assembly final : public api::VirtualMachine {
 
   Result<> CheckAttach(const api::DeviceSpec& spec);
   Result<upcall::ChannelKind> OpenUpcall(UniqueFd socket, std::function<void(Result<>)> connected);
-  bool HasUpcall() const;
+  // FAILED_PRECONDITION: there is no way to the guest's agent.
+  Result<> CheckUpcall() const;
   void OnMachineEvent(const machine::Event& event);
   void Publish(api::MachineEvent event);
 

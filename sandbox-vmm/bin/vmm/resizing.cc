@@ -1,0 +1,101 @@
+// How many vCPUs run and how much memory there is, while the guest runs.
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "hotplug/memory_size.h"
+#include "virtio_mem/mem_device.h"
+#include "vmm/assembly.h"
+
+namespace wyvern::vmm {
+
+namespace {
+
+using agent::v1::DeviceIdentity;
+
+bool IsMem(const DeviceIdentity& identity) {
+  return identity.has_mem();
+}
+
+}  // namespace
+
+Result<api::ResizedVcpus> Assembly::ResizeVcpus(uint32_t vcpus,
+                                                std::chrono::milliseconds patience) {
+  const upcall::Time deadline = upcall::Clock::now() + patience;
+  {
+    const std::lock_guard lock(mu_);
+    if (!booted_ || paused_) {
+      return Fail(Code::kFailedPrecondition, "the machine does not run");
+    }
+  }
+  WV_TRY_VOID(CheckUpcall());
+  WV_TRY(auto reached, vcpus_->Resize(vcpus, deadline));
+  return api::ResizedVcpus{.vcpus = reached.vcpus, .why = std::move(reached.why)};
+}
+
+class Assembly::MemDeviceSize final : public hotplug::PluggableMemory {
+ public:
+  MemDeviceSize(const hotplug::DeviceSet& devices, arch::AddressRange region)
+      : devices_(devices), region_(region) {}
+
+  uint64_t start() const override { return region_.start; }
+
+  uint64_t size() const override { return region_.size; }
+
+  Result<uint64_t> plugged() const override {
+    uint64_t bytes = 0;
+    WV_TRY_VOID(With([&bytes](devices::MemDevice& device) -> Result<> {
+      bytes = device.plugged_size();
+      return {};
+    }));
+    return bytes;
+  }
+
+  Result<> Request(uint64_t bytes) override {
+    return With([bytes](devices::MemDevice& device) { return device.SetRequestedSize(bytes); });
+  }
+
+ private:
+  Result<> With(const std::function<Result<>(devices::MemDevice&)>& act) const {
+    auto done = devices_.WithUsable(IsMem, [&act](virtio::VirtioDevice& device) {
+      return act(static_cast<devices::MemDevice&>(device));
+    });
+    if (!done && done.error().code() == Code::kNotFound) {
+      return Fail(Code::kFailedPrecondition,
+                  "the machine has no device of the kind mem: attach one");
+    }
+    return done;
+  }
+
+  const hotplug::DeviceSet& devices_;
+  const arch::AddressRange region_;
+};
+
+Result<api::ResizedMemory> Assembly::ResizeMemory(uint64_t bytes,
+                                                  std::chrono::milliseconds patience) {
+  const upcall::Time deadline = upcall::Clock::now() + patience;
+  arch::AddressRange region;
+  {
+    const std::lock_guard lock(mu_);
+    if (!booted_ || paused_) {
+      return Fail(Code::kFailedPrecondition, "the machine does not run");
+    }
+    region = machine_->hotplug_window();
+  }
+  if (bytes < boot_memory_ || bytes - boot_memory_ > region.size) {
+    return Fail(Code::kInvalidArgument,
+                fmt::format("memory_bytes must be {} MiB, which the machine boots with, to {} MiB",
+                            boot_memory_ >> 20U, (boot_memory_ + region.size) >> 20U));
+  }
+  const std::unique_lock resize(resize_mu_, deadline);
+  if (!resize.owns_lock()) {
+    return Fail(Code::kDeadlineExceeded, "another change of the memory is under way");
+  }
+  MemDeviceSize memory(devices_, region);
+  WV_TRY(auto reached, hotplug::ResizeMemory(memory, upcall_, bytes - boot_memory_, deadline));
+  return api::ResizedMemory{.memory_bytes = boot_memory_ + reached.plugged,
+                            .online_bytes = reached.online,
+                            .why = std::move(reached.why)};
+}
+
+}  // namespace wyvern::vmm
