@@ -123,8 +123,8 @@ Result<> DeviceSet::MakeAndAdd(Entry& entry, const Make& make) {
 }
 
 Result<> DeviceSet::Settle(Time deadline) {
-  const std::unique_lock settle(settle_mu_, deadline);
-  if (!settle.owns_lock()) {
+  const Turn::Taken turn(settle_, deadline);
+  if (!turn) {
     return Fail(Code::kDeadlineExceeded,
                 "another change waits for the guest to let go of devices that are gone");
   }

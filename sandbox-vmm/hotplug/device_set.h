@@ -6,7 +6,7 @@
 // Errors:  those of the maker, of the bus, and of upcall/session.h; ALREADY_EXISTS, NOT_FOUND: the id. After an error of Attach, or of
 //          Detach, the set is what it was.
 // Threads: any. A call that waits for the guest holds no lock that another needs: others attach and detach meanwhile. Makers and the bus are
-//          called by one thread at a time. Lock order: settle_mu_, plug_mu_, mu_.
+//          called by one thread at a time. Order: settle_, plug_mu_, mu_.
 #pragma once
 
 #include <condition_variable>
@@ -20,6 +20,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "hotplug/turn.h"
 #include "mem/file_window.h"
 #include "proto/upcall.pb.h"
 #include "upcall/session.h"
@@ -123,7 +124,7 @@ class DeviceSet {
 
   Bus& bus_;
   upcall::Session& upcall_;
-  std::timed_mutex settle_mu_;
+  Turn settle_;
   std::mutex plug_mu_;
   bool guest_runs_ = false;  // written with plug_mu_ and mu_ held
 

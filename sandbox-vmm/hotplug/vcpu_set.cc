@@ -41,8 +41,8 @@ Result<VcpusReached> VcpuSet::Resize(uint32_t vcpus, upcall::Time deadline) {
         Code::kInvalidArgument,
         fmt::format("{} vCPUs: must be 1 to {}, which the machine was made with", vcpus, all_));
   }
-  const std::unique_lock lock(mu_, deadline);
-  if (!lock.owns_lock()) {
+  const Turn::Taken turn(turn_, deadline);
+  if (!turn) {
     return Fail(Code::kDeadlineExceeded, "another change of the vCPUs is under way");
   }
   std::string why;

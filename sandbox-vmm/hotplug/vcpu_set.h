@@ -8,12 +8,12 @@
 
 #include <atomic>
 #include <cstdint>
-#include <mutex>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
+#include "hotplug/turn.h"
 #include "upcall/session.h"
 
 namespace wyvern::hotplug {
@@ -51,8 +51,8 @@ class VcpuSet {
   VcpuThreadSwitch& threads_;
   upcall::Session& upcall_;
   const uint32_t all_;
-  std::timed_mutex mu_;
-  std::set<uint32_t> running_;  // guarded by mu_
+  Turn turn_;
+  std::set<uint32_t> running_;  // of who has the turn
   std::atomic<uint32_t> count_{0};
 };
 

@@ -15,6 +15,7 @@
 #include "api/virtual_machine.h"
 #include "blk/uring_engine.h"
 #include "hotplug/device_set.h"
+#include "hotplug/turn.h"
 #include "hotplug/vcpu_set.h"
 #include "jail/filter.h"
 #include "machine/machine.h"
@@ -122,7 +123,7 @@ class Assembly final : public api::VirtualMachine {
 
   MachineVcpus vcpu_threads_{*this};
   std::unique_ptr<hotplug::VcpuSet> vcpus_;  // set with the machine
-  std::timed_mutex resize_mu_;               // held by who resizes memory; before all others
+  hotplug::Turn resize_;                     // held by who resizes memory; before all others
   uint64_t boot_memory_ = 0;                 // set with the machine
   // Of the console device with the VMM's own port. Set when that is made, before it can be used.
   std::atomic<uint32_t> upcall_port_{0};

@@ -87,8 +87,8 @@ Result<api::ResizedMemory> Assembly::ResizeMemory(uint64_t bytes,
                 fmt::format("memory_bytes must be {} MiB, which the machine boots with, to {} MiB",
                             boot_memory_ >> 20U, (boot_memory_ + region.size) >> 20U));
   }
-  const std::unique_lock resize(resize_mu_, deadline);
-  if (!resize.owns_lock()) {
+  const hotplug::Turn::Taken turn(resize_, deadline);
+  if (!turn) {
     return Fail(Code::kDeadlineExceeded, "another change of the memory is under way");
   }
   MemDeviceSize memory(devices_, region);
