@@ -109,7 +109,7 @@ class Receiver {
 
  private:
   Code Expected(uint32_t kind, size_t fds, const std::string& name) const {
-    if (fds != 1 || kind < 1 || kind > 8 || !MayBeAName(name)) {
+    if (fds != 1 || kind < 1 || kind > 9 || !MayBeAName(name)) {
       return Code::kInvalidArgument;
     }
     if (held_.size() >= kMaxPendingDonations) {
