@@ -42,7 +42,7 @@ Result<> MakeOne(const std::string& path) {
 
 // Controllers for the children of `directory`; each on its own, since one that is missing would fail all.
 void EnableControllers(const std::string& directory) {
-  for (const char* controller : {"+cpu", "+memory", "+pids"}) {
+  for (const char* controller : {"+cpu", "+cpuset", "+io", "+memory", "+pids", "+hugetlb"}) {
     static_cast<void>(WriteControl(directory + "/cgroup.subtree_control", controller));
   }
 }
@@ -138,6 +138,28 @@ Result<bool> Cgroup::LimitMemory(uint64_t bytes) const {
   WV_TRY_VOID(std::move(written));
   static_cast<void>(WriteControl(directory_ + "/memory.oom.group", "1"));
   return true;
+}
+
+Result<> Cgroup::Apply(const Limits& limits) const {
+  const bool has_bfq = access((directory_ + "/io.bfq.weight").c_str(), F_OK) == 0;
+  for (const ControlWrite& write : ControlWrites(limits, has_bfq)) {
+    auto written = WriteControl(directory_ + "/" + write.file, write.text);
+    if (written.has_value()) {
+      continue;
+    }
+    if (written.error().code() != Code::kNotFound) {
+      return tl::unexpected(std::move(written).error().WithContext(
+          fmt::format("writing '{}' to {}", write.text, write.file)));
+    }
+    if (!write.optional) {
+      return Fail(
+          Code::kFailedPrecondition,
+          fmt::format("{} has no {}: the {} controller is not enabled on this host, or not in "
+                      "cgroup.subtree_control of a directory above",
+                      directory_, write.file, write.file.substr(0, write.file.find('.'))));
+    }
+  }
+  return {};
 }
 
 uint64_t Cgroup::OutOfMemoryKills() const {

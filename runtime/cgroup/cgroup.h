@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/fd.h"
+#include "cgroup/limits.h"
 
 namespace wyvern::runtime {
 
@@ -36,7 +37,7 @@ class Cgroup {
   // ALREADY_EXISTS when processes are in it: asked before it is recorded as ours.
   static Result<> CheckUnused(const std::string& root, const std::string& path);
 
-  // Makes `root` + `path` and what is missing above it, and asks for the cpu, memory and pids controllers on the way (a controller that is
+  // Makes `root` + `path` and what is missing above it, and asks for the controllers of Limits on the way (a controller that is
   // not there is no error). ALREADY_EXISTS when processes are in it.
   static Result<Cgroup> Make(const std::string& root, const std::string& path);
 
@@ -47,6 +48,9 @@ class Cgroup {
   Result<> Add(pid_t pid) const;
   // False: there is no memory controller here.
   Result<bool> LimitMemory(uint64_t bytes) const;
+  // What `limits` asks for, which CheckLimits passed. FAILED_PRECONDITION names the controller that is missing; other errors name the file. What was
+  // written before it stays.
+  Result<> Apply(const Limits& limits) const;
   // How many of its processes the kernel killed for want of memory; 0 where nobody counts.
   uint64_t OutOfMemoryKills() const;
 

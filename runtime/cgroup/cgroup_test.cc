@@ -1,11 +1,13 @@
 #include "cgroup/cgroup.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/mount.h>
 #include <unistd.h>
 
 #include <csignal>
+#include <cstdlib>
 #include <filesystem>
 
 #include "base/subprocess.h"
@@ -49,6 +51,72 @@ TEST(CgroupRootTest, AnotherFileSystemIsRefusedWithARemedy) {
   ASSERT_FALSE(checked.has_value());
   EXPECT_EQ(checked.error().code(), Code::kFailedPrecondition);
   EXPECT_THAT(checked.error().message(), HasSubstr("unified_cgroup_hierarchy"));
+}
+
+// A tree of plain files: what is written where.
+class FakeCgroupTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string name = std::filesystem::temp_directory_path() / "wyvern-cgroup-XXXXXX";
+    ASSERT_NE(::mkdtemp(name.data()), nullptr);
+    root_ = name;
+    std::filesystem::create_directory(root_ + "/box");
+  }
+
+  void TearDown() override { std::filesystem::remove_all(root_); }
+
+  void Have(std::initializer_list<const char*> files) {
+    for (const char* file : files) {
+      ASSERT_TRUE(Open(root_ + "/box/" + file, O_CREAT | O_WRONLY, 0600).has_value());
+    }
+  }
+
+  std::string In(const char* file) { return ReadFile(root_ + "/box/" + file, 4096).value_or("?"); }
+
+  Result<> Apply(const Limits& limits) { return Cgroup::Make(root_, "/box")->Apply(limits); }
+
+  std::string root_;
+};
+
+TEST_F(FakeCgroupTest, LimitsAreWritten) {
+  Have({"cpu.weight", "cpu.max", "cpuset.cpus", "memory.max", "memory.swap.max", "pids.max",
+        "io.weight", "io.max"});
+  const auto applied = Apply({.cpu_shares = 1024,
+                              .cpu_quota = 50000,
+                              .cpus = "0-1",
+                              .memory_limit = 1 << 20,
+                              .memory_swap = 1 << 20,
+                              .pids = 7,
+                              .io_weight = 10,
+                              .io_limits = {{{8, 0}, {.read_bytes = 5}}}});
+  ASSERT_TRUE(applied.has_value()) << applied.error().message();
+  EXPECT_EQ(In("cpu.weight"), "100");
+  EXPECT_EQ(In("cpu.max"), "50000 100000");
+  EXPECT_EQ(In("cpuset.cpus"), "0-1");
+  EXPECT_EQ(In("memory.max"), "1048576");
+  EXPECT_EQ(In("memory.swap.max"), "0");
+  EXPECT_EQ(In("pids.max"), "7");
+  EXPECT_EQ(In("io.weight"), "default 1");
+  EXPECT_EQ(In("io.max"), "8:0 rbps=5");
+}
+
+TEST_F(FakeCgroupTest, MissingControllerIsNamedAndAMissingNicetyIsNot) {
+  Have({"memory.max"});
+  EXPECT_TRUE(Apply({.memory_limit = 4096, .memory_swap = -1}).has_value());
+  const auto applied = Apply({.memory_limit = 8192, .memory_swap = 16384});
+  ASSERT_FALSE(applied.has_value());
+  EXPECT_EQ(applied.error().code(), Code::kFailedPrecondition);
+  EXPECT_THAT(applied.error().message(),
+              HasSubstr("has no memory.swap.max: the memory controller"));
+  EXPECT_EQ(In("memory.max"), "8192");
+  EXPECT_FALSE(std::filesystem::exists(root_ + "/box/memory.swap.max"));
+}
+
+TEST_F(FakeCgroupTest, WeightsGoToTheSchedulerThatIsThere) {
+  Have({"io.weight", "io.bfq.weight"});
+  ASSERT_TRUE(Apply({.io_weight = 500}).has_value());
+  EXPECT_EQ(In("io.bfq.weight"), "500");
+  EXPECT_EQ(In("io.weight"), "");
 }
 
 class CgroupTest : public testing::Test {
