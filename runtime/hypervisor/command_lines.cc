@@ -7,11 +7,12 @@ namespace wyvern::runtime {
 // oops=panic: an imported kernel would limp on. lastbus=0: ACPI names the one host bridge, and the search for others on x86 is 448 port
 // accesses; elsewhere the kernel does not know the option. rootwait=10: libnvdimm may register the root after the kernel looks for it
 // the first time; with it there the word costs nothing, without it the guest panics after these seconds instead of waiting for ever.
+// maxcpus: other vCPUs that the guest may have are in its tables, too, but nobody runs them before they are asked for.
 std::string KernelCommandLine(const MachineOptions& options) {
   std::string line = fmt::format(
       "console=ttyS0 quiet panic=1 oops=panic pci=lastbus=0 root=/dev/pmem0 rootfstype=erofs "
-      "rootflags=dax=always ro rootwait=10 init=/sbin/wyvern-agent wyvern.log={}",
-      LogLevelName(options.log_level));
+      "rootflags=dax=always ro rootwait=10 maxcpus={} init=/sbin/wyvern-agent wyvern.log={}",
+      options.vcpus, LogLevelName(options.log_level));
   return options.extra_cmdline.empty() ? line : line + " " + options.extra_cmdline;
 }
 
