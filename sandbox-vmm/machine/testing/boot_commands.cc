@@ -69,10 +69,17 @@ Result<std::string> BootDevices::Perform(std::string_view name, std::string_view
   };
 
   static const std::map<std::string_view, Act> acts = {
-      {"balloon", {1, &BootDevices::SetBalloon}}, {"counters", {0, &BootDevices::TellCounters}},
-      {"hint", {1, &BootDevices::Hint}},          {"link", {1, &BootDevices::Link}},
-      {"pause", {1, &BootDevices::Pause}},        {"plug", {1, &BootDevices::Plug}},
-      {"resize", {2, &BootDevices::ResizeDisk}},  {"stats", {0, &BootDevices::Stats}},
+      {"balloon", {1, &BootDevices::SetBalloon}},
+      {"counters", {0, &BootDevices::TellCounters}},
+      {"hint", {1, &BootDevices::Hint}},
+      {"link", {1, &BootDevices::Link}},
+      {"pause", {1, &BootDevices::Pause}},
+      {"plug", {1, &BootDevices::Plug}},
+      {"resize", {2, &BootDevices::ResizeDisk}},
+      {"stats", {0, &BootDevices::Stats}},
+      {"start-vcpu", {1, &BootDevices::StartVcpu}},
+      {"stop-vcpu", {1, &BootDevices::StopVcpu}},
+      {"vcpus", {0, &BootDevices::TellVcpus}},
       {"window", {2, &BootDevices::Window}}};
   if (name == "type") {
     return Type(rest);
@@ -198,6 +205,25 @@ Result<std::string> BootDevices::Link(Numbers numbers) {
   }
   set_link_up_(numbers[0] != 0);
   return std::string();
+}
+
+Result<std::string> BootDevices::StartVcpu(Numbers numbers) {
+  WV_TRY_VOID(machine_.StartVcpu(static_cast<uint32_t>(numbers[0])));
+  return std::string();
+}
+
+Result<std::string> BootDevices::StopVcpu(Numbers numbers) {
+  WV_TRY_VOID(machine_.StopVcpu(static_cast<uint32_t>(numbers[0])));
+  return std::string();
+}
+
+// Those that have a thread, and its id.
+Result<std::string> BootDevices::TellVcpus(Numbers /*numbers*/) {
+  std::string text = "run:";
+  for (const VcpuThreadId& each : machine_.vcpu_threads()) {
+    text += fmt::format(" {}={}", each.vcpu, each.thread);
+  }
+  return text + '\n';
 }
 
 Result<std::string> BootDevices::TellCounters(Numbers /*numbers*/) {

@@ -60,6 +60,9 @@ class BootDevices {
   Result<std::string> Window(Numbers numbers);
   Result<std::string> Link(Numbers numbers);
   Result<std::string> TellCounters(Numbers numbers);
+  Result<std::string> StartVcpu(Numbers numbers);
+  Result<std::string> StopVcpu(Numbers numbers);
+  Result<std::string> TellVcpus(Numbers numbers);
 
   struct Disk {
     devices::BlkDevice* device = nullptr;

@@ -9,13 +9,13 @@ namespace wyvern::machine {
 const char* BootUsage() {
   return R"(usage: wyvern-boot-test --kernel VMLINUX [--initrd FILE] [--image FILE[,FILE]...]...
          [--cmdline TEXT]
-         [--memory MiB] [--cpus N] [--seconds N] [--pauses N] [--shared] [--split]
+         [--memory MiB] [--cpus N [--max-cpus N]] [--seconds N] [--pauses N] [--shared] [--split]
          [--disk FILE]... [--read-only-disk FILE]... [--queues N] [--lanes N] [--pool]
          [--balloon [--no-reporting]] [--hotplug MiB] [--tap NAME [--pairs N] [--vhost-net]]
          [--port NAME:FIFO:FILE]...
        wyvern-boot-test --probe
 On standard input: type TEXT, pause MS, resize DISK MiB, balloon MiB, hint 0|1, stats, plug MiB,
-window COLUMNS ROWS, link 0|1, counters; each is answered on standard error, at the end with
+window COLUMNS ROWS, link 0|1, counters, start-vcpu N, stop-vcpu N, vcpus; each is answered on standard error, at the end with
 "COMMAND: done" or what is wrong.
 )";
 }
@@ -75,9 +75,10 @@ bool TakeOption(std::string_view name, std::string_view value, BootOptions* opti
   const std::map<std::string_view, uint64_t*> sizes = {{"--memory", &options->memory_mib},
                                                        {"--hotplug", &options->hotplug_mib}};
   const std::map<std::string_view, uint32_t*> counts = {
-      {"--cpus", &options->cpus},       {"--queues", &options->queues},
-      {"--lanes", &options->lanes},     {"--pairs", &options->pairs},
-      {"--seconds", &options->seconds}, {"--pauses", &options->pauses}};
+      {"--cpus", &options->cpus},     {"--max-cpus", &options->max_cpus},
+      {"--queues", &options->queues}, {"--lanes", &options->lanes},
+      {"--pairs", &options->pairs},   {"--seconds", &options->seconds},
+      {"--pauses", &options->pauses}};
   uint64_t number = 0;
   if (!ParseNumber(value, &number)) {
     return false;

@@ -27,9 +27,10 @@ struct BootOptions {
   uint64_t memory_mib = 256;
   uint64_t hotplug_mib = 0;  // a virtio-mem device over that much
   uint32_t cpus = 1;
-  uint32_t queues = 1;  // of each disk
-  uint32_t lanes = 1;   // of each disk: threads that serve them
-  uint32_t pairs = 1;   // of the tap
+  uint32_t max_cpus = 0;  // 0: as many
+  uint32_t queues = 1;    // of each disk
+  uint32_t lanes = 1;     // of each disk: threads that serve them
+  uint32_t pairs = 1;     // of the tap
   uint32_t seconds = 60;
   uint32_t pauses = 0;  // Pause/Resume this many times, 20 ms apart
   bool shared = false;

@@ -95,6 +95,7 @@ Result<int> Run(const BootOptions& options) {
     WV_TRY(config.initrd, Open(options.initrd, O_RDONLY));
   }
   config.vcpus = options.cpus;
+  config.max_vcpus = options.max_cpus;
   config.memory = options.memory_mib << 20U;
   config.shared_memory = options.shared;
   config.hotplug_memory = options.hotplug_mib << 20U;
