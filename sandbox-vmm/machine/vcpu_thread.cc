@@ -61,6 +61,9 @@ Result<> VcpuThreads::Start(size_t count) {
   WV_TRY_VOID(InstallKickHandler());
   for (size_t i = 0; i < count; ++i) {
     if (auto started = StartOne(static_cast<uint32_t>(i)); !started) {
+      if (mode_.load() == Mode::kStop) {
+        return {};  // those that run have ended the guest already, and said so
+      }
       Stop();
       return started;
     }
