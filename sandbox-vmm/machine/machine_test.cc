@@ -691,6 +691,14 @@ TEST_F(MachineTest, WindowOfADeviceFollowsItsBar) {
 // A guest with a second CPU that does what is typed: s starts it (INIT and SIPI, as Linux does), i sends INIT only, q resets the machine.
 class SecondCpuTest : public MachineTest {
  protected:
+  // Why a test that starts the second CPU cannot be made here; empty: it can.
+  static std::string NoSecondCpu() {
+    return kvm::ProbeKvm("/dev/kvm", std::chrono::milliseconds(500)).verdict ==
+                   kvm::KvmVerdict::kWorks
+               ? ""
+               : "a KVM that interprets guests: one was seen that starts no second CPU";
+  }
+
   // `ap`: what it executes from 0x8000 on, in real mode.
   void Boot(std::initializer_list<unsigned> ap) {
     MachineConfig config = Config({
@@ -731,10 +739,13 @@ class SecondCpuTest : public MachineTest {
 
   template <typename Condition>
   static bool Eventually(Condition condition) {
-    for (int i = 0; i < 10000 && !condition(); ++i) {
+    for (int i = 0; i < 10000; ++i) {
+      if (condition()) {
+        return true;
+      }
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
-    return condition();
+    return false;
   }
 
   std::unique_ptr<Machine> machine_;
@@ -743,6 +754,9 @@ class SecondCpuTest : public MachineTest {
 #define WV_SAY_A 0xba, 0xf8, 0x03, 0xb0, 'A', 0xee  // mov dx, 0x3f8; mov al, 'A'; out dx, al
 
 TEST_F(SecondCpuTest, StartsAndStopsAsTheGuestDoes) {
+  if (const std::string why = NoSecondCpu(); !why.empty()) {
+    GTEST_SKIP() << why;
+  }
   Boot({WV_SAY_A, 0xfa, 0xf4, 0xeb, 0xfd});  // cli; 1: hlt; jmp 1b
   EXPECT_EQ(machine_->vcpu_threads().size(), 1U);
   for (size_t round = 1; round <= 10; ++round) {
@@ -761,6 +775,9 @@ TEST_F(SecondCpuTest, StartsAndStopsAsTheGuestDoes) {
 }
 
 TEST_F(SecondCpuTest, WhatItWasSentWithoutAThreadWaitsForIt) {
+  if (const std::string why = NoSecondCpu(); !why.empty()) {
+    GTEST_SKIP() << why;
+  }
   Boot({WV_SAY_A, 0xfa, 0xf4, 0xeb, 0xfd});
   Type('s');
   std::this_thread::sleep_for(std::chrono::milliseconds(50));
@@ -784,6 +801,9 @@ TEST_F(SecondCpuTest, OneThatWasNeverStartedOrWaitsForSipiIsOff) {
 
 // An idle CPU halts, too: with interrupts on.
 TEST_F(SecondCpuTest, OneThatIsIdleOrBusyIsNotOff) {
+  if (const std::string why = NoSecondCpu(); !why.empty()) {
+    GTEST_SKIP() << why;
+  }
   for (const auto& rest : {std::array{0xfbU, 0xf4U, 0xebU, 0xfdU},     // sti; 1: hlt; jmp 1b
                            std::array{0xfaU, 0x90U, 0xebU, 0xfdU}}) {  // cli; 1: nop; jmp 1b
     console_.clear();
