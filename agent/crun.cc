@@ -46,6 +46,23 @@ Result<pid_t> ReadPidFile(const std::string& path) {
   return pid;
 }
 
+std::string ReadAnswer(FdRef file) {
+  if (lseek(file.get(), 0, SEEK_SET) != 0) {
+    return {};
+  }
+  return ReadToEnd(file, kMaxErrorText).value_or("");
+}
+
+Error ToError(std::string_view text, const std::string& what) {
+  int code = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), code);
+  if (error != std::errc() || code < 1 || code > static_cast<int>(Code::kUnauthenticated)) {
+    return Error(Code::kInternal, what + " failed; the guest's console says why");
+  }
+  text.remove_prefix(static_cast<size_t>(end - text.data()));
+  return Error(static_cast<Code>(code), std::string(text.substr(text.empty() ? 0 : 1)));
+}
+
 }  // namespace
 
 Crun::Crun(EventLoop& loop, Reaper& reaper, CrunOptions options)
@@ -137,21 +154,34 @@ void Crun::Run(std::vector<std::string> args, const Fds& fds, Done done) {
 }
 
 void Crun::RunSelf(std::vector<std::string> args, Done done) {
-  SpawnOptions spawn;
-  spawn.argv = {"/proc/self/exe"};
-  spawn.argv.insert(spawn.argv.end(), args.begin(), args.end());
-  auto child = Subprocess::Spawn(spawn);
+  AskSelf(std::move(args), [done = std::move(done)](Result<std::string> answer) {
+    done(answer ? Result<>() : tl::unexpected(std::move(answer).error()));
+  });
+}
+
+void Crun::AskSelf(std::vector<std::string> args, Answer done) {
+  auto child = [&args]() -> Result<std::pair<pid_t, std::shared_ptr<UniqueFd>>> {
+    WV_TRY(UniqueFd answer, MakeMemfd("answer", 0));
+    SpawnOptions spawn;
+    spawn.argv = {"/proc/self/exe"};
+    spawn.argv.insert(spawn.argv.end(), args.begin(), args.end());
+    spawn.fds = {{2, FdRef(2)}, {kAnswerFd, answer}};
+    WV_TRY(const Subprocess started, Subprocess::Spawn(spawn));
+    return std::pair(started.pid(), std::make_shared<UniqueFd>(std::move(answer)));
+  }();
   if (!child) {
     auto error = std::make_shared<Error>(std::move(child).error());
     loop_.Post([error, done = std::move(done)] { done(tl::unexpected(std::move(*error))); });
     return;
   }
-  reaper_.Watch(child->pid(), [what = args.front(), done = std::move(done)](ExitStatus status) {
-    if (status.AsShell() != 0) {
-      done(Fail(Code::kInternal, what + " failed; the guest's console says why"));
-      return;
+  reaper_.Watch(child->first, [what = args.front(), answer = child->second,
+                               done = std::move(done)](ExitStatus status) {
+    std::string text = ReadAnswer(*answer);
+    if (status.AsShell() == 0) {
+      done(std::move(text));
+    } else {
+      done(tl::unexpected(ToError(text, what)));
     }
-    done({});
   });
 }
 

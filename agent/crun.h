@@ -1,5 +1,6 @@
 // agent/crun.h — runs crun (and ourselves, for calls that may block long) without stopping the event loop.
 // Errors:  crun's own text is the error's message, unchanged: clients look for "executable file … not found" in it. Code UNKNOWN.
+//          AskSelf: the code and the text that the program said.
 // Threads: the loop's thread; callbacks come from the loop, once each, never from within the call.
 #pragma once
 
@@ -14,6 +15,8 @@
 #include "base/fd.h"
 
 namespace wyvern::agent {
+
+inline constexpr int kAnswerFd = 3;
 
 struct CrunOptions {
   std::string binary = "/usr/bin/crun";
@@ -45,8 +48,13 @@ class Crun {
   void Update(const std::string& id, const std::string& resources_file, Done done);
   void Delete(const std::string& id, Done done);
 
-  // Runs this program again with an argument of its own (see main.cc): system calls that block on a file server.
+  using Answer = std::function<void(Result<std::string>)>;
+
+  // Runs this program again with an argument of its own (see main.cc): system calls that block on a file server or a disk.
   void RunSelf(std::vector<std::string> args, Done done);
+  // The same with an answer: what the program writes to kAnswerFd; one that exits with another code than 0 writes the number of a Code, a space
+  // and a text.
+  void AskSelf(std::vector<std::string> args, Answer done);
 
  private:
   void Run(std::vector<std::string> args, const Fds& fds, Done done);

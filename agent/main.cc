@@ -13,6 +13,7 @@
 #include <string_view>
 #include <vector>
 
+#include "agent/block_disk.h"
 #include "agent/boot.h"
 #include "agent/console_port.h"
 #include "agent/crun.h"
@@ -165,6 +166,7 @@ Result<> RunAsInit() {
 Result<> RunTest(const std::string& dir, const std::string& crun_binary) {
   ServiceOptions options;
   options.root_dir = dir;
+  options.disks.sys = dir + "/sys";
   options.owns_machine = false;
   options.timeline.push_back({"agent-start", BoottimeNs()});
   WV_TRY_VOID(MakeRuntimeDirs(dir));
@@ -188,6 +190,17 @@ Result<> SyncFilesystem(const std::string& path) {
   return {};
 }
 
+// All of them, also when one fails.
+Result<> SyncFilesystems(const std::vector<std::string>& paths) {
+  Result<> first;
+  for (const std::string& path : paths) {
+    if (auto synced = SyncFilesystem(path); !synced && first) {
+      first = std::move(synced);
+    }
+  }
+  return first;
+}
+
 int Report(const Result<>& result) {
   if (result) {
     return 0;
@@ -208,11 +221,14 @@ int Main(const std::vector<std::string>& args) {
     (void)std::printf("wyvern-agent %s\n", kVersion);
     return 0;
   }
-  if (args.size() == 2 && args[0] == "--syncfs") {
-    return Report(SyncFilesystem(args[1]));
+  if (args.size() >= 2 && args[0] == "--syncfs") {
+    return Report(SyncFilesystems({args.begin() + 1, args.end()}));
   }
   if (args.size() == 1 && args[0] == "--drop-caches") {
     return Report(WriteFile("/proc/sys/vm/drop_caches", "3"));
+  }
+  if (const auto exit_code = RunDiskCall(args); exit_code.has_value()) {
+    return *exit_code;
   }
   if (!args.empty() && args[0] == kGuestExecArgument) {
     return RunGuestProgram({args.begin() + 1, args.end()});

@@ -5,6 +5,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "agent/block_disk.h"
 #include "agent/machine.h"
 #include "agent/version.h"
 #include "base/log.h"
@@ -54,7 +55,8 @@ Result<std::unique_ptr<Service>> Service::Create(EventLoop& loop, Reaper& reaper
   return service;
 }
 
-Service::Service(Crun& crun, ServiceOptions options) : crun_(crun), options_(std::move(options)) {}
+Service::Service(Crun& crun, ServiceOptions options)
+    : crun_(crun), options_(std::move(options)), disks_(crun, options_.disks) {}
 
 Service::~Service() = default;
 
@@ -62,6 +64,7 @@ void Service::Register(ttrpc::Server& server) {
   RegisterSandboxCalls(server);
   RegisterProcessCalls(server);
   RegisterContainerCalls(server);
+  RegisterDiskCalls(server);
 }
 
 void Service::RegisterSandboxCalls(ttrpc::Server& server) {
@@ -196,6 +199,25 @@ void Service::RegisterContainerCalls(ttrpc::Server& server) {
       });
 }
 
+void Service::RegisterDiskCalls(ttrpc::Server& server) {
+  server.RegisterUnary<v1::AddDiskRequest, v1::AddDiskResponse>(
+      kService, "AddDisk",
+      [this](const v1::AddDiskRequest& request, const CallContext&,
+             const Responder<v1::AddDiskResponse>& responder) {
+        disks_.Add(request, [responder](Result<v1::AddDiskResponse> added) {
+          responder.Answer(std::move(added));
+        });
+      });
+  server.RegisterUnary<v1::RemoveDiskRequest, v1::RemoveDiskResponse>(
+      kService, "RemoveDisk",
+      [this](const v1::RemoveDiskRequest& request, const CallContext&,
+             const Responder<v1::RemoveDiskResponse>& responder) {
+        disks_.Remove(request.serial(), [responder](Result<v1::RemoveDiskResponse> removed) {
+          responder.Answer(std::move(removed));
+        });
+      });
+}
+
 Result<std::shared_ptr<Container>> Service::Find(const std::string& id) const {
   const auto it = containers_.find(id);
   if (it == containers_.end()) {
@@ -232,6 +254,9 @@ Result<v1::HelloResponse> Service::Hello(const v1::HelloRequest& request) {
     auto* out = response.add_timeline();
     out->set_name(point.name);
     out->set_boottime_ns(point.boottime_ns);
+  }
+  for (std::string& name : BlockFilesystems(ReadFile("/proc/filesystems").value_or(""))) {
+    response.add_block_filesystems(std::move(name));
   }
   auto* now = response.add_timeline();
   now->set_name("hello");
@@ -312,12 +337,17 @@ void Service::DeleteProcess(const v1::ProcessRef& request,
 void Service::SyncFilesystems(std::function<void(Result<>)> done) {
   struct stat status {};
 
+  std::vector<std::string> args = disks_.Mounted();
   const std::string share = options_.root_dir + "/share";
-  if (stat(share.c_str(), &status) != 0) {
+  if (stat(share.c_str(), &status) == 0) {
+    args.push_back(share);
+  }
+  if (args.empty()) {
     done({});
     return;
   }
-  crun_.RunSelf({"--syncfs", share}, std::move(done));
+  args.insert(args.begin(), "--syncfs");
+  crun_.RunSelf(std::move(args), std::move(done));
 }
 
 void Service::DetachShare(const v1::DetachShareRequest& request, Responder<v1::Empty> responder) {

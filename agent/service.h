@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "agent/block_storage.h"
 #include "agent/container.h"
 #include "agent/guest_processes.h"
 #include "base/event_loop.h"
@@ -28,6 +29,7 @@ struct ServiceOptions {
   // False in tests on a machine that is not ours: its clock, name, entropy and mounts are left alone.
   bool owns_machine = true;
   std::vector<TimelinePoint> timeline;
+  BlockStorageOptions disks;
 };
 
 class Service {
@@ -51,6 +53,7 @@ class Service {
   void RegisterSandboxCalls(ttrpc::Server& server);
   void RegisterProcessCalls(ttrpc::Server& server);
   void RegisterContainerCalls(ttrpc::Server& server);
+  void RegisterDiskCalls(ttrpc::Server& server);
 
   Result<v1::HelloResponse> Hello(const v1::HelloRequest& request);
   Result<v1::Empty> CreateSandbox(const v1::CreateSandboxRequest& request);
@@ -70,6 +73,7 @@ class Service {
   std::unique_ptr<Environment> environment_;
   std::map<std::string, std::shared_ptr<Container>> containers_;
   std::shared_ptr<GuestProcesses> guest_;
+  BlockStorage disks_;
   std::vector<ttrpc::ServerStream<v1::Event>> watchers_;
   bool sandbox_created_ = false;
 };
