@@ -23,6 +23,9 @@ constexpr size_t kEntropyBytes = 64;
 // Events that wait for us: an honest one names a container, in 128 bytes at most.
 constexpr size_t kMaxEvents = 1024;
 constexpr size_t kMaxEventBytes = 1U << 20;
+// include/linux/kdev_t.h
+constexpr uint32_t kMaxMajor = (1U << 12U) - 1;
+constexpr uint32_t kMaxMinor = (1U << 20U) - 1;
 constexpr milliseconds kFirstRetry{2};
 constexpr milliseconds kLastRetry{50};
 
@@ -319,6 +322,23 @@ Result<> AgentClient::DetachShare(const std::string& name) {
   agent_pb::DetachShareRequest request;
   request.set_name(name);
   return CallEmpty("DetachShare", request);
+}
+
+Result<agent_pb::AddDiskResponse> AgentClient::AddDisk(const agent_pb::AddDiskRequest& request) {
+  WV_TRY(auto response,
+         (Call<agent_pb::AddDiskResponse>("AddDisk", request, rep_->options.call_timeout)));
+  // They go into the container's configuration, which the guest reads; others would only be confusing.
+  if (response.major() == 0 || response.major() > kMaxMajor || response.minor() > kMaxMinor) {
+    return Fail(Code::kInternal, fmt::format("the guest says that a disk is device {}:{}",
+                                             response.major(), response.minor()));
+  }
+  return response;
+}
+
+Result<agent_pb::RemoveDiskResponse> AgentClient::RemoveDisk(const std::string& serial) {
+  agent_pb::RemoveDiskRequest request;
+  request.set_serial(serial);
+  return Call<agent_pb::RemoveDiskResponse>("RemoveDisk", request, rep_->options.call_timeout);
 }
 
 }  // namespace wyvern::runtime

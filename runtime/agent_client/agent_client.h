@@ -85,6 +85,9 @@ class AgentClient {
   Result<agent_pb::ContainerStatsResponse> ContainerStats(const std::string& id);
   Result<> SyncFilesystems(std::chrono::milliseconds timeout);
   Result<> DetachShare(const std::string& name);
+  // INTERNAL: an answer that no guest of ours gives.
+  Result<agent_pb::AddDiskResponse> AddDisk(const agent_pb::AddDiskRequest& request);
+  Result<agent_pb::RemoveDiskResponse> RemoveDisk(const std::string& serial);
   // Ends the connection: calls in flight fail with UNAVAILABLE, no callback runs or comes after it returned. Not from a callback.
   void Close();
 

@@ -68,6 +68,12 @@ class Machine {
                                 const ExportPolicy& policy) = 0;
   // Forgets it and unmounts it: its device is free afterwards. Idempotent.
   virtual Result<> DetachExport(const std::string& name) = 0;
+  // Hot-plugs a disk, whose serial is its id (storage/block_source.h; at most 20 of [a-z0-9-]): the guest drives it when it returns. The
+  // machine has a descriptor of its own. RESOURCE_EXHAUSTED: no slot is free. After an error it may be there still: DetachDisk.
+  virtual Result<> AttachDisk(const std::string& id, FdRef file, bool read_only) = 0;
+  // Its descriptor is closed when it returns. Unknown: success. FAILED_PRECONDITION: the guest uses it still; `force` asks no guest, which
+  // gets I/O errors then.
+  virtual Result<> DetachDisk(const std::string& id, bool force) = 0;
   // The last 64 KiB of the guest's console; also after End.
   virtual api::ConsoleText Console() = 0;
   // No process of the machine is left when it returns. Idempotent. Bounded by EndLimit for each process.

@@ -50,6 +50,8 @@ class MicroVm final : public Machine {
   Result<UniqueFd> ConnectVsock(uint32_t port) override;
   Result<> AttachExport(const std::string& name, FdRef tree, const ExportPolicy& policy) override;
   Result<> DetachExport(const std::string& name) override;
+  Result<> AttachDisk(const std::string& id, FdRef file, bool read_only) override;
+  Result<> DetachDisk(const std::string& id, bool force) override;
   api::ConsoleText Console() override;
   void End() override;
 
@@ -194,6 +196,18 @@ Result<> MicroVm::AttachExport(const std::string& name, FdRef tree, const Export
 
 Result<> MicroVm::DetachExport(const std::string& name) {
   return fs_->Detach(name);
+}
+
+Result<> MicroVm::AttachDisk(const std::string& id, FdRef file, bool read_only) {
+  return client_->AttachBlk(id, file, read_only);
+}
+
+Result<> MicroVm::DetachDisk(const std::string& id, bool force) {
+  auto detached = client_->DetachDevice(id, force);
+  if (!detached.has_value() && detached.error().code() == Code::kNotFound) {
+    return {};
+  }
+  return detached;
 }
 
 api::ConsoleText MicroVm::Console() {

@@ -148,6 +148,26 @@ Result<> VmmClient::AttachFs(const std::string& id, FdRef vhost_user_socket, con
   return Attach(*rep_->stub, rep_->timeout, request);
 }
 
+Result<> VmmClient::AttachBlk(const std::string& id, FdRef file, bool read_only) {
+  pb::AttachDeviceRequest request;
+  request.set_id(id);
+  auto* blk = request.mutable_blk();
+  WV_TRY(*blk->mutable_fd(), Donate(api::DonationKind::kBlock, "disk", file));
+  blk->set_read_only(read_only);
+  blk->set_serial(id);
+  return Attach(*rep_->stub, rep_->timeout, request);
+}
+
+Result<> VmmClient::DetachDevice(const std::string& id, bool force) {
+  pb::DetachDeviceRequest request;
+  request.set_id(id);
+  request.set_force(force);
+  pb::Empty response;
+  return Invoke(
+      "DetachDevice", rep_->timeout, request, &response,
+      [this](auto* c, const auto& q, auto* r) { return rep_->stub->DetachDevice(c, q, r); });
+}
+
 Result<> VmmClient::Boot() {
   pb::Empty response;
   return Invoke("Boot", rep_->timeout, pb::Empty(), &response,

@@ -34,6 +34,9 @@ class VmmClient {
   Result<> AttachVsock(const std::string& id, uint64_t guest_cid);
   Result<> AttachFs(const std::string& id, FdRef vhost_user_socket, const std::string& tag,
                     uint32_t queues);
+  // The serial is the id. After Boot, too: then it returns when the guest drives it.
+  Result<> AttachBlk(const std::string& id, FdRef file, bool read_only);
+  Result<> DetachDevice(const std::string& id, bool force);
   Result<> Boot();
   Result<> ConnectVsock(uint32_t port, FdRef stream);
   Result<> Shutdown(std::chrono::milliseconds timeout);

@@ -29,6 +29,10 @@ class RecordingMachine : public api::VirtualMachine {
   Result<api::AttachedDevice> Attach(const std::string& id, api::DeviceSpec spec,
                                      std::chrono::milliseconds /*patience*/) override {
     attached.emplace_back(id, spec.index());
+    if (const auto* blk = std::get_if<api::BlkSpec>(&spec); blk != nullptr) {
+      serial = blk->serial;
+      read_only = blk->read_only;
+    }
     return api::AttachedDevice{.pci_address = "0000:00:01.0", .node = ""};
   }
 
@@ -70,6 +74,8 @@ class RecordingMachine : public api::VirtualMachine {
 
   api::MachineSpec created;
   std::vector<std::pair<std::string, size_t>> attached;
+  std::string serial;  // of the last disk
+  bool read_only = false;
   std::function<void(api::MachineEvent)> listener = [](const api::MachineEvent&) {};
 };
 
@@ -129,6 +135,14 @@ TEST_F(VmmClientTest, MachineAndDevicesArrive) {
   ASSERT_TRUE(client_->AttachFs("share", vhost.first, "wyvern", 1).has_value());
   EXPECT_EQ(machine_.attached, (std::vector<std::pair<std::string, size_t>>{
                                    {"root", 0}, {"rng", 1}, {"vsock", 2}, {"share", 4}}));
+}
+
+TEST_F(VmmClientTest, DisksSerialIsItsId) {
+  ASSERT_TRUE(Create(1).has_value());
+  ASSERT_TRUE(client_->AttachBlk("c0-root", null_, /*read_only=*/true).has_value());
+  EXPECT_EQ(machine_.attached.back().first, "c0-root");
+  EXPECT_EQ(machine_.serial, "c0-root");
+  EXPECT_TRUE(machine_.read_only);
 }
 
 TEST_F(VmmClientTest, StreamsAreThoseOfTheSocketGiven) {

@@ -31,6 +31,10 @@ class RecordedMachine final : public Machine {
 
   Result<> DetachExport(const std::string&) override { return {}; }
 
+  Result<> AttachDisk(const std::string&, FdRef, bool) override { return {}; }
+
+  Result<> DetachDisk(const std::string&, bool) override { return {}; }
+
   api::ConsoleText Console() override { return {}; }
 
   void End() override {}

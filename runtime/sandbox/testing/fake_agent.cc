@@ -15,6 +15,7 @@ constexpr char kAgentService[] = "wyvern.agent.v1.Agent";
 }  // namespace
 
 FakeAgent::FakeAgent() {
+  disk_added_.set_major(254);
   auto loop = LoopThread::Start("fake-agent");
   WV_CHECK(loop.has_value());
   loop_ = std::move(*loop);
@@ -76,6 +77,7 @@ void FakeAgent::Register() {
   Add<agent_pb::HelloRequest, agent_pb::HelloResponse>("Hello", [](const auto&, const auto& r) {
     agent_pb::HelloResponse response;
     response.set_protocol(1);
+    response.add_block_filesystems("ext4");
     r.Ok(response);
   });
   Add<agent_pb::CreateSandboxRequest, agent_pb::Empty>("CreateSandbox", empty);
@@ -107,6 +109,10 @@ void FakeAgent::Register() {
       "ContainerStats", [](const auto&, const auto& r) { r.Ok({}); });
   Add<agent_pb::Empty, agent_pb::Empty>("SyncFilesystems", empty);
   Add<agent_pb::DetachShareRequest, agent_pb::Empty>("DetachShare", empty);
+  Add<agent_pb::AddDiskRequest, agent_pb::AddDiskResponse>(
+      "AddDisk", [this](const auto&, const auto& r) { r.Ok(disk_added_); });
+  Add<agent_pb::RemoveDiskRequest, agent_pb::RemoveDiskResponse>(
+      "RemoveDisk", [this](const auto&, const auto& r) { r.Ok(disk_removed_); });
   server_->RegisterServerStream<agent_pb::Empty, agent_pb::Event>(
       kAgentService, "WatchEvents",
       [this](const agent_pb::Empty&, const ttrpc::CallContext&,
@@ -125,6 +131,14 @@ void FakeAgent::Hang(const std::string& method) {
 
 void FakeAgent::Ignore(bool kills) {
   loop_->Call([&] { ignores_kills_ = kills; });
+}
+
+void FakeAgent::AnswerDisks(const agent_pb::AddDiskResponse& added,
+                            const agent_pb::RemoveDiskResponse& removed) {
+  loop_->Call([&] {
+    disk_added_ = added;
+    disk_removed_ = removed;
+  });
 }
 
 void FakeAgent::Delay(std::chrono::milliseconds delay) {

@@ -31,6 +31,9 @@ class FakeAgent {
   void Hang(const std::string& method);
   // SIGKILL is answered and does nothing.
   void Ignore(bool kills);
+  // What AddDisk and RemoveDisk answer.
+  void AnswerDisks(const agent_pb::AddDiskResponse& added,
+                   const agent_pb::RemoveDiskResponse& removed);
   // From now on answers come this much later.
   void Delay(std::chrono::milliseconds delay);
   // The init of `id` ends.
@@ -50,6 +53,8 @@ class FakeAgent {
   // The loop's thread only.
   std::map<std::string, Code> faults_;  // kOk: no answer
   bool ignores_kills_ = false;
+  agent_pb::AddDiskResponse disk_added_;
+  agent_pb::RemoveDiskResponse disk_removed_;
   std::chrono::milliseconds delay_{0};
   std::vector<std::function<void()>> hung_;  // keeps their responders
   std::multimap<std::string, ttrpc::Responder<agent_pb::WaitProcessResponse>> waiters_;  // of inits

@@ -24,6 +24,7 @@
 #include "base/subprocess.h"
 #include "base/unix_socket.h"
 #include "base/worker_thread.h"
+#include "storage/loop.h"
 
 namespace wyvern::runtime {
 namespace {
@@ -186,6 +187,43 @@ class NativeMachine final : public TwoProcesses {
     return {};
   }
 
+  // A loop device for the VMM's, in a sysfs of the agent's own.
+  Result<> AttachDisk(const std::string& id, FdRef file, bool read_only) override {
+    WV_TRY(LoopDevice loop,
+           LoopDevice::Attach("/proc/self/fd/" + std::to_string(file.get()), read_only));
+    UniqueFd held(fcntl(file.get(), F_DUPFD_CLOEXEC, 0));
+    const std::string node = loop.path().substr(std::string("/dev/").size());
+    const std::string directory = dir_ + "/sys/block/" + node;
+    std::filesystem::create_directories(directory);
+    for (const char* name : {"dev", "size", "ro"}) {
+      WV_TRY(const std::string text, ReadFile("/sys/block/" + node + "/" + name, 64));
+      WV_TRY_VOID(WriteFile(directory + "/" + name, text));
+    }
+    WV_TRY_VOID(WriteFile(directory + "/serial", id + "\n"));
+    const std::lock_guard lock(watch_->mu);
+    watch_->disks[id] = read_only;
+    disks_.emplace(id, Disk{std::move(loop), std::move(held), directory});
+    return {};
+  }
+
+  Result<> DetachDisk(const std::string& id, bool force) override {
+    const std::lock_guard lock(watch_->mu);
+    const auto it = disks_.find(id);
+    if (it == disks_.end()) {
+      return {};
+    }
+    if (!force && !Open(it->second.loop.path(), O_RDONLY | O_EXCL).has_value()) {
+      return Fail(Code::kFailedPrecondition, "the guest uses " + id);
+    }
+    if (force) {
+      watch_->forced.push_back(id);
+    }
+    watch_->disks.erase(id);
+    std::filesystem::remove_all(it->second.directory);
+    disks_.erase(it);
+    return {};
+  }
+
   Result<> DetachExport(const std::string& name) override {
     const std::lock_guard lock(watch_->mu);
     if (watch_->busy.contains(name)) {
@@ -223,16 +261,33 @@ class NativeMachine final : public TwoProcesses {
       Unmount(entry.path().string());
     }
     std::error_code error;
+    for (std::filesystem::directory_iterator it("/run/wyvern/disks", error), end;
+         !error && it != end; it.increment(error)) {
+      Unmount(it->path().string());
+    }
+    {
+      const std::lock_guard lock(watch_->mu);
+      disks_.clear();
+      watch_->disks.clear();
+    }
     std::filesystem::remove_all(dir_, error);
   }
 
+  struct Disk {
+    LoopDevice loop;
+    UniqueFd file;  // as the VMM holds it
+    std::string directory;
+  };
+
   const std::shared_ptr<ExportWatch> watch_;
   std::string dir_;
+  std::map<std::string, Disk> disks_;  // guarded by watch_->mu
 };
 
 class HollowMachine final : public TwoProcesses {
  public:
-  explicit HollowMachine(GuestConnector agent) : agent_(std::move(agent)) {}
+  HollowMachine(GuestConnector agent, std::shared_ptr<DiskWatch> disks)
+      : agent_(std::move(agent)), disks_(std::move(disks)) {}
 
   ~HollowMachine() override { End(); }
 
@@ -256,8 +311,35 @@ class HollowMachine final : public TwoProcesses {
 
   Result<> DetachExport(const std::string&) override { return {}; }
 
+  Result<> AttachDisk(const std::string& id, FdRef file, bool /*read_only*/) override {
+    const std::lock_guard lock(disks_->mu);
+    WV_TRY_VOID(Called("attach " + id));
+    disks_->attached[id].Reset(fcntl(file.get(), F_DUPFD_CLOEXEC, 0));
+    return {};
+  }
+
+  Result<> DetachDisk(const std::string& id, bool force) override {
+    const std::lock_guard lock(disks_->mu);
+    WV_TRY_VOID(Called("detach " + id + (force ? " force" : "")));
+    disks_->attached.erase(id);
+    return {};
+  }
+
  private:
+  void OnEnd() override {
+    const std::lock_guard lock(disks_->mu);
+    disks_->attached.clear();
+  }
+
+  // With disks_->mu held.
+  Result<> Called(const std::string& call) {
+    disks_->calls.push_back(call);
+    const auto it = disks_->refused.find(call);
+    return it == disks_->refused.end() ? Result<>() : Fail(it->second, "the VMM refuses");
+  }
+
   const GuestConnector agent_;
+  const std::shared_ptr<DiskWatch> disks_;
   UniqueFd vmm_life_;
 };
 
@@ -277,11 +359,13 @@ std::unique_ptr<Machine> MakeWatchedNativeMachine(std::shared_ptr<ExportWatch> w
 }
 
 std::unique_ptr<Machine> MakeHollowMachine(const MachineOptions& /*options*/) {
-  return std::make_unique<HollowMachine>(nullptr);
+  return MakeHollowMachineWithAgent(nullptr);
 }
 
-std::unique_ptr<Machine> MakeHollowMachineWithAgent(GuestConnector agent) {
-  return std::make_unique<HollowMachine>(std::move(agent));
+std::unique_ptr<Machine> MakeHollowMachineWithAgent(GuestConnector agent,
+                                                    std::shared_ptr<DiskWatch> disks) {
+  return std::make_unique<HollowMachine>(
+      std::move(agent), disks == nullptr ? std::make_shared<DiskWatch>() : std::move(disks));
 }
 
 }  // namespace wyvern::runtime

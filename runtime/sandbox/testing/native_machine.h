@@ -7,6 +7,7 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "agent_client/agent_client.h"
 #include "hypervisor/machine.h"
@@ -23,14 +24,26 @@ std::unique_ptr<Machine> MakeNativeMachine(const MachineOptions& options);
 struct ExportWatch {
   std::mutex mu;
   std::map<std::string, ExportPolicy> attached;
-  std::set<std::string> busy;  // DetachExport of these fails, as while requests use them
+  std::set<std::string> busy;         // DetachExport of these fails, as while requests use them
+  std::map<std::string, bool> disks;  // those attached, and whether they are read-only
+  std::vector<std::string> forced;    // disks that were taken away by force
 };
 
 std::unique_ptr<Machine> MakeWatchedNativeMachine(std::shared_ptr<ExportWatch> watch);
 
 // A machine that boots nothing: two processes that end with us. For what happens around it.
 std::unique_ptr<Machine> MakeHollowMachine(const MachineOptions& options);
+
+// The disks of a hollow machine.
+struct DiskWatch {
+  std::mutex mu;
+  std::map<std::string, UniqueFd> attached;  // until the machine's end
+  std::vector<std::string> calls;  // "attach c0-root", "detach c0-root", "detach c0-root force"
+  std::map<std::string, Code> refused;  // calls that fail; kOk: none does
+};
+
 // The same with an agent that the test plays: it answers at its ports.
-std::unique_ptr<Machine> MakeHollowMachineWithAgent(GuestConnector agent);
+std::unique_ptr<Machine> MakeHollowMachineWithAgent(GuestConnector agent,
+                                                    std::shared_ptr<DiskWatch> disks = nullptr);
 
 }  // namespace wyvern::runtime
