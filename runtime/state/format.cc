@@ -40,6 +40,10 @@ ContainerRecord ReadContainer(const Json& json) {
   out.index = json.at("index").get<uint32_t>();
   out.mounts = json.at("mounts").get<std::vector<std::string>>();
   out.exports = json.at("exports").get<std::vector<std::string>>();
+  // Not there in a file of an earlier version, which had none.
+  for (const Json& disk : json.value("disks", Json::array())) {
+    out.disks.push_back({disk.at("id").get<std::string>(), disk.at("source").get<std::string>()});
+  }
   out.cgroup = json.at("cgroup").get<std::string>();
   out.processes = ReadProcesses(json.at("processes"));
   return out;
@@ -50,9 +54,17 @@ ContainerRecord ReadContainer(const Json& json) {
 std::string FormatState(const SandboxRecord& record) {
   Json containers = Json::object();
   for (const auto& [id, c] : record.containers) {
-    containers[id] = {{"bundle", c.bundle}, {"index", c.index},
-                      {"mounts", c.mounts}, {"exports", c.exports},
-                      {"cgroup", c.cgroup}, {"processes", ToJson(c.processes)}};
+    Json disks = Json::array();
+    for (const DiskRecord& disk : c.disks) {
+      disks.push_back({{"id", disk.id}, {"source", disk.source}});
+    }
+    containers[id] = {{"bundle", c.bundle},
+                      {"index", c.index},
+                      {"mounts", c.mounts},
+                      {"exports", c.exports},
+                      {"disks", std::move(disks)},
+                      {"cgroup", c.cgroup},
+                      {"processes", ToJson(c.processes)}};
   }
   const Json json = {{"version", 1},
                      {"namespace", record.ns},

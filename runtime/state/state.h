@@ -27,11 +27,18 @@ struct ProcessRecord {
   uint64_t start_time = 0;
 };
 
+// A device that the VMM of the sandbox holds: its end frees it.
+struct DiskRecord {
+  std::string id;
+  std::string source;  // what it is on the host
+};
+
 struct ContainerRecord {
   std::string bundle;
   uint32_t index = 0;               // its exports are c<index>-…
   std::vector<std::string> mounts;  // mount points in the order they were made
   std::vector<std::string> exports;
+  std::vector<DiskRecord> disks;
   std::string cgroup;  // absolute path; empty: none
   std::vector<ProcessRecord> processes;
 };

@@ -23,8 +23,13 @@ SandboxRecord Sample() {
   record.owner = *RecordProcess("owner", getpid());
   record.processes = {{"vmm", 123, 456}};
   record.cgroups = {"/sys/fs/cgroup/x", "/sys/fs/cgroup/x/y"};
-  record.containers["box"] = {
-      "/bundle", 0, {"/bundle/rootfs"}, {"c0-root"}, "/sys/fs/cgroup/x/box", {{"anchor", 7, 8}}};
+  record.containers["box"] = {"/bundle",
+                              0,
+                              {"/bundle/rootfs"},
+                              {"c0-root"},
+                              {{"c0-b0", "/dev/sdb"}},
+                              "/sys/fs/cgroup/x/box",
+                              {{"anchor", 7, 8}}};
   return record;
 }
 
@@ -63,6 +68,17 @@ TEST(ParseStateTest, RoundTrip) {
   ASSERT_TRUE(again.has_value()) << again.error().message();
   EXPECT_EQ(FormatState(*again), FormatState(record));
   EXPECT_EQ(again->containers.at("box").processes.at(0).start_time, 8U);
+  EXPECT_EQ(again->containers.at("box").disks.at(0).source, "/dev/sdb");
+}
+
+TEST(ParseStateTest, FileOfAVersionWithoutDisksIsRead) {
+  std::string text = FormatState(Sample());
+  const std::string disks = R"("disks":[{"id":"c0-b0","source":"/dev/sdb"}],)";
+  ASSERT_NE(text.find(disks), std::string::npos) << text;
+  text.erase(text.find(disks), disks.size());
+  const auto record = ParseState(text);
+  ASSERT_TRUE(record.has_value()) << record.error().message();
+  EXPECT_TRUE(record->containers.at("box").disks.empty());
 }
 
 TEST(StateDirectoryTest, NamespaceAndIdDoNotRunTogether) {
