@@ -2,28 +2,12 @@
 
 #include <algorithm>
 #include <array>
-#include <utility>
 
 #include "oci/seccomp.h"
 #include "oci/translate.h"
 
 namespace wyvern::oci {
 namespace {
-
-// Character devices of every Linux (Documentation/admin-guide/devices.txt) that the guest kernel has too.
-constexpr std::array<std::pair<int64_t, int64_t>, 11> kGuestDevices = {{
-    {1, 3},
-    {1, 5},
-    {1, 7},
-    {1, 8},
-    {1, 9},  // null, zero, full, random, urandom
-    {5, 0},
-    {5, 1},
-    {5, 2},  // tty, console, ptmx
-    {10, 200},
-    {10, 229},
-    {10, 237},  // net/tun, fuse, loop-control
-}};
 
 Result<bool> NamespaceStays(const Json& entry, size_t index, Notes& notes) {
   static constexpr std::array<std::string_view, 6> kKept = {"pid",   "ipc",    "uts",
@@ -100,54 +84,11 @@ void TranslateSysctl(Json& linux_section, bool ipc, bool uts) {
   }
 }
 
-// Allowed to use every device: what --privileged makes, together with the whole of the host's /dev.
-bool MayUseAllDevices(const Json& linux_section) {
-  const Json* resources = Child(linux_section, "resources");
-  const Json* rules = resources == nullptr ? nullptr : Child(*resources, "devices");
-  return rules != nullptr && std::ranges::any_of(*rules, [](const Json& rule) {
-           const std::string type = GetString(rule, "type");
-           return GetBool(rule, "allow") && (type.empty() || type == "a") &&
-                  GetInt(rule, "major", -1) == -1 && GetInt(rule, "minor", -1) == -1;
-         });
-}
-
-Result<> TranslateDevices(Json& linux_section, Notes& notes) {
-  Json* devices = Child(linux_section, "devices");
-  if (devices == nullptr) {
-    return {};
-  }
-  const bool privileged = MayUseAllDevices(linux_section);
-  Json out = Json::array();
-  size_t dropped = 0;
-  for (size_t i = 0; i < devices->size(); ++i) {
-    const Json& device = (*devices)[i];
-    const std::string type = GetString(device, "type");
-    const std::pair number(GetInt(device, "major"), GetInt(device, "minor"));
-    const bool known = (type == "c" || type == "u") &&
-                       std::ranges::find(kGuestDevices, number) != kGuestDevices.end();
-    if (known || type == "p") {
-      out.push_back(device);
-    } else if (privileged) {
-      ++dropped;
-    } else {
-      return Fail(Code::kInvalidArgument,
-                  fmt::format("linux.devices[{}]: {} ({} {}:{}) is refused: it is a device of the "
-                              "host, and devices are not passed to the "
-                              "guest",
-                              i, GetString(device, "path"), type, number.first, number.second));
-    }
-  }
-  if (dropped > 0) {
-    notes.Add(fmt::format(
-        "linux.devices: {} devices of the host ignored: they do not exist in the guest", dropped));
-  }
-  *devices = std::move(out);
-  return {};
-}
-
 }  // namespace
 
-void TranslateResourcesSection(Json& resources, Notes& notes) {
+void TranslateResourcesSection(Json& resources, const std::map<DeviceNumber, DeviceNumber>& devices,
+                               Notes& notes) {
+  TranslateDeviceRules(resources, devices, notes);
   Json* limits = Child(resources, "hugepageLimits");
   if (limits == nullptr) {
     return;
@@ -195,9 +136,9 @@ Result<> TranslateLinux(Json& document, const TranslateOptions& options, Notes& 
   }
   WV_TRY_VOID(TranslateNamespaces(section, notes));
   TranslateSysctl(section, ipc, uts);
-  WV_TRY_VOID(TranslateDevices(section, notes));
+  WV_TRY_VOID(TranslateDevices(section, options.devices, notes));
   if (Json* resources = Child(section, "resources"); resources != nullptr) {
-    TranslateResourcesSection(*resources, notes);
+    TranslateResourcesSection(*resources, options.devices, notes);
   }
   section["cgroupsPath"] = "/wyvern/" + options.container_id;
   return DenyVsock(section, options.arch);

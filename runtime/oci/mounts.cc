@@ -10,6 +10,14 @@ namespace {
 
 constexpr std::array<std::string_view, 7> kGuestTypes = {"proc",   "sysfs",  "tmpfs",  "mqueue",
                                                          "devpts", "cgroup", "cgroup2"};
+// Of the container's mount, which is a bind in the guest; what else there is belongs to the file system.
+constexpr std::array<std::string_view, 28> kMountOptions = {
+    "ro",         "rw",          "nosuid",     "suid",        "nodev",
+    "dev",        "noexec",      "exec",       "sync",        "async",
+    "noatime",    "atime",       "nodiratime", "diratime",    "relatime",
+    "private",    "rprivate",    "shared",     "rshared",     "slave",
+    "rslave",     "defaults",    "norelatime", "strictatime", "nostrictatime",
+    "unbindable", "runbindable", "rro"};
 constexpr std::array<std::string_view, 2> kIdMapOptions = {"idmap", "ridmap"};
 
 bool Has(const std::vector<std::string>& options, std::string_view word) {
@@ -27,6 +35,58 @@ bool IsReadOnly(const std::vector<std::string>& options) {
     }
   }
   return read_only;
+}
+
+// The mount's words in the guest, and the file system's.
+std::pair<std::vector<std::string>, std::vector<std::string>> SplitOptions(
+    const std::vector<std::string>& words) {
+  std::pair<std::vector<std::string>, std::vector<std::string>> out{{"bind"}, {}};
+  for (const std::string& word : words) {
+    if (std::ranges::find(kMountOptions, word) != kMountOptions.end()) {
+      out.first.push_back(word);
+    } else if (!word.empty() && word != "loop") {
+      out.second.push_back(word);
+    }
+  }
+  return out;
+}
+
+Result<> TranslateDisk(Json& mount, const std::string& field, const TranslateOptions& options,
+                       std::vector<DiskMount>& disks) {
+  const std::string type = GetString(mount, "type");
+  if (std::ranges::find(options.disk_filesystems, type) == options.disk_filesystems.end()) {
+    return Fail(Code::kInvalidArgument,
+                fmt::format("{}.type: '{}' is refused: the guest's kernel has no such file system; "
+                            "mount it on the host and bind it",
+                            field, type));
+  }
+  const std::string source = GetString(mount, "source");
+  if (!source.starts_with('/')) {
+    return Fail(Code::kInvalidArgument,
+                field + ".source: must be the absolute path of a block device or an image file");
+  }
+  const std::vector<std::string> words = GetStrings(mount, "options");
+  auto [mine, its] = SplitOptions(words);
+  const bool read_only = IsReadOnly(words);
+  auto it = std::ranges::find(disks, source, &DiskMount::source);
+  if (it == disks.end()) {
+    if (disks.size() >= kMaxDisks) {
+      return Fail(Code::kInvalidArgument, fmt::format("mounts: more than {} disks", kMaxDisks));
+    }
+    disks.push_back({fmt::format("{}-b{}", options.share_prefix, disks.size()), source, type,
+                     read_only, std::move(its), field});
+    it = std::prev(disks.end());
+  } else if (it->filesystem != type || it->options != its) {
+    return Fail(Code::kInvalidArgument,
+                fmt::format("{}: {} is mounted with another type or options by {}", field, source,
+                            it->field));
+  } else {
+    it->read_only &= read_only;
+  }
+  mount["type"] = "bind";
+  mount["source"] = fmt::format("{}/{}", kGuestDisks, it->name);
+  mount["options"] = std::move(mine);
+  return {};
 }
 
 Result<> TranslateBind(Json& mount, const std::string& field, const TranslateOptions& options,
@@ -73,11 +133,11 @@ Result<> TranslateBind(Json& mount, const std::string& field, const TranslateOpt
 
 }  // namespace
 
-Result<std::vector<Export>> TranslateMounts(Json& document, const TranslateOptions& options) {
-  std::vector<Export> exports;
+Result<Volumes> TranslateMounts(Json& document, const TranslateOptions& options) {
+  Volumes out;
   Json* mounts = Child(document, "mounts");
   if (mounts == nullptr) {
-    return exports;
+    return out;
   }
   for (size_t i = 0; i < mounts->size(); ++i) {
     Json& mount = (*mounts)[i];
@@ -92,16 +152,19 @@ Result<std::vector<Export>> TranslateMounts(Json& document, const TranslateOptio
     const std::string type = GetString(mount, "type");
     const std::vector<std::string> words = GetStrings(mount, "options");
     if (type == "bind" || type == "rbind" || Has(words, "bind") || Has(words, "rbind")) {
-      WV_TRY_VOID(TranslateBind(mount, field, options, exports));
+      WV_TRY_VOID(TranslateBind(mount, field, options, out.exports));
+    } else if (std::ranges::find(kDiskFilesystems, type) != kDiskFilesystems.end()) {
+      WV_TRY_VOID(TranslateDisk(mount, field, options, out.disks));
     } else if (std::ranges::find(kGuestTypes, type) == kGuestTypes.end()) {
       return Fail(Code::kInvalidArgument,
                   fmt::format("{}.type: '{}' is refused: the guest mounts bind, proc, sysfs, "
-                              "tmpfs, mqueue, devpts and cgroup only; mount "
-                              "other file systems on the host and bind them",
+                              "tmpfs, mqueue, devpts and cgroup, and ext2, ext3, ext4, xfs, erofs "
+                              "and squashfs from disks; mount other file systems on the host and "
+                              "bind them",
                               field, type));
     }
   }
-  return exports;
+  return out;
 }
 
 }  // namespace wyvern::oci

@@ -11,13 +11,19 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view text(reinterpret_cast<const char*>(data), size);
   auto spec = oci::Spec::Parse(text);
   if (spec.has_value()) {
-    auto guest = spec->Translate({.container_id = "c", .bundle = "/b", .share_prefix = "c0"});
+    oci::TranslateOptions options{.container_id = "c", .bundle = "/b", .share_prefix = "c0"};
+    options.disk_filesystems = {"ext4", "erofs"};
+    uint32_t minor = 0;
+    for (const oci::BlockDevice& device : spec->facts().block_devices) {
+      options.devices[device.number] = {254, minor++};
+    }
+    auto guest = spec->Translate(options);
     if (guest.has_value()) {
       WV_CHECK(oci::Spec::Parse(guest->config_json).has_value());
     }
   }
   std::vector<std::string> notes;
   static_cast<void>(oci::TranslateProcess(text, true, &notes));
-  static_cast<void>(oci::TranslateResources(text, &notes));
+  static_cast<void>(oci::TranslateResources(text, {}, &notes));
   return 0;
 }

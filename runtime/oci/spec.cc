@@ -127,6 +127,7 @@ Result<Facts> ReadFacts(const Json& document) {
   }
   if (const Json* linux_section = Child(document, "linux"); linux_section != nullptr) {
     ReadLinux(*linux_section, facts);
+    WV_TRY(facts.block_devices, FindBlockDevices(*linux_section));
   }
   facts.sandbox_sysctls = SandboxSysctls(document);
   return facts;
@@ -184,12 +185,15 @@ Result<GuestSpec> Spec::Translate(const TranslateOptions& options) const {
     Notes notes(&out.notes);
     Json document = rep_->document;
     document["ociVersion"] = "1.0.2";
-    document["root"]["path"] = fmt::format("{}/{}-root", kGuestShare, options.share_prefix);
+    document["root"]["path"] = fmt::format(
+        "{}/{}-root", options.root_on_disk ? kGuestDisks : kGuestShare, options.share_prefix);
     document["process"]["terminal"] = options.terminal;
     document["process"].erase("consoleSize");
     document.erase("annotations");
     TranslateHooks(document);
-    WV_TRY_CONTEXT(out.volumes, TranslateMounts(document, options), "config.json");
+    WV_TRY_CONTEXT(Volumes volumes, TranslateMounts(document, options), "config.json");
+    out.volumes = std::move(volumes.exports);
+    out.disks = std::move(volumes.disks);
     WV_TRY_VOID_CONTEXT(TranslateLinux(document, options, notes), "config.json");
     out.config_json = Dump(document);
     return out;
@@ -209,11 +213,12 @@ Result<std::string> TranslateProcess(std::string_view process_json, bool termina
 }
 
 Result<std::string> TranslateResources(std::string_view resources_json,
+                                       const std::map<DeviceNumber, DeviceNumber>& devices,
                                        std::vector<std::string>* out) {
   return Fenced([&]() -> Result<std::string> {
     Notes notes(out);
     WV_TRY(Json resources, ParseSection(resources_json, "linux.resources", notes));
-    TranslateResourcesSection(resources, notes);
+    TranslateResourcesSection(resources, devices, notes);
     return Dump(resources);
   });
 }

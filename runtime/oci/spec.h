@@ -5,6 +5,7 @@
 // Threads: a Spec is immutable after Parse.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -20,6 +21,8 @@ namespace wyvern::oci {
 inline constexpr size_t kMaxConfigBytes =
     3U << 20U;  // an agent message, with its other fields, must stay below 4 MiB
 inline constexpr std::string_view kGuestShare = "/run/wyvern/share";
+inline constexpr std::string_view kGuestDisks = "/run/wyvern/disks";
+inline constexpr size_t kMaxDisks = 64;  // of a container
 
 struct Hook {
   std::string path;
@@ -31,6 +34,24 @@ struct Hook {
 // Those that run on the host.
 struct HostHooks {
   std::vector<Hook> prestart, create_runtime, poststart, poststop;
+};
+
+// That a guest may be given on a disk, in mounts[] or as a root.
+inline constexpr std::array<std::string_view, 6> kDiskFilesystems = {"ext2", "ext3",  "ext4",
+                                                                     "xfs",  "erofs", "squashfs"};
+
+struct DeviceNumber {
+  uint32_t major = 0, minor = 0;
+
+  auto operator<=>(const DeviceNumber&) const = default;
+};
+
+// A block device of the host that linux.devices wants in the container.
+struct BlockDevice {
+  DeviceNumber number;
+  bool writable = false;  // by the rules of linux.resources.devices
+  std::string path;       // in the container
+  std::string field;      // "linux.devices[3]"
 };
 
 // What the host side needs to know of the document.
@@ -49,6 +70,7 @@ struct Facts {
   int64_t memory_limit = 0;                  // bytes; 0 or below: none
   int64_t cpu_quota = 0, cpu_period = 0;  // µs; a period that is not given is the kernel's default
   HostHooks hooks;
+  std::vector<BlockDevice> block_devices;  // each number once
 };
 
 // A host path that the guest must see below kGuestShare.
@@ -61,10 +83,26 @@ struct Export {
   std::string field;                // "mounts[3]"
 };
 
+// A mounts[] of a file system that is on a disk: the guest mounts it at kGuestDisks/<name>.
+struct DiskMount {
+  std::string name;    // [a-z0-9-], at most 20
+  std::string source;  // absolute host path: a block device or an image file
+  std::string filesystem;
+  bool read_only = false;            // no mount of it may write
+  std::vector<std::string> options;  // the file system's own
+  std::string field;                 // "mounts[3]"
+};
+
 struct TranslateOptions {
   std::string container_id;
   std::string bundle;        // relative bind sources begin here
-  std::string share_prefix;  // "c0": root is c0-root, volumes c0-v<N>
+  std::string share_prefix;  // "c0": root is c0-root, volumes c0-v<N>, disks c0-b<N>
+  bool root_on_disk = false;
+  // What the guest mounts from a disk; mounts[] of another file system are refused.
+  std::vector<std::string> disk_filesystems = {};
+  // The host's block devices as the guest numbers them. Those of Facts that are missing are left out: before they are attached a translation
+  // only checks.
+  std::map<DeviceNumber, DeviceNumber> devices = {};
   bool terminal = false;
   std::string arch = "x86_64";  // the guest's
 };
@@ -72,6 +110,7 @@ struct TranslateOptions {
 struct GuestSpec {
   std::string config_json;
   std::vector<Export> volumes;     // in order of first use; the root is not among them
+  std::vector<DiskMount> disks;    // the same
   std::vector<std::string> notes;  // one line each for the log: what was left out and why
 };
 
@@ -92,7 +131,9 @@ class Spec {
 // An exec's OCI Process, and an update's OCI LinuxResources, for the guest. Notes are appended.
 Result<std::string> TranslateProcess(std::string_view process_json, bool terminal,
                                      std::vector<std::string>* notes);
+// Rules for block devices that are not in `devices` are left out: in the guest their numbers are those of others.
 Result<std::string> TranslateResources(std::string_view resources_json,
+                                       const std::map<DeviceNumber, DeviceNumber>& devices,
                                        std::vector<std::string>* notes);
 
 // Container and exec ids as the agent accepts them: [A-Za-z0-9][A-Za-z0-9_.-]{0,127}.

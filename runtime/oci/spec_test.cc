@@ -252,6 +252,126 @@ TEST(SpecTest, HostDevicesAreRefusedUnlessEverythingIsAllowed) {
   EXPECT_THAT(NotesOf(json), Contains(HasSubstr("linux.devices: 1 devices of the host ignored")));
 }
 
+TEST(SpecTest, BlockDevicesGetTheGuestsNumbers) {
+  Json json = Minimal();
+  json["linux"]["devices"] = Json::parse(
+      R"([{"path":"/dev/xvda","type":"b","major":8,"minor":16,"fileMode":432},
+          {"path":"/dev/again","type":"b","major":8,"minor":16},
+          {"path":"/dev/ro","type":"b","major":253,"minor":1}])");
+  json["linux"]["resources"]["devices"] = Json::parse(
+      R"([{"allow":false,"access":"rwm"},
+          {"allow":true,"type":"c","major":1,"minor":3,"access":"rwm"},
+          {"allow":true,"type":"b","access":"m"},
+          {"allow":true,"type":"b","major":8,"minor":16,"access":"rwm"},
+          {"allow":true,"type":"b","major":8,"minor":1,"access":"r"},
+          {"allow":true,"type":"b","major":253,"access":"r"},
+          {"allow":true,"type":"a","major":8,"minor":2,"access":"r"}])");
+  const auto spec = Spec::Parse(json.dump());
+  ASSERT_TRUE(spec.has_value()) << spec.error().message();
+  const std::vector<BlockDevice>& wanted = spec->facts().block_devices;
+  ASSERT_EQ(wanted.size(), 2U);
+  EXPECT_EQ(wanted[0].number, (DeviceNumber{8, 16}));
+  EXPECT_TRUE(wanted[0].writable);
+  EXPECT_EQ(wanted[0].field, "linux.devices[0]");
+  EXPECT_EQ(wanted[1].number, (DeviceNumber{253, 1}));
+  EXPECT_FALSE(wanted[1].writable);
+
+  TranslateOptions options{.container_id = "box", .bundle = "/bundle", .share_prefix = "c0"};
+  auto guest = spec->Translate(options);  // before they are attached
+  ASSERT_TRUE(guest.has_value()) << guest.error().message();
+  EXPECT_TRUE(Json::parse(guest->config_json)["linux"]["devices"].empty());
+
+  options.devices = {{{8, 16}, {254, 32}}, {{253, 1}, {254, 48}}};
+  guest = spec->Translate(options);
+  ASSERT_TRUE(guest.has_value()) << guest.error().message();
+  const Json translated = Json::parse(guest->config_json);
+  EXPECT_EQ(translated["linux"]["devices"],
+            Json::parse(
+                R"([{"path":"/dev/xvda","type":"b","major":254,"minor":32,"fileMode":432},
+          {"path":"/dev/again","type":"b","major":254,"minor":32},
+          {"path":"/dev/ro","type":"b","major":254,"minor":48}])"));
+  EXPECT_EQ(translated["linux"]["resources"]["devices"], Json::parse(
+                                                             R"([{"allow":false,"access":"rwm"},
+          {"allow":true,"type":"c","major":1,"minor":3,"access":"rwm"},
+          {"allow":true,"type":"b","access":"m"},
+          {"allow":true,"type":"b","major":254,"minor":32,"access":"rwm"}])"));
+  EXPECT_THAT(guest->notes, Contains(HasSubstr("a rule for b 8:1 ignored")));
+}
+
+TEST(SpecTest, PrivilegedContainerGetsBlockDevicesThatARuleNames) {
+  Json json = Minimal();
+  json["linux"]["devices"] = Json::parse(
+      R"([{"path":"/dev/sda","type":"b","major":8,"minor":0},{"path":"/dev/sdb","type":"b","major":8,"minor":16}])");
+  json["linux"]["resources"]["devices"] = Json::parse(
+      R"([{"allow":true,"access":"rwm"},{"allow":true,"type":"b","major":8,"minor":16,"access":"rw"}])");
+  const auto spec = Spec::Parse(json.dump());
+  ASSERT_TRUE(spec.has_value());
+  ASSERT_EQ(spec->facts().block_devices.size(), 1U);
+  EXPECT_EQ(spec->facts().block_devices[0].path, "/dev/sdb");
+  EXPECT_THAT(NotesOf(json), Contains(HasSubstr("linux.devices: 1 devices of the host ignored")));
+}
+
+TEST(SpecTest, UpdateKeepsRulesForDevicesThatTheGuestHas) {
+  std::vector<std::string> notes;
+  const auto resources = TranslateResources(
+      R"({"devices":[{"allow":true,"type":"b","major":8,"minor":0,"access":"rw"},{"allow":true,"type":"b","major":8,"minor":1,"access":"rw"}]})",
+      {{{8, 0}, {254, 0}}}, &notes);
+  ASSERT_TRUE(resources.has_value());
+  EXPECT_EQ(Json::parse(*resources)["devices"],
+            Json::parse(R"([{"allow":true,"type":"b","major":254,"minor":0,"access":"rw"}])"));
+  EXPECT_EQ(notes.size(), 1U);
+}
+
+Result<GuestSpec> TranslateWithDisks(const Json& json) {
+  WV_TRY(Spec spec, Spec::Parse(json.dump()));
+  TranslateOptions options{.container_id = "box", .bundle = "/bundle", .share_prefix = "c7"};
+  options.root_on_disk = true;
+  options.disk_filesystems = {"ext4", "erofs"};
+  return spec.Translate(options);
+}
+
+TEST(SpecTest, FileSystemsOfDisksAreMountedByTheGuest) {
+  Json json = Minimal();
+  json["mounts"] = Json::parse(
+      R"([{"destination":"/data","type":"ext4","source":"/dev/sdb","options":["rw","nodev","discard","rslave","commit=5"]},
+          {"destination":"/more","type":"ext4","source":"/dev/sdb","options":["ro","discard","commit=5","loop"]},
+          {"destination":"/image","type":"erofs","source":"/i.erofs","options":["loop","ro"]}])");
+  const auto guest = TranslateWithDisks(json);
+  ASSERT_TRUE(guest.has_value()) << guest.error().message();
+  ASSERT_EQ(guest->disks.size(), 2U);
+  EXPECT_EQ(guest->disks[0].name, "c7-b0");
+  EXPECT_EQ(guest->disks[0].filesystem, "ext4");
+  EXPECT_FALSE(guest->disks[0].read_only);
+  EXPECT_THAT(guest->disks[0].options, ElementsAre("discard", "commit=5"));
+  EXPECT_TRUE(guest->disks[1].read_only);
+  EXPECT_TRUE(guest->disks[1].options.empty());
+  const Json translated = Json::parse(guest->config_json);
+  EXPECT_EQ(translated["root"]["path"], "/run/wyvern/disks/c7-root");
+  EXPECT_EQ(
+      translated["mounts"],
+      Json::parse(
+          R"([{"destination":"/data","type":"bind","source":"/run/wyvern/disks/c7-b0","options":["bind","rw","nodev","rslave"]},
+          {"destination":"/more","type":"bind","source":"/run/wyvern/disks/c7-b0","options":["bind","ro"]},
+          {"destination":"/image","type":"bind","source":"/run/wyvern/disks/c7-b1","options":["bind","ro"]}])"));
+}
+
+TEST(SpecTest, DisksThatTheGuestCannotMountAreRefused) {
+  Json json = Minimal();
+  json["mounts"] = Json::parse(R"([{"destination":"/d","type":"xfs","source":"/dev/sdb"}])");
+  EXPECT_THAT(TranslateWithDisks(json).error().message(),
+              HasSubstr("mounts[0].type: 'xfs' is refused: the guest's kernel has no such"));
+  json["mounts"][0]["type"] = "ext4";
+  EXPECT_THAT(TranslateError(json), HasSubstr("the guest's kernel has no such file system"));
+  json["mounts"][0]["source"] = "relative";
+  EXPECT_THAT(TranslateWithDisks(json).error().message(), HasSubstr("mounts[0].source"));
+  json["mounts"] = Json::parse(
+      R"([{"destination":"/a","type":"ext4","source":"/dev/sdb","options":["commit=1"]},
+          {"destination":"/b","type":"ext4","source":"/dev/sdb","options":["commit=2"]}])");
+  EXPECT_THAT(
+      TranslateWithDisks(json).error().message(),
+      HasSubstr("mounts[1]: /dev/sdb is mounted with another type or options by mounts[0]"));
+}
+
 TEST(SpecTest, FifosAreNoDevicesOfTheHost) {
   Json json = Minimal();
   json["linux"]["devices"] = Json::parse(R"([{"path":"/dev/fifo","type":"p","fileMode":438}])");
@@ -355,10 +475,10 @@ TEST(TranslateProcessTest, ChecksAndPrunes) {
 
 TEST(TranslateResourcesTest, NamesTheFieldInErrors) {
   std::vector<std::string> notes;
-  auto bad = TranslateResources(R"({"memory":{"limit":"1"}})", &notes);
+  auto bad = TranslateResources(R"({"memory":{"limit":"1"}})", {}, &notes);
   ASSERT_FALSE(bad.has_value());
   EXPECT_THAT(bad.error().message(), HasSubstr("linux.resources.memory.limit: must be an integer"));
-  EXPECT_TRUE(TranslateResources(R"({"memory":{"limit":1}})", &notes).has_value());
+  EXPECT_TRUE(TranslateResources(R"({"memory":{"limit":1}})", {}, &notes).has_value());
 }
 
 TEST(CheckIdTest, RefusesPathsAndLongIds) {

@@ -1,6 +1,9 @@
 // oci/translate.h — the parts of the translation, each on its own section of the pruned document. Internal to oci/.
 #pragma once
 
+#include <map>
+#include <vector>
+
 #include "base/error.h"
 #include "oci/json.h"
 #include "oci/spec.h"
@@ -10,12 +13,27 @@ namespace wyvern::oci {
 // Checks at Parse time: what must be there.
 Result<> CheckProcess(const Json& process, std::string_view where);
 
-// mounts[]: bind sources become exports, other types pass if the guest can mount them itself.
-Result<std::vector<Export>> TranslateMounts(Json& document, const TranslateOptions& options);
+struct Volumes {
+  std::vector<Export> exports;
+  std::vector<DiskMount> disks;
+};
+
+// mounts[]: bind sources become exports, file systems of disks disks; other types pass if the guest can mount them itself.
+Result<Volumes> TranslateMounts(Json& document, const TranslateOptions& options);
 
 // linux.*: namespaces, sysctl, devices, resources, seccomp, cgroupsPath.
 Result<> TranslateLinux(Json& document, const TranslateOptions& options, Notes& notes);
-void TranslateResourcesSection(Json& resources, Notes& notes);
+void TranslateResourcesSection(Json& resources, const std::map<DeviceNumber, DeviceNumber>& devices,
+                               Notes& notes);
+
+// devices.cc. linux.devices: those of every Linux stay, block devices of the host become the guest's, others are refused, or left out where
+// everything is allowed.
+Result<std::vector<BlockDevice>> FindBlockDevices(const Json& linux_section);
+Result<> TranslateDevices(Json& linux_section, const std::map<DeviceNumber, DeviceNumber>& devices,
+                          Notes& notes);
+// linux.resources.devices
+void TranslateDeviceRules(Json& resources, const std::map<DeviceNumber, DeviceNumber>& devices,
+                          Notes& notes);
 
 // "net.*" and everything that no namespace of the container holds.
 std::vector<std::string> SandboxSysctls(const Json& document);

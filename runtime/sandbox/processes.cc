@@ -296,7 +296,7 @@ Result<> SandboxImpl::UpdateContainer(const std::string& id, const std::string& 
   WV_TRY_VOID(FindContainer(id));
   WV_TRY_VOID(CheckAlive());
   std::vector<std::string> notes;
-  WV_TRY(const std::string resources, oci::TranslateResources(resources_json, &notes));
+  WV_TRY(const std::string resources, oci::TranslateResources(resources_json, {}, &notes));
   for (const std::string& note : notes) {
     WV_INFO("container {}: update: {}", id, note);
   }
