@@ -42,6 +42,12 @@ struct Config {
     std::chrono::milliseconds cache_volume{};
   } share;
 
+  enum class BlockStorage : uint8_t { kAuto, kShare };
+
+  struct Storage {
+    BlockStorage block = BlockStorage::kAuto;
+  } storage;
+
   struct Paths {
     std::string vmm, fs, anchor, guests;
   } paths;

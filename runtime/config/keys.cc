@@ -197,6 +197,26 @@ Key Level(std::string_view name, std::string_view fallback, std::string_view doc
           }};
 }
 
+// storage.block
+Key BlockKey(std::string_view name, std::string_view fallback, std::string_view doc) {
+  return {
+      name,
+      fallback,
+      doc,
+      false,
+      [](Config& config, const RawValue& raw) -> Result<> {
+        if (raw.text != "auto" && raw.text != "share") {
+          return Fail(Code::kInvalidArgument, "must be auto or share");
+        }
+        config.storage.block =
+            raw.text == "auto" ? Config::BlockStorage::kAuto : Config::BlockStorage::kShare;
+        return {};
+      },
+      [](const Config& config) {
+        return std::string(config.storage.block == Config::BlockStorage::kAuto ? "auto" : "share");
+      }};
+}
+
 Key Flag(std::string_view name, std::string_view fallback, std::string_view doc,
          const Ref<bool>& ref) {
   return {name,
@@ -293,6 +313,11 @@ std::vector<Key> MakeHostKeys() {
           "share.cache.volume", "0s",
           "The same for volumes, read-only ones too: 0s sees every change on the host at once.",
           [](Config& c) -> Ms& { return c.share.cache_volume; }),
+      BlockKey("storage.block", "auto",
+               "A container's root that containerd gives as a block device or an image file "
+               "(blockfile, devmapper): auto gives it to the guest\nas a disk, and <bundle>/rootfs "
+               "stays empty on the host, for hooks too; share mounts it there and shares the "
+               "directory."),
       Path("paths.vmm", "/usr/libexec/wyvern/wyvern-vmm", "The virtual machine monitor.",
            [](Config& c) -> std::string& { return c.paths.vmm; }),
       Path("paths.fs", "/usr/libexec/wyvern/wyvern-fs", "The file server.",
