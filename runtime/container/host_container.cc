@@ -1,8 +1,12 @@
 #include "container/host_container.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <sys/mount.h>
+#include <sys/sysmacros.h>
 
 #include "base/log.h"
+#include "storage/block_source.h"
 #include "storage/exports.h"
 
 namespace wyvern::runtime {
@@ -24,11 +28,19 @@ Result<std::unique_ptr<HostContainer>> HostContainer::Prepare(const HostEnvironm
       new HostContainer(environment, std::move(options), std::move(spec)));
   auto made = container->Make();
   if (!made.has_value()) {
-    static_cast<void>(container->Release(/*machine_alive=*/true));
+    static_cast<void>(container->Release(GuestState::kObeys));
     return tl::unexpected(std::move(made).error());
   }
   return container;
 }
+
+HostContainer::HostContainer(const HostEnvironment& environment, Options options, oci::Spec spec)
+    : environment_(environment),
+      options_(std::move(options)),
+      spec_(std::move(spec)),
+      disks_(options_.id, *environment.machine, *environment.agent, [this](const DiskRecord& disk) {
+        return Record("disk", [&](ContainerRecord& record) { record.disks.push_back(disk); });
+      }) {}
 
 HostContainer::~HostContainer() {
   if (anchor_.has_value()) {
@@ -42,22 +54,35 @@ Result<> HostContainer::Record(const std::string& step,
       step, [&](SandboxRecord& record) { change(record.containers[options_.id]); });
 }
 
-Result<> HostContainer::Make() {
+Result<> HostContainer::Translate() {
   oci::TranslateOptions translate;
   translate.container_id = options_.id;
   translate.bundle = options_.bundle;
   translate.share_prefix = fmt::format("c{}", options_.index);
   translate.terminal = options_.terminal;
+  translate.root_on_disk = root_on_disk_;
+  translate.disk_filesystems = environment_.disk_filesystems;
+  translate.devices = devices_;
   WV_TRY(guest_, spec_.Translate(translate));
-  for (const std::string& note : guest_.notes) {
-    WV_INFO("container {}: {}", options_.id, note);
-  }
+  return {};
+}
+
+Result<> HostContainer::Make() {
+  WV_TRY_VOID(Translate());  // what cannot be is refused before anything is made
   recorded_ = true;
   WV_TRY_VOID(Record("container", [&](ContainerRecord& record) {
     record.bundle = options_.bundle;
     record.index = options_.index;
   }));
-  WV_TRY_VOID(MountRoot());
+  WV_TRY_VOID(MakeRoot());
+  WV_TRY_VOID(AttachDevices());
+  if (root_on_disk_ || !devices_.empty()) {
+    WV_TRY_VOID(Translate());
+  }
+  for (const std::string& note : guest_.notes) {
+    WV_INFO("container {}: {}", options_.id, note);
+  }
+  WV_TRY_VOID(AttachVolumes());
   WV_TRY_VOID(Share());
   return StartAnchor();
 }
@@ -68,6 +93,65 @@ std::string HostContainer::RootPath() const {
   }
   const std::string& path = spec_.facts().root_path;
   return path.starts_with('/') ? path : options_.bundle + "/" + path;
+}
+
+// Only what the host finds out itself makes it mount the root: see disks.h.
+Result<> HostContainer::MakeRoot() {
+  const MountEntry* mount = DiskMountOf(options_.rootfs, environment_.disk_filesystems);
+  if (mount == nullptr || environment_.config->storage.block == Config::BlockStorage::kShare) {
+    return MountRoot();
+  }
+  const bool read_only =
+      (ParseMountOptions(mount->options, /*overlay=*/false).flags & MS_RDONLY) != 0;
+  auto file = OpenBlockSource(mount->source, read_only);
+  if (!file.has_value()) {
+    WV_WARN("container {}: its root cannot be a disk of the guest, the host mounts it: {}",
+            options_.id, file.error().message());
+    return MountRoot();
+  }
+  WV_TRY_VOID_CONTEXT(AttachRoot(*mount, *file),
+                      "container root (storage.block: share has the host mount it)");
+  root_on_disk_ = true;
+  return {};
+}
+
+Result<> HostContainer::AttachRoot(const MountEntry& mount, FdRef file) {
+  const ParsedOptions parsed = ParseMountOptions(mount.options, /*overlay=*/false);
+  ContainerDisks::Disk disk{fmt::format("c{}-root", options_.index), mount.source, file};
+  disk.read_only = (parsed.flags & MS_RDONLY) != 0;
+  disk.filesystem = mount.type;
+  disk.flags = parsed.flags;
+  disk.options = parsed.data;
+  WV_TRY_VOID(disks_.Attach(disk));
+  return {};
+}
+
+Result<> HostContainer::AttachDevices() {
+  for (const oci::BlockDevice& device : spec_.facts().block_devices) {
+    WV_TRY_CONTEXT(
+        const UniqueFd file,
+        OpenBlockDevice(makedev(device.number.major, device.number.minor), !device.writable),
+        device.field);
+    ContainerDisks::Disk disk{fmt::format("c{}-d{}", options_.index, devices_.size()), device.path,
+                              file};
+    disk.read_only = !device.writable;
+    WV_TRY_CONTEXT(devices_[device.number], disks_.Attach(disk), device.field);
+  }
+  return {};
+}
+
+Result<> HostContainer::AttachVolumes() {
+  for (const oci::DiskMount& mount : guest_.disks) {
+    WV_TRY_CONTEXT(const UniqueFd file, OpenBlockSource(mount.source, mount.read_only),
+                   mount.field + ".source");
+    ContainerDisks::Disk disk{mount.name, mount.source, file};
+    disk.read_only = mount.read_only;
+    disk.filesystem = mount.filesystem;
+    disk.flags = mount.read_only ? MS_RDONLY : 0;
+    disk.options = fmt::format("{}", fmt::join(mount.options, ","));
+    WV_TRY_VOID_CONTEXT(disks_.Attach(disk), mount.field);
+  }
+  return {};
 }
 
 Result<> HostContainer::MountRoot() {
@@ -88,13 +172,15 @@ Result<> HostContainer::ShareTree(const std::string& name, FdRef tree, const Exp
 
 Result<> HostContainer::Share() {
   const Config::Share& share = environment_.config->share;
-  TreeOptions root;
-  root.recursive = true;  // mounts[] of the list may have targets below it
-  root.for_guest = true;
-  WV_TRY_CONTEXT(const UniqueFd tree, CloneTree(RootPath(), root), "container root");
-  // Also a read-only root is attached for writing: crun makes mount points in it before the container sees it.
-  const auto cache = spec_.facts().root_readonly ? share.cache_read_only : share.cache_root;
-  WV_TRY_VOID(ShareTree(fmt::format("c{}-root", options_.index), tree, {cache, false}));
+  if (!root_on_disk_) {
+    TreeOptions root;
+    root.recursive = true;  // mounts[] of the list may have targets below it
+    root.for_guest = true;
+    WV_TRY_CONTEXT(const UniqueFd tree, CloneTree(RootPath(), root), "container root");
+    // Also a read-only root is attached for writing: crun makes mount points in it before the container sees it.
+    const auto cache = spec_.facts().root_readonly ? share.cache_read_only : share.cache_root;
+    WV_TRY_VOID(ShareTree(fmt::format("c{}-root", options_.index), tree, {cache, false}));
+  }
   for (const oci::Export& item : guest_.volumes) {
     TreeOptions options;
     options.recursive = item.recursive;
@@ -137,7 +223,7 @@ Result<> HostContainer::StartAnchor() {
   return Record("anchor", [&](ContainerRecord& record) { record.processes.push_back(process); });
 }
 
-Result<> HostContainer::Release(bool machine_alive) {
+Result<> HostContainer::Release(GuestState guest) {
   Result<> first;
   const auto keep = [&](Result<> result) {
     if (!result.has_value()) {
@@ -147,9 +233,10 @@ Result<> HostContainer::Release(bool machine_alive) {
       }
     }
   };
+  keep(disks_.Release(guest));
   // What cannot be detached, since requests still use it, is for the next try: its device would stay busy.
   std::vector<std::string> attached;
-  for (auto it = exports_.rbegin(); machine_alive && it != exports_.rend(); ++it) {
+  for (auto it = exports_.rbegin(); guest != GuestState::kGone && it != exports_.rend(); ++it) {
     auto detached = environment_.machine->DetachExport(*it);
     if (!detached.has_value()) {
       attached.insert(attached.begin(), *it);

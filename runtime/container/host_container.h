@@ -1,8 +1,12 @@
-// container/host_container.h — what a container has on the host: mounted root, exports, cgroup, anchor. Made in order, undone in reverse.
+// container/host_container.h — what a container has on the host: mounted root, exports, disks of the guest, cgroup, anchor. Made in order,
+//                              undone in reverse.
+// Root:    one that is a block device or an image file becomes a disk of the guest (storage.block), if nobody on the host has it; <bundle>/rootfs
+//          is empty then, for hooks and in the anchor. Any other is mounted there and shared.
 // State:   each thing is in the state file before it exists.
 // Threads: Prepare and Release are not called at the same time for one container; different containers are independent.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -12,6 +16,7 @@
 #include "cgroup/cgroup.h"
 #include "config/config.h"
 #include "container/anchor_process.h"
+#include "container/disks.h"
 #include "hypervisor/machine.h"
 #include "oci/spec.h"
 #include "state/state.h"
@@ -22,9 +27,11 @@ namespace wyvern::runtime {
 // What the containers of a sandbox share; outlives them.
 struct HostEnvironment {
   Machine* machine = nullptr;
+  AgentClient* agent = nullptr;
   StateStore* state = nullptr;
   const Config* config = nullptr;
   FdRef network_namespace{-1};
+  std::vector<std::string> disk_filesystems;  // that the guest mounts
 };
 
 class HostContainer {
@@ -52,22 +59,29 @@ class HostContainer {
 
   const std::vector<std::string>& export_names() const { return exports_; }
 
+  // The host's block devices that it has, and their numbers in the guest.
+  const std::map<oci::DeviceNumber, oci::DeviceNumber>& devices() const { return devices_; }
+
   const AnchorProcess& anchor() const {
     WV_CHECK(anchor_.has_value());  // of what Prepare returned
     return *anchor_;
   }
 
   // Ends the anchor (if it has not), detaches exports, unmounts, removes the cgroup and the record. Goes on after a failure and returns the
-  // first one; what failed is tried again by the next call. `machine_alive` false: the exports are gone with the file server. Idempotent.
-  Result<> Release(bool machine_alive);
+  // first one; what failed is tried again by the next call. kGone: exports and disks are gone with their processes. Idempotent.
+  Result<> Release(GuestState guest);
 
  private:
-  HostContainer(const HostEnvironment& environment, Options options, oci::Spec spec)
-      : environment_(environment), options_(std::move(options)), spec_(std::move(spec)) {}
+  HostContainer(const HostEnvironment& environment, Options options, oci::Spec spec);
 
   Result<> Record(const std::string& step, const std::function<void(ContainerRecord&)>& change);
   Result<> Make();
+  Result<> Translate();
+  Result<> MakeRoot();
+  Result<> AttachRoot(const MountEntry& mount, FdRef file);
   Result<> MountRoot();
+  Result<> AttachDevices();
+  Result<> AttachVolumes();
   Result<> Share();
   Result<> ShareTree(const std::string& name, FdRef tree, const ExportPolicy& policy);
   Result<> StartAnchor();
@@ -77,6 +91,9 @@ class HostContainer {
   const Options options_;
   const oci::Spec spec_;
   oci::GuestSpec guest_;
+  ContainerDisks disks_;
+  std::map<oci::DeviceNumber, oci::DeviceNumber> devices_;
+  bool root_on_disk_ = false;
   bool mounted_ = false;
   bool recorded_ = false;
   std::vector<std::string> exports_;

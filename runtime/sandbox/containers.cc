@@ -87,9 +87,9 @@ Result<ProcessIo> SandboxImpl::MakeContainer(const ContainerPtr& container,
   host.index = next_index_++;
   host.terminal = options.io.terminal;
   const int64_t start = timeline_.Now();
-  WV_TRY(container->host,
-         HostContainer::Prepare({machine_.get(), state_.get(), &config_, network_.fd},
-                                std::move(host)));
+  WV_TRY(container->host, HostContainer::Prepare({machine_.get(), agent_.get(), state_.get(),
+                                                  &config_, network_.fd, disk_filesystems_},
+                                                 std::move(host)));
   container->anchor_pid = container->host->anchor().pid();
   timeline_.Add("rootfs", start);
   auto streams = CreateInGuest(container, options.io);
@@ -169,7 +169,19 @@ Result<> SandboxImpl::ReleaseContainer(const ContainerPtr& container, bool guest
       }
     }
   }
-  return container->host->Release(alive);
+  if (!alive) {
+    bool dead = false;
+    {
+      const std::lock_guard lock(mu_);
+      dead = death_.has_value();
+    }
+    // What the VMM holds is free when it has ended. Else Shutdown is on its way, which ends it after what others write is on the host.
+    if (dead) {
+      machine_->End();
+    }
+    return container->host->Release(GuestState::kGone);
+  }
+  return container->host->Release(guest_obeys ? GuestState::kObeys : GuestState::kDisobeys);
 }
 
 // For an init that nobody waits for yet: the agent deletes only what has ended.

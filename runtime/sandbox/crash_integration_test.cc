@@ -9,8 +9,11 @@
 #include <fstream>
 #include <thread>
 
+#include "base/subprocess.h"
 #include "sandbox/cleanup.h"
 #include "sandbox/testing/sandbox_fixture.h"
+#include "storage/block_source.h"
+#include "storage/loop.h"
 #include "storage/rootfs.h"
 
 namespace wyvern::runtime {
@@ -19,7 +22,8 @@ namespace {
 class CrashTest : public SandboxFixture {
  protected:
   // In a child: starts a sandbox and a container, dies at step number `fatal`. Returns how many steps it saw when it lived through all.
-  void LiveUntil(int fatal, const std::string& bundle, const std::string& log) {
+  void LiveUntil(int fatal, const std::string& bundle, const std::string& log,
+                 const std::string& image = "") {
     int steps = 0;
     Backend backend;
     backend.make_machine = MakeNativeMachine;
@@ -40,8 +44,14 @@ class CrashTest : public SandboxFixture {
                          "",
                          {"lowerdir=" + dir_ + "/root", "upperdir=" + dir_ + "/upper",
                           "workdir=" + dir_ + "/work"}}};
-    const bool ok = (*sandbox)->CreateContainer(container).has_value() &&
-                    (*sandbox)->StartProcess("box", "").has_value();
+    if (!image.empty()) {
+      container.rootfs = {{"ext4", image, "", {"loop"}}};
+    }
+    const auto created = (*sandbox)->CreateContainer(container);
+    if (!created.has_value()) {
+      fprintf(stderr, "%s\n", created.error().message().c_str());
+    }
+    const bool ok = created.has_value() && (*sandbox)->StartProcess("box", "").has_value();
     std::ofstream(log, std::ios::app) << "end\n";
     kill(getpid(), ok ? SIGKILL : SIGABRT);
   }
@@ -101,6 +111,63 @@ TEST_F(CrashTest, CleanUpAfterDeathAtEachStep) {
         CleanUpIn({state_dir_, config_->cgroup_root}, "default", "box", bundle).has_value());
   }
   EXPECT_GE(tried, 10);
+}
+
+TEST_F(CrashTest, CleanUpFreesDisksAfterDeathAtEachStep) {
+  const std::string image = dir_ + "/root.ext4";
+  const auto made = RunCommand(
+      SpawnOptions{{"/sbin/mke2fs", "-q", "-F", "-t", "ext4", "-d", dir_ + "/root", image, "24M"},
+                   {},
+                   {},
+                   {}},
+      20000);
+  if (!made.has_value() || made->status.AsShell() != 0 ||
+      !LoopDevice::Attach(image, /*read_only=*/true).has_value()) {
+    GTEST_SKIP() << "no mke2fs or no loop devices here";
+  }
+  BundleOptions options;
+  options.args = {"sleep", "1000"};
+  options.cgroups_path = "/wyvern-host-" + std::to_string(getpid()) + "/box";
+  const std::string bundle = MakeBundle("box", options);
+  const std::string log = dir_ + "/steps";
+  bool lived = false;
+  bool recorded = false;
+  for (int fatal = 0; !lived; ++fatal) {
+    std::filesystem::remove(log);
+    const pid_t child = fork();
+    if (child == 0) {
+      LiveUntil(fatal, bundle, log, image);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    const std::string steps = *ReadFile(log);
+    ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)
+        << "at step " << fatal << ": " << status << " after:\n"
+        << steps;
+    lived = steps.ends_with("end\n");
+    if (steps.ends_with("disk\n")) {
+      const auto record = LoadState(StateDirectory(state_dir_, "default", "box"));
+      ASSERT_TRUE(record.has_value());
+      EXPECT_EQ(record->containers.at("box").disks.at(0).source, image);
+      recorded = true;
+    }
+    const auto cleaned = CleanUpIn({state_dir_, config_->cgroup_root}, "default", "box", bundle);
+    EXPECT_TRUE(cleaned.has_value()) << cleaned.error().message() << " after:\n" << steps;
+    // What dies with a guest.
+    static_cast<void>(WriteFile("/sys/fs/cgroup/wyvern/box/cgroup.kill", "1"));
+    for (int i = 0; i < 200 && rmdir("/sys/fs/cgroup/wyvern/box") != 0 && errno == EBUSY; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
+    std::error_code none;
+    for (const auto& entry : std::filesystem::directory_iterator("/run/wyvern/disks", none)) {
+      EXPECT_EQ(umount2(entry.path().c_str(), MNT_DETACH), 0);
+      std::filesystem::remove(entry.path());
+    }
+    EXPECT_EQ(LeftBehind(), "") << "after:\n" << steps;
+    const auto again = OpenBlockSource(image, /*read_only=*/false);
+    EXPECT_TRUE(again.has_value()) << again.error().message() << " after:\n" << steps;
+  }
+  EXPECT_TRUE(recorded);
 }
 
 // As containerd has them when its state directory is below a symlink, /var/run for one.

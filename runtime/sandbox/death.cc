@@ -177,7 +177,7 @@ Result<> SandboxImpl::ReleaseAll() {
   for (const ContainerPtr& container : Settle()) {
     UnwatchAnchor(container);
     auto released =
-        container->host == nullptr ? Result<>() : container->host->Release(/*machine_alive=*/false);
+        container->host == nullptr ? Result<>() : container->host->Release(GuestState::kGone);
     if (released.has_value()) {
       const std::lock_guard lock(mu_);
       containers_.erase(container->id);

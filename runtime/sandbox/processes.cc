@@ -293,10 +293,15 @@ Result<> SandboxImpl::ResumeContainer(const std::string& id) {
 }
 
 Result<> SandboxImpl::UpdateContainer(const std::string& id, const std::string& resources_json) {
-  WV_TRY_VOID(FindContainer(id));
+  WV_TRY(const ContainerPtr container, FindContainer(id));
   WV_TRY_VOID(CheckAlive());
   std::vector<std::string> notes;
-  WV_TRY(const std::string resources, oci::TranslateResources(resources_json, {}, &notes));
+  WV_TRY(const std::string resources,
+         oci::TranslateResources(resources_json,
+                                 container->host == nullptr
+                                     ? std::map<oci::DeviceNumber, oci::DeviceNumber>()
+                                     : container->host->devices(),
+                                 &notes));
   for (const std::string& note : notes) {
     WV_INFO("container {}: update: {}", id, note);
   }

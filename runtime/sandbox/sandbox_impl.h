@@ -147,6 +147,7 @@ class SandboxImpl final : public Sandbox {
   Result<> StartMachine();
   Result<> BootMachine();
   Result<> ConnectAgent();
+  void FindDiskFilesystems();
   void TellOom(const std::string& id);
   void SizeMachine(MachineOptions& machine) const;
 
@@ -206,6 +207,8 @@ class SandboxImpl final : public Sandbox {
   NetworkNamespace network_;
   std::unique_ptr<Machine> machine_;
   std::unique_ptr<AgentClient> agent_;
+  std::vector<std::string>
+      disk_filesystems_;  // that the guest mounts; set before there are containers
   std::unique_ptr<LoopThread> loop_;
   std::unique_ptr<ttrpc::BlockingPool> pool_;
   std::atomic<uint32_t> next_index_{0};

@@ -294,7 +294,18 @@ Result<> SandboxImpl::ConnectAgent() {
   timeline_.AddGuest(agent_->hello(), start, hello);
   WV_TRY_VOID(agent_->CreateSandbox(facts_.hostname, "wyvern", facts_.sandbox_sysctls));
   timeline_.Add("sandbox", hello);
+  FindDiskFilesystems();
   return {};
+}
+
+// Asked before there is a container, so it is still our kernel that answers.
+void SandboxImpl::FindDiskFilesystems() {
+  for (const std::string_view name : oci::kDiskFilesystems) {
+    const auto& theirs = agent_->hello().block_filesystems();
+    if (std::ranges::find(theirs, name) != theirs.end()) {
+      disk_filesystems_.emplace_back(name);
+    }
+  }
 }
 
 }  // namespace wyvern::runtime
