@@ -101,28 +101,22 @@ Result<> HostContainer::MakeRoot() {
   if (mount == nullptr || environment_.config->storage.block == Config::BlockStorage::kShare) {
     return MountRoot();
   }
-  const bool read_only =
-      (ParseMountOptions(mount->options, /*overlay=*/false).flags & MS_RDONLY) != 0;
-  auto file = OpenBlockSource(mount->source, read_only);
+  const ParsedOptions parsed = ParseMountOptions(mount->options, /*overlay=*/false);
+  const bool read_only = (parsed.flags & MS_RDONLY) != 0 || oci::IsReadOnlyFilesystem(mount->type);
+  const auto file = OpenBlockSource(mount->source, read_only);
   if (!file.has_value()) {
     WV_WARN("container {}: its root cannot be a disk of the guest, the host mounts it: {}",
             options_.id, file.error().message());
     return MountRoot();
   }
-  WV_TRY_VOID_CONTEXT(AttachRoot(*mount, *file),
+  ContainerDisks::Disk disk{fmt::format("c{}-root", options_.index), mount->source, *file};
+  disk.read_only = read_only;
+  disk.filesystem = mount->type;
+  disk.flags = parsed.flags | (read_only ? MS_RDONLY : 0);
+  disk.options = parsed.data;
+  WV_TRY_VOID_CONTEXT(disks_.Attach(disk),
                       "container root (storage.block: share has the host mount it)");
   root_on_disk_ = true;
-  return {};
-}
-
-Result<> HostContainer::AttachRoot(const MountEntry& mount, FdRef file) {
-  const ParsedOptions parsed = ParseMountOptions(mount.options, /*overlay=*/false);
-  ContainerDisks::Disk disk{fmt::format("c{}-root", options_.index), mount.source, file};
-  disk.read_only = (parsed.flags & MS_RDONLY) != 0;
-  disk.filesystem = mount.type;
-  disk.flags = parsed.flags;
-  disk.options = parsed.data;
-  WV_TRY_VOID(disks_.Attach(disk));
   return {};
 }
 

@@ -78,7 +78,6 @@ class HostContainer {
   Result<> Make();
   Result<> Translate();
   Result<> MakeRoot();
-  Result<> AttachRoot(const MountEntry& mount, FdRef file);
   Result<> MountRoot();
   Result<> AttachDevices();
   Result<> AttachVolumes();

@@ -67,7 +67,7 @@ Result<> TranslateDisk(Json& mount, const std::string& field, const TranslateOpt
   }
   const std::vector<std::string> words = GetStrings(mount, "options");
   auto [mine, its] = SplitOptions(words);
-  const bool read_only = IsReadOnly(words);
+  const bool read_only = IsReadOnly(words) || IsReadOnlyFilesystem(type);
   auto it = std::ranges::find(disks, source, &DiskMount::source);
   if (it == disks.end()) {
     if (disks.size() >= kMaxDisks) {

@@ -40,6 +40,11 @@ struct HostHooks {
 inline constexpr std::array<std::string_view, 6> kDiskFilesystems = {"ext2", "ext3",  "ext4",
                                                                      "xfs",  "erofs", "squashfs"};
 
+// Which nobody can write, so that many guests may have one.
+constexpr bool IsReadOnlyFilesystem(std::string_view name) {
+  return name == "erofs" || name == "squashfs";
+}
+
 struct DeviceNumber {
   uint32_t major = 0, minor = 0;
 
