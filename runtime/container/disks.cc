@@ -7,18 +7,13 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/plain_text.h"
 
 namespace wyvern::runtime {
 namespace {
 
-constexpr size_t kMaxGuestText = 500;
-
-// The guest's words, for a log: as sandbox/guest_text.h, which is above this layer.
 std::string Plain(std::string_view text) {
-  std::string plain(text.substr(0, kMaxGuestText));
-  std::ranges::replace_if(
-      plain, [](char c) { return c < ' ' || c > '~'; }, '?');
-  return plain;
+  return PlainText(text, kMaxGuestError);
 }
 
 }  // namespace

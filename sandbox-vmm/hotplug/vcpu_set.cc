@@ -6,7 +6,7 @@
 
 #include <fmt/format.h>
 
-#include "upcall/answers.h"
+#include "base/plain_text.h"
 
 namespace wyvern::hotplug {
 
@@ -18,8 +18,8 @@ std::string Refusals(const agent::v1::CpuResponse& answer) {
   std::string text;
   for (const auto& refusal : answer.refused()) {
     text += fmt::format("{}the guest did not take vCPU {}: {}", text.empty() ? "" : "; ",
-                        refusal.id(), upcall::GuestText(refusal.text()));
-    if (text.size() > upcall::kMaxGuestText) {
+                        refusal.id(), PlainText(refusal.text(), kMaxGuestError));
+    if (text.size() > kMaxGuestError) {
       return text + "; and others";
     }
   }

@@ -3,6 +3,10 @@
 #include <algorithm>
 #include <bit>
 #include <set>
+#include <string>
+#include <string_view>
+
+#include "upcall/preamble.h"
 
 namespace wyvern::upcall {
 
@@ -24,13 +28,6 @@ tl::unexpected<Error> Nonsense(const char* what) {
 }
 
 }  // namespace
-
-std::string GuestText(std::string_view text) {
-  std::string out(text.substr(0, kMaxGuestText));
-  std::ranges::replace_if(
-      out, [](char c) { return c < ' ' || c > '~'; }, '?');
-  return out;
-}
 
 Result<> CheckAnswer(const agent::v1::UpcallHelloResponse& answer) {
   if (answer.protocol() != kProtocol) {

@@ -5,20 +5,12 @@
 // Threads: any.   Trust: none in the answers; requests are ours.
 #pragma once
 
-#include <string>
-#include <string_view>
-
 #include "base/error.h"
 #include "proto/upcall.pb.h"
 
 namespace wyvern::upcall {
 
-inline constexpr uint32_t kProtocol = 1;
 inline constexpr uint32_t kMaxCpu = 1023;
-inline constexpr size_t kMaxGuestText = 200;
-
-// At most kMaxGuestText bytes, what is not printable ASCII as '?': for logs and messages.
-std::string GuestText(std::string_view text);
 
 Result<> CheckAnswer(const agent::v1::UpcallHelloResponse& answer);
 Result<> CheckAnswer(const agent::v1::PciRescanRequest& request,

@@ -7,7 +7,9 @@
 #include <fmt/format.h>
 
 #include "base/log.h"
+#include "base/plain_text.h"
 #include "upcall/answers.h"
+#include "upcall/preamble.h"
 
 namespace wyvern::upcall {
 
@@ -15,7 +17,6 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr char kService[] = "wyvern.agent.v1.Upcall";
 // Between tries to reach an agent that refuses: it may not have begun to listen.
 constexpr milliseconds kFirstPause(2);
 constexpr milliseconds kLongestPause(100);
@@ -160,7 +161,7 @@ Result<Resp> Session::Repeat(Method method, Req& request, Time deadline) {
     }
     request.set_deadline_ms(AgentsShare(left));
     auto answer =
-        client->Call<Req, Resp>(kService, NameOf(method).method, request, {.timeout = left});
+        client->Call<Req, Resp>(kServiceName, NameOf(method).method, request, {.timeout = left});
     if (answer) {
       return answer;
     }
@@ -177,7 +178,7 @@ Result<Resp> Session::Repeat(Method method, Req& request, Time deadline) {
       Suspect(client);
       return Late();
     }
-    return Fail(code, "the guest's agent: " + GuestText(answer.error().message()));
+    return Fail(code, "the guest's agent: " + PlainText(answer.error().message(), kMaxGuestError));
   }
 }
 
@@ -270,14 +271,15 @@ Result<> Session::Greet(const std::shared_ptr<ttrpc::Client>& client, Time deadl
   agent::v1::UpcallHelloRequest request;
   request.set_protocol(kProtocol);
   auto answer = client->Call<agent::v1::UpcallHelloRequest, agent::v1::UpcallHelloResponse>(
-      kService, NameOf(Method::kHello).method, request, {.timeout = left});
+      kServiceName, NameOf(Method::kHello).method, request, {.timeout = left});
   {
     const std::lock_guard lock(mu_);
     greeting_.reset();
   }
   Result<> greeted;
   if (!answer) {
-    greeted = Fail(answer.error().code(), "Hello: " + GuestText(answer.error().message()));
+    greeted = Fail(answer.error().code(),
+                   "Hello: " + PlainText(answer.error().message(), kMaxGuestError));
   } else {
     greeted = CheckAnswer(*answer);
   }

@@ -5,7 +5,7 @@
 //          pass its deadline (it answers by itself before that) is asked Hello before the stream is used again: silence ends it.
 // Errors:  within the deadline, whatever the guest does: DEADLINE_EXCEEDED, UNAVAILABLE (nobody answers, or cuts, and after Close), DATA_LOSS (nonsense),
 //          UNIMPLEMENTED (another protocol), FAILED_PRECONDITION (no way to the agent), and the agent's own by
-//          upcall.proto, whose text is cut to kMaxGuestText printable bytes.
+//          upcall.proto, whose text is cut to kMaxGuestError printable bytes.
 // Threads: any, several at once; they block. A stream has a thread of its own.
 // Trust:   answers are the guest's. They are bounded and fit the request (answers.h), and may be lies.
 #pragma once

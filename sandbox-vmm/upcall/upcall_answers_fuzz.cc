@@ -4,6 +4,7 @@
 #include <string>
 
 #include "base/check.h"
+#include "base/plain_text.h"
 #include "base/testing/fuzz_input.h"
 #include "upcall/answers.h"
 
@@ -22,7 +23,7 @@ void FuzzHello(const std::string& bytes) {
   if (Parse(bytes, answer) && CheckAnswer(answer)) {
     WV_CHECK(answer.protocol() == 1 && answer.boot_id().size() == 36);
     WV_CHECK(answer.agent_version().size() <= 64);
-    WV_CHECK(GuestText(answer.agent_version()) == answer.agent_version());
+    WV_CHECK(PlainText(answer.agent_version(), kMaxGuestError) == answer.agent_version());
   }
 }
 
@@ -39,7 +40,7 @@ void FuzzRescan(const std::string& bytes, bool behind_port, bool share) {
     WV_CHECK(behind_port || answer.pci_address() == request.address());
     WV_CHECK(answer.node().size() <= 128 && answer.node().find('/') == std::string::npos);
     WV_CHECK(!share || answer.node() == "tag");
-    WV_CHECK(GuestText(answer.pci_address()) == answer.pci_address());
+    WV_CHECK(PlainText(answer.pci_address(), kMaxGuestError) == answer.pci_address());
   }
 }
 

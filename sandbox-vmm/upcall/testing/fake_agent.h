@@ -15,13 +15,12 @@
 #include "proto/upcall.pb.h"
 #include "ttrpc/server.h"
 #include "upcall/opening.h"
+#include "upcall/preamble.h"
 
 namespace wyvern::upcall {
 
 class FakeAgent {
  public:
-  static constexpr char kService[] = "wyvern.agent.v1.Upcall";
-
   template <typename Req, typename Resp>
   using Handler = std::function<void(Req, ttrpc::Responder<Resp>)>;
 
@@ -119,7 +118,7 @@ class FakeAgent {
     for (const char* method : {"Hello", "PciRescan", "PciRemove", "CpuOnline", "CpuOffline",
                                "MemoryOnline", "MemoryOffline"}) {
       server_->RegisterRawUnary(
-          kService, method,
+          kServiceName, method,
           [this, method](const std::string& payload, const ttrpc::CallContext&,
                          ttrpc::RawResponder responder) {
             Handle(method, payload, std::move(responder));
