@@ -6,6 +6,7 @@
 #include <future>
 #include <thread>
 
+#include "base/plain_text.h"
 #include "upcall/testing/fake_agent.h"
 
 namespace wyvern::upcall {
@@ -81,7 +82,7 @@ TEST_F(UpcallSessionTest, AnswersAreThoseOfTheAgentAndItsErrorsKeepTheirCode) {
   EXPECT_EQ(failed.error().code(), Code::kNotFound);
   EXPECT_TRUE(failed.error().message().starts_with("PciRescan: the guest's agent: no function??x"))
       << failed.error().message();
-  EXPECT_LT(failed.error().message().size(), 300U);
+  EXPECT_LT(failed.error().message().size(), kMaxGuestError + 100);
 }
 
 TEST_F(UpcallSessionTest, AgentIsToldToAnswerBeforeOurDeadline) {
