@@ -30,7 +30,7 @@ interop
 1.7 1 test_ctr_run.py test_quickstart.py
 1.7 1 test_exec.py test_task_api.py test_tty.py
 1.7 1 test_bad_input.py test_rootfs.py test_confinement.py test_virtio_blk.py test_fs_differential.py test_fs_escape.py test_dax.py test_hotplug.py
-1.7 1 test_block_roots.py
+1.7 1 test_block_roots.py test_devices_vcpus.py
 1.7 1 test_debian_image.py
 1.7 1 test_wyvern_cli.py test_guest_import.py
 1.7 1 test_kill9.py
