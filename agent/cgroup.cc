@@ -180,15 +180,17 @@ Result<v1::ContainerStatsResponse> Cgroup::Stats() const {
   return stats;
 }
 
-uint64_t Cgroup::OomKills() const {
-  uint64_t kills = 0;
+OomCounts Cgroup::OomEvents() const {
+  OomCounts counts;
   ForEachPair(ReadOrEmpty(directory_ + "/memory.events"),
-              [&kills](std::string_view key, uint64_t value) {
+              [&counts](std::string_view key, uint64_t value) {
                 if (key == "oom_kill") {
-                  kills = value;
+                  counts.kills = value;
+                } else if (key == "oom") {
+                  counts.limits = value;
                 }
               });
-  return kills;
+  return counts;
 }
 
 }  // namespace wyvern::agent

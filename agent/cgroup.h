@@ -13,6 +13,12 @@
 
 namespace wyvern::agent {
 
+// memory.events of a group and those below it; they only grow.
+struct OomCounts {
+  uint64_t limits = 0;  // allocations that found a limit reached and nothing to reclaim (oom)
+  uint64_t kills = 0;   // processes killed for want of memory, whoever had none left (oom_kill)
+};
+
 class Cgroup {
  public:
   Cgroup() = default;
@@ -33,7 +39,7 @@ class Cgroup {
   Result<> RequestFreeze(bool freeze) const;
   Result<bool> IsFrozen() const;
   Result<v1::ContainerStatsResponse> Stats() const;
-  uint64_t OomKills() const;
+  OomCounts OomEvents() const;
 
  private:
   std::string directory_;

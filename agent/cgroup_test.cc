@@ -57,7 +57,8 @@ TEST_F(CgroupTest, StatsOfEveryFile) {
   EXPECT_EQ(stats->io(0).wios(), 4U);
   EXPECT_EQ(stats->io(1).major(), 259U);
   EXPECT_EQ(stats->io(1).rbytes(), 10U);
-  EXPECT_EQ(Cgroup(directory).OomKills(), 5U);
+  EXPECT_EQ(Cgroup(directory).OomEvents().kills, 5U);
+  EXPECT_EQ(Cgroup(directory).OomEvents().limits, 1U);
 }
 
 TEST_F(CgroupTest, AGroupThatIsGoneIsNotFound) {
@@ -65,7 +66,7 @@ TEST_F(CgroupTest, AGroupThatIsGoneIsNotFound) {
   EXPECT_EQ(gone.Stats().error().code(), Code::kNotFound);
   EXPECT_EQ(gone.Processes().error().code(), Code::kNotFound);
   EXPECT_FALSE(gone.IsFrozen().has_value());
-  EXPECT_EQ(gone.OomKills(), 0U);
+  EXPECT_EQ(gone.OomEvents().kills, 0U);
 }
 
 TEST_F(CgroupTest, MissingControllersReadAsZero) {

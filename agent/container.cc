@@ -11,6 +11,7 @@
 #include <system_error>
 #include <utility>
 
+#include "agent/idle_cache.h"
 #include "base/log.h"
 
 namespace wyvern::agent {
@@ -63,6 +64,7 @@ Container::Container(Environment& environment, std::string id)
 
 Container::~Container() {
   environment_.oom.Remove(id_);
+  environment_.idle_cache.Remove(id_);
 }
 
 Result<std::shared_ptr<Container::Process>> Container::Find(const std::string& exec_id) const {
@@ -119,6 +121,7 @@ Result<pid_t> Container::Created(const Spawned& spawned) {
   WV_TRY(cgroup_, Cgroup::OfProcess(spawned.pid));
   WV_TRY_VOID(init_->io->ChildStarted());
   environment_.oom.Add(id_, cgroup_);
+  environment_.idle_cache.Add(id_, cgroup_.directory());
   init_->state = State::kCreated;
   environment_.reaper.Watch(
       spawned.pid, [self = shared_from_this()](ExitStatus status) { self->OnInitExit(status); });
@@ -261,6 +264,7 @@ void Container::Delete(ExitDone done) {
     process->io.reset();
   }
   environment_.oom.Remove(id_);
+  environment_.idle_cache.Remove(id_);
   environment_.crun.Delete(id_, [self = shared_from_this()](Result<> deleted) {
     const auto waiting = std::exchange(self->deletions_, {});
     if (deleted) {

@@ -34,7 +34,7 @@ constexpr char kAutoOnline[] = "/sys/devices/system/memory/auto_online_blocks";
 // eight times, 1/8 of the boot memory does.
 constexpr char kMovableRatio[] = "800";
 constexpr uint64_t kUnit = 1U << 20;
-constexpr uint64_t kEnd = uint64_t{1} << 63;
+constexpr uint64_t kLastAddress = uint64_t{1} << 63;
 
 // SIGUSR1 to this thread at `when`, and every 10 ms after it: one that comes before the system call it should end is in vain.
 class ThreadAlarm {
@@ -113,7 +113,7 @@ std::optional<Blocks> BlocksWithin(const KernelFiles& files, uint64_t start, uin
     const auto number = name.starts_with(kPrefix)
                             ? NumberOf(std::string_view(name).substr(kPrefix.size()), 10)
                             : std::nullopt;
-    if (!number || *number >= kEnd / *size) {
+    if (!number || *number >= kLastAddress / *size) {
       continue;
     }
     const uint64_t at = *number * *size;
@@ -267,7 +267,7 @@ Result<std::shared_ptr<Job>> MakeMemoryJob(const KernelFiles& files,
                                            Lane::TimePoint deadline,
                                            ttrpc::Responder<v1::MemoryResponse> responder) {
   if (request.start() % kUnit != 0 || request.size() % kUnit != 0 || request.size() == 0 ||
-      request.start() >= kEnd || request.size() >= kEnd - request.start()) {
+      request.start() >= kLastAddress || request.size() >= kLastAddress - request.start()) {
     return Fail(Code::kInvalidArgument,
                 "start and size: multiples of 1 MiB, size not 0, their sum below 2^63");
   }

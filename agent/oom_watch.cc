@@ -6,6 +6,11 @@
 #include <vector>
 
 namespace wyvern::agent {
+namespace {
+
+constexpr std::chrono::seconds kOneEvent(1);
+
+}  // namespace
 
 Result<std::unique_ptr<OomWatch>> OomWatch::Create(EventLoop& loop, Callback on_oom) {
   UniqueFd inotify(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
@@ -23,7 +28,7 @@ OomWatch::~OomWatch() {
 }
 
 void OomWatch::Add(const std::string& id, const Cgroup& cgroup) {
-  Watched watched{.cgroup = cgroup, .descriptor = -1, .kills = cgroup.OomKills()};
+  Watched watched{.cgroup = cgroup, .descriptor = -1, .counts = cgroup.OomEvents(), .at_limit = {}};
   const std::string file = cgroup.directory() + "/memory.events";
   watched.descriptor = inotify_add_watch(inotify_.get(), file.c_str(), IN_MODIFY);
   watched_.insert_or_assign(id, std::move(watched));
@@ -34,10 +39,18 @@ void OomWatch::Check(const std::string& id) {
   if (it == watched_.end()) {
     return;
   }
-  const uint64_t kills = it->second.cgroup.OomKills();
-  if (kills > it->second.kills) {
-    it->second.kills = kills;
-    on_oom_(id);
+  const OomCounts now = it->second.cgroup.OomEvents();
+  OomCounts& before = it->second.counts;
+  if (now.kills > before.kills) {
+    // A limit that is reached counts as an event before it kills; the kernel's own search for a victim is none of the group's. What one
+    // event kills, it kills at once (memory.oom.group: all of them), but we may have looked between two.
+    const auto time = std::chrono::steady_clock::now();
+    const bool limit = now.limits > before.limits ||
+                       (it->second.at_limit && time - *it->second.at_limit < kOneEvent);
+    const Reach reach = limit ? Reach::kContainer : Reach::kGuest;
+    it->second.at_limit = limit ? std::optional(time) : std::nullopt;
+    before = now;
+    on_oom_(id, reach);
   }
 }
 

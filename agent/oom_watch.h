@@ -1,10 +1,13 @@
-// agent/oom_watch.h — tells when the kernel killed something in a container for want of memory (memory.events, oom_kill).
+// agent/oom_watch.h — tells when the kernel killed something in a container for want of memory (memory.events, oom_kill), and whether it was the
+//          container that had reached its limit or the guest as a whole that had nothing left.
 // Threads: the loop's thread.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "agent/cgroup.h"
@@ -15,7 +18,9 @@ namespace wyvern::agent {
 
 class OomWatch {
  public:
-  using Callback = std::function<void(const std::string& container_id)>;
+  enum class Reach : uint8_t { kContainer, kGuest };
+
+  using Callback = std::function<void(const std::string& container_id, Reach reach)>;
 
   static Result<std::unique_ptr<OomWatch>> Create(EventLoop& loop, Callback on_oom);
   ~OomWatch();
@@ -32,7 +37,9 @@ class OomWatch {
   struct Watched {
     Cgroup cgroup;
     int descriptor = -1;
-    uint64_t kills = 0;
+    OomCounts counts;  // at the last kill that was told
+    std::optional<std::chrono::steady_clock::time_point>
+        at_limit;  // when it was told last that this was its own limit's
   };
 
   OomWatch(EventLoop& loop, UniqueFd inotify, Callback on_oom)

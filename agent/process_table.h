@@ -21,6 +21,7 @@
 namespace wyvern::agent {
 
 class Crun;
+class IdleCache;
 class OomWatch;
 class Reaper;
 
@@ -31,6 +32,7 @@ struct Environment {
   Crun& crun;
   StdioHub& stdio;
   OomWatch& oom;
+  IdleCache& idle_cache;
   std::string containers_dir;
   std::string scratch_dir;
 };

@@ -42,13 +42,16 @@ Result<std::unique_ptr<Service>> Service::Create(EventLoop& loop, Reaper& reaper
                                                  StdioHub& stdio, ServiceOptions options) {
   std::unique_ptr<Service> service(new Service(crun, std::move(options)));
   Service* raw = service.get();
-  WV_TRY(service->oom_, OomWatch::Create(loop, [raw](const std::string& id) { raw->OnOom(id); }));
+  WV_TRY(service->oom_, OomWatch::Create(loop, [raw](const std::string& id, OomWatch::Reach reach) {
+           raw->OnOom(id, reach);
+         }));
   service->environment_ = std::make_unique<Environment>(
       Environment{.loop = loop,
                   .reaper = reaper,
                   .crun = crun,
                   .stdio = stdio,
                   .oom = *service->oom_,
+                  .idle_cache = service->idle_cache_,
                   .containers_dir = service->options_.root_dir + "/containers",
                   .scratch_dir = service->options_.root_dir + "/scratch"});
   service->guest_ = std::make_shared<GuestProcesses>(*service->environment_);
@@ -279,6 +282,7 @@ Result<v1::Empty> Service::CreateSandbox(const v1::CreateSandboxRequest& request
       WV_TRY_VOID(SetSysctl(sysctl));
     }
   }
+  idle_cache_.Start(request.cache_reclaim());
   sandbox_created_ = true;
   return v1::Empty();
 }
@@ -375,11 +379,16 @@ void Service::KillAll() {
   guest_->KillAll();
 }
 
-void Service::OnOom(const std::string& id) {
-  WV_INFO("container {}: out of memory", id);
+void Service::OnOom(const std::string& id, OomWatch::Reach reach) {
+  WV_INFO("container {}: {}out of memory", id,
+          reach == OomWatch::Reach::kGuest ? "the guest as a whole is " : "");
   v1::Event event;
   event.set_container_id(id);
-  event.mutable_oom();
+  if (reach == OomWatch::Reach::kGuest) {
+    event.mutable_guest_oom();
+  } else {
+    event.mutable_oom();
+  }
   std::erase_if(watchers_, [&event](const auto& watcher) { return !watcher.Send(event); });
 }
 

@@ -13,6 +13,7 @@
 #include "agent/block_storage.h"
 #include "agent/container.h"
 #include "agent/guest_processes.h"
+#include "agent/idle_cache.h"
 #include "base/event_loop.h"
 #include "proto/agent.pb.h"
 #include "ttrpc/server.h"
@@ -65,11 +66,12 @@ class Service {
   Result<std::shared_ptr<Container>> Find(const std::string& id) const;
   // `id` empty: those in the guest itself.
   Result<std::shared_ptr<ProcessTable>> FindProcesses(const std::string& id) const;
-  void OnOom(const std::string& id);
+  void OnOom(const std::string& id, OomWatch::Reach reach);
 
   Crun& crun_;
   const ServiceOptions options_;
   std::unique_ptr<OomWatch> oom_;
+  IdleCache idle_cache_;
   std::unique_ptr<Environment> environment_;
   std::map<std::string, std::shared_ptr<Container>> containers_;
   std::shared_ptr<GuestProcesses> guest_;
