@@ -160,7 +160,12 @@ Result<MachineSpec> ParseCreate(const vmm::v1::CreateRequest& request, DonationS
       (request.max_vcpus() < request.vcpus() || request.max_vcpus() > kMaxPlannedVcpus)) {
     return Fail(Code::kInvalidArgument, "max_vcpus must be 0, or from vcpus to 32");
   }
+  if (request.ram_pages() < vmm::v1::RAM_PAGES_TRANSPARENT ||
+      request.ram_pages() > vmm::v1::RAM_PAGES_1GIB) {
+    return Fail(Code::kInvalidArgument, "ram_pages is none that is known");
+  }
   MachineSpec spec;
+  spec.ram_pages = static_cast<RamPages>(request.ram_pages());
   spec.max_vcpus = request.max_vcpus();
   spec.hotplug_memory_bytes = request.hotplug_memory_bytes();
   spec.vcpus = request.vcpus();

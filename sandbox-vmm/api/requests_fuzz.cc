@@ -58,6 +58,7 @@ bool IsFine(const CreateRequest& request, const Donated& donated) {
          request.hotplug_memory_bytes() % (2 * kMiB) == 0 &&
          (request.max_vcpus() == 0 ||
           (request.max_vcpus() >= request.vcpus() && request.max_vcpus() <= 32)) &&
+         request.ram_pages() >= 0 && request.ram_pages() <= 3 &&
          Has(donated, DonationKind::kKvm, request.kvm_fd()) &&
          Has(donated, DonationKind::kKernel, request.kernel_fd()) &&
          HasOrNone(donated, DonationKind::kInitrd, request.initrd_fd()) &&

@@ -18,6 +18,9 @@
 
 namespace wyvern::api {
 
+// As RamPages of vmm.proto.
+enum class RamPages : uint8_t { kTransparent, kSmall, k2MiB, k1GiB };
+
 struct MachineSpec {
   uint32_t vcpus = 1;
   uint64_t memory_bytes = 0;
@@ -27,6 +30,7 @@ struct MachineSpec {
   UniqueFd initrd;  // invalid: none
   std::string cmdline;
   UniqueFd console;  // a console ring; invalid: output is dropped
+  RamPages ram_pages = RamPages::kTransparent;
   uint64_t hotplug_memory_bytes = 0;
   uint32_t max_vcpus = 0;  // 0: as many as `vcpus`
 };

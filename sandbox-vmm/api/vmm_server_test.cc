@@ -179,6 +179,17 @@ TEST_F(VmmServerTest, CreateRefusesWhatNoMachineCanBe) {
   EXPECT_EQ(Create(request).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
 }
 
+TEST_F(VmmServerTest, PagesOfMemoryAreOneOfTheKnownKinds) {
+  vmm::v1::CreateRequest request = GoodCreate();
+  for (const int pages : {-1, 4, 1 << 30}) {
+    request.set_ram_pages(static_cast<vmm::v1::RamPages>(pages));
+    EXPECT_EQ(Create(request).error_code(), grpc::StatusCode::INVALID_ARGUMENT) << pages;
+  }
+  request.set_ram_pages(vmm::v1::RAM_PAGES_1GIB);
+  ASSERT_TRUE(Create(request).ok());
+  EXPECT_EQ(machine_.created_.ram_pages, RamPages::k1GiB);
+}
+
 TEST_F(VmmServerTest, AttachAndDetachTellTheMachineAndTheAnswer) {
   const auto attach = [&](uint32_t deadline, vmm::v1::AttachDeviceResponse* response) {
     grpc::ClientContext context;

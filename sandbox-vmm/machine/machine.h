@@ -57,9 +57,12 @@ struct MachineConfig {
       0;  // that it may have: all are in its tables and in KVM from the start; 0: as many as `vcpus`
   uint64_t memory = 256 << 20U;  // bytes, a multiple of 2 MiB
   bool shared_memory = false;    // memfd, for vhost-user back-ends
-  uint64_t hotplug_memory = 0;   // bytes that a virtio-mem device may plug, a multiple of 2 MiB
-  UniqueFd kernel;               // ELF with PVH entry
-  UniqueFd initrd;               // invalid: none
+  // What backs `memory`, which is whole pages of it; memory that is plugged, too, where its blocks are whole pages, else transparent ones.
+  // Pages of a fixed size make all memory shared.
+  mem::RamPages ram_pages = mem::RamPages::kTransparent;
+  uint64_t hotplug_memory = 0;  // bytes that a virtio-mem device may plug, a multiple of 2 MiB
+  UniqueFd kernel;              // ELF with PVH entry
+  UniqueFd initrd;              // invalid: none
   std::string command_line;
   // Console output; vCPU threads; must not block.
   std::function<void(std::span<const std::byte>)> console;
@@ -190,7 +193,8 @@ class Machine : private ExitHandler {
   std::atomic<uint32_t> memslots_{0};    // in use; counters() reads it without the mutex
   std::map<uint64_t, Images> images_;    // by where they are
   std::map<pci::Place, Window> windows_;
-  UniqueFd hotplug_file_;  // the memory of all chunks
+  UniqueFd hotplug_file_;                                      // the memory of all chunks
+  mem::RamPages hotplug_pages_ = mem::RamPages::kTransparent;  // set with it
   bus::Bus mmio_;
   bus::Bus ports_;
   std::unique_ptr<arch::Platform> platform_;

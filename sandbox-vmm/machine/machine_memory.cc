@@ -1,5 +1,6 @@
 // Machine's memory: RAM, read-only images, memory that is plugged and unplugged.
 #include <fcntl.h>
+#include <linux/memfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
@@ -64,9 +65,36 @@ std::vector<mem::RegionSpec> ImageRegions(uint64_t start, const devices::ImageLa
   return regions;
 }
 
+unsigned MemfdFlags(mem::RamPages pages) {
+  switch (pages) {
+    case mem::RamPages::kTransparent:
+    case mem::RamPages::kSmall:
+      break;
+    case mem::RamPages::k2MiB:
+      return MFD_HUGETLB | MFD_HUGE_2MB;
+    case mem::RamPages::k1GiB:
+      return MFD_HUGETLB | MFD_HUGE_1GB;
+  }
+  return 0;
+}
+
+bool IsFixed(mem::RamPages pages) {
+  return MemfdFlags(pages) != 0;
+}
+
 // RAM that a back-end process maps too. Sealed: the back-end must not be able to shrink it under us.
-Result<UniqueFd> MakeSharedRam(uint64_t size) {
-  WV_TRY(UniqueFd ram, MakeMemfd("wyvern-ram", size, MFD_ALLOW_SEALING));
+Result<UniqueFd> MakeSharedRam(uint64_t size, mem::RamPages pages) {
+  auto made = MakeMemfd("wyvern-ram", size, MFD_ALLOW_SEALING | MemfdFlags(pages));
+  if (!made && IsFixed(pages)) {
+    // memfd_create(2), hugetlbfs: ENODEV, or EINVAL before 4.14, for a size that there is no pool of.
+    return Fail(
+        Code::kFailedPrecondition,
+        fmt::format(
+            "this host has no huge pages of {} MiB, by its processor, its kernel or its kernel's "
+            "command line (hugepagesz=): {}",
+            mem::PageBytes(pages) >> 20U, made.error().message()));
+  }
+  WV_TRY(UniqueFd ram, std::move(made));
   if (::fcntl(ram.get(), F_ADD_SEALS, F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL) < 0) {
     return SysError("sealing guest memory");
   }
@@ -90,6 +118,7 @@ class Machine::PluggedChunks final : public devices::MemorySlots {
       WV_TRY(region.fd, machine_.hotplug_file_.Duplicate());
       region.fd_offset = at - machine_.plan_.hotplug.start;
       region.guest_ram = true;
+      region.pages = machine_.hotplug_pages_;
       WV_TRY(auto longer, memory->WithRegion(std::move(region)));
       memory = std::move(longer);
     }
@@ -178,14 +207,23 @@ Result<std::unique_ptr<devices::MemorySlots>> Machine::MakeMemorySlots(uint64_t 
                 fmt::format("{} chunks of memory to plug: KVM has {} memslots here", size / chunk,
                             memslots));
   }
-  WV_TRY(hotplug_file_, MakeSharedRam(size));
+  // A chunk that is a part of a page could not be freed alone.
+  const bool whole = chunk % mem::PageBytes(config_.ram_pages) == 0;
+  hotplug_pages_ = whole ? config_.ram_pages : mem::RamPages::kTransparent;
+  WV_TRY(hotplug_file_, MakeSharedRam(size, hotplug_pages_));
   return std::make_unique<PluggedChunks>(*this, chunk);
 }
 
 Result<> Machine::MakeMemory() {
+  const uint64_t page = mem::PageBytes(config_.ram_pages);
+  if (config_.memory % page != 0) {
+    return Fail(Code::kInvalidArgument,
+                fmt::format("memory size {} MiB: must be whole huge pages of {} MiB",
+                            config_.memory >> 20U, page >> 20U));
+  }
   UniqueFd shared;
-  if (config_.shared_memory) {
-    WV_TRY(shared, MakeSharedRam(config_.memory));
+  if (config_.shared_memory || IsFixed(config_.ram_pages)) {
+    WV_TRY(shared, MakeSharedRam(config_.memory, config_.ram_pages));
   }
   std::vector<mem::RegionSpec> regions;
   uint64_t offset = 0;
@@ -194,6 +232,7 @@ Result<> Machine::MakeMemory() {
     region.start = mem::Gpa{range.start};
     region.size = range.size;
     region.guest_ram = true;
+    region.pages = config_.ram_pages;
     if (shared.valid()) {
       WV_TRY(region.fd, shared.Duplicate());
       region.fd_offset = offset;

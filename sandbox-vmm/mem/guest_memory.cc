@@ -43,6 +43,10 @@ std::vector<RegionSpec> One(RegionSpec spec) {
 
 Result<> CheckSpec(const RegionSpec& spec) {
   const uint64_t start = Raw(spec.start);
+  const bool fixed = spec.guest_ram && PageBytes(spec.pages) != kPageSize;
+  if (fixed && (!spec.fd.valid() || spec.size % kHugePageSize != 0)) {
+    return Fail(Code::kInvalidArgument, "memory of huge pages is a memfd, in multiples of 2 MiB");
+  }
   if (spec.size == 0 || spec.size % kPageSize != 0 || start % kPageSize != 0 ||
       spec.fd_offset % kPageSize != 0 || spec.size > kMaxRegion ||
       start > std::numeric_limits<uint64_t>::max() - spec.size) {
@@ -66,7 +70,7 @@ Result<> CheckSpec(const RegionSpec& spec) {
 // ask (jail/).
 Result<uint64_t> PageSizeOf(const RegionSpec& spec) {
   if (!spec.fd.valid() || spec.guest_ram) {
-    return kPageSize;
+    return PageBytes(spec.guest_ram ? spec.pages : RamPages::kTransparent);
   }
 
   struct statfs system {};
@@ -104,15 +108,22 @@ Result<uint64_t> CheckAdjacent(std::span<const RegionSpec> specs) {
 Result<> MapAt(const RegionSpec& spec, std::byte* at, uint64_t length, uint64_t fd_offset) {
   const int prot = spec.read_only ? PROT_READ : PROT_READ | PROT_WRITE;
   const int kind = spec.fd.valid() ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
-  if (::mmap(at, length, prot, MAP_FIXED | MAP_NORESERVE | kind, spec.fd.get(),
+  const bool fixed = spec.guest_ram && PageBytes(spec.pages) != kPageSize;
+  if (::mmap(at, length, prot, MAP_FIXED | (fixed ? 0 : MAP_NORESERVE) | kind, spec.fd.get(),
              static_cast<off_t>(fd_offset)) == MAP_FAILED) {
+    if (fixed && errno == ENOMEM) {
+      return Fail(Code::kResourceExhausted,
+                  fmt::format("the host has not {} free huge pages of {} MiB for it",
+                              length / PageBytes(spec.pages), PageBytes(spec.pages) >> 20U));
+    }
     return SysError("mmap");
   }
   // Core dumps leave guest memory out. Failure only makes a dump larger.
   (void)::madvise(at, length, MADV_DONTDUMP);
   // Most of a start is first touches of guest memory. Whether huge pages are used is the host's decision: for a memfd,
   // /sys/kernel/mm/transparent_hugepage/shmem_enabled must say so; failure means a kernel without them.
-  (void)::madvise(at, length, MADV_HUGEPAGE);
+  const bool small = spec.guest_ram && spec.pages == RamPages::kSmall;
+  (void)::madvise(at, length, small ? MADV_NOHUGEPAGE : MADV_HUGEPAGE);
   return {};
 }
 
@@ -129,6 +140,7 @@ struct GuestMemory::Region {
   uint64_t fd_offset = 0;
   bool read_only = false;
   bool guest_ram = false;
+  bool fixed_pages = false;
   std::shared_ptr<const Mapping> reservation;  // address space; the region is mapped inside it
   std::byte* base = nullptr;
 
@@ -209,6 +221,7 @@ Result<GuestMemory::RegionList> GuestMemory::MapAdjacent(std::vector<RegionSpec>
     region->fd_offset = spec.fd_offset;
     region->read_only = spec.read_only;
     region->guest_ram = spec.guest_ram;
+    region->fixed_pages = spec.guest_ram && PageBytes(spec.pages) != kPageSize;
     region->reservation = reservation;
     region->base = at + lead;
     regions.push_back(std::move(region));
@@ -400,6 +413,9 @@ MemResult<> GuestMemory::FreeRange(Gpa start, uint64_t length) const {
   }
   if (!region->guest_ram) {
     return tl::unexpected(MemFault::kNotRam);
+  }
+  if (region->fixed_pages) {
+    return tl::unexpected(MemFault::kHostRefused);
   }
   const uint64_t offset = region->offset_of(start);
   int failed = 0;

@@ -39,12 +39,26 @@ enum class MemFault : uint8_t {
   kReadOnly = 2,    // a write to a read-only region
   kUnaligned = 3,   // an atomic access that is not naturally aligned
   kTooManyParts = 4,
-  kNotRam = 5,       // FreeRange of a region that was not given as guest RAM
-  kHostRefused = 6,  // FreeRange: the host's call failed; the memory is as it was
+  kNotRam = 5,  // FreeRange of a region that was not given as guest RAM
+  kHostRefused =
+      6,  // FreeRange: the host's call failed, or it is of fixed huge pages; the memory is as it was
 };
 
 template <typename T = void>
 using MemResult = tl::expected<T, MemFault>;
+
+// What the host backs guest RAM with. Pages of a fixed size are those of the host's pool: they are reserved when they are mapped, so that a
+// guest that touches its memory later never finds the pool empty (which is SIGBUS), and they are not given back before the region goes.
+enum class RamPages : uint8_t {
+  kTransparent,  // small ones, made huge where /sys/kernel/mm/transparent_hugepage lets who asks for it
+  kSmall,        // never made huge
+  k2MiB,
+  k1GiB,
+};
+
+constexpr uint64_t PageBytes(RamPages pages) {
+  return pages == RamPages::k2MiB ? 2ULL << 20U : pages == RamPages::k1GiB ? 1ULL << 30U : 4096;
+}
 
 struct RegionSpec {
   Gpa start{};
@@ -54,9 +68,11 @@ struct RegionSpec {
   UniqueFd fd;
   uint64_t fd_offset = 0;  // page-aligned
   bool read_only = false;  // mapped PROT_READ
-  // Memory that the guest may give back by FreeRange: anonymous, or a memfd of ours without huge
-  // pages. Never an image or a file: a hole punched in it would be a hole in the file.
+  // Memory that the guest may give back by FreeRange: anonymous, or a memfd of ours. Never an image
+  // or a file: a hole punched in it would be a hole in the file.
   bool guest_ram = false;
+  // Of guest_ram. Fixed ones: `fd` is a memfd of that size of pages (MFD_HUGETLB).
+  RamPages pages = RamPages::kTransparent;
 };
 
 struct RegionInfo {
@@ -96,7 +112,7 @@ class MappedArea {
 class GuestMemory {
  public:
   // Maps every region. Takes the fds. INVALID_ARGUMENT: overlap, misalignment, a fd smaller than
-  // its region.
+  // its region. RESOURCE_EXHAUSTED: the host's pool has not enough huge pages.
   static Result<std::shared_ptr<const GuestMemory>> Create(std::vector<RegionSpec> regions);
 
   // This memory and one more region: the regions' mappings are shared, so both stay valid. Errors
@@ -150,7 +166,8 @@ class GuestMemory {
   // Gives [start, start + length) back to the host with one call: from now on it reads as zeros,
   // and costs nothing until it is touched again. Multiples of 4096, inside ONE region of guest_ram:
   // what leaves its region is refused whole (kOutOfRange), so that no hole is ever punched where
-  // the region's file goes on with something else.
+  // the region's file goes on with something else. Fixed huge pages are kept (kHostRefused): what
+  // is reserved for the guest would go with them.
   MemResult<> FreeRange(Gpa start, uint64_t length) const;
 
   std::span<const RegionInfo> regions() const { return infos_; }

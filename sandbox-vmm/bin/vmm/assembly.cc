@@ -41,6 +41,20 @@ api::EventKind ToApi(machine::EventKind kind) {
   return api::EventKind::kVmmFault;
 }
 
+mem::RamPages ToMemory(api::RamPages pages) {
+  switch (pages) {
+    case api::RamPages::kTransparent:
+      break;
+    case api::RamPages::kSmall:
+      return mem::RamPages::kSmall;
+    case api::RamPages::k2MiB:
+      return mem::RamPages::k2MiB;
+    case api::RamPages::k1GiB:
+      return mem::RamPages::k1GiB;
+  }
+  return mem::RamPages::kTransparent;
+}
+
 struct Identify {
   DeviceIdentity operator()(const api::PmemSpec& /*spec*/) const {
     DeviceIdentity identity;
@@ -152,6 +166,8 @@ Result<> Assembly::Create(api::MachineSpec spec) {
   config.memory = spec.memory_bytes;
   config.shared_memory = spec.shared_memory;
   config.hotplug_memory = spec.hotplug_memory_bytes;
+  config.ram_pages = ToMemory(spec.ram_pages);
+  keeps_ram_ = mem::PageBytes(config.ram_pages) > mem::PageBytes(mem::RamPages::kSmall);
   config.kernel = std::move(spec.kernel);
   config.initrd = std::move(spec.initrd);
   config.command_line = spec.cmdline;

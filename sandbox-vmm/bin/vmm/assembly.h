@@ -125,6 +125,7 @@ class Assembly final : public api::VirtualMachine {
   std::unique_ptr<hotplug::VcpuSet> vcpus_;  // set with the machine
   hotplug::Turn resize_;                     // held by who resizes memory; before all others
   uint64_t boot_memory_ = 0;                 // set with the machine
+  bool keeps_ram_ = false;                   // of fixed huge pages; the same
   // Of the console device with the VMM's own port. Set when that is made, before it can be used.
   std::atomic<uint32_t> upcall_port_{0};
 

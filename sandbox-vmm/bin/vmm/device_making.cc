@@ -146,9 +146,11 @@ Result<hotplug::NewDevice> Assembly::Make(const std::string& id, api::NetSpec sp
 }
 
 Result<hotplug::NewDevice> Assembly::Make(const std::string& id, api::BalloonSpec spec) {
+  // What is reserved for the guest would be lost to it.
+  const bool reporting = spec.page_reporting && !keeps_ram_;
   WV_TRY(auto device, devices::BalloonDevice::Create({.worker = WorkerFor(id),
                                                       .deflate_on_oom = spec.deflate_on_oom,
-                                                      .page_reporting = spec.page_reporting}));
+                                                      .page_reporting = reporting}));
   return hotplug::NewDevice{.device = std::move(device)};
 }
 
