@@ -28,6 +28,7 @@ constexpr Alias kAliases[] = {
     {"io.wyvern.memory", "sandbox.memory", ""},
     {"io.katacontainers.config.hypervisor.default_vcpus", "sandbox.vcpus", ""},
     {"io.katacontainers.config.hypervisor.default_memory", "sandbox.memory", "MiB"},
+    {"io.katacontainers.config.hypervisor.reclaim_guest_freed_memory", "memory.page_reporting", ""},
 };
 
 RawValue ParseFallback(std::string_view text) {

@@ -30,6 +30,15 @@ struct Config {
     std::string kernel_cmdline;
   } sandbox;
 
+  struct Memory {
+    enum class HugePages : uint8_t { kTransparent, kNone, k2MiB, k1GiB };
+    enum class Reclaim : uint8_t { kNever, kLimited, kAlways };
+
+    HugePages huge_pages = HugePages::kTransparent;
+    Reclaim reclaim = Reclaim::kNever;
+    bool page_reporting = false;
+  } memory;
+
   struct Guest {
     std::string name;  // empty: sandbox.kernel and sandbox.initrd
     bool debug_exec = false;

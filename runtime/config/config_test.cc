@@ -51,6 +51,31 @@ TEST_F(ConfigTest, UnknownKeyNamesFileAndLine) {
   EXPECT_EQ(LoadError("sandbox.vcpus: 1\n"), "(loaded)");
 }
 
+TEST_F(ConfigTest, WordsOfMemoryAreThoseListed) {
+  EXPECT_EQ(LoadError("memory:\n  huge_pages: 2MiB\n  reclaim: always\n  page_reporting: false\n"),
+            "(loaded)");
+  const auto config = LoadConfig(sources_);
+  ASSERT_TRUE(config.has_value());
+  EXPECT_EQ((*config)->memory.huge_pages, Config::Memory::HugePages::k2MiB);
+  EXPECT_EQ((*config)->memory.reclaim, Config::Memory::Reclaim::kAlways);
+  EXPECT_FALSE((*config)->memory.page_reporting);
+  EXPECT_THAT(EffectiveYaml(**config), HasSubstr("  huge_pages: 2MiB  # "));
+  EXPECT_THAT(LoadError("memory:\n  huge_pages: 4MiB\n"),
+              HasSubstr("memory.huge_pages: must be transparent, none, 2MiB or 1GiB"));
+  EXPECT_THAT(LoadError("memory:\n  huge_pages: [2MiB]\n"), HasSubstr("must be transparent"));
+  EXPECT_THAT(LoadError("memory:\n  reclaim: true\n"),
+              HasSubstr("memory.reclaim: must be limited, always or never"));
+  EXPECT_EQ(BodyError("[memory]\nhuge_pages = \"1GiB\"\nreclaim = \"never\"\n"), "(loaded)");
+}
+
+TEST_F(ConfigTest, ReclaimIsForContainersWithALimitAndAnnotationsAskForMoreIfTheyMay) {
+  EXPECT_EQ(BuiltInConfig().memory.reclaim, Config::Memory::Reclaim::kLimited);
+  sources_.annotations = {{"io.wyvern.memory.reclaim", "always"}};
+  EXPECT_THAT(LoadError(""), HasSubstr("annotations.allow does not list memory.reclaim"));
+  EXPECT_EQ(LoadError("annotations:\n  allow: [memory.reclaim]\n"), "(loaded)");
+  EXPECT_EQ((*LoadConfig(sources_))->memory.reclaim, Config::Memory::Reclaim::kAlways);
+}
+
 TEST_F(ConfigTest, WrongTypesNameFileAndLine) {
   EXPECT_THAT(LoadError("sandbox:\n  vcpus: many\n"),
               HasSubstr("wyvern.yaml:2: sandbox.vcpus: 'many' is not a whole number"));

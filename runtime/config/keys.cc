@@ -197,24 +197,28 @@ Key Level(std::string_view name, std::string_view fallback, std::string_view doc
           }};
 }
 
-// storage.block
-Key BlockKey(std::string_view name, std::string_view fallback, std::string_view doc) {
-  return {
-      name,
-      fallback,
-      doc,
-      false,
-      [](Config& config, const RawValue& raw) -> Result<> {
-        if (raw.text != "auto" && raw.text != "share") {
-          return Fail(Code::kInvalidArgument, "must be auto or share");
-        }
-        config.storage.block =
-            raw.text == "auto" ? Config::BlockStorage::kAuto : Config::BlockStorage::kShare;
-        return {};
-      },
-      [](const Config& config) {
-        return std::string(config.storage.block == Config::BlockStorage::kAuto ? "auto" : "share");
-      }};
+// One of a few words, of which `all` names those of a message: "auto or share".
+template <typename T, size_t N>
+Key Choice(std::string_view name, std::string_view fallback, std::string_view doc,
+           const std::array<std::pair<std::string_view, T>, N>& words, std::string_view all,
+           const Ref<T>& ref) {
+  using Word = std::pair<std::string_view, T>;
+  return {name,
+          fallback,
+          doc,
+          false,
+          [=](Config& config, const RawValue& raw) -> Result<> {
+            const auto it = std::ranges::find(words, raw.text, &Word::first);
+            if (it == words.end() || raw.type == RawType::kList) {
+              return Fail(Code::kInvalidArgument, fmt::format("must be {}", all));
+            }
+            ref(config) = it->second;
+            return {};
+          },
+          [=](const Config& config) {
+            const T value = ref(const_cast<Config&>(config));
+            return std::string(std::ranges::find(words, value, &Word::second)->first);
+          }};
 }
 
 Key Flag(std::string_view name, std::string_view fallback, std::string_view doc,
@@ -262,6 +266,9 @@ Key KeyList(std::string_view name, std::string_view fallback, std::string_view d
 }
 
 using Ms = std::chrono::milliseconds;
+using Block = Config::BlockStorage;
+using HugePages = Config::Memory::HugePages;
+using Reclaim = Config::Memory::Reclaim;
 
 std::vector<Key> MakeSandboxKeys() {
   return {
@@ -295,6 +302,40 @@ std::vector<Key> MakeSandboxKeys() {
   };
 }
 
+std::vector<Key> MakeMemoryKeys() {
+  return {
+      Choice<HugePages>(
+          "memory.huge_pages", "transparent",
+          "What the host backs guest memory with. transparent: small pages, which its kernel makes "
+          "huge where it lets who asks for it\n(/sys/kernel/mm/transparent_hugepage/shmem_enabled: "
+          "advise); none: never huge ones; 2MiB, 1GiB: pages of the host's pool\n"
+          "(vm.nr_hugepages), reserved when the sandbox starts and given back when it ends: its "
+          "memory then costs all of its size, and is\nwhole pages.",
+          std::array<std::pair<std::string_view, HugePages>, 4>(
+              {{{"transparent", HugePages::kTransparent},
+                {"none", HugePages::kNone},
+                {"2MiB", HugePages::k2MiB},
+                {"1GiB", HugePages::k1GiB}}}),
+          "transparent, none, 2MiB or 1GiB",
+          [](Config& c) -> HugePages& { return c.memory.huge_pages; }),
+      Flag("memory.page_reporting", "true",
+           "The guest tells which of its memory is free, and the host gets it back within seconds. "
+           "Memory that is used again must be found\nagain: false is for who cannot wait for "
+           "that.",
+           [](Config& c) -> bool& { return c.memory.page_reporting; }),
+      Choice<Reclaim>(
+          "memory.reclaim", "limited",
+          "Page cache that nobody has used for some seconds goes back to the host, in the guest "
+          "and "
+          "on the host, as long as no program waits\nfor memory: limited does so for containers "
+          "with a memory limit, always for all, never for none.",
+          std::array<std::pair<std::string_view, Reclaim>, 3>({{{"limited", Reclaim::kLimited},
+                                                                {"always", Reclaim::kAlways},
+                                                                {"never", Reclaim::kNever}}}),
+          "limited, always or never", [](Config& c) -> Reclaim& { return c.memory.reclaim; }),
+  };
+}
+
 std::vector<Key> MakeHostKeys() {
   return {
       Count("share.queues", "1", "Request queues of the file server, 1 to 8.", 1, 8,
@@ -313,11 +354,14 @@ std::vector<Key> MakeHostKeys() {
           "share.cache.volume", "0s",
           "The same for volumes, read-only ones too: 0s sees every change on the host at once.",
           [](Config& c) -> Ms& { return c.share.cache_volume; }),
-      BlockKey("storage.block", "auto",
-               "A container's root that containerd gives as a block device or an image file "
-               "(blockfile, devmapper): auto gives it to the guest\nas a disk, and <bundle>/rootfs "
-               "stays empty on the host, for hooks too; share mounts it there and shares the "
-               "directory."),
+      Choice<Block>("storage.block", "auto",
+                    "A container's root that containerd gives as a block device or an image file "
+                    "(blockfile, devmapper): auto gives it to the guest\nas a disk, and "
+                    "<bundle>/rootfs stays empty on the host, for hooks too; share mounts it there "
+                    "and shares the directory.",
+                    std::array<std::pair<std::string_view, Block>, 2>(
+                        {{{"auto", Block::kAuto}, {"share", Block::kShare}}}),
+                    "auto or share", [](Config& c) -> Block& { return c.storage.block; }),
       Path("paths.vmm", "/usr/libexec/wyvern/wyvern-vmm", "The virtual machine monitor.",
            [](Config& c) -> std::string& { return c.paths.vmm; }),
       Path("paths.fs", "/usr/libexec/wyvern/wyvern-fs", "The file server.",
@@ -344,7 +388,8 @@ std::vector<Key> MakeHostKeys() {
                [](Config& c) -> Ms& { return c.timeouts.shutdown; }),
       Size(
           "overhead.memory", "64MiB",
-          "Host memory that the sandbox's own processes may use beside the guest's (cgroup limit).",
+          "Host memory that the sandbox's own processes may use beside the guest's (cgroup limit). "
+          "What the kernel needs to map guest memory is\nadded: a 64th of it.",
           16U << 20U, 4096, [](Config& c) -> uint64_t& { return c.overhead.memory; }),
       KeyList("annotations.allow", "[sandbox.vcpus, sandbox.memory]",
               "Keys that annotations io.wyvern.<key> of a container may set.",
@@ -379,6 +424,7 @@ Result<std::chrono::milliseconds> ParseDuration(std::string_view text) {
 std::span<const Key> Keys() {
   static const auto* const keys = [] {
     auto* all = new std::vector<Key>(MakeSandboxKeys());  // lives as long as the process
+    std::ranges::move(MakeMemoryKeys(), std::back_inserter(*all));
     std::ranges::move(MakeHostKeys(), std::back_inserter(*all));
     return all;
   }();

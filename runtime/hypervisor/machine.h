@@ -20,13 +20,24 @@
 
 namespace wyvern::runtime {
 
+// What backs guest memory (vmm.proto says more).
+enum class RamPages : uint8_t {
+  kTransparent,  // made huge where the host lets who asks for it
+  kSmall,        // never
+  k2MiB,         // the host's pool's, reserved at Boot: RESOURCE_EXHAUSTED, FAILED_PRECONDITION
+  k1GiB,
+};
+
 struct MachineOptions {
   std::string id;  // for log lines
   std::string vmm_binary, fs_binary;
   std::string kernel, initrd, image;  // paths; initrd may be empty
   std::string extra_cmdline;
   uint32_t vcpus = 1;
-  uint64_t memory_bytes = 0;
+  uint64_t memory_bytes = 0;  // whole pages of ram_pages
+  RamPages ram_pages = RamPages::kTransparent;
+  bool page_reporting =
+      true;  // what the guest frees goes back to the host; never with pages of the pool
   uint32_t guest_cid = 3;
   uint32_t share_queues = 1;
   std::string share_tag = "wyvern";

@@ -144,6 +144,7 @@ Result<> MicroVm::Configure() {
   CreateVm vm;
   vm.vcpus = options_.vcpus;
   vm.memory_bytes = options_.memory_bytes;
+  vm.ram_pages = options_.ram_pages;
   vm.kvm = kvm_device_;
   vm.kernel = kernel;
   vm.initrd = initrd;
@@ -153,6 +154,7 @@ Result<> MicroVm::Configure() {
   kvm_device_.Reset();
   WV_TRY_VOID(client_->AttachPmem("root", image));
   WV_TRY_VOID(client_->AttachRng("rng"));
+  WV_TRY_VOID(client_->AttachBalloon("balloon", options_.page_reporting));
   WV_TRY_VOID(client_->AttachVsock("vsock", options_.guest_cid));
   WV_TRY_VOID(client_->AttachFs("share", vhost_socket_, options_.share_tag, options_.share_queues));
   vhost_socket_.Reset();

@@ -44,6 +44,20 @@ Result<> Invoke(const char* name, std::chrono::milliseconds timeout, const Reque
   return FromStatus(call(&context, request, response), name);
 }
 
+pb::RamPages ToProto(RamPages pages) {
+  switch (pages) {
+    case RamPages::kTransparent:
+      break;
+    case RamPages::kSmall:
+      return pb::RAM_PAGES_SMALL;
+    case RamPages::k2MiB:
+      return pb::RAM_PAGES_2MIB;
+    case RamPages::k1GiB:
+      return pb::RAM_PAGES_1GIB;
+  }
+  return pb::RAM_PAGES_TRANSPARENT;
+}
+
 MachineEvent FromProto(const pb::Event& event) {
   using Kind = MachineEvent::Kind;
   switch (event.kind()) {
@@ -88,6 +102,7 @@ Result<> VmmClient::Create(const CreateVm& vm) {
   request.set_vcpus(vm.vcpus);
   request.set_memory_bytes(vm.memory_bytes);
   request.set_shared_memory(true);
+  request.set_ram_pages(ToProto(vm.ram_pages));
   request.set_cmdline(vm.cmdline);
   WV_TRY(*request.mutable_kvm_fd(), Donate(api::DonationKind::kKvm, "kvm", vm.kvm));
   WV_TRY(*request.mutable_kernel_fd(), Donate(api::DonationKind::kKernel, "kernel", vm.kernel));
@@ -126,6 +141,14 @@ Result<> VmmClient::AttachRng(const std::string& id) {
   pb::AttachDeviceRequest request;
   request.set_id(id);
   request.mutable_rng();
+  return Attach(*rep_->stub, rep_->timeout, request);
+}
+
+Result<> VmmClient::AttachBalloon(const std::string& id, bool page_reporting) {
+  pb::AttachDeviceRequest request;
+  request.set_id(id);
+  request.mutable_balloon()->set_deflate_on_oom(true);
+  request.mutable_balloon()->set_page_reporting(page_reporting);
   return Attach(*rep_->stub, rep_->timeout, request);
 }
 

@@ -17,6 +17,7 @@ namespace wyvern::runtime {
 struct CreateVm {
   uint32_t vcpus = 1;
   uint64_t memory_bytes = 0;
+  RamPages ram_pages = RamPages::kTransparent;
   FdRef kvm{-1}, kernel{-1}, initrd{-1}, console{-1};
   std::string cmdline;
 };
@@ -31,6 +32,8 @@ class VmmClient {
   Result<> Create(const CreateVm& vm);  // shared memory: the file server maps it
   Result<> AttachPmem(const std::string& id, FdRef image);
   Result<> AttachRng(const std::string& id);
+  // It gives its memory back before a program of the guest is killed for want of memory.
+  Result<> AttachBalloon(const std::string& id, bool page_reporting);
   Result<> AttachVsock(const std::string& id, uint64_t guest_cid);
   Result<> AttachFs(const std::string& id, FdRef vhost_user_socket, const std::string& tag,
                     uint32_t queues);

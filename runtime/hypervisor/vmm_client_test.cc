@@ -33,6 +33,9 @@ class RecordingMachine : public api::VirtualMachine {
       serial = blk->serial;
       read_only = blk->read_only;
     }
+    if (const auto* wanted = std::get_if<api::BalloonSpec>(&spec); wanted != nullptr) {
+      balloon = *wanted;
+    }
     return api::AttachedDevice{.pci_address = "0000:00:01.0", .node = ""};
   }
 
@@ -76,6 +79,7 @@ class RecordingMachine : public api::VirtualMachine {
   std::vector<std::pair<std::string, size_t>> attached;
   std::string serial;  // of the last disk
   bool read_only = false;
+  api::BalloonSpec balloon;  // the last one
   std::function<void(api::MachineEvent)> listener = [](const api::MachineEvent&) {};
 };
 
@@ -106,6 +110,7 @@ class VmmClientTest : public testing::Test {
     vm.kvm = null_;
     vm.kernel = null_;
     vm.cmdline = "quiet";
+    vm.ram_pages = RamPages::k2MiB;
     return client_->Create(vm);
   }
 
@@ -126,6 +131,7 @@ TEST_F(VmmClientTest, MachineAndDevicesArrive) {
   ASSERT_TRUE(Create(2).has_value());
   EXPECT_EQ(machine_.created.vcpus, 2U);
   EXPECT_TRUE(machine_.created.shared_memory);
+  EXPECT_EQ(machine_.created.ram_pages, api::RamPages::k2MiB);
   EXPECT_TRUE(machine_.created.kernel.valid());
   EXPECT_FALSE(machine_.created.initrd.valid());
   SocketPair vhost = *MakeSocketPair(SOCK_STREAM);
@@ -135,6 +141,15 @@ TEST_F(VmmClientTest, MachineAndDevicesArrive) {
   ASSERT_TRUE(client_->AttachFs("share", vhost.first, "wyvern", 1).has_value());
   EXPECT_EQ(machine_.attached, (std::vector<std::pair<std::string, size_t>>{
                                    {"root", 0}, {"rng", 1}, {"vsock", 2}, {"share", 4}}));
+}
+
+TEST_F(VmmClientTest, BalloonDeflatesForTheGuestAndReportsIfAsked) {
+  ASSERT_TRUE(Create(1).has_value());
+  for (const bool reporting : {true, false}) {
+    ASSERT_TRUE(client_->AttachBalloon("balloon", reporting).has_value());
+    EXPECT_TRUE(machine_.balloon.deflate_on_oom);
+    EXPECT_EQ(machine_.balloon.page_reporting, reporting);
+  }
 }
 
 TEST_F(VmmClientTest, DisksSerialIsItsId) {
