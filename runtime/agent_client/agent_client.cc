@@ -150,13 +150,15 @@ Result<> AgentClient::Hello() {
 }
 
 Result<> AgentClient::CreateSandbox(const std::string& hostname, const std::string& share_tag,
-                                    const std::vector<std::string>& sysctls) {
+                                    const std::vector<std::string>& sysctls,
+                                    agent_pb::CacheReclaim cache_reclaim) {
   agent_pb::CreateSandboxRequest request;
   request.set_hostname(hostname);
   request.set_share_tag(share_tag);
   for (const std::string& sysctl : sysctls) {
     request.add_sysctls(sysctl);
   }
+  request.set_cache_reclaim(cache_reclaim);
   WV_TRY_VOID(CallEmpty("CreateSandbox", request));
   WV_TRY(rep_->events,
          WorkerThread::Start("agent-events", [this](const EventFd&) { WatchEvents(); }));
@@ -184,6 +186,8 @@ void AgentClient::WatchEvents() {
     }
     if (event->has_oom() && rep_->options.on_oom) {
       rep_->options.on_oom(event->container_id());
+    } else if (event->has_guest_oom() && rep_->options.on_guest_oom) {
+      rep_->options.on_guest_oom(event->container_id());
     }
   }
 }

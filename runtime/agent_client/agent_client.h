@@ -42,7 +42,9 @@ struct AgentOptions {
   std::chrono::milliseconds boot_timeout{60000};
   std::chrono::milliseconds call_timeout{60000};
   std::function<void()> on_close;  // the connection ended by itself
+  // The kernel killed something in the container: it had reached its limit, or the guest as a whole had no memory left.
   std::function<void(const std::string& container_id)> on_oom;
+  std::function<void(const std::string& container_id)> on_guest_oom;
   std::function<bool()> give_up;  // asked while connecting: true ends it at once
 };
 
@@ -59,7 +61,8 @@ class AgentClient {
 
   // Subscribes to events; call once, after CreateSandbox.
   Result<> CreateSandbox(const std::string& hostname, const std::string& share_tag,
-                         const std::vector<std::string>& sysctls);
+                         const std::vector<std::string>& sysctls,
+                         agent_pb::CacheReclaim cache_reclaim);
   Result<StdioStreams> OpenStdio(const StdioWanted& wanted);
   Result<> CreateContainer(const std::string& id, const std::string& config_json,
                            const agent_pb::Stdio& stdio);

@@ -107,6 +107,7 @@ TEST_F(AgentClientTest, CloseWaitsForTheCallbackThatRuns) {
 TEST_F(AgentClientTest, EventsThatAreNotTakenInTimeAreGivenUp) {
   std::atomic<int> taken{0};
   AgentOptions options;
+  options.on_guest_oom = [](const std::string&) { ADD_FAILURE() << "it was the container's"; };
   options.on_oom = [&](const std::string& id) {
     EXPECT_EQ(id.size(), size_t{1} << 20);
     sent_.wait(false);
@@ -115,7 +116,7 @@ TEST_F(AgentClientTest, EventsThatAreNotTakenInTimeAreGivenUp) {
   };
   const auto client = Connect(std::move(options));
   ASSERT_NE(client, nullptr);
-  ASSERT_TRUE(client->CreateSandbox("box", "", {}).has_value());
+  ASSERT_TRUE(client->CreateSandbox("box", "", {}, agent_pb::CACHE_RECLAIM_NEVER).has_value());
   for (int i = 0; i < 500 && taken < 1; ++i) {
     std::this_thread::sleep_for(milliseconds(10));
   }

@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "sandbox/cleanup.h"
+#include "sandbox/host_memory.h"
 #include "sandbox/sandbox_impl.h"
 
 namespace wyvern::runtime {
@@ -102,6 +103,12 @@ void SandboxImpl::Die(std::string reason) {
       reason +=
           ", killed by the host: guest and processes used more than guest memory and "
           "overhead.memory together; raise overhead.memory";
+    }
+    if (EndedForWantOfMemory(ConsoleLog().text)) {
+      reason +=
+          ": the guest as a whole ran out of memory, says its kernel; raise sandbox.memory, or "
+          "give "
+          "containers limits";
     }
     death_ = reason;
     processes = AllProcesses();

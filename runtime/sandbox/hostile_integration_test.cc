@@ -185,6 +185,31 @@ TEST_F(HostileGuestTest, ShutdownEndsADeleteThatWaitsForTheGuest) {
   EXPECT_LT(steady_clock::now() - begin, std::chrono::seconds(10));
 }
 
+TEST_F(HostileGuestTest, OomOfTheGuestAsAWholeIsToldOfTheContainerThatPaid) {
+  BootFake();
+  Running("c");
+  std::promise<std::string> told;
+  sandbox_->OnOom([&](const std::string& id) { told.set_value(id); });
+  agent_.SendOom("other", 3, /*of_guest=*/true);
+  agent_.SendOom("c", 1, /*of_guest=*/true);
+  auto id = told.get_future();
+  ASSERT_EQ(id.wait_for(std::chrono::seconds(10)), std::future_status::ready);
+  EXPECT_EQ(id.get(), "c");
+}
+
+TEST_F(HostileGuestTest, AgentIsToldWhoseIdlePageCacheGoesBack) {
+  for (const auto& [configured, told] :
+       {std::pair(Config::Memory::Reclaim::kNever, agent_pb::CACHE_RECLAIM_NEVER),
+        std::pair(Config::Memory::Reclaim::kLimited, agent_pb::CACHE_RECLAIM_LIMITED),
+        std::pair(Config::Memory::Reclaim::kAlways, agent_pb::CACHE_RECLAIM_ALWAYS)}) {
+    config_->memory.reclaim = configured;
+    BootFake();
+    EXPECT_EQ(agent_.sandbox().cache_reclaim(), told);
+    EXPECT_TRUE(sandbox_->Shutdown().has_value());
+    sandbox_.reset();
+  }
+}
+
 TEST_F(HostileGuestTest, OomIsToldOfContainersThatExistAndOneAtATime) {
   BootFake();
   Running("c");

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "agent_client/agent_client.h"
+#include "base/cache_reclaim.h"
 #include "base/loop_thread.h"
 #include "cgroup/cgroup.h"
 #include "config/config.h"
@@ -41,6 +42,9 @@ struct Backend {
   StateStore::StepHook step;  // see StateStore
   Patience patience;
 };
+
+// memory.cc: what the agent is asked for.
+agent_pb::CacheReclaim GuestReclaim(Config::Memory::Reclaim reclaim);
 
 Result<std::unique_ptr<Sandbox>> StartSandbox(SandboxOptions options, Backend backend);
 
@@ -148,8 +152,15 @@ class SandboxImpl final : public Sandbox {
   Result<> BootMachine();
   Result<> ConnectAgent();
   void FindDiskFilesystems();
-  void TellOom(const std::string& id);
   void SizeMachine(MachineOptions& machine) const;
+
+  // memory.cc
+  Result<> BackMemory(MachineOptions& machine) const;
+  void TellOom(const std::string& id);
+  void TellGuestOom(const std::string& id);
+  void WatchHostCache();
+  void HostCacheRound();
+  bool WantsHostCache();
 
   // containers.cc
   Result<ContainerPtr> AddContainer(const std::string& id);
@@ -204,6 +215,7 @@ class SandboxImpl final : public Sandbox {
   TimelineRecorder timeline_;
   std::unique_ptr<StateStore> state_;
   std::optional<Cgroup> cgroup_;
+  std::optional<CacheReclaim> host_cache_;  // of cgroup_; one round at a time, in the pool
   NetworkNamespace network_;
   std::unique_ptr<Machine> machine_;
   std::unique_ptr<AgentClient> agent_;

@@ -107,6 +107,19 @@ TEST_F(SizingTest, MemoryIsWhatTheContainerMayUseAndTheGuestsOwn) {
   }
 }
 
+TEST_F(SizingTest, PagesAndReportsAreThoseOfTheConfiguration) {
+  auto machine = MachineFor("{}");
+  ASSERT_TRUE(machine.has_value());
+  EXPECT_EQ(machine->ram_pages, RamPages::kTransparent);
+  EXPECT_TRUE(machine->page_reporting);
+  config_->memory.huge_pages = Config::Memory::HugePages::kNone;
+  config_->memory.page_reporting = false;
+  machine = MachineFor("{}");
+  ASSERT_TRUE(machine.has_value());
+  EXPECT_EQ(machine->ram_pages, RamPages::kSmall);
+  EXPECT_FALSE(machine->page_reporting);
+}
+
 struct CpuCase {
   const char* cpu;
   uint32_t configured;

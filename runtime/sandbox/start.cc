@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "guest/store.h"
 #include "sandbox/cleanup.h"
+#include "sandbox/host_memory.h"
 #include "sandbox/sandbox_impl.h"
 
 namespace wyvern::runtime {
@@ -213,8 +214,9 @@ Result<> SandboxImpl::StartMachine() {
   machine.log_level = config_.log.level;
   machine.call_timeout = config_.timeouts.boot;
   SizeMachine(machine);
+  WV_TRY_VOID(BackMemory(machine));
   WV_TRY_CONTEXT(const bool limited,
-                 cgroup.LimitMemory(machine.memory_bytes + config_.overhead.memory),
+                 cgroup.LimitMemory(HostMemoryLimit(machine.memory_bytes, config_.overhead.memory)),
                  "limiting the sandbox's memory");
   if (!limited) {
     WV_DEBUG("sandbox {}: no memory controller in {}: no limit on the host", options_.id,
@@ -244,29 +246,6 @@ Result<> SandboxImpl::BootMachine() {
   return {};
 }
 
-// The guest may say what it likes as often as it likes: only of what exists, and one piece of news about a container at a time.
-void SandboxImpl::TellOom(const std::string& id) {
-  ContainerPtr container;
-  {
-    const std::lock_guard lock(mu_);
-    const auto it = containers_.find(id);
-    if (on_oom_ == nullptr || it == containers_.end() || std::exchange(it->second->oom, true)) {
-      return;
-    }
-    container = it->second;
-  }
-  pool_->Run([this, container] {
-    std::function<void(std::string)> callback;
-    {
-      const std::lock_guard lock(mu_);
-      callback = on_oom_;
-    }
-    callback(container->id);
-    const std::lock_guard lock(mu_);
-    container->oom = false;
-  });
-}
-
 Result<> SandboxImpl::ConnectAgent() {
   const int64_t start = timeline_.Now();
   AgentOptions options;
@@ -278,6 +257,7 @@ Result<> SandboxImpl::ConnectAgent() {
   };
   options.on_close = [this] { DieSoon("the agent in the guest is gone"); };
   options.on_oom = [this](const std::string& id) { TellOom(id); };
+  options.on_guest_oom = [this](const std::string& id) { TellGuestOom(id); };
   // The guest's boot is what takes long; the machine can be ended from here on.
   const std::stop_callback cancelled(options_.cancel, [this] { Die(kCancelled); });
   auto connected = AgentClient::Connect(
@@ -292,7 +272,9 @@ Result<> SandboxImpl::ConnectAgent() {
   agent_ = std::move(*connected);
   const int64_t hello = timeline_.Now();
   timeline_.AddGuest(agent_->hello(), start, hello);
-  WV_TRY_VOID(agent_->CreateSandbox(facts_.hostname, "wyvern", facts_.sandbox_sysctls));
+  WV_TRY_VOID(agent_->CreateSandbox(facts_.hostname, "wyvern", facts_.sandbox_sysctls,
+                                    GuestReclaim(config_.memory.reclaim)));
+  WatchHostCache();
   timeline_.Add("sandbox", hello);
   FindDiskFilesystems();
   return {};

@@ -80,7 +80,11 @@ void FakeAgent::Register() {
     response.add_block_filesystems("ext4");
     r.Ok(response);
   });
-  Add<agent_pb::CreateSandboxRequest, agent_pb::Empty>("CreateSandbox", empty);
+  Add<agent_pb::CreateSandboxRequest, agent_pb::Empty>(
+      "CreateSandbox", [this](const agent_pb::CreateSandboxRequest& request, const auto& r) {
+        sandbox_ = request;
+        r.Ok({});
+      });
   Add<agent_pb::CreateContainerRequest, agent_pb::CreateContainerResponse>(
       "CreateContainer", [](const auto&, const auto& r) { r.Ok({}); });
   Add<agent_pb::AddProcessRequest, agent_pb::Empty>("AddProcess", empty);
@@ -160,10 +164,20 @@ void FakeAgent::Exit(const std::string& id, uint32_t status) {
   loop_->Call([&] { ExitNow(id, status); });
 }
 
-void FakeAgent::SendOom(const std::string& id, int count) {
+agent_pb::CreateSandboxRequest FakeAgent::sandbox() {
+  agent_pb::CreateSandboxRequest copy;
+  loop_->Call([&] { copy = sandbox_; });
+  return copy;
+}
+
+void FakeAgent::SendOom(const std::string& id, int count, bool of_guest) {
   agent_pb::Event event;
   event.set_container_id(id);
-  event.mutable_oom();
+  if (of_guest) {
+    event.mutable_guest_oom();
+  } else {
+    event.mutable_oom();
+  }
   loop_->Call([&] {
     for (int i = 0; i < count; ++i) {
       for (const auto& watcher : watchers_) {

@@ -39,7 +39,9 @@ class FakeAgent {
   // The init of `id` ends.
   void Exit(const std::string& id, uint32_t status);
   // `count` events, one after the other.
-  void SendOom(const std::string& id, int count);
+  void SendOom(const std::string& id, int count, bool of_guest = false);
+  // Of the last CreateSandbox.
+  agent_pb::CreateSandboxRequest sandbox();
 
  private:
   template <typename Req, typename Resp>
@@ -52,6 +54,7 @@ class FakeAgent {
   std::unique_ptr<ttrpc::Server> server_;
   // The loop's thread only.
   std::map<std::string, Code> faults_;  // kOk: no answer
+  agent_pb::CreateSandboxRequest sandbox_;
   bool ignores_kills_ = false;
   agent_pb::AddDiskResponse disk_added_;
   agent_pb::RemoveDiskResponse disk_removed_;
