@@ -17,6 +17,8 @@ from harness.shim import Shim, default_spec
 # Seconds for one test; the lab is an emulated machine, often on a busy host.
 LIMIT = int(os.environ.get("WYVERN_TEST_LIMIT", "240"))
 
+CONF_D = pathlib.Path("/etc/wyvern/conf.d")
+
 pytest_plugins = ["harness.left_to_long"]
 
 
@@ -125,6 +127,23 @@ def scratch(tmp_path_factory) -> pathlib.Path:
     path = tmp_path_factory.mktemp("wyvern-e2e", numbered=True)
     yield path
     shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def configure():
+    """Writes a configuration file that comes after the installed one."""
+    paths = []
+
+    def write(text: str):
+        CONF_D.mkdir(parents=True, exist_ok=True)
+        path = CONF_D / "90-test.yaml"
+        path.write_text(text)
+        paths.append(path)
+        return path
+
+    yield write
+    for path in paths:
+        path.unlink()
 
 
 @pytest.fixture(scope="session")

@@ -11,25 +11,7 @@ from harness.ctr import BUSYBOX, RUNTIME, call, ctr, run, run_argv, unique, wait
 from harness.shim import Shim, default_spec
 
 LAYOUT = "/opt/images/busybox"
-CONF_D = pathlib.Path("/etc/wyvern/conf.d")
 GUEST = pathlib.Path("/usr/share/wyvern/guest")
-
-
-@pytest.fixture
-def configure():
-    """Writes a configuration file that comes after the installed one."""
-    paths = []
-
-    def write(text: str):
-        CONF_D.mkdir(parents=True, exist_ok=True)
-        path = CONF_D / "90-test.yaml"
-        path.write_text(text)
-        paths.append(path)
-        return path
-
-    yield write
-    for path in paths:
-        path.unlink()
 
 
 def private(script: str, *command):
