@@ -31,6 +31,7 @@ interop
 1.7 1 test_exec.py test_task_api.py test_tty.py
 1.7 1 test_bad_input.py test_rootfs.py test_confinement.py test_virtio_blk.py test_fs_differential.py test_fs_escape.py test_dax.py test_hotplug.py
 1.7 1 test_block_roots.py test_devices_vcpus.py
+1.7 1 test_memory.py
 1.7 1 test_debian_image.py
 1.7 1 test_wyvern_cli.py test_guest_import.py
 1.7 1 test_kill9.py
@@ -48,11 +49,14 @@ machine() {
   local arguments=("${words[@]:2}")
   arguments=("${arguments[@]//+/ }")
   [ "${WYVERN_LONG:-0}" = 1 ] && arguments+=(--long)
+  # Its first sizes, of 1 GiB, need guest memory and two page caches of that.
+  local memory=3072
+  [ "${WYVERN_LONG:-0}" = 1 ] && [[ $name == *-test_memory ]] && memory=8192
   local extra=()
   [ -x build/release/bin/wyvern-bench ] && extra=(--add build/release/bin/wyvern-bench)
   for attempt in 1 2; do
     rm -rf "${out:?}/$name"
-    tests/lab/lab run --build build/release --share-out "$out/$name" --console "$out/$name.console" --cpus "${words[1]}" --memory 3072 \
+    tests/lab/lab run --build build/release --share-out "$out/$name" --console "$out/$name.console" --cpus "${words[1]}" --memory "$memory" \
       --containerd "${words[0]}" --timeout $((WYVERN_LONG ? 9000 : 900)) \
       --add build/release/sandbox-vmm/machine/wyvern-boot-test --add build/release/bin/wyvern-fsdiff --add build/release/bin/wyvern-escape \
       "${extra[@]}" -- \
