@@ -419,6 +419,7 @@ std::map<std::string, uint64_t> Assembly::Metrics() {
           counters.exits.at(i);
     }
     metrics["vcpus.running"] = vcpus_->running();
+    metrics["memslots"] = counters.memslots;
     metrics["pmem.dropped_writes"] = counters.read_only_writes;
   }
   metrics.merge(upcall_.counters());
