@@ -155,8 +155,7 @@ Result<> Guest::WaitForDone() {
 
 Result<> Guest::Run() {
   const int64_t start = NowNs();
-  WV_TRY(VmmProcess vmm, VmmProcess::Spawn(options_.vmm));
-  vmm_ = std::make_unique<VmmProcess>(std::move(vmm));
+  WV_TRY(vmm_, VmmProcess::Spawn(options_.vmm));
   WV_TRY_VOID(vmm_->Metrics());
   PrintMs("answered_ms", start);
   WV_TRY_VOID(Create());

@@ -17,13 +17,13 @@ struct Run {
 Result<Run> Measure(const std::string& binary, FdRef null) {
   Run run;
   const int64_t start = NowNs();
-  WV_TRY(VmmProcess vmm, VmmProcess::Spawn(binary));
+  WV_TRY(const auto vmm, VmmProcess::Spawn(binary));
   run.spawned = NowNs() - start;
-  WV_TRY_VOID(vmm.Donate(api::DonationKind::kImage, null));
+  WV_TRY_VOID(vmm->Donate(api::DonationKind::kImage, null));
   run.donated = NowNs() - start;
-  WV_TRY_VOID(vmm.Metrics());
+  WV_TRY_VOID(vmm->Metrics());
   run.answered = NowNs() - start;
-  WV_TRY(run.memory, ReadFile(fmt::format("/proc/{}/smaps_rollup", vmm.process().pid())));
+  WV_TRY(run.memory, ReadFile(fmt::format("/proc/{}/smaps_rollup", vmm->process().pid())));
   return run;
 }
 

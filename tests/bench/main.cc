@@ -6,6 +6,7 @@
 #include <charconv>
 #include <cstdio>
 
+#include "bench/drive.h"
 #include "bench/measurements.h"
 
 namespace {
@@ -35,6 +36,20 @@ bool ParseStreams(const std::vector<std::string>& texts, Exercise& exercise) {
     exercise.streams.emplace_back(text.substr(0, colon), count);
   }
   return true;
+}
+
+CLI::App* AddDrive(CLI::App& app, wyvern::bench::DriveOptions& options) {
+  CLI::App* verb = app.add_subcommand("drive", "a guest of wyvern-vmm, step by step (drive.h)");
+  verb->add_option("--vmm", options.vmm)->required();
+  verb->add_option("--fs", options.fs, "wyvern-fs, for devices of kind fs");
+  verb->add_option("--kernel", options.kernel)->required();
+  verb->add_option("--initrd", options.initrd);
+  verb->add_option("--cmdline", options.cmdline);
+  verb->add_option("--memory", options.memory, "bytes");
+  verb->add_option("--hotplug-memory", options.hotplug_memory, "bytes");
+  verb->add_option("--vcpus", options.vcpus);
+  verb->add_option("--max-vcpus", options.max_vcpus);
+  return verb;
 }
 
 int Report(const wyvern::Result<>& result) {
@@ -83,6 +98,9 @@ int main(int argc, char** argv) {
   AddExercise(*peer, exercise, streams);
   peer->add_option("command", command)->required();
 
+  wyvern::bench::DriveOptions drive_options;
+  const CLI::App* drive = AddDrive(app, drive_options);
+
   CLI11_PARSE(app, argc, argv);
   if (!ParseStreams(streams, *ours ? boot.exercise : exercise)) {
     fmt::print(stderr, "wyvern-bench: --stream needs KIND:COUNT\n");
@@ -90,6 +108,9 @@ int main(int argc, char** argv) {
   }
   if (*first) {
     return Report(wyvern::bench::FirstAnswer(binary, runs));
+  }
+  if (*drive) {
+    return Report(wyvern::bench::Drive(drive_options));
   }
   return Report(*ours ? wyvern::bench::Boot(boot)
                       : wyvern::bench::BootPeer(command, cid, exercise));

@@ -42,18 +42,18 @@ int64_t NowNs() {
       .count();
 }
 
-Result<VmmProcess> VmmProcess::Spawn(const std::string& binary) {
+Result<std::unique_ptr<VmmProcess>> VmmProcess::Spawn(const std::string& binary) {
   WV_TRY(SocketPair grpc, MakeSocketPair(SOCK_STREAM));
   WV_TRY(SocketPair donation, MakeSocketPair(SOCK_SEQPACKET));
   SpawnOptions spawn;
   spawn.argv = {binary, "--id", "bench"};
   spawn.fds = {{2, FdRef(2)}, {kGrpcFd, grpc.second}, {kDonationFd, donation.second}};
-  VmmProcess vmm;
+  std::unique_ptr<VmmProcess> vmm(new VmmProcess());
   WV_TRY(Subprocess process, Subprocess::Spawn(spawn));
-  vmm.process_ = std::make_unique<Subprocess>(std::move(process));
-  vmm.donation_ = std::make_unique<api::DonationClient>(std::move(donation.first));
+  vmm->process_ = std::make_unique<Subprocess>(std::move(process));
+  vmm->donation_ = std::make_unique<api::DonationClient>(std::move(donation.first));
   WV_TRY_VOID(SetNonBlocking(grpc.first, true));
-  vmm.stub_ = pb::Vmm::NewStub(
+  vmm->stub_ = pb::Vmm::NewStub(
       grpc::CreateCustomInsecureChannelFromFd("wyvern-vmm", grpc.first.Release(), {}));
   return vmm;
 }
@@ -98,6 +98,20 @@ Result<> VmmProcess::Detach(const pb::DetachDeviceRequest& request) {
 Result<> VmmProcess::Boot() {
   pb::Empty response;
   return Invoke("Boot", [&](auto* c) { return stub_->Boot(c, {}, &response); });
+}
+
+Result<pb::ResizeVcpusResponse> VmmProcess::ResizeVcpus(const pb::ResizeVcpusRequest& request) {
+  pb::ResizeVcpusResponse response;
+  WV_TRY_VOID(
+      Invoke("ResizeVcpus", [&](auto* c) { return stub_->ResizeVcpus(c, request, &response); }));
+  return response;
+}
+
+Result<pb::ResizeMemoryResponse> VmmProcess::ResizeMemory(const pb::ResizeMemoryRequest& request) {
+  pb::ResizeMemoryResponse response;
+  WV_TRY_VOID(
+      Invoke("ResizeMemory", [&](auto* c) { return stub_->ResizeMemory(c, request, &response); }));
+  return response;
 }
 
 Result<UniqueFd> VmmProcess::ConnectVsock(uint32_t port) {

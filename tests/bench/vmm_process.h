@@ -1,7 +1,8 @@
 // bench/vmm_process.h — one wyvern-vmm, asked for by its API only: what the runtime does, with the devices that a measurement needs.
-// Threads: one.
+// Threads: any, once it is spawned.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -20,9 +21,7 @@ int64_t NowNs();
 class VmmProcess {
  public:
   // The process exists; nothing of it was waited for.
-  static Result<VmmProcess> Spawn(const std::string& binary);
-  VmmProcess(VmmProcess&&) = default;
-  VmmProcess& operator=(VmmProcess&&) = delete;
+  static Result<std::unique_ptr<VmmProcess>> Spawn(const std::string& binary);
   VmmProcess(const VmmProcess&) = delete;
   VmmProcess& operator=(const VmmProcess&) = delete;
   ~VmmProcess();  // kills it
@@ -36,6 +35,8 @@ class VmmProcess {
   Result<vmm::v1::AttachDeviceResponse> Attach(const vmm::v1::AttachDeviceRequest& request);
   Result<> Detach(const vmm::v1::DetachDeviceRequest& request);
   Result<> Boot();
+  Result<vmm::v1::ResizeVcpusResponse> ResizeVcpus(const vmm::v1::ResizeVcpusRequest& request);
+  Result<vmm::v1::ResizeMemoryResponse> ResizeMemory(const vmm::v1::ResizeMemoryRequest& request);
   Result<UniqueFd> ConnectVsock(uint32_t port);
 
  private:
@@ -44,7 +45,7 @@ class VmmProcess {
   std::unique_ptr<Subprocess> process_;
   std::unique_ptr<api::DonationClient> donation_;
   std::unique_ptr<vmm::v1::Vmm::Stub> stub_;
-  uint64_t next_name_ = 0;
+  std::atomic<uint64_t> next_name_{0};
 };
 
 }  // namespace wyvern::bench

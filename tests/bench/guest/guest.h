@@ -23,6 +23,12 @@ void MakeAndRemove(const char* directory, uint64_t count);
 
 constexpr uint64_t kFilesInDirectory = 100;  // lab/storage.py makes as many
 
+// CLOCK_MONOTONIC
+uint64_t NowNs();
+
+// usable.cc: until its orders end. An exit code.
+int ServeUsable(const char* port);
+
 // streams.cc
 [[noreturn]] void ServeVsock();
 // Gives eth0 an address; a TCP connection to the host.

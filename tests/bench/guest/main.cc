@@ -3,6 +3,7 @@
 //     blk-seq (MiB), fs-lookup, fs-walk (directories), fs-create; net-ping, net-send and net-receive (MiB), with the host; vsock:1
 //   bench=agent-rss:1  the agent's resident memory in KiB, as <count>
 //   bench_dir=x   directory of the share (tag "wyvern") that holds a file "data" of 16 MiB and the directories tree/0, tree/1, …
+// In another guest: `… usable PORT`, see usable.cc.
 // Prints "BENCH <operation> <count> <ns>" on the console for each, at last "BENCH done", and waits to be killed. Static, libc only.
 #include <fcntl.h>
 #include <poll.h>
@@ -31,15 +32,15 @@ void End(const char* why) {
   }
 }
 
-namespace {
-
-constexpr uint64_t kMib = 1 << 20;
-
 uint64_t NowNs() {
   timespec now{};
   clock_gettime(CLOCK_MONOTONIC, &now);
   return static_cast<uint64_t>(now.tv_sec) * 1000000000U + static_cast<uint64_t>(now.tv_nsec);
 }
+
+namespace {
+
+constexpr uint64_t kMib = 1 << 20;
 
 // Becomes the agent of the image on /dev/pmem0, as the kernel would have started it; a child of ours says what it holds five seconds later.
 [[noreturn]] void MeasureAgent() {
@@ -139,8 +140,11 @@ char* Word(char* line, const char* name) {
 
 }  // namespace bench_guest
 
-int main() {
+int main(int argc, char** argv) {
   using bench_guest::End;
+  if (argc == 3 && strcmp(argv[1], "usable") == 0) {
+    return bench_guest::ServeUsable(argv[2]);
+  }
   mkdir("/proc", 0755);
   mkdir("/dev", 0755);
   mkdir("/share", 0755);
