@@ -107,6 +107,10 @@ OPERATIONS = {
 }
 
 
+# name -> (what, how many times QEMU's it may take)
+HOTPLUG = {"blk": ("a disk", 0.7), "net": ("a network interface", 0.7), "fs": ("a share", 0.7), "vcpu": ("a vCPU", 1.5)}
+
+
 def lab(data):
     if boot := data.get("boot"):
         row("VMM exec → agent answers, root on virtio-blk", boot["disk"], "ms", boot["peer"], "QEMU microvm", ratio_at_most=1.2)
@@ -140,6 +144,10 @@ def lab(data):
         row("agent RSS in the guest", agent["rss_kib"] / MIB, "MiB", at_most=4)
     if stdio := data.get("stdio"):
         row("stdio, container → containerd", stdio["ours"], "MB/s", stdio["peer"], "runc", ratio_at_least=0.5)
+    for name, (what, limit) in HOTPLUG.items():
+        if hot := data.get(f"hotplug-{name}"):
+            row(f"hot-plug, asked for → usable: {what}", hot["ours"], "ms", hot["peer"], "QEMU q35", ratio_at_most=limit)
+            row("— of it the VMM's own, without waiting for the guest", hot["vmm"], "ms", at_most=2)
     for name, (what, unit, peer_name) in OPERATIONS.items():
         if sides := data.get(name):
             counts(what, unit, sides["ours"], sides["peer"], peer_name)

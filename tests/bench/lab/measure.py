@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """measure.py [--rounds N] [PART…] — the measurements that need a machine with KVM; run in the lab by tests/bench/run.sh.
 
-Writes what was measured to /out/lab.json; progress and profiles go to stdout. Parts: boot ctr memory stdio blk fs net vsock.
+Writes what was measured to /out/lab.json; progress and profiles go to stdout. Parts: boot ctr memory stdio blk fs net vsock
+hotplug.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import traceback
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import counters  # noqa: E402
 import guests  # noqa: E402
+import hotplug  # noqa: E402
 import network  # noqa: E402
 import operations  # noqa: E402
 import storage  # noqa: E402
@@ -210,15 +212,15 @@ def stdio():
 
 
 PARTS = {"boot": boot, "ctr": ctr, "memory": memory, "stdio": stdio, "blk": storage.blk, "fs": storage.fs,
-         "net": network.net, "vsock": network.vsock}
+         "net": network.net, "vsock": network.vsock, "hotplug": hotplug.hotplug}
 
 
 def main():
     arguments = argparse.ArgumentParser()
-    arguments.add_argument("--rounds", type=int, default=operations.rounds, help="of blk, fs, net and vsock")
+    arguments.add_argument("--rounds", type=int, default=operations.rounds, help="of blk, fs, net and vsock; of hotplug if more than 20")
     arguments.add_argument("parts", nargs="*", metavar="PART")
     chosen = arguments.parse_args()
-    operations.rounds = chosen.rounds
+    operations.rounds = hotplug.rounds = chosen.rounds
     subprocess.run(["modprobe", "-a", "vhost_vsock", "vhost_net"], check=False)
     counters.check()
     user_copies.check()
