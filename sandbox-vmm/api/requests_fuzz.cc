@@ -203,6 +203,8 @@ class CheckedMachine final : public VirtualMachine {
     return Fails<ResizedVcpus>(ResizedVcpus{vcpus, ""});
   }
 
+  Result<MachineSize> Size() override { return Fails<MachineSize>(MachineSize{}); }
+
   void EndWaits() override {}
 
   Result<> Boot() override {

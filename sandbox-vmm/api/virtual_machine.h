@@ -3,6 +3,8 @@
 // Threads:   any; the implementation serialises. Events come from its own threads.
 #pragma once
 
+#include <sys/types.h>
+
 #include <array>
 #include <chrono>
 #include <cstddef>
@@ -125,6 +127,16 @@ struct ResizedMemory {
   std::string why;            // not as asked; empty: as asked
 };
 
+struct VcpuThread {
+  uint32_t vcpu = 0;
+  pid_t thread = 0;
+};
+
+struct MachineSize {
+  uint64_t memory_bytes = 0;      // booted with and plugged
+  std::vector<VcpuThread> vcpus;  // that run, by number
+};
+
 class VirtualMachine {
  public:
   virtual ~VirtualMachine() = default;
@@ -143,6 +155,8 @@ class VirtualMachine {
   virtual Result<ResizedVcpus> ResizeVcpus(uint32_t vcpus, std::chrono::milliseconds patience) = 0;
   virtual Result<ResizedMemory> ResizeMemory(uint64_t bytes,
                                              std::chrono::milliseconds patience) = 0;
+  // What runs now; waits for no guest. FAILED_PRECONDITION: before Create.
+  virtual Result<MachineSize> Size() = 0;
   // Before the end: calls that wait for the guest fail with UNAVAILABLE, these and later ones.
   virtual void EndWaits() = 0;
   virtual Result<> Pause() = 0;

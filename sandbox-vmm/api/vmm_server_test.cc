@@ -57,6 +57,8 @@ class FakeMachine : public VirtualMachine {
     return ResizedVcpus{vcpus - 1, "one is busy"};
   }
 
+  Result<MachineSize> Size() override { return MachineSize{64 << 20U, {{0, 71}, {2, 73}}}; }
+
   void EndWaits() override { ended_ = true; }
 
   Result<> Boot() override {
@@ -262,6 +264,16 @@ TEST_F(VmmServerTest, ResizeMemoryTellsHowFarTheGuestCame) {
   request.set_deadline_ms(600'001);
   EXPECT_EQ(stub_->ResizeMemory(&late, request, &response).error_code(),
             grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(VmmServerTest, SizeIsWhatRuns) {
+  grpc::ClientContext context;
+  vmm::v1::SizeResponse response;
+  ASSERT_TRUE(stub_->Size(&context, vmm::v1::Empty(), &response).ok());
+  EXPECT_EQ(response.memory_bytes(), 64U << 20U);
+  ASSERT_EQ(response.vcpu_size(), 2);
+  EXPECT_EQ(response.vcpu(1).vcpu(), 2U);
+  EXPECT_EQ(response.vcpu(1).thread(), 73U);
 }
 
 TEST_F(VmmServerTest, NetAndConsoleAreCheckedAndTakeWhatWasDonated) {

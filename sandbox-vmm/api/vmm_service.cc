@@ -135,6 +135,21 @@ grpc::Status VmmService::ResizeMemory(grpc::ServerContext* /*context*/,
   return grpc::Status::OK;
 }
 
+grpc::Status VmmService::Size(grpc::ServerContext* /*context*/, const vmm::v1::Empty* /*request*/,
+                              vmm::v1::SizeResponse* response) {
+  const auto size = machine_.Size();
+  if (!size) {
+    return ToStatus(size.error());
+  }
+  response->set_memory_bytes(size->memory_bytes);
+  for (const VcpuThread& each : size->vcpus) {
+    auto* vcpu = response->add_vcpu();
+    vcpu->set_vcpu(each.vcpu);
+    vcpu->set_thread(static_cast<uint32_t>(each.thread));
+  }
+  return grpc::Status::OK;
+}
+
 grpc::Status VmmService::Pause(grpc::ServerContext* /*context*/, const vmm::v1::Empty* /*request*/,
                                vmm::v1::Empty* /*response*/) {
   return ToStatus(machine_.Pause());

@@ -46,6 +46,8 @@ class VmmService final : public vmm::v1::Vmm::Service {
   grpc::Status ResizeMemory(grpc::ServerContext* context,
                             const vmm::v1::ResizeMemoryRequest* request,
                             vmm::v1::ResizeMemoryResponse* response) override;
+  grpc::Status Size(grpc::ServerContext* context, const vmm::v1::Empty* request,
+                    vmm::v1::SizeResponse* response) override;
   grpc::Status Pause(grpc::ServerContext* context, const vmm::v1::Empty* request,
                      vmm::v1::Empty* response) override;
   grpc::Status Resume(grpc::ServerContext* context, const vmm::v1::Empty* request,

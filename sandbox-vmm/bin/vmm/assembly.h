@@ -44,6 +44,7 @@ class Assembly final : public api::VirtualMachine {
                                         std::chrono::milliseconds patience) override;
   Result<api::ResizedMemory> ResizeMemory(uint64_t bytes,
                                           std::chrono::milliseconds patience) override;
+  Result<api::MachineSize> Size() override;
   void EndWaits() override;
   Result<> Pause() override;
   Result<> Resume() override;

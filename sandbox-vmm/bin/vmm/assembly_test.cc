@@ -204,7 +204,7 @@ TEST_F(AssemblyTest, MemoryIsResizedWithinItsBoundsAndTellsHowFarItCame) {
   for (const uint64_t mib : {0U, 62U, 130U}) {
     EXPECT_EQ(resize(mib).error().code(), Code::kInvalidArgument) << mib;
   }
-  EXPECT_EQ(resize(65).error().code(), Code::kInvalidArgument) << "half a block";
+  EXPECT_TRUE(resize(65)->why.starts_with("the guest has plugged 0 of 2 MiB")) << "a whole block";
   // The guest halts at once: its driver plugs nothing.
   const auto resized = resize(128);
   ASSERT_TRUE(resized) << resized.error().message();
@@ -212,6 +212,22 @@ TEST_F(AssemblyTest, MemoryIsResizedWithinItsBoundsAndTellsHowFarItCame) {
   EXPECT_TRUE(resized->why.starts_with("the guest has plugged 0 of 64 MiB: MemoryOnline: "))
       << resized->why;
   EXPECT_EQ(assembly_.Metrics().at("mem.requested_bytes"), 0U) << "it is asked for no more";
+  EXPECT_EQ(assembly_.Size()->memory_bytes, 64U << 20U);
+}
+
+TEST_F(AssemblyTest, SizeNamesTheThreadsOfTheVcpusThatRun) {
+  EXPECT_EQ(Assembly().Size().error().code(), Code::kFailedPrecondition) << "before Create";
+  EXPECT_EQ(assembly_.Size()->memory_bytes, 64U << 20U);
+  EXPECT_TRUE(assembly_.Size()->vcpus.empty());
+  ASSERT_TRUE(assembly_.Boot());
+  const auto size = assembly_.Size();
+  ASSERT_TRUE(size);
+  ASSERT_EQ(size->vcpus.size(), kVcpus);
+  for (uint32_t i = 0; i < kVcpus; ++i) {
+    EXPECT_EQ(size->vcpus[i].vcpu, i);
+    const std::string task = "/proc/self/task/" + std::to_string(size->vcpus[i].thread);
+    EXPECT_EQ(access(task.c_str(), F_OK), 0) << task;
+  }
 }
 
 TEST_F(AssemblyTest, VcpusThatTheGuestDoesNotTakeStopAgain) {

@@ -1,4 +1,4 @@
-// How many vCPUs run and how much memory there is, while the guest runs.
+// How many vCPUs run and how much memory there is, and how both change while the guest runs.
 #include <fmt/format.h>
 
 #include <utility>
@@ -92,10 +92,32 @@ Result<api::ResizedMemory> Assembly::ResizeMemory(uint64_t bytes,
     return Fail(Code::kDeadlineExceeded, "another change of the memory is under way");
   }
   MemDeviceSize memory(devices_, region);
-  WV_TRY(auto reached, hotplug::ResizeMemory(memory, upcall_, bytes - boot_memory_, deadline));
+  // Beyond the region it does not come: that is whole blocks, or there would be no device.
+  const uint64_t block = devices::MemDevice::BlockSizeFor(region.size);
+  const uint64_t plugged = (bytes - boot_memory_ + block - 1) / block * block;
+  WV_TRY(auto reached, hotplug::ResizeMemory(memory, upcall_, plugged, deadline));
   return api::ResizedMemory{.memory_bytes = boot_memory_ + reached.plugged,
                             .online_bytes = reached.online,
                             .why = std::move(reached.why)};
+}
+
+Result<api::MachineSize> Assembly::Size() {
+  api::MachineSize size;
+  arch::AddressRange region;
+  {
+    const std::lock_guard lock(mu_);
+    if (!machine_) {
+      return Fail(Code::kFailedPrecondition, "there is no machine before Create");
+    }
+    size.memory_bytes = boot_memory_;
+    region = machine_->hotplug_window();
+    for (const machine::VcpuThreadId& each : machine_->vcpu_threads()) {
+      size.vcpus.push_back({.vcpu = each.vcpu, .thread = each.thread});
+    }
+  }
+  const auto plugged = MemDeviceSize(devices_, region).plugged();
+  size.memory_bytes += plugged.value_or(0);  // without a device nothing is
+  return size;
 }
 
 }  // namespace wyvern::vmm

@@ -41,6 +41,8 @@ class IdleMachine : public api::VirtualMachine {
     return api::ResizedVcpus{};
   }
 
+  Result<api::MachineSize> Size() override { return api::MachineSize{}; }
+
   void EndWaits() override {}
 
   Result<> Boot() override { return {}; }
