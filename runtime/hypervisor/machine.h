@@ -33,17 +33,23 @@ struct MachineOptions {
   std::string vmm_binary, fs_binary;
   std::string kernel, initrd, image;  // paths; initrd may be empty
   std::string extra_cmdline;
-  uint32_t vcpus = 1;
-  uint64_t memory_bytes = 0;  // whole pages of ram_pages
   RamPages ram_pages = RamPages::kTransparent;
   bool page_reporting =
       true;  // what the guest frees goes back to the host; never with pages of the pool
+  uint32_t vcpus = 1;         // at boot: 1 to 8
+  uint32_t max_vcpus = 0;     // what ResizeVcpus can reach, `vcpus` to 32; 0: as many as `vcpus`
+  uint64_t memory_bytes = 0;  // at boot: whole pages of ram_pages
+  // What ResizeMemory can add, a multiple of kHotplugStep; 0: nothing, and no device for it.
+  uint64_t hotplug_memory_bytes = 0;
   uint32_t guest_cid = 3;
   uint32_t share_queues = 1;
   std::string share_tag = "wyvern";
   LogLevel log_level = LogLevel::kInfo;  // of VMM, file server and agent
   std::chrono::milliseconds call_timeout{30000};
 };
+
+// Whole blocks of the memory device whatever its size (vmm.proto, ResizeMemory).
+inline constexpr uint64_t kHotplugStep = 128ULL << 20U;
 
 struct MachineProcess {
   std::string role;  // "vmm", "fs"
@@ -59,6 +65,26 @@ struct MachineEvent {
 struct ExportPolicy {
   std::chrono::milliseconds cache{0};
   bool read_only = false;
+};
+
+struct ResizedVcpus {
+  uint32_t vcpus = 0;  // that run
+  std::string why;     // why not as many as asked, in plain text; empty: as asked
+};
+
+struct ResizedMemory {
+  uint64_t bytes = 0;  // in all; rounded up to the memory device's blocks
+  std::string why;     // as above
+};
+
+struct VcpuThread {
+  uint32_t vcpu = 0;
+  pid_t thread = 0;  // of the VMM
+};
+
+struct MachineSize {
+  uint64_t memory_bytes = 0;
+  std::vector<VcpuThread> vcpus;  // that run, by number
 };
 
 class Machine {
@@ -85,6 +111,13 @@ class Machine {
   // Its descriptor is closed when it returns. Unknown: success. FAILED_PRECONDITION: the guest uses it still; `force` asks no guest, which
   // gets I/O errors then.
   virtual Result<> DetachDisk(const std::string& id, bool force) = 0;
+  // How many vCPUs run, and how much memory there is: changed together with the guest, which is waited for `patience` long. How far it came is no
+  // error. FAILED_PRECONDITION: the machine does not run. INVALID_ARGUMENT: beyond what it was made with. INTERNAL: an answer that no VMM of ours
+  // gives. After an error Size tells what is.
+  virtual Result<ResizedVcpus> ResizeVcpus(uint32_t vcpus, std::chrono::milliseconds patience) = 0;
+  virtual Result<ResizedMemory> ResizeMemory(uint64_t bytes,
+                                             std::chrono::milliseconds patience) = 0;
+  virtual Result<MachineSize> Size() = 0;
   // The last 64 KiB of the guest's console; also after End.
   virtual api::ConsoleText Console() = 0;
   // No process of the machine is left when it returns. Idempotent. Bounded by EndLimit for each process.

@@ -2,7 +2,9 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <mutex>
 #include <optional>
@@ -52,6 +54,9 @@ class MicroVm final : public Machine {
   Result<> DetachExport(const std::string& name) override;
   Result<> AttachDisk(const std::string& id, FdRef file, bool read_only) override;
   Result<> DetachDisk(const std::string& id, bool force) override;
+  Result<ResizedVcpus> ResizeVcpus(uint32_t vcpus, std::chrono::milliseconds patience) override;
+  Result<ResizedMemory> ResizeMemory(uint64_t bytes, std::chrono::milliseconds patience) override;
+  Result<MachineSize> Size() override;
   api::ConsoleText Console() override;
   void End() override;
 
@@ -59,6 +64,9 @@ class MicroVm final : public Machine {
   Result<> SpawnVmm(const SpawnHook& spawned);
   Result<> Configure();
   Result<> CheckKvm();
+  uint32_t MaxVcpus() const;
+  // INTERNAL: not a size that the machine can have.
+  Result<> CheckMemory(uint64_t bytes) const;
   void Watch(const EventFd& stop);
 
   const MachineOptions options_;
@@ -143,8 +151,10 @@ Result<> MicroVm::Configure() {
   WV_TRY_VOID(CheckImage(image, options_.image));
   CreateVm vm;
   vm.vcpus = options_.vcpus;
+  vm.max_vcpus = options_.max_vcpus;
   vm.memory_bytes = options_.memory_bytes;
   vm.ram_pages = options_.ram_pages;
+  vm.hotplug_memory_bytes = options_.hotplug_memory_bytes;
   vm.kvm = kvm_device_;
   vm.kernel = kernel;
   vm.initrd = initrd;
@@ -158,7 +168,7 @@ Result<> MicroVm::Configure() {
   WV_TRY_VOID(client_->AttachVsock("vsock", options_.guest_cid));
   WV_TRY_VOID(client_->AttachFs("share", vhost_socket_, options_.share_tag, options_.share_queues));
   vhost_socket_.Reset();
-  return {};
+  return options_.hotplug_memory_bytes > 0 ? client_->AttachMem("mem") : Result<>();
 }
 
 Result<> MicroVm::Boot(EventCallback events) {
@@ -212,6 +222,51 @@ Result<> MicroVm::DetachDisk(const std::string& id, bool force) {
   return detached;
 }
 
+uint32_t MicroVm::MaxVcpus() const {
+  return std::max(options_.vcpus, options_.max_vcpus);
+}
+
+Result<> MicroVm::CheckMemory(uint64_t bytes) const {
+  if (bytes < options_.memory_bytes ||
+      bytes - options_.memory_bytes > options_.hotplug_memory_bytes) {
+    return Fail(Code::kInternal, fmt::format("the VMM says that there are {} bytes", bytes));
+  }
+  return {};
+}
+
+Result<ResizedVcpus> MicroVm::ResizeVcpus(uint32_t vcpus, std::chrono::milliseconds patience) {
+  WV_TRY(ResizedVcpus resized, client_->ResizeVcpus(vcpus, patience));
+  if (resized.vcpus < 1 || resized.vcpus > MaxVcpus()) {
+    return Fail(Code::kInternal, fmt::format("the VMM says that {} vCPUs run", resized.vcpus));
+  }
+  return resized;
+}
+
+Result<ResizedMemory> MicroVm::ResizeMemory(uint64_t bytes, std::chrono::milliseconds patience) {
+  WV_TRY(ResizedMemory resized, client_->ResizeMemory(bytes, patience));
+  WV_TRY_VOID(CheckMemory(resized.bytes));
+  return resized;
+}
+
+Result<MachineSize> MicroVm::Size() {
+  WV_TRY(MachineSize size, client_->Size());
+  WV_TRY_VOID(CheckMemory(size.memory_bytes));
+  WV_CHECK(vmm_.has_value());  // Start came before
+  if (size.vcpus.size() > MaxVcpus()) {
+    return Fail(Code::kInternal, fmt::format("the VMM says that {} vCPUs run", size.vcpus.size()));
+  }
+  // Somebody is going to pin them: a VMM that the guest has taken over must not name others' threads.
+  for (const VcpuThread& each : size.vcpus) {
+    const std::string task = fmt::format("/proc/{}/task/{}", vmm_->pid(), each.thread);
+    if (each.vcpu >= MaxVcpus() || access(task.c_str(), F_OK) != 0) {
+      return Fail(Code::kInternal, fmt::format("the VMM says that vCPU {} is thread {}, which is "
+                                               "none of its threads",
+                                               each.vcpu, each.thread));
+    }
+  }
+  return size;
+}
+
 api::ConsoleText MicroVm::Console() {
   if (!console_.valid()) {
     return {};
@@ -237,7 +292,7 @@ void MicroVm::End() {
   if (fs_ != nullptr) {
     static_cast<void>(fs_->process().Kill(SIGKILL));
   }
-  const auto limit = EndLimit(options_.memory_bytes);
+  const auto limit = EndLimit(options_.memory_bytes + options_.hotplug_memory_bytes);
   if (vmm_.has_value()) {
     WaitForExit(*vmm_, limit);
   }

@@ -4,8 +4,10 @@
 #include <grpcpp/create_channel_posix.h>
 #include <grpcpp/grpcpp.h>
 
+#include <algorithm>
 #include <atomic>
 
+#include "base/plain_text.h"
 #include "proto/vmm.grpc.pb.h"
 
 namespace wyvern::runtime {
@@ -24,6 +26,15 @@ struct VmmClient::Rep {
 };
 
 namespace {
+
+// Beyond what the guest has: the VMM takes back what the guest has taken up half, and answers.
+constexpr std::chrono::milliseconds kTakeBackTime(5000);
+constexpr size_t kMaxWhy = 2 * kMaxGuestError;
+
+// 0 would be the VMM's own limit.
+uint32_t DeadlineOf(std::chrono::milliseconds patience) {
+  return static_cast<uint32_t>(std::max<int64_t>(patience.count(), 1));
+}
 
 using Method = grpc::Status (pb::Vmm::Stub::*)(grpc::ClientContext*, const pb::Empty&, pb::Empty*);
 
@@ -100,7 +111,9 @@ Result<std::string> VmmClient::Donate(api::DonationKind kind, const char* prefix
 Result<> VmmClient::Create(const CreateVm& vm) {
   pb::CreateRequest request;
   request.set_vcpus(vm.vcpus);
+  request.set_max_vcpus(vm.max_vcpus);
   request.set_memory_bytes(vm.memory_bytes);
+  request.set_hotplug_memory_bytes(vm.hotplug_memory_bytes);
   request.set_shared_memory(true);
   request.set_ram_pages(ToProto(vm.ram_pages));
   request.set_cmdline(vm.cmdline);
@@ -189,6 +202,48 @@ Result<> VmmClient::DetachDevice(const std::string& id, bool force) {
   return Invoke(
       "DetachDevice", rep_->timeout, request, &response,
       [this](auto* c, const auto& q, auto* r) { return rep_->stub->DetachDevice(c, q, r); });
+}
+
+Result<> VmmClient::AttachMem(const std::string& id) {
+  pb::AttachDeviceRequest request;
+  request.set_id(id);
+  request.mutable_mem();
+  return Attach(*rep_->stub, rep_->timeout, request);
+}
+
+Result<ResizedVcpus> VmmClient::ResizeVcpus(uint32_t vcpus, std::chrono::milliseconds patience) {
+  pb::ResizeVcpusRequest request;
+  request.set_vcpus(vcpus);
+  request.set_deadline_ms(DeadlineOf(patience));
+  pb::ResizeVcpusResponse response;
+  WV_TRY_VOID(
+      Invoke("ResizeVcpus", patience + kTakeBackTime, request, &response,
+             [this](auto* c, const auto& q, auto* r) { return rep_->stub->ResizeVcpus(c, q, r); }));
+  return ResizedVcpus{response.vcpus(), PlainText(response.why(), kMaxWhy)};
+}
+
+Result<ResizedMemory> VmmClient::ResizeMemory(uint64_t bytes, std::chrono::milliseconds patience) {
+  pb::ResizeMemoryRequest request;
+  request.set_memory_bytes(bytes);
+  request.set_deadline_ms(DeadlineOf(patience));
+  pb::ResizeMemoryResponse response;
+  WV_TRY_VOID(Invoke(
+      "ResizeMemory", patience + kTakeBackTime, request, &response,
+      [this](auto* c, const auto& q, auto* r) { return rep_->stub->ResizeMemory(c, q, r); }));
+  return ResizedMemory{response.memory_bytes(), PlainText(response.why(), kMaxWhy)};
+}
+
+Result<MachineSize> VmmClient::Size() {
+  pb::SizeResponse response;
+  WV_TRY_VOID(
+      Invoke("Size", rep_->timeout, pb::Empty(), &response,
+             [this](auto* c, const auto& q, auto* r) { return rep_->stub->Size(c, q, r); }));
+  MachineSize size;
+  size.memory_bytes = response.memory_bytes();
+  for (const pb::VcpuThread& each : response.vcpu()) {
+    size.vcpus.push_back({each.vcpu(), static_cast<pid_t>(each.thread())});
+  }
+  return size;
 }
 
 Result<> VmmClient::Boot() {

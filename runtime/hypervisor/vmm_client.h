@@ -16,8 +16,10 @@ namespace wyvern::runtime {
 
 struct CreateVm {
   uint32_t vcpus = 1;
+  uint32_t max_vcpus = 0;  // 0: as many as `vcpus`
   uint64_t memory_bytes = 0;
   RamPages ram_pages = RamPages::kTransparent;
+  uint64_t hotplug_memory_bytes = 0;
   FdRef kvm{-1}, kernel{-1}, initrd{-1}, console{-1};
   std::string cmdline;
 };
@@ -39,7 +41,12 @@ class VmmClient {
                     uint32_t queues);
   // The serial is the id. After Boot, too: then it returns when the guest drives it.
   Result<> AttachBlk(const std::string& id, FdRef file, bool read_only);
+  Result<> AttachMem(const std::string& id);
   Result<> DetachDevice(const std::string& id, bool force);
+  // The guest has `patience`, up to 10 minutes; the VMM a little more. `why` of an answer is plain text.
+  Result<ResizedVcpus> ResizeVcpus(uint32_t vcpus, std::chrono::milliseconds patience);
+  Result<ResizedMemory> ResizeMemory(uint64_t bytes, std::chrono::milliseconds patience);
+  Result<MachineSize> Size();
   Result<> Boot();
   Result<> ConnectVsock(uint32_t port, FdRef stream);
   Result<> Shutdown(std::chrono::milliseconds timeout);

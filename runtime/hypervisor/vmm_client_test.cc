@@ -41,14 +41,24 @@ class RecordingMachine : public api::VirtualMachine {
 
   Result<> Detach(const api::DetachOptions& /*options*/) override { return {}; }
 
-  Result<api::ResizedVcpus> ResizeVcpus(uint32_t /*vcpus*/,
-                                        std::chrono::milliseconds /*patience*/) override {
-    return api::ResizedVcpus{};
+  Result<api::ResizedVcpus> ResizeVcpus(uint32_t vcpus,
+                                        std::chrono::milliseconds patience_given) override {
+    patience = patience_given;
+    if (vcpus > 8) {
+      return Fail(Code::kInvalidArgument, "9 vCPUs: must be 1 to 8");
+    }
+    return api::ResizedVcpus{vcpus - 1, "CPU 3 is \x1b[1mbusy"};
   }
 
-  Result<api::ResizedMemory> ResizeMemory(uint64_t /*bytes*/,
-                                          std::chrono::milliseconds /*patience*/) override {
-    return api::ResizedMemory{};
+  Result<api::ResizedMemory> ResizeMemory(uint64_t bytes,
+                                          std::chrono::milliseconds patience_given) override {
+    patience = patience_given;
+    std::this_thread::sleep_for(delay);
+    return api::ResizedMemory{bytes, bytes, ""};
+  }
+
+  Result<api::MachineSize> Size() override {
+    return api::MachineSize{96U << 20U, {{0, 7}, {1, 8}}};
   }
 
   void EndWaits() override {}
@@ -80,6 +90,8 @@ class RecordingMachine : public api::VirtualMachine {
   std::string serial;  // of the last disk
   bool read_only = false;
   api::BalloonSpec balloon;  // the last one
+  std::chrono::milliseconds patience{};  // of the last resize
+  std::chrono::milliseconds delay{};
   std::function<void(api::MachineEvent)> listener = [](const api::MachineEvent&) {};
 };
 
@@ -158,6 +170,47 @@ TEST_F(VmmClientTest, DisksSerialIsItsId) {
   EXPECT_EQ(machine_.attached.back().first, "c0-root");
   EXPECT_EQ(machine_.serial, "c0-root");
   EXPECT_TRUE(machine_.read_only);
+}
+
+TEST_F(VmmClientTest, MachineIsMadeWithWhatItMayGrowTo) {
+  CreateVm vm;
+  vm.vcpus = 2;
+  vm.max_vcpus = 16;
+  vm.memory_bytes = 64U << 20U;
+  vm.hotplug_memory_bytes = 128U << 20U;
+  vm.kvm = null_;
+  vm.kernel = null_;
+  ASSERT_TRUE(client_->Create(vm).has_value());
+  EXPECT_EQ(machine_.created.max_vcpus, 16U);
+  EXPECT_EQ(machine_.created.hotplug_memory_bytes, 128U << 20U);
+  ASSERT_TRUE(client_->AttachMem("mem").has_value());
+  EXPECT_EQ(machine_.attached.back(), (std::pair<std::string, size_t>{"mem", 7}));
+}
+
+TEST_F(VmmClientTest, ResizeTellsHowFarItCameAndWhyInPlainText) {
+  const auto vcpus = client_->ResizeVcpus(4, std::chrono::milliseconds(1234));
+  ASSERT_TRUE(vcpus.has_value());
+  EXPECT_EQ(machine_.patience, std::chrono::milliseconds(1234));
+  EXPECT_EQ(vcpus->vcpus, 3U);
+  EXPECT_EQ(vcpus->why, "CPU 3 is ?[1mbusy");
+  const auto memory = client_->ResizeMemory(128U << 20U, std::chrono::milliseconds(0));
+  ASSERT_TRUE(memory.has_value());
+  EXPECT_EQ(machine_.patience, std::chrono::milliseconds(1)) << "0 would be the VMM's own limit";
+  EXPECT_EQ(memory->bytes, 128U << 20U);
+  EXPECT_EQ(memory->why, "");
+  const auto refused = client_->ResizeVcpus(9, std::chrono::seconds(1));
+  EXPECT_EQ(refused.error().code(), Code::kInvalidArgument);
+  EXPECT_THAT(refused.error().message(), HasSubstr("must be 1 to 8"));
+  const auto size = client_->Size();
+  ASSERT_TRUE(size.has_value());
+  EXPECT_EQ(size->memory_bytes, 96U << 20U);
+  ASSERT_EQ(size->vcpus.size(), 2U);
+  EXPECT_EQ(size->vcpus[1].thread, 8);
+}
+
+TEST_F(VmmClientTest, VmmHasTimeToAnswerBeyondThatOfTheGuest) {
+  machine_.delay = std::chrono::milliseconds(300);
+  EXPECT_TRUE(client_->ResizeMemory(128U << 20U, std::chrono::milliseconds(100)).has_value());
 }
 
 TEST_F(VmmClientTest, StreamsAreThoseOfTheSocketGiven) {

@@ -35,6 +35,16 @@ class RecordedMachine final : public Machine {
 
   Result<> DetachDisk(const std::string&, bool) override { return {}; }
 
+  Result<ResizedVcpus> ResizeVcpus(uint32_t, std::chrono::milliseconds) override {
+    return Fail(Code::kUnavailable, "recorded");
+  }
+
+  Result<ResizedMemory> ResizeMemory(uint64_t, std::chrono::milliseconds) override {
+    return Fail(Code::kUnavailable, "recorded");
+  }
+
+  Result<MachineSize> Size() override { return Fail(Code::kUnavailable, "recorded"); }
+
   api::ConsoleText Console() override { return {}; }
 
   void End() override {}

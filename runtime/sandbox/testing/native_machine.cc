@@ -1,6 +1,7 @@
 #include "sandbox/testing/native_machine.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <linux/capability.h>
 #include <linux/magic.h>
 #include <poll.h>
@@ -11,6 +12,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -62,7 +64,8 @@ std::string Prepare() {
 // Processes held by a socket: they end when we do.
 class TwoProcesses : public Machine {
  public:
-  TwoProcesses() = default;
+  explicit TwoProcesses(std::shared_ptr<SizeWatch> sizes)
+      : sizes_(sizes == nullptr ? std::make_shared<SizeWatch>() : std::move(sizes)) {}
 
   ~TwoProcesses() override { EndProcesses(); }
 
@@ -74,6 +77,32 @@ class TwoProcesses : public Machine {
     WV_TRY(watch_,
            WorkerThread::Start("native-watch", [this](const EventFd& stop) { Watch(stop); }));
     return {};
+  }
+
+  Result<ResizedVcpus> ResizeVcpus(uint32_t vcpus,
+                                   std::chrono::milliseconds /*patience*/) override {
+    WV_TRY_VOID(Resizing(fmt::format("vcpus {}", vcpus)));
+    const std::lock_guard lock(sizes_->mu);
+    sizes_->vcpus = std::min(vcpus, sizes_->most_vcpus);
+    return ResizedVcpus{sizes_->vcpus, sizes_->vcpus == vcpus ? "" : "the guest takes no more"};
+  }
+
+  Result<ResizedMemory> ResizeMemory(uint64_t bytes,
+                                     std::chrono::milliseconds /*patience*/) override {
+    WV_TRY_VOID(Resizing(fmt::format("memory {}", bytes >> 20U)));
+    const std::lock_guard lock(sizes_->mu);
+    sizes_->memory = std::max(std::min(bytes, sizes_->most_memory), sizes_->least_memory);
+    return ResizedMemory{sizes_->memory, sizes_->memory == bytes ? "" : "the guest keeps some"};
+  }
+
+  Result<MachineSize> Size() override {
+    const std::lock_guard lock(sizes_->mu);
+    MachineSize size;
+    size.memory_bytes = sizes_->memory;
+    for (uint32_t i = 0; i < sizes_->vcpus; ++i) {
+      size.vcpus.push_back({i, static_cast<pid_t>(1000 + i)});
+    }
+    return size;
   }
 
   api::ConsoleText Console() override { return {"no console", 0}; }
@@ -105,6 +134,18 @@ class TwoProcesses : public Machine {
   UniqueFd life_;
 
  private:
+  Result<> Resizing(const std::string& call) {
+    if (sizes_->before) {
+      sizes_->before(call);
+    }
+    const std::lock_guard lock(sizes_->mu);
+    sizes_->calls.push_back(call);
+    const auto it = sizes_->refused.find(call);
+    return it == sizes_->refused.end() || it->second == Code::kOk
+               ? Result<>()
+               : Fail(it->second, "the VMM refuses");
+  }
+
   void EndProcesses() {
     if (watch_ != nullptr) {
       watch_->Join();
@@ -131,6 +172,7 @@ class TwoProcesses : public Machine {
     }
   }
 
+  const std::shared_ptr<SizeWatch> sizes_;
   std::mutex mu_;
   EventCallback events_;
   std::unique_ptr<WorkerThread> watch_;
@@ -138,7 +180,8 @@ class TwoProcesses : public Machine {
 
 class NativeMachine final : public TwoProcesses {
  public:
-  explicit NativeMachine(std::shared_ptr<ExportWatch> watch) : watch_(std::move(watch)) {}
+  NativeMachine(std::shared_ptr<ExportWatch> watch, std::shared_ptr<SizeWatch> sizes)
+      : TwoProcesses(std::move(sizes)), watch_(std::move(watch)) {}
 
   ~NativeMachine() override { End(); }
 
@@ -286,8 +329,9 @@ class NativeMachine final : public TwoProcesses {
 
 class HollowMachine final : public TwoProcesses {
  public:
-  HollowMachine(GuestConnector agent, std::shared_ptr<DiskWatch> disks)
-      : agent_(std::move(agent)), disks_(std::move(disks)) {}
+  HollowMachine(GuestConnector agent, std::shared_ptr<DiskWatch> disks,
+                std::shared_ptr<SizeWatch> sizes)
+      : TwoProcesses(std::move(sizes)), agent_(std::move(agent)), disks_(std::move(disks)) {}
 
   ~HollowMachine() override { End(); }
 
@@ -354,8 +398,9 @@ std::unique_ptr<Machine> MakeNativeMachine(const MachineOptions& /*options*/) {
   return MakeWatchedNativeMachine(std::make_shared<ExportWatch>());
 }
 
-std::unique_ptr<Machine> MakeWatchedNativeMachine(std::shared_ptr<ExportWatch> watch) {
-  return std::make_unique<NativeMachine>(std::move(watch));
+std::unique_ptr<Machine> MakeWatchedNativeMachine(std::shared_ptr<ExportWatch> watch,
+                                                  std::shared_ptr<SizeWatch> sizes) {
+  return std::make_unique<NativeMachine>(std::move(watch), std::move(sizes));
 }
 
 std::unique_ptr<Machine> MakeHollowMachine(const MachineOptions& /*options*/) {
@@ -363,9 +408,11 @@ std::unique_ptr<Machine> MakeHollowMachine(const MachineOptions& /*options*/) {
 }
 
 std::unique_ptr<Machine> MakeHollowMachineWithAgent(GuestConnector agent,
-                                                    std::shared_ptr<DiskWatch> disks) {
+                                                    std::shared_ptr<DiskWatch> disks,
+                                                    std::shared_ptr<SizeWatch> sizes) {
   return std::make_unique<HollowMachine>(
-      std::move(agent), disks == nullptr ? std::make_shared<DiskWatch>() : std::move(disks));
+      std::move(agent), disks == nullptr ? std::make_shared<DiskWatch>() : std::move(disks),
+      std::move(sizes));
 }
 
 }  // namespace wyvern::runtime

@@ -2,6 +2,7 @@
 // exports are mounted where the guest would see them. Everything above the hypervisor is the product's.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -29,7 +30,21 @@ struct ExportWatch {
   std::vector<std::string> forced;    // disks that were taken away by force
 };
 
-std::unique_ptr<Machine> MakeWatchedNativeMachine(std::shared_ptr<ExportWatch> watch);
+// How large a machine of these is, and how its guest follows. Nothing is behind it.
+struct SizeWatch {
+  std::mutex mu;
+  uint32_t vcpus = 1;
+  uint64_t memory = 0;                                  // bytes
+  uint32_t most_vcpus = ~0U;                            // the guest takes no more
+  uint64_t least_memory = 0;                            // the guest lets go of no more
+  uint64_t most_memory = ~uint64_t{0};                  // the guest takes no more
+  std::vector<std::string> calls;                       // "vcpus 4", "memory 512" (MiB)
+  std::map<std::string, Code> refused;                  // calls that fail; kOk: none does
+  std::function<void(const std::string& call)> before;  // called without mu; may block
+};
+
+std::unique_ptr<Machine> MakeWatchedNativeMachine(std::shared_ptr<ExportWatch> watch,
+                                                  std::shared_ptr<SizeWatch> sizes = nullptr);
 
 // A machine that boots nothing: two processes that end with us. For what happens around it.
 std::unique_ptr<Machine> MakeHollowMachine(const MachineOptions& options);
@@ -44,6 +59,7 @@ struct DiskWatch {
 
 // The same with an agent that the test plays: it answers at its ports.
 std::unique_ptr<Machine> MakeHollowMachineWithAgent(GuestConnector agent,
-                                                    std::shared_ptr<DiskWatch> disks = nullptr);
+                                                    std::shared_ptr<DiskWatch> disks = nullptr,
+                                                    std::shared_ptr<SizeWatch> sizes = nullptr);
 
 }  // namespace wyvern::runtime
