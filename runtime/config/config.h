@@ -23,7 +23,9 @@ namespace wyvern::runtime {
 struct Config {
   struct Sandbox {
     uint32_t vcpus = 0;
-    uint64_t memory = 0;  // bytes
+    uint64_t memory = 0;      // bytes
+    uint32_t max_vcpus = 0;   // 0: by the host
+    uint64_t max_memory = 0;  // bytes; 0: by the host
     std::string kernel;
     std::string image;
     std::string initrd;  // empty: none
@@ -66,7 +68,7 @@ struct Config {
   } log;
 
   struct Timeouts {
-    std::chrono::milliseconds boot{}, agent_call{}, shutdown{};
+    std::chrono::milliseconds boot{}, agent_call{}, resize{}, shutdown{};
   } timeouts;
 
   struct Overhead {

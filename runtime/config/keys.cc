@@ -272,13 +272,24 @@ using Reclaim = Config::Memory::Reclaim;
 
 std::vector<Key> MakeSandboxKeys() {
   return {
-      Count("sandbox.vcpus", "1",
-            "vCPUs of a sandbox at least, 1 to 8. A CPU limit in config.json raises it.", 1, 8,
-            [](Config& c) -> uint32_t& { return c.sandbox.vcpus; }),
+      Count(
+          "sandbox.vcpus", "1",
+          "vCPUs of a sandbox at least, 1 to 8. CPU limits of its containers raise it: a quota is "
+          "rounded up to whole vCPUs, and a cpuset\ncounts where there is no quota.",
+          1, 8, [](Config& c) -> uint32_t& { return c.sandbox.vcpus; }),
       Size("sandbox.memory", "256MiB",
-           "Guest memory at least, bytes with KiB, MiB or GiB; a multiple of 2MiB. A memory limit "
-           "in config.json raises it.",
+           "Guest memory at least, bytes with KiB, MiB or GiB; a multiple of 2MiB. Memory limits "
+           "of its containers raise it.",
            64U << 20U, 2U << 20U, [](Config& c) -> uint64_t& { return c.sandbox.memory; }),
+      Count("sandbox.max_vcpus", "0",
+            "What a sandbox can grow to while it runs, by limits of its containers and `wyvern "
+            "resize`, 1 to 32. 0: as many as the host has, 32 at\nmost. Each costs the host a KVM "
+            "vCPU and the guest some memory, also while it does not run.",
+            0, 32, [](Config& c) -> uint32_t& { return c.sandbox.max_vcpus; }),
+      Size("sandbox.max_memory", "0",
+           "The same for guest memory; a multiple of 2MiB. 0: as much as the host has, 32GiB at "
+           "most. What the guest does not use costs nothing.",
+           0, 2U << 20U, [](Config& c) -> uint64_t& { return c.sandbox.max_memory; }),
       Path("sandbox.kernel", "/usr/share/wyvern/guest/vmlinux",
            "Guest kernel: an ELF file with a PVH entry on x86_64.",
            [](Config& c) -> std::string& { return c.sandbox.kernel; }),
@@ -381,6 +392,10 @@ std::vector<Key> MakeHostKeys() {
       Duration("timeouts.agent_call", "60s",
                "One call to the agent; waiting for processes to exit has no limit.",
                [](Config& c) -> Ms& { return c.timeouts.agent_call; }),
+      Duration("timeouts.resize", "30s",
+               "For the guest to take up or let go of vCPUs, and the same again for memory, when "
+               "its sandbox is resized.",
+               [](Config& c) -> Ms& { return c.timeouts.resize; }),
       Duration("timeouts.shutdown", "3s",
                "For the guest to write its file systems back to the host, at most: before a "
                "container's exit is told, and before a sandbox ends,\nwhich is that its machine is "
