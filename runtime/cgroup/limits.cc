@@ -14,6 +14,7 @@ namespace {
 constexpr uint64_t kMinShares = 2,
                    kMaxShares = 262144;  // kernel/sched/sched.h, MIN_SHARES and MAX_SHARES
 constexpr uint64_t kMaxWeight = 10000;   // cgroup-v2.rst, weights
+constexpr uint64_t kDefaultWeight = 100;
 constexpr uint32_t kMinBlkioWeight = 10, kMaxBlkioWeight = 1000;  // config-linux.md, blockIO
 constexpr uint32_t kMaxCpu = 8191;                                // CONFIG_NR_CPUS, at most
 constexpr uint64_t kSecond = 1000000;                             // µs
@@ -197,11 +198,13 @@ void AddCpu(const Limits& limits, Writes& writes) {
   if (limits.cpu_burst.value_or(0) > 0) {
     writes.Add("cpu.max.burst", fmt::format("{}", *limits.cpu_burst));
   }
-  if (Given(limits.cpus)) {
-    writes.Add("cpuset.cpus", *limits.cpus);
+  // A write of nothing would be none.
+  if (limits.cpus.has_value()) {
+    writes.Add("cpuset.cpus", limits.cpus->empty() ? "\n" : *limits.cpus, limits.cpus->empty());
   }
-  if (Given(limits.memory_nodes)) {
-    writes.Add("cpuset.mems", *limits.memory_nodes);
+  if (limits.memory_nodes.has_value()) {
+    writes.Add("cpuset.mems", limits.memory_nodes->empty() ? "\n" : *limits.memory_nodes,
+               limits.memory_nodes->empty());
   }
 }
 
@@ -220,8 +223,8 @@ void AddMemory(const Limits& limits, Writes& writes) {
   } else if (limits.memory_limit.value_or(0) == -1) {
     writes.Add("memory.swap.max", "max", true);
   }
-  if (Given(limits.memory_reservation)) {
-    writes.Add("memory.low", OrMax(*limits.memory_reservation));
+  if (limits.memory_reservation.has_value()) {
+    writes.Add("memory.low", OrMax(*limits.memory_reservation), *limits.memory_reservation == 0);
   }
 }
 
@@ -230,7 +233,9 @@ void AddIo(const Limits& limits, bool has_bfq, Writes& writes) {
   const auto weight = [has_bfq](uint32_t value) {
     return has_bfq ? uint64_t{value} : IoWeightFromBlkio(value);
   };
-  if (Given(limits.io_weight)) {
+  if (limits.io_weight == 0U) {
+    writes.Add(file, fmt::format("default {}", kDefaultWeight), true);
+  } else if (limits.io_weight.has_value()) {
     writes.Add(file, has_bfq ? fmt::format("{}", *limits.io_weight)
                              : fmt::format("default {}", weight(*limits.io_weight)));
   }
@@ -255,7 +260,7 @@ void AddIo(const Limits& limits, bool has_bfq, Writes& writes) {
 // A bit for each CPU, the lowest first (systemd's dbus-cgroup.c).
 std::vector<uint8_t> CpuMask(std::string_view list) {
   std::vector<uint8_t> mask;
-  const std::vector<uint32_t> cpus = *ParseCpuList(list);
+  const auto cpus = list.empty() ? std::vector<uint32_t>() : *ParseCpuList(list);
   for (const uint32_t cpu : cpus) {
     if (mask.size() <= cpu / 8) {
       mask.resize(cpu / 8 + 1);
@@ -389,10 +394,10 @@ std::vector<UnitProperty> UnitProperties(const Limits& limits) {
     }
     number("CPUQuotaPerSecUSec", a_second);
   }
-  if (Given(limits.cpus)) {
+  if (limits.cpus.has_value()) {
     bytes("AllowedCPUs", CpuMask(*limits.cpus));
   }
-  if (Given(limits.memory_nodes)) {
+  if (limits.memory_nodes.has_value()) {
     bytes("AllowedMemoryNodes", CpuMask(*limits.memory_nodes));
   }
   if (Given(limits.memory_limit)) {
@@ -403,14 +408,15 @@ std::vector<UnitProperty> UnitProperties(const Limits& limits) {
                                                     : static_cast<uint64_t>(*limits.memory_swap -
                                                                             *limits.memory_limit));
   }
-  if (Given(limits.memory_reservation)) {
+  if (limits.memory_reservation.has_value()) {
     number("MemoryLow", or_none(*limits.memory_reservation));
   }
   if (Given(limits.pids)) {
     number("TasksMax", or_none(*limits.pids));
   }
-  if (Given(limits.io_weight)) {
-    number("IOWeight", IoWeightFromBlkio(*limits.io_weight));
+  if (limits.io_weight.has_value()) {
+    number("IOWeight",
+           *limits.io_weight == 0 ? kDefaultWeight : IoWeightFromBlkio(*limits.io_weight));
   }
   return out;
 }

@@ -40,14 +40,14 @@ struct Limits {
   std::optional<uint64_t> cpu_period = {};  // µs; 0: as if it were not given
   std::optional<uint64_t> cpu_burst = {};   // µs
   std::optional<int64_t> cpu_idle = {};
-  std::optional<std::string> cpus = {}, memory_nodes = {};  // lists as "0-3,7"
+  std::optional<std::string> cpus = {}, memory_nodes = {};  // lists as "0-3,7"; empty: all
   std::optional<int64_t> memory_limit = {};  // bytes; 0: as if it were not given; -1: none
   std::optional<int64_t> memory_swap = {};   // bytes of memory and swap together; 0 and -1 likewise
-  std::optional<int64_t> memory_reservation = {};   // bytes; 0 and -1 likewise
-  std::optional<int64_t> pids = {};                 // 0: as if it were not given; below: none
-  std::map<std::string, uint64_t> huge_pages = {};  // bytes by page size ("2MB")
-  std::optional<uint32_t> io_weight = {};           // 10 to 1000; 0: as if it were not given
-  std::map<BlockDeviceNumber, uint32_t> io_weights = {};
+  std::optional<int64_t> memory_reservation = {};         // bytes; 0: none; -1: all that it has
+  std::optional<int64_t> pids = {};                       // 0: as if it were not given; below: none
+  std::map<std::string, uint64_t> huge_pages = {};        // bytes by page size ("2MB")
+  std::optional<uint32_t> io_weight = {};                 // 10 to 1000; 0: the kernel's own
+  std::map<BlockDeviceNumber, uint32_t> io_weights = {};  // 0: as io_weight
   std::map<BlockDeviceNumber, IoLimit> io_limits = {};
   std::map<std::string, std::string> unified = {};  // written last, as it is
 };

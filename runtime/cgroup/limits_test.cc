@@ -51,13 +51,21 @@ TEST(LimitsTest, WhatIsNotGivenIsNotWritten) {
   EXPECT_THAT(Lines({.cpu_shares = 0,
                      .cpu_quota = 0,
                      .cpu_period = 0,
-                     .cpus = "",
                      .memory_limit = 0,
                      .memory_swap = 0,
-                     .memory_reservation = 0,
-                     .pids = 0,
-                     .io_weight = 0}),
+                     .pids = 0}),
               IsEmpty());
+}
+
+TEST(LimitsTest, WhatIsTakenAwayMissesNoController) {
+  const Limits none{.cpus = "", .memory_nodes = "", .memory_reservation = 0, .io_weight = 0};
+  EXPECT_THAT(Lines(none), ElementsAre("cpuset.cpus?=\n", "cpuset.mems?=\n", "memory.low?=0",
+                                       "io.weight?=default 100"));
+  EXPECT_THAT(Lines({.io_weight = 0}, true), ElementsAre("io.bfq.weight?=default 100"));
+  const auto properties = UnitProperties(none);
+  ASSERT_EQ(properties.size(), 4U);
+  EXPECT_TRUE(properties[0].bytes.empty() && properties[1].bytes.empty());
+  EXPECT_EQ(properties[3].number, 100U);
 }
 
 TEST(LimitsTest, Cpu) {

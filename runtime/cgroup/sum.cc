@@ -104,6 +104,36 @@ void Replace(std::optional<T>& old, const std::optional<T>& with) {
 
 }  // namespace
 
+Limits Merged(Limits before, const Limits& with) {
+  for (const auto member : {&Limits::cpu_shares, &Limits::cpu_period, &Limits::cpu_burst}) {
+    Replace(before.*member, with.*member);
+  }
+  for (const auto member : {&Limits::cpu_quota, &Limits::cpu_idle, &Limits::memory_limit,
+                            &Limits::memory_swap, &Limits::memory_reservation, &Limits::pids}) {
+    Replace(before.*member, with.*member);
+  }
+  Replace(before.cpus, with.cpus);
+  Replace(before.memory_nodes, with.memory_nodes);
+  Replace(before.io_weight, with.io_weight);
+  for (const auto& [size, limit] : with.huge_pages) {
+    before.huge_pages[size] = limit;
+  }
+  for (const auto& [device, weight] : with.io_weights) {
+    before.io_weights[device] = weight;
+  }
+  for (const auto& [device, limit] : with.io_limits) {
+    IoLimit& io = before.io_limits[device];
+    for (const auto kind : {&IoLimit::read_bytes, &IoLimit::write_bytes, &IoLimit::read_operations,
+                            &IoLimit::write_operations}) {
+      Replace(io.*kind, limit.*kind);
+    }
+  }
+  for (const auto& [name, text] : with.unified) {
+    before.unified[name] = text;
+  }
+  return before;
+}
+
 void SandboxLimits::Set(const std::string& container, Limits limits) {
   containers_[container] = std::move(limits);
 }
@@ -112,42 +142,13 @@ void SandboxLimits::Remove(const std::string& container) {
   containers_.erase(container);
 }
 
-void SandboxLimits::Update(const std::string& container, const Limits& limits) {
-  Limits& old = containers_[container];
-  for (const auto member : {&Limits::cpu_shares, &Limits::cpu_period, &Limits::cpu_burst}) {
-    Replace(old.*member, limits.*member);
-  }
-  for (const auto member : {&Limits::cpu_quota, &Limits::cpu_idle, &Limits::memory_limit,
-                            &Limits::memory_swap, &Limits::memory_reservation, &Limits::pids}) {
-    Replace(old.*member, limits.*member);
-  }
-  Replace(old.cpus, limits.cpus);
-  Replace(old.memory_nodes, limits.memory_nodes);
-  Replace(old.io_weight, limits.io_weight);
-  for (const auto& [size, limit] : limits.huge_pages) {
-    old.huge_pages[size] = limit;
-  }
-  for (const auto& [device, weight] : limits.io_weights) {
-    old.io_weights[device] = weight;
-  }
-  for (const auto& [device, limit] : limits.io_limits) {
-    IoLimit& io = old.io_limits[device];
-    for (const auto kind : {&IoLimit::read_bytes, &IoLimit::write_bytes, &IoLimit::read_operations,
-                            &IoLimit::write_operations}) {
-      Replace(io.*kind, limit.*kind);
-    }
-  }
-  for (const auto& [name, text] : limits.unified) {
-    old.unified[name] = text;
-  }
-}
-
 Limits SandboxLimits::Sum() const {
   Total memory(overhead_.memory), quota(overhead_.cpu_quota), swap(0);
   int64_t reservation = 0;
   uint64_t shares = 0;
   uint32_t weight = 0;
   std::set<BlockDeviceNumber> devices;
+  std::map<BlockDeviceNumber, uint32_t> weights;
   for (const auto& [id, limits] : containers_) {
     memory.Add(limits.memory_limit.value_or(0));
     swap.AddSwap(SwapOf(limits));
@@ -160,6 +161,10 @@ Limits SandboxLimits::Sum() const {
     for (const auto& [device, limit] : limits.io_limits) {
       devices.insert(device);
     }
+    for (const auto& [device, own_weight] : limits.io_weights) {
+      uint32_t& greatest = weights[device];
+      greatest = std::max(greatest, own_weight);
+    }
   }
   Limits sum;
   sum.cpu_shares = shares == 0 ? kDefaultShares : shares;
@@ -169,18 +174,11 @@ Limits SandboxLimits::Sum() const {
   const int64_t together =
       sum.memory_limit > 0 && swap.value() >= 0 ? Plus(*sum.memory_limit, swap.value()) : -1;
   sum.memory_swap = together;
-  if (reservation > 0) {
-    sum.memory_reservation = reservation;
-  }
-  if (weight > 0) {
-    sum.io_weight = weight;
-  }
-  if (std::string cpus = Together(containers_, &Limits::cpus); !cpus.empty()) {
-    sum.cpus = std::move(cpus);
-  }
-  if (std::string nodes = Together(containers_, &Limits::memory_nodes); !nodes.empty()) {
-    sum.memory_nodes = std::move(nodes);
-  }
+  sum.memory_reservation = reservation;
+  sum.io_weight = weight;
+  sum.io_weights = std::move(weights);
+  sum.cpus = Together(containers_, &Limits::cpus);
+  sum.memory_nodes = Together(containers_, &Limits::memory_nodes);
   for (const BlockDeviceNumber& device : devices) {
     IoLimit& limit = sum.io_limits[device];
     for (const auto kind : {&IoLimit::read_bytes, &IoLimit::write_bytes, &IoLimit::read_operations,

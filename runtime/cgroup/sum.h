@@ -17,18 +17,20 @@ struct SandboxOverhead {
   int64_t cpu_quota = 0;  // µs in kDefaultCpuPeriod
 };
 
+// `before` after an update: what is given takes the place of what was, what is not given stays. The result is to be checked (CheckLimits): limits that
+// fit alone need not fit together.
+Limits Merged(Limits before, const Limits& with);
+
 class SandboxLimits {
  public:
   explicit SandboxLimits(SandboxOverhead overhead) : overhead_(overhead) {}
 
   // Also in place of what was there. Precondition: CheckLimits passed.
   void Set(const std::string& container, Limits limits);
-  // What is given takes the place of what was; what is not given stays (OCI update).
-  void Update(const std::string& container, const Limits& limits);
   void Remove(const std::string& container);
 
-  // Every kind of limit is given, -1 where there is none, so that writing it takes an earlier one away; sets of CPUs and nodes, and devices, only
-  // where all containers name them. No container: the overhead.
+  // Every kind of limit is given, "none" where there is none, so that writing it takes an earlier one away; devices only where a container names
+  // them. A set of CPUs or nodes, and a throttle, is one where all containers have one. No container: the overhead.
   Limits Sum() const;
 
  private:

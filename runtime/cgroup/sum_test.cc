@@ -47,13 +47,41 @@ TEST(SandboxLimitsTest, LimitsAddUpAndOneWithoutMakesItNone) {
 
 TEST(SandboxLimitsTest, UpdateChangesWhatItGivesAndTheSum) {
   SandboxLimits sandbox(kOverhead);
-  sandbox.Set("a", {.cpu_quota = 50000, .cpu_period = 100000, .memory_limit = 100 * kMiB});
-  sandbox.Update("a", {.memory_limit = 300 * kMiB});
+  Limits limits{.cpu_quota = 50000, .cpu_period = 100000, .memory_limit = 100 * kMiB};
+  limits = Merged(limits, {.memory_limit = 300 * kMiB});
+  sandbox.Set("a", limits);
   EXPECT_EQ(sandbox.Sum().memory_limit, 340 * kMiB);
   EXPECT_EQ(sandbox.Sum().cpu_quota, 60000);
-  sandbox.Update("a", {.cpu_quota = -1, .memory_limit = 10 * kMiB});
+  sandbox.Set("a", Merged(limits, {.cpu_quota = -1, .memory_limit = 10 * kMiB}));
   EXPECT_EQ(sandbox.Sum().memory_limit, 50 * kMiB);
   EXPECT_EQ(sandbox.Sum().cpu_quota, -1);
+}
+
+TEST(SandboxLimitsTest, MergedKeepsWhatAnUpdateDoesNotGive) {
+  const Limits before{.cpu_shares = 512,
+                      .cpus = "0",
+                      .memory_limit = 5,
+                      .pids = 3,
+                      .huge_pages = {{"2MB", 1}, {"1GB", 2}},
+                      .io_weight = 10,
+                      .io_weights = {{{8, 0}, 10}},
+                      .io_limits = {{{8, 0}, {.read_bytes = 1, .write_bytes = 2}}},
+                      .unified = {{"memory.high", "1"}}};
+  const Limits after = Merged(before, {.cpus = "1",
+                                       .huge_pages = {{"1GB", 3}},
+                                       .io_weights = {{{8, 16}, 20}},
+                                       .io_limits = {{{8, 0}, {.read_bytes = 0}}},
+                                       .unified = {{"memory.high", "max"}}});
+  EXPECT_EQ(after.cpu_shares, 512U);
+  EXPECT_EQ(after.cpus, "1");
+  EXPECT_EQ(after.memory_limit, 5);
+  EXPECT_EQ(after.pids, 3);
+  EXPECT_EQ(after.huge_pages, (std::map<std::string, uint64_t>{{"2MB", 1}, {"1GB", 3}}));
+  EXPECT_EQ(after.io_weight, 10U);
+  EXPECT_EQ(after.io_weights.size(), 2U);
+  EXPECT_EQ(after.io_limits.at({8, 0}).read_bytes, 0U);
+  EXPECT_EQ(after.io_limits.at({8, 0}).write_bytes, 2U);
+  EXPECT_EQ(after.unified.at("memory.high"), "max");
 }
 
 TEST(SandboxLimitsTest, SetsAreJoinedWhereAllHaveOne) {
@@ -61,9 +89,9 @@ TEST(SandboxLimitsTest, SetsAreJoinedWhereAllHaveOne) {
   sandbox.Set("a", {.cpus = "0-1,7", .memory_nodes = "0"});
   sandbox.Set("b", {.cpus = "2,4"});
   EXPECT_EQ(sandbox.Sum().cpus, "0-2,4,7");
-  EXPECT_FALSE(sandbox.Sum().memory_nodes.has_value());
+  EXPECT_EQ(sandbox.Sum().memory_nodes, "");
   sandbox.Set("c", {});
-  EXPECT_FALSE(sandbox.Sum().cpus.has_value());
+  EXPECT_EQ(sandbox.Sum().cpus, "");
 }
 
 TEST(SandboxLimitsTest, ThrottlesAddUpPerDeviceAndAreTakenAway) {
@@ -72,17 +100,20 @@ TEST(SandboxLimitsTest, ThrottlesAddUpPerDeviceAndAreTakenAway) {
   sandbox.Set(
       "a",
       {.io_weight = 100,
+       .io_weights = {{disk, 400}},
        .io_limits = {
            {disk,
             {.read_bytes = 5, .write_bytes = 6, .read_operations = {}, .write_operations = {}}}}});
   sandbox.Set(
       "b",
       {.io_weight = 300,
+       .io_weights = {{disk, 200}},
        .io_limits = {
            {disk,
             {.read_bytes = 7, .write_bytes = {}, .read_operations = {}, .write_operations = {}}}}});
   const Limits sum = sandbox.Sum();
   EXPECT_EQ(sum.io_weight, 300U);
+  EXPECT_EQ(sum.io_weights.at(disk), 400U);
   EXPECT_EQ(sum.io_limits.at(disk).read_bytes, 12U);
   EXPECT_EQ(sum.io_limits.at(disk).write_bytes, 0U);  // none: b may write as it likes
 }

@@ -86,25 +86,6 @@ void TranslateSysctl(Json& linux_section, bool ipc, bool uts) {
 
 }  // namespace
 
-void TranslateResourcesSection(Json& resources, const std::map<DeviceNumber, DeviceNumber>& devices,
-                               Notes& notes) {
-  TranslateDeviceRules(resources, devices, notes);
-  Json* limits = Child(resources, "hugepageLimits");
-  if (limits == nullptr) {
-    return;
-  }
-  Json out = Json::array();
-  for (const Json& limit : *limits) {
-    if (GetString(limit, "pageSize") == "2MB") {
-      out.push_back(limit);
-    } else if (GetInt(limit, "limit") != 0) {
-      notes.Add("linux.resources.hugepageLimits: ignored for pages of " +
-                GetString(limit, "pageSize") + ": the guest has 2MB ones only");
-    }
-  }
-  *limits = std::move(out);
-}
-
 std::vector<std::string> SandboxSysctls(const Json& document) {
   std::vector<std::string> out;
   const Json* linux_section = Child(document, "linux");
@@ -122,7 +103,8 @@ std::vector<std::string> SandboxSysctls(const Json& document) {
   return out;
 }
 
-Result<> TranslateLinux(Json& document, const TranslateOptions& options, Notes& notes) {
+Result<> TranslateLinux(Json& document, const TranslateOptions& options,
+                        const runtime::Limits& limits, Notes& notes) {
   const bool ipc = HasNamespace(document, "ipc");
   const bool uts = HasNamespace(document, "uts");
   if (Child(document, "linux") == nullptr) {
@@ -138,7 +120,7 @@ Result<> TranslateLinux(Json& document, const TranslateOptions& options, Notes& 
   TranslateSysctl(section, ipc, uts);
   WV_TRY_VOID(TranslateDevices(section, options.devices, notes));
   if (Json* resources = Child(section, "resources"); resources != nullptr) {
-    TranslateResourcesSection(*resources, options.devices, notes);
+    TranslateResourcesSection(*resources, limits, options.devices, notes);
   }
   section["cgroupsPath"] = "/wyvern/" + options.container_id;
   return DenyVsock(section, options.arch);

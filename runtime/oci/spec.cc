@@ -19,8 +19,6 @@ struct Spec::Rep {
 
 namespace {
 
-constexpr int64_t kDefaultCpuPeriod = 100'000;  // µs; Linux, cgroup-v2.rst, cpu.max
-
 // Runs `body`; an exception of the JSON library would be our bug, but the input is hostile: it becomes an error.
 template <typename Body>
 auto Fenced(Body body) -> decltype(body()) {
@@ -69,23 +67,22 @@ void ReadNetwork(const Json& linux_section, Facts& facts) {
   }
 }
 
-void ReadLinux(const Json& linux_section, Facts& facts) {
+Result<> ReadLinux(const Json& linux_section, Facts& facts) {
   facts.cgroups_path = GetString(linux_section, "cgroupsPath");
   ReadNetwork(linux_section, facts);
   const Json* resources = Child(linux_section, "resources");
   if (resources == nullptr) {
-    return;
+    return {};
   }
-  if (const Json* memory = Child(*resources, "memory"); memory != nullptr) {
-    facts.memory_limit = GetInt(*memory, "limit");
+  WV_TRY(facts.limits, ReadLimits(*resources));
+  WV_TRY_VOID(runtime::CheckLimits(facts.limits));
+  facts.memory_limit = facts.limits.memory_limit.value_or(0);
+  if (facts.limits.cpu_quota.has_value()) {
+    facts.cpu_quota = *facts.limits.cpu_quota;
+    facts.cpu_period =
+        static_cast<int64_t>(facts.limits.cpu_period.value_or(runtime::kDefaultCpuPeriod));
   }
-  if (const Json* cpu = Child(*resources, "cpu"); cpu != nullptr) {
-    facts.cpu_quota = GetInt(*cpu, "quota");
-    facts.cpu_period = GetInt(*cpu, "period");
-    if (facts.cpu_period == 0) {  // none was given
-      facts.cpu_period = kDefaultCpuPeriod;
-    }
-  }
+  return {};
 }
 
 void ReadProcess(const Json& process, Facts& facts) {
@@ -126,7 +123,7 @@ Result<Facts> ReadFacts(const Json& document) {
                    ReadHooks(*hooks, "poststart"), ReadHooks(*hooks, "poststop")};
   }
   if (const Json* linux_section = Child(document, "linux"); linux_section != nullptr) {
-    ReadLinux(*linux_section, facts);
+    WV_TRY_VOID(ReadLinux(*linux_section, facts));
     WV_TRY(facts.block_devices, FindBlockDevices(*linux_section));
   }
   facts.sandbox_sysctls = SandboxSysctls(document);
@@ -194,7 +191,8 @@ Result<GuestSpec> Spec::Translate(const TranslateOptions& options) const {
     WV_TRY_CONTEXT(Volumes volumes, TranslateMounts(document, options), "config.json");
     out.volumes = std::move(volumes.exports);
     out.disks = std::move(volumes.disks);
-    WV_TRY_VOID_CONTEXT(TranslateLinux(document, options, notes), "config.json");
+    WV_TRY_VOID_CONTEXT(TranslateLinux(document, options, rep_->facts.limits, notes),
+                        "config.json");
     out.config_json = Dump(document);
     return out;
   });
@@ -212,13 +210,22 @@ Result<std::string> TranslateProcess(std::string_view process_json, bool termina
   });
 }
 
+Result<runtime::Limits> ParseResources(std::string_view resources_json) {
+  return Fenced([&]() -> Result<runtime::Limits> {
+    Notes notes(nullptr);  // whoever translates it gets them
+    WV_TRY(const Json resources, ParseSection(resources_json, "linux.resources", notes));
+    return ReadLimits(resources);
+  });
+}
+
 Result<std::string> TranslateResources(std::string_view resources_json,
+                                       const runtime::Limits& limits,
                                        const std::map<DeviceNumber, DeviceNumber>& devices,
                                        std::vector<std::string>* out) {
   return Fenced([&]() -> Result<std::string> {
     Notes notes(out);
     WV_TRY(Json resources, ParseSection(resources_json, "linux.resources", notes));
-    TranslateResourcesSection(resources, devices, notes);
+    TranslateResourcesSection(resources, limits, devices, notes);
     return Dump(resources);
   });
 }

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "cgroup/limits.h"
 
 namespace wyvern::oci {
 
@@ -72,6 +73,7 @@ struct Facts {
   std::string network_namespace_path;  // empty: a new one
   std::map<std::string, std::string> annotations;
   std::vector<std::string> sandbox_sysctls;  // "net.ipv4.ip_forward=1": for the whole guest
+  runtime::Limits limits;                    // linux.resources, checked
   int64_t memory_limit = 0;                  // bytes; 0 or below: none
   int64_t cpu_quota = 0, cpu_period = 0;  // µs; a period that is not given is the kernel's default
   HostHooks hooks;
@@ -133,11 +135,18 @@ class Spec {
   std::shared_ptr<const Rep> rep_;
 };
 
-// An exec's OCI Process, and an update's OCI LinuxResources, for the guest. Notes are appended.
+// An exec's OCI Process for the guest. Notes are appended.
 Result<std::string> TranslateProcess(std::string_view process_json, bool terminal,
                                      std::vector<std::string>* notes);
-// Rules for block devices that are not in `devices` are left out: in the guest their numbers are those of others.
+
+// An update's OCI LinuxResources: what it gives. Errors begin with the field. To be checked (runtime::CheckLimits) together with what the container
+// has already (runtime::Merged).
+Result<runtime::Limits> ParseResources(std::string_view resources_json);
+// The same for the guest, where `limits`, which CheckLimits passed, take the place of what it says: a guest's crun reads what belongs together only
+// together. Rules and throttles for block devices that are not in `devices` are left out: in the guest their numbers are those of others. Notes are
+// appended.
 Result<std::string> TranslateResources(std::string_view resources_json,
+                                       const runtime::Limits& limits,
                                        const std::map<DeviceNumber, DeviceNumber>& devices,
                                        std::vector<std::string>* notes);
 

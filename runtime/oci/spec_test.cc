@@ -315,7 +315,7 @@ TEST(SpecTest, UpdateKeepsRulesForDevicesThatTheGuestHas) {
   std::vector<std::string> notes;
   const auto resources = TranslateResources(
       R"({"devices":[{"allow":true,"type":"b","major":8,"minor":0,"access":"rw"},{"allow":true,"type":"b","major":8,"minor":1,"access":"rw"}]})",
-      {{{8, 0}, {254, 0}}}, &notes);
+      {}, {{{8, 0}, {254, 0}}}, &notes);
   ASSERT_TRUE(resources.has_value());
   EXPECT_EQ(Json::parse(*resources)["devices"],
             Json::parse(R"([{"allow":true,"type":"b","major":254,"minor":0,"access":"rw"}])"));
@@ -383,10 +383,9 @@ TEST(SpecTest, WhatTheGuestsCrunDoesNotKnowIsLeftOutWithANote) {
   json["process"]["scheduler"] = {{"policy", "SCHED_FIFO"}, {"priority", 1}};
   json["process"]["ioPriority"] = {{"class", "IOPRIO_CLASS_IDLE"}, {"priority", 0}};
   json["linux"]["timeOffsets"] = {{"boottime", {{"secs", 1}, {"nanosecs", 0}}}};
-  json["linux"]["resources"]["cpu"] = {{"quota", 20000}, {"period", 10000}, {"burst", 5000}};
+  json["linux"]["resources"]["cpu"] = {{"quota", 20000}, {"period", 10000}};
   const std::vector<std::string> notes = NotesOf(json);
-  for (const char* field : {"process.scheduler", "process.ioPriority", "linux.timeOffsets",
-                            "linux.resources.cpu.burst"}) {
+  for (const char* field : {"process.scheduler", "process.ioPriority", "linux.timeOffsets"}) {
     EXPECT_THAT(notes, Contains(HasSubstr(std::string(field) + ": ignored: crun 1.8")));
   }
   const Json guest = Guest(json);
@@ -421,7 +420,7 @@ TEST(SpecTest, ResourcesLoseWhatTheGuestHasNot) {
   EXPECT_EQ(
       resources,
       Json::parse(
-          R"({"cpu":{"shares":512},"memory":{"limit":1048576},"hugepageLimits":[{"pageSize":"2MB","limit":2}],"pids":{"limit":64}})"));
+          R"({"memory":{"limit":1048576},"hugepageLimits":[{"pageSize":"2MB","limit":2}],"pids":{"limit":64},"unified":{"cpu.weight":"59"}})"));
 }
 
 TEST(SpecTest, EmptyLabelsMakeNoNotes) {
@@ -475,10 +474,10 @@ TEST(TranslateProcessTest, ChecksAndPrunes) {
 
 TEST(TranslateResourcesTest, NamesTheFieldInErrors) {
   std::vector<std::string> notes;
-  auto bad = TranslateResources(R"({"memory":{"limit":"1"}})", {}, &notes);
+  auto bad = TranslateResources(R"({"memory":{"limit":"1"}})", {}, {}, &notes);
   ASSERT_FALSE(bad.has_value());
   EXPECT_THAT(bad.error().message(), HasSubstr("linux.resources.memory.limit: must be an integer"));
-  EXPECT_TRUE(TranslateResources(R"({"memory":{"limit":1}})", {}, &notes).has_value());
+  EXPECT_TRUE(TranslateResources(R"({"memory":{"limit":1}})", {}, {}, &notes).has_value());
 }
 
 TEST(CheckIdTest, RefusesPathsAndLongIds) {

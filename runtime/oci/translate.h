@@ -22,9 +22,14 @@ struct Volumes {
 Result<Volumes> TranslateMounts(Json& document, const TranslateOptions& options);
 
 // linux.*: namespaces, sysctl, devices, resources, seccomp, cgroupsPath.
-Result<> TranslateLinux(Json& document, const TranslateOptions& options, Notes& notes);
-void TranslateResourcesSection(Json& resources, const std::map<DeviceNumber, DeviceNumber>& devices,
-                               Notes& notes);
+Result<> TranslateLinux(Json& document, const TranslateOptions& options,
+                        const runtime::Limits& limits, Notes& notes);
+
+// resources.cc. linux.resources, pruned, as limits: what is 0 or "" is not given, as clients mean it. Not checked yet.
+Result<runtime::Limits> ReadLimits(const Json& resources);
+// For the guest: `limits` in place of what is there, and device rules.
+void TranslateResourcesSection(Json& resources, const runtime::Limits& limits,
+                               const std::map<DeviceNumber, DeviceNumber>& devices, Notes& notes);
 
 // devices.cc. linux.devices: those of every Linux stay, block devices of the host become the guest's, others are refused, or left out where
 // everything is allowed.

@@ -91,6 +91,7 @@ Result<ProcessIo> SandboxImpl::MakeContainer(const ContainerPtr& container,
                                                   &config_, network_.fd, disk_filesystems_},
                                                  std::move(host)));
   container->anchor_pid = container->host->anchor().pid();
+  container->limits = container->host->facts().limits;
   timeline_.Add("rootfs", start);
   auto streams = CreateInGuest(container, options.io);
   if (!streams.has_value()) {

@@ -7,6 +7,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "base/plain_text.h"
+#include "cgroup/sum.h"
 #include "container/hooks.h"
 #include "sandbox/sandbox_impl.h"
 
@@ -295,9 +296,16 @@ Result<> SandboxImpl::ResumeContainer(const std::string& id) {
 Result<> SandboxImpl::UpdateContainer(const std::string& id, const std::string& resources_json) {
   WV_TRY(const ContainerPtr container, FindContainer(id));
   WV_TRY_VOID(CheckAlive());
+  WV_TRY(const Limits update, oci::ParseResources(resources_json));
+  Limits limits;
+  {
+    const std::lock_guard lock(mu_);
+    limits = Merged(container->limits, update);
+  }
+  WV_TRY_VOID(CheckLimits(limits));
   std::vector<std::string> notes;
   WV_TRY(const std::string resources,
-         oci::TranslateResources(resources_json,
+         oci::TranslateResources(resources_json, limits,
                                  container->host == nullptr
                                      ? std::map<oci::DeviceNumber, oci::DeviceNumber>()
                                      : container->host->devices(),
@@ -305,7 +313,10 @@ Result<> SandboxImpl::UpdateContainer(const std::string& id, const std::string& 
   for (const std::string& note : notes) {
     WV_INFO("container {}: update: {}", id, note);
   }
-  return agent_->UpdateContainer(id, resources);
+  WV_TRY_VOID(agent_->UpdateContainer(id, resources));
+  const std::lock_guard lock(mu_);
+  container->limits = std::move(limits);
+  return {};
 }
 
 Result<std::vector<std::pair<pid_t, std::string>>> SandboxImpl::Pids(const std::string& id) {

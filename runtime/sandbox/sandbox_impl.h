@@ -61,6 +61,7 @@ struct Process {
 struct Container {
   std::string id;
   std::unique_ptr<HostContainer> host;
+  Limits limits;  // as config.json and updates since want them
   std::map<std::string, std::shared_ptr<Process>> processes;  // "": the init
   bool created = false;                                       // CreateContainer is done
   bool paused = false;
