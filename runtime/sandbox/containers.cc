@@ -69,8 +69,11 @@ Result<ProcessIo> SandboxImpl::CreateContainer(const ContainerOptions& options) 
   const int64_t start = timeline_.Now();
   auto io = MakeContainer(container, options);
   if (!io.has_value()) {
-    const std::lock_guard lock(mu_);
-    containers_.erase(options.id);
+    {
+      const std::lock_guard lock(mu_);
+      containers_.erase(options.id);
+    }
+    ShrinkAfterExit();
     return tl::unexpected(std::move(io).error().WithContext("container " + options.id));
   }
   timeline_.Add("container-create", start);
@@ -91,8 +94,11 @@ Result<ProcessIo> SandboxImpl::MakeContainer(const ContainerPtr& container,
                                                   &config_, network_.fd, disk_filesystems_},
                                                  std::move(host)));
   container->anchor_pid = container->host->anchor().pid();
-  container->limits = container->host->facts().limits;
   timeline_.Add("rootfs", start);
+  if (auto grown = GrowFor(container); !grown.has_value()) {
+    UndoCreate(container, /*in_guest=*/false);
+    return tl::unexpected(std::move(grown).error());
+  }
   auto streams = CreateInGuest(container, options.io);
   if (!streams.has_value()) {
     UndoCreate(container, /*in_guest=*/false);
@@ -364,6 +370,7 @@ Result<ExitInfo> SandboxImpl::DeleteInit(const ContainerPtr& container, const Pr
     SetExited(process, 128 + SIGKILL);
   }
   AdjustOomScore();
+  ShrinkAfterExit();
   const std::lock_guard lock(mu_);
   return *init->exit;
 }

@@ -22,7 +22,8 @@ GuestSizer::GuestSizer(Options options) : options_(std::move(options)), now_(opt
 
 Result<> GuestSizer::Set(const GuestSize& size) {
   WV_CHECK(size.vcpus >= 1 && size.vcpus <= options_.plan.most.vcpus);
-  WV_CHECK(size.memory >= options_.plan.boot.memory && size.memory <= options_.plan.most.memory);
+  WV_CHECK(size.memory >= options_.plan.boot.memory);
+  WV_CHECK(size.memory <= std::max(options_.plan.most.memory, now_.memory));  // whole blocks
   const GuestSize before = now_;
   auto done = SetMemory(size.memory, options_.patience);
   if (done.has_value()) {

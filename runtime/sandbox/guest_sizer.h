@@ -33,7 +33,8 @@ class GuestSizer {
   const SizePlan& plan() const { return options_.plan; }
 
   // All or nothing: after an error it is as before, if the guest goes back. Memory may be more, by less than kHotplugStep: the machine has whole
-  // blocks. Precondition: 1 vCPU and the plan's boot memory at least, at most the plan's most.
+  // blocks. Precondition: 1 vCPU and the plan's boot memory at least, at most the plan's most or
+  // what there is.
   Result<> Set(const GuestSize& size);
 
   struct Shrunk {

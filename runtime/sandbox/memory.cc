@@ -20,13 +20,6 @@ agent_pb::CacheReclaim GuestReclaim(Config::Memory::Reclaim reclaim) {
   return agent_pb::CACHE_RECLAIM_NEVER;
 }
 
-Result<> SandboxImpl::BackMemory(MachineOptions& machine) const {
-  machine.ram_pages = RamPagesOf(config_.memory.huge_pages);
-  machine.memory_bytes = RoundToPages(machine.memory_bytes, machine.ram_pages);
-  machine.page_reporting = config_.memory.page_reporting;
-  return CheckHugePages(machine.ram_pages, machine.memory_bytes);
-}
-
 // The guest may say what it likes as often as it likes: only of what exists, and one piece of news about a container at a time.
 void SandboxImpl::TellOom(const std::string& id) {
   ContainerPtr container;

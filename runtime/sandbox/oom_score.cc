@@ -15,14 +15,14 @@ namespace {
 constexpr std::array<std::string_view, 2> kPodMarks = {"io.kubernetes.cri.container-type",
                                                        "io.kubernetes.cri-o.ContainerType"};
 
+}  // namespace
+
 bool IsPause(const oci::Facts& facts) {
   return std::any_of(kPodMarks.begin(), kPodMarks.end(), [&](std::string_view mark) {
     const auto it = facts.annotations.find(std::string(mark));
     return it != facts.annotations.end() && it->second == "sandbox";
   });
 }
-
-}  // namespace
 
 // kubelet protects a pause (-998): with it would be protected all that its pod uses.
 std::optional<int> OomScoreOf(const oci::Facts& facts) {

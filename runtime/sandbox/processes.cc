@@ -102,6 +102,7 @@ void SandboxImpl::AwaitExit(const ContainerPtr& container, const std::string& ex
                               container->written_back = done;
                             }
                             SetExited(process, code);
+                            ShrinkAfterExit();
                           });
                         } else {
                           SetExited(process, *status);
@@ -290,32 +291,6 @@ Result<> SandboxImpl::ResumeContainer(const std::string& id) {
   WV_TRY_VOID(agent_->ResumeContainer(id));
   const std::lock_guard lock(mu_);
   container->paused = false;
-  return {};
-}
-
-Result<> SandboxImpl::UpdateContainer(const std::string& id, const std::string& resources_json) {
-  WV_TRY(const ContainerPtr container, FindContainer(id));
-  WV_TRY_VOID(CheckAlive());
-  WV_TRY(const Limits update, oci::ParseResources(resources_json));
-  Limits limits;
-  {
-    const std::lock_guard lock(mu_);
-    limits = Merged(container->limits, update);
-  }
-  WV_TRY_VOID(CheckLimits(limits));
-  std::vector<std::string> notes;
-  WV_TRY(const std::string resources,
-         oci::TranslateResources(resources_json, limits,
-                                 container->host == nullptr
-                                     ? std::map<oci::DeviceNumber, oci::DeviceNumber>()
-                                     : container->host->devices(),
-                                 &notes));
-  for (const std::string& note : notes) {
-    WV_INFO("container {}: update: {}", id, note);
-  }
-  WV_TRY_VOID(agent_->UpdateContainer(id, resources));
-  const std::lock_guard lock(mu_);
-  container->limits = std::move(limits);
   return {};
 }
 

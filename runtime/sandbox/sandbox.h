@@ -136,6 +136,24 @@ struct TimelinePoint {  // host CLOCK_MONOTONIC, ns since `asked_at`, or since S
   int64_t end_ns = 0;
 };
 
+// What a sandbox is to have. What is not given stays as it is.
+struct SizeWish {
+  std::optional<uint32_t> vcpus = {};
+  std::optional<uint64_t> memory = {};  // bytes; rounded up to 2 MiB
+};
+
+struct SandboxVcpu {
+  uint32_t vcpu = 0;
+  pid_t thread = 0;  // of the VMM, on the host: for pinning
+};
+
+struct SandboxSize {
+  std::vector<SandboxVcpu> vcpus;  // that run, by number
+  uint32_t max_vcpus = 0;
+  uint64_t memory = 0;  // bytes, as the rest
+  uint64_t boot_memory = 0, max_memory = 0;
+};
+
 class Sandbox {
  public:
   static Result<std::unique_ptr<Sandbox>> Start(SandboxOptions options);
@@ -165,7 +183,16 @@ class Sandbox {
       const std::string& id, const std::string& exec_id) = 0;  // from memory, never blocks long
   virtual Result<> PauseContainer(const std::string& id) = 0;
   virtual Result<> ResumeContainer(const std::string& id) = 0;
+  // `resources_json`: OCI LinuxResources; what it does not give stays. INVALID_ARGUMENT names the field. The sandbox grows first, if the limits of
+  // its containers together ask for it (sandbox/sizing.h), and shrinks afterwards, behind the caller's back and as far as the guest lets it.
+  // After an error everything is as it was: UNAVAILABLE or DEADLINE_EXCEEDED from a guest that does not grow.
   virtual Result<> UpdateContainer(const std::string& id, const std::string& resources_json) = 0;
+  // From now on this takes the place of sandbox.vcpus and sandbox.memory; containers that come later may still make it more. When it returns the
+  // guest has followed, or everything is as it was and the error says why. INVALID_ARGUMENT: nothing, less than it boots with, or more
+  // than it can have. FAILED_PRECONDITION: less than the limits of its containers.
+  virtual Result<SandboxSize> Resize(const SizeWish& wish) = 0;
+  // Of now; waits for no guest.
+  virtual Result<SandboxSize> Size() = 0;
   virtual Result<std::vector<std::pair<pid_t, std::string>>> Pids(
       const std::string& id) = 0;  // (host pid, exec id); never empty
   virtual Result<ContainerStats> Stats(const std::string& id) = 0;

@@ -1,6 +1,7 @@
 // sandbox/sandbox_impl.h — the Sandbox behind sandbox.h. Internal to sandbox/.
 // Locks:   mu_ guards the tables and the states; it is never held over a call to agent, VMM or kernel that can take long.
-//          shutdown_mu_ before mu_.
+//          shutdown_mu_ before mu_. resize_mu_ before mu_: held while the guest changes its size, which can take as long as timeouts.resize
+//          allows, several times over; the machine's end releases it.
 // Threads: callers' threads; loop_ (anchors' deaths, delays); pool_ for what a death starts; callbacks of agent client and machine,
 //          which only post to the loop.
 #pragma once
@@ -25,13 +26,17 @@
 #include "hypervisor/machine.h"
 #include "network/netns.h"
 #include "oci/spec.h"
+#include "sandbox/guest_sizer.h"
 #include "sandbox/sandbox.h"
+#include "sandbox/sizing.h"
 #include "sandbox/timeline.h"
 #include "state/state.h"
 #include "ttrpc/blocking.h"
 
 namespace wyvern::runtime {
 
+// oom_score.cc: it only stands for a pod, and uses nothing of the guest.
+bool IsPause(const oci::Facts& facts);
 // oom_score.cc: what a container wants to count for when the host is short of memory. None: it does not say, or is a pod's pause.
 std::optional<int> OomScoreOf(const oci::Facts& facts);
 Result<> SetOomScore(pid_t pid, int score);
@@ -61,7 +66,8 @@ struct Process {
 struct Container {
   std::string id;
   std::unique_ptr<HostContainer> host;
-  Limits limits;  // as config.json and updates since want them
+  Limits limits;        // as config.json and updates since want them
+  bool counts = false;  // the machine has grown for its limits
   std::map<std::string, std::shared_ptr<Process>> processes;  // "": the init
   bool created = false;                                       // CreateContainer is done
   bool paused = false;
@@ -102,6 +108,8 @@ class SandboxImpl final : public Sandbox {
   Result<> PauseContainer(const std::string& id) override;
   Result<> ResumeContainer(const std::string& id) override;
   Result<> UpdateContainer(const std::string& id, const std::string& resources_json) override;
+  Result<SandboxSize> Resize(const SizeWish& wish) override;
+  Result<SandboxSize> Size() override;
   Result<std::vector<std::pair<pid_t, std::string>>> Pids(const std::string& id) override;
   Result<ContainerStats> Stats(const std::string& id) override;
   std::vector<std::string> ContainerIds() override;
@@ -153,10 +161,8 @@ class SandboxImpl final : public Sandbox {
   Result<> BootMachine();
   Result<> ConnectAgent();
   void FindDiskFilesystems();
-  void SizeMachine(MachineOptions& machine) const;
 
   // memory.cc
-  Result<> BackMemory(MachineOptions& machine) const;
   void TellOom(const std::string& id);
   void TellGuestOom(const std::string& id);
   void WatchHostCache();
@@ -181,6 +187,17 @@ class SandboxImpl final : public Sandbox {
 
   // oom_score.cc
   void AdjustOomScore();
+
+  // resize.cc; with resize_mu_ held: those that say so
+  SizePlan PlanMachine(MachineOptions& machine) const;
+  Result<> LimitHost(uint64_t guest_memory);
+  Need NeedOfContainers();                   // takes mu_
+  GuestSize WantedSize();                    // with resize_mu_ held
+  Result<> GrowTo(const GuestSize& wanted);  // with resize_mu_ held
+  Result<> GrowFor(const ContainerPtr& container);
+  void ShrinkSoon();
+  void ShrinkAfterExit();
+  void Shrink();
 
   // guest_exec.cc
   Result<> CheckGuestExec() const;
@@ -228,6 +245,10 @@ class SandboxImpl final : public Sandbox {
 
   std::stop_source stop_hooks_;  // by Shutdown, which waits for who runs them
 
+  std::mutex resize_mu_;
+  std::optional<GuestSizer> sizer_;  // made with the machine; guarded by resize_mu_, but for plan()
+  SizeWish wish_;                    // guarded by resize_mu_
+
   std::mutex shutdown_mu_;
   bool shut_down_ = false;  // guarded by shutdown_mu_
 
@@ -239,6 +260,8 @@ class SandboxImpl final : public Sandbox {
   const ContainerPtr guest_ = std::make_shared<Container>();
   int busy_ = 0;  // creates and deletes under way: Shutdown waits for them
   bool stopping_ = false;
+  bool shrink_asked_ = false;         // since the thread that shrinks last looked
+  bool shrinks_ = false;              // there is that thread
   std::optional<std::string> death_;  // why; set once
   std::function<void(std::string)> on_death_;
   std::function<void(std::string)> on_oom_;

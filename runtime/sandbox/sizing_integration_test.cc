@@ -66,17 +66,12 @@ uint32_t ProcessorsOfHost(uint32_t wanted) {
 class SizingTest : public SandboxFixture {
  protected:
   // `resources`: linux.resources, JSON. None: the machine was never made.
-  std::optional<MachineOptions> MachineFor(const std::string& resources) {
-    const std::string bundle = MakeBundle("box", {});
-    std::string text = ReadFile(bundle + "/config.json").value_or("");
-    const std::string before = R"("linux":{)";
-    const size_t at = text.find(before);
-    if (at == std::string::npos) {
-      ADD_FAILURE() << text;
-      return std::nullopt;
-    }
-    text.insert(at + before.size(), R"("resources":)" + resources + ",");
-    EXPECT_TRUE(WriteFile(bundle + "/config.json", text).has_value());
+  std::optional<MachineOptions> MachineFor(const std::string& resources,
+                                           const std::string& annotations = "") {
+    BundleOptions options;
+    options.resources = resources;
+    options.annotations = annotations;
+    const std::string bundle = MakeBundle("box", options);
     std::optional<MachineOptions> made;
     Backend backend;
     backend.make_machine = [&made](MachineOptions options) {
@@ -128,6 +123,46 @@ TEST_F(SizingTest, PagesAndReportsAreThoseOfTheConfiguration) {
   ASSERT_TRUE(machine.has_value());
   EXPECT_EQ(machine->ram_pages, RamPages::kSmall);
   EXPECT_FALSE(machine->page_reporting);
+}
+
+TEST_F(SizingTest, MachineIsMadeWithWhatItCanGrowTo) {
+  const auto machine = MachineFor("{}");
+  ASSERT_TRUE(machine.has_value());
+  EXPECT_EQ(machine->max_vcpus, ProcessorsOfHost(32));
+  constexpr uint64_t kMost = 32768 * kMiB;
+  EXPECT_GE(machine->memory_bytes + machine->hotplug_memory_bytes, std::min(MemoryOfHost(), kMost));
+  EXPECT_LT(machine->memory_bytes + machine->hotplug_memory_bytes,
+            std::min(MemoryOfHost(), kMost) + kHotplugStep);
+  EXPECT_EQ(machine->hotplug_memory_bytes % kHotplugStep, 0U);
+  config_->sandbox.max_vcpus = 1;
+  config_->sandbox.max_memory = 256 * kMiB;
+  const auto fixed = MachineFor("{}");
+  ASSERT_TRUE(fixed.has_value());
+  EXPECT_EQ(fixed->max_vcpus, 1U);
+  EXPECT_EQ(fixed->hotplug_memory_bytes, 0U);
+}
+
+TEST_F(SizingTest, PodIsAsLargeAsItsContainersTogether) {
+  config_->sandbox.max_vcpus = 8;
+  config_->sandbox.max_memory = 4096 * kMiB;
+  const std::string mark = R"({"io.kubernetes.cri.container-type":"sandbox")";
+  // The pause's own limits are nobody's.
+  const char* own = R"({"cpu":{"shares":2,"quota":700000},"memory":{"limit":4294967296}})";
+  auto machine = MachineFor(own, mark + "}");
+  ASSERT_TRUE(machine.has_value());
+  EXPECT_EQ(machine->vcpus, 1U);
+  EXPECT_EQ(machine->memory_bytes, 256 * kMiB);
+  machine = MachineFor(own, mark + R"(,"io.kubernetes.cri.sandbox-cpu-quota":"250000",
+      "io.kubernetes.cri.sandbox-cpu-period":"100000",
+      "io.kubernetes.cri.sandbox-memory":"536870912"})");
+  ASSERT_TRUE(machine.has_value());
+  EXPECT_EQ(machine->vcpus, 3U);
+  EXPECT_EQ(machine->memory_bytes, 608 * kMiB);
+  machine = MachineFor(own, mark + R"(,"io.kubernetes.cri.sandbox-cpu-quota":"many",
+      "io.kubernetes.cri.sandbox-cpu-period":"-3","io.kubernetes.cri.sandbox-memory":"0"})");
+  ASSERT_TRUE(machine.has_value());
+  EXPECT_EQ(machine->vcpus, 1U);
+  EXPECT_EQ(machine->memory_bytes, 256 * kMiB);
 }
 
 struct CpuCase {

@@ -16,16 +16,7 @@ namespace wyvern::runtime {
 namespace {
 
 constexpr uint32_t kFirstGuestCid = 3;
-constexpr uint64_t kGuestOverhead =
-    96ULL << 20U;  // kernel, agent and page tables beside a container's limit
-constexpr uint64_t kMemoryGranule = 2ULL << 20U;
-constexpr uint32_t kMaxVcpus = 8;
 constexpr char kCancelled[] = "its start was cancelled";
-
-uint64_t HostMemory() {
-  return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
-         static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-}
 
 // An imported kernel comes with its own initial RAM disk; the root image stays the same.
 Result<> UseImportedGuest(const Config& config, MachineOptions& machine) {
@@ -176,26 +167,6 @@ void SandboxImpl::TellNewInterfaces() {
   TellInterfaces(*interfaces);
 }
 
-// As the configuration says, but enough for what the container is allowed to use.
-void SandboxImpl::SizeMachine(MachineOptions& machine) const {
-  machine.vcpus = config_.sandbox.vcpus;
-  machine.memory_bytes = config_.sandbox.memory;
-  if (facts_.cpu_quota > 0 && facts_.cpu_period > 0) {
-    const int64_t wanted =
-        facts_.cpu_quota / facts_.cpu_period + (facts_.cpu_quota % facts_.cpu_period != 0 ? 1 : 0);
-    const auto host = static_cast<int64_t>(std::max<long>(sysconf(_SC_NPROCESSORS_ONLN), 1));
-    machine.vcpus = std::max(machine.vcpus,
-                             static_cast<uint32_t>(std::min({wanted, host, int64_t{kMaxVcpus}})));
-  }
-  if (facts_.memory_limit > 0) {
-    const uint64_t limit = std::min(static_cast<uint64_t>(facts_.memory_limit), HostMemory());
-    const uint64_t wanted =
-        (limit + kGuestOverhead + kMemoryGranule - 1) / kMemoryGranule * kMemoryGranule;
-    machine.memory_bytes = std::max(
-        machine.memory_bytes, std::min(wanted, HostMemory() / kMemoryGranule * kMemoryGranule));
-  }
-}
-
 Result<> SandboxImpl::StartMachine() {
   WV_CHECK(cgroup_.has_value());  // MakeCgroup came before
   const Cgroup& cgroup = *cgroup_;
@@ -213,17 +184,18 @@ Result<> SandboxImpl::StartMachine() {
   machine.share_queues = config_.share.queues;
   machine.log_level = config_.log.level;
   machine.call_timeout = config_.timeouts.boot;
-  SizeMachine(machine);
-  WV_TRY_VOID(BackMemory(machine));
-  WV_TRY_CONTEXT(const bool limited,
-                 cgroup.LimitMemory(HostMemoryLimit(machine.memory_bytes, config_.overhead.memory)),
-                 "limiting the sandbox's memory");
-  if (!limited) {
-    WV_DEBUG("sandbox {}: no memory controller in {}: no limit on the host", options_.id,
-             cgroup.directory());
-  }
+  machine.ram_pages = RamPagesOf(config_.memory.huge_pages);
+  machine.page_reporting = config_.memory.page_reporting;
+  const SizePlan plan = PlanMachine(machine);
+  WV_TRY_VOID(CheckHugePages(machine.ram_pages, machine.memory_bytes));
+  WV_TRY_VOID(LimitHost(plan.boot.memory));
   const int64_t start = timeline_.Now();
   machine_ = backend_.make_machine(std::move(machine));
+  sizer_.emplace(
+      GuestSizer::Options{.machine = machine_.get(),
+                          .plan = plan,
+                          .limit_host = [this](uint64_t memory) { return LimitHost(memory); },
+                          .patience = config_.timeouts.resize});
   WV_TRY_VOID(state_->Update("spawn", [](SandboxRecord&) {}));
   auto spawned = [this, &cgroup](const MachineProcess& process) -> Result<> {
     WV_TRY(const ProcessRecord record, RecordProcess(process.role, process.pid));

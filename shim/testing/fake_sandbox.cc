@@ -262,6 +262,34 @@ Result<> FakeSandbox::UpdateContainer(const std::string& id, const std::string& 
   return {};
 }
 
+Result<runtime::SandboxSize> FakeSandbox::Resize(const runtime::SizeWish& wish) {
+  WV_TRY_VOID(Check("resize"));
+  {
+    const std::lock_guard lock(mu_);
+    const uint32_t vcpus = wish.vcpus.value_or(vcpus_);
+    const uint64_t memory = wish.memory.value_or(memory_);
+    if (vcpus < 1 || vcpus > 4 || memory < 256U << 20U || memory > 1024U << 20U) {
+      return Fail(Code::kInvalidArgument, "must be 1 to 4 vCPUs, 256 to 1024 MiB");
+    }
+    vcpus_ = vcpus;
+    memory_ = memory;
+  }
+  return Size();
+}
+
+Result<runtime::SandboxSize> FakeSandbox::Size() {
+  const std::lock_guard lock(mu_);
+  runtime::SandboxSize size;
+  for (uint32_t i = 0; i < vcpus_; ++i) {
+    size.vcpus.push_back({i, getpid()});
+  }
+  size.max_vcpus = 4;
+  size.memory = memory_;
+  size.boot_memory = 256U << 20U;
+  size.max_memory = 1024U << 20U;
+  return size;
+}
+
 Result<std::vector<std::pair<pid_t, std::string>>> FakeSandbox::Pids(const std::string& id) {
   WV_TRY_VOID(Check("pids"));
   const std::lock_guard lock(mu_);

@@ -47,6 +47,9 @@ class FakeSandbox final : public runtime::Sandbox {
   Result<> PauseContainer(const std::string& id) override;
   Result<> ResumeContainer(const std::string& id) override;
   Result<> UpdateContainer(const std::string& id, const std::string& resources_json) override;
+  // 1 to 4 vCPUs, 256 to 1024 MiB; one thread is ours.
+  Result<runtime::SandboxSize> Resize(const runtime::SizeWish& wish) override;
+  Result<runtime::SandboxSize> Size() override;
   Result<std::vector<std::pair<pid_t, std::string>>> Pids(const std::string& id) override;
   Result<runtime::ContainerStats> Stats(const std::string& id) override;
   std::vector<std::string> ContainerIds() override;
@@ -78,6 +81,8 @@ class FakeSandbox final : public runtime::Sandbox {
   bool dead_ = false;
   bool down_ = false;
   bool ignore_rootfs_ = false;
+  uint32_t vcpus_ = 1;
+  uint64_t memory_ = 256U << 20U;
   std::map<Key, std::shared_ptr<FakeProcess>> processes_;
   std::set<Key> missing_;                       // execs whose program does not exist
   std::map<std::string, std::string> mounted_;  // container → its mounted rootfs

@@ -111,6 +111,11 @@ void FakeAgent::Register() {
       });
   Add<agent_pb::ContainerRef, agent_pb::ContainerStatsResponse>(
       "ContainerStats", [](const auto&, const auto& r) { r.Ok({}); });
+  Add<agent_pb::UpdateRequest, agent_pb::Empty>(
+      "UpdateContainer", [this](const agent_pb::UpdateRequest& request, const auto& responder) {
+        updates_.push_back(request.id() + " " + request.resources_json());
+        responder.Ok({});
+      });
   Add<agent_pb::Empty, agent_pb::Empty>("SyncFilesystems", empty);
   Add<agent_pb::DetachShareRequest, agent_pb::Empty>("DetachShare", empty);
   Add<agent_pb::AddDiskRequest, agent_pb::AddDiskResponse>(
@@ -143,6 +148,12 @@ void FakeAgent::AnswerDisks(const agent_pb::AddDiskResponse& added,
     disk_added_ = added;
     disk_removed_ = removed;
   });
+}
+
+std::vector<std::string> FakeAgent::Updates() {
+  std::vector<std::string> updates;
+  loop_->Call([&] { updates = updates_; });
+  return updates;
 }
 
 void FakeAgent::Delay(std::chrono::milliseconds delay) {

@@ -36,6 +36,8 @@ class FakeAgent {
                    const agent_pb::RemoveDiskResponse& removed);
   // From now on answers come this much later.
   void Delay(std::chrono::milliseconds delay);
+  // What UpdateContainer brought, but for calls that were refused: "<id> <resources>".
+  std::vector<std::string> Updates();
   // The init of `id` ends.
   void Exit(const std::string& id, uint32_t status);
   // `count` events, one after the other.
@@ -56,6 +58,7 @@ class FakeAgent {
   std::map<std::string, Code> faults_;  // kOk: no answer
   agent_pb::CreateSandboxRequest sandbox_;
   bool ignores_kills_ = false;
+  std::vector<std::string> updates_;
   agent_pb::AddDiskResponse disk_added_;
   agent_pb::RemoveDiskResponse disk_removed_;
   std::chrono::milliseconds delay_{0};

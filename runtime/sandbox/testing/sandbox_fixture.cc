@@ -80,6 +80,8 @@ std::string SandboxFixture::MakeBundle(const std::string& id, const BundleOption
   const std::string annotations =
       options.annotations.empty() ? "" : R"("annotations":)" + options.annotations + ",";
   const std::string hooks = options.hooks.empty() ? "" : R"("hooks":)" + options.hooks + ",";
+  const std::string resources =
+      options.resources.empty() ? "" : R"("resources":)" + options.resources + ",";
   const std::string text =
       R"({"ociVersion":"1.1.0","process":{"user":{"uid":0,"gid":0},"cwd":"/","env":["PATH=/bin"],"args":[)" +
       Quoted(options.args) + "]" + options.process + R"(},"root":{"path":")" + dir_ +
@@ -88,7 +90,7 @@ std::string SandboxFixture::MakeBundle(const std::string& id, const BundleOption
       R"("mounts":[{"destination":"/proc","type":"proc","source":"proc"},)"
       R"({"destination":"/dev","type":"tmpfs","source":"tmpfs","options":["nosuid","mode=755"]},)"
       R"({"destination":"/dev/pts","type":"devpts","source":"devpts","options":["newinstance","ptmxmode=0666","mode=0620"]})" +
-      options.mounts + R"(],"linux":{"cgroupsPath":")" + cgroup +
+      options.mounts + R"(],"linux":{)" + resources + R"("cgroupsPath":")" + cgroup +
       R"(","namespaces":[{"type":"pid"},{"type":"ipc"},{"type":"uts"},{"type":"mount"})" +
       options.network + "]}}";
   EXPECT_TRUE(WriteFile(bundle + "/config.json", text).has_value());

@@ -18,6 +18,7 @@ struct BundleOptions {
   std::string hooks;         // JSON object
   std::string process;       // more members of process, each with a comma in front
   std::string annotations;   // JSON object
+  std::string resources;     // of linux, JSON object
   std::string cgroups_path;  // empty: one of the test's own
   std::string network = R"(,{"type":"network"})";  // of linux.namespaces, with a comma in front
   bool read_only_root = false;
