@@ -7,6 +7,7 @@
 #include "cli/commands.h"
 #include "cli/guest_verbs.h"
 #include "cli/keeper.h"
+#include "cli/size.h"
 #include "cli/version.h"
 
 namespace wyvern::cli {
@@ -172,6 +173,7 @@ void AddVerbs(CLI::App& app, std::function<Result<int>()>& action) {
   AddImage(app, action);
   AddKeepRun(app, action);
   AddGuest(app, action);
+  AddSizes(app, action);
   // After the verbs, which would inherit it.
   app.footer(
       "Examples:\n  wyvern check\n  wyvern run /opt/images/busybox -- uname -r\n"

@@ -38,7 +38,7 @@ TEST_F(VerbsTest, ExecNeedsACommandExceptInTheGuest) {
 }
 
 TEST_F(VerbsTest, NamespaceGoesWithEachVerbThatNamesASandbox) {
-  for (const char* verb : {"exec", "logs", "timeline"}) {
+  for (const char* verb : {"exec", "inspect", "logs", "timeline"}) {
     std::vector<std::string> words = {verb, "-n", "default", "web"};
     if (words[0] == "exec") {
       words.insert(words.end(), {"--", "true"});
@@ -48,6 +48,14 @@ TEST_F(VerbsTest, NamespaceGoesWithEachVerbThatNamesASandbox) {
   EXPECT_EQ(Parse({"config", "--effective", "--namespace", "default", "web"}), "parsed");
   EXPECT_THAT(Parse({"config", "--effective", "-n", "default"}),
               HasSubstr("--namespace requires id;"));
+}
+
+TEST_F(VerbsTest, ResizeTakesANumberThatAMachineCanHave) {
+  EXPECT_EQ(Parse({"resize", "--cpus", "4", "--memory", "2GiB", "-n", "default", "web"}), "parsed");
+  EXPECT_EQ(Parse({"resize", "web", "--cpus", "1"}), "parsed");
+  EXPECT_THAT(Parse({"resize", "--cpus", "0", "web"}), HasSubstr("--cpus"));
+  EXPECT_THAT(Parse({"resize", "--cpus", "33", "web"}), HasSubstr("--cpus"));
+  EXPECT_THAT(Parse({"resize", "--cpus", "2"}), HasSubstr("id is required"));
 }
 
 TEST(VersionTest, IsAnOptionToo) {

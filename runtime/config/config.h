@@ -89,6 +89,9 @@ struct Config {
 // The built-in values.
 Config BuiltInConfig();
 
+// Sizes as keys have them: "256MiB", "1GiB", "64KiB", plain bytes.
+Result<uint64_t> ParseSize(std::string_view text);
+
 struct ConfigSources {
   std::string file = "/etc/wyvern/wyvern.yaml";  // may be missing
   std::string directory = "/etc/wyvern/conf.d";  // *.yaml in order of name; may be missing

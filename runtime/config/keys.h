@@ -45,8 +45,6 @@ const Key* FindKey(std::string_view name);
 // True when `prefix` followed by '.' begins some key.
 bool IsSection(std::string_view prefix);
 
-// "256MiB", "1GiB", "64KiB", plain bytes.
-Result<uint64_t> ParseSize(std::string_view text);
 // "30s", "500ms", "2m", "1h", "0".
 Result<std::chrono::milliseconds> ParseDuration(std::string_view text);
 

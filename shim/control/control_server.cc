@@ -16,6 +16,7 @@
 #include "base/unix_socket.h"
 #include "control/exec_spec.h"
 #include "control/exec_stream.h"
+#include "control/size_messages.h"
 #include "ttrpc/blocking.h"
 #include "ttrpc/server.h"
 
@@ -88,6 +89,8 @@ class ControlServer::Impl {
   Result<pb::EffectiveConfigResponse> EffectiveConfig(const pb::Empty& request);
   Result<pb::MetricsResponse> Metrics(const pb::Empty& request);
   Result<pb::TimelineResponse> Timeline(const pb::Empty& request);
+  Result<pb::SizeResponse> Resize(const pb::ResizeRequest& request);
+  Result<pb::SizeResponse> Size(const pb::Empty& request);
   ttrpc::RawStream::Receiver Attach(const ttrpc::CallContext& client, ttrpc::RawStream stream);
   std::shared_ptr<ExecStream> OpenStream(const pb::StreamData& first,
                                          const ttrpc::CallContext& client,
@@ -169,6 +172,8 @@ void ControlServer::Impl::Register() {
   Pooled("EffectiveConfig", &Impl::EffectiveConfig);
   Pooled("Metrics", &Impl::Metrics);
   Pooled("Timeline", &Impl::Timeline);
+  Pooled("Resize", &Impl::Resize);
+  Pooled("Size", &Impl::Size);
   server_->RegisterRawBidi(kService, "Stream",
                            [this](const ttrpc::CallContext& client, ttrpc::RawStream stream) {
                              return Attach(client, std::move(stream));
@@ -337,6 +342,14 @@ Result<pb::TimelineResponse> ControlServer::Impl::Timeline(const pb::Empty& /*re
     out.set_end_ns(static_cast<uint64_t>(std::max<int64_t>(point.end_ns, 0)));
   }
   return response;
+}
+
+Result<pb::SizeResponse> ControlServer::Impl::Resize(const pb::ResizeRequest& request) {
+  return sandbox_.Resize(WishOf(request)).map(ToMessage);
+}
+
+Result<pb::SizeResponse> ControlServer::Impl::Size(const pb::Empty& /*request*/) {
+  return sandbox_.Size().map(ToMessage);
 }
 
 std::shared_ptr<ExecStream> ControlServer::Impl::OpenStream(const pb::StreamData& first,

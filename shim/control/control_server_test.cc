@@ -294,6 +294,31 @@ TEST_F(ControlServerTest, AttachToNothingIsRefused) {
   EXPECT_FALSE(stream.Read(std::chrono::seconds(10)));
 }
 
+TEST_F(ControlServerTest, SizeIsToldAndChanged) {
+  cp::SizeResponse size = Must(Call<cp::SizeResponse>("Size", cp::Empty()));
+  ASSERT_EQ(size.vcpus_size(), 1);
+  EXPECT_EQ(size.vcpus(0).thread(), static_cast<uint32_t>(getpid()));
+  EXPECT_EQ(size.max_vcpus(), 4U);
+  EXPECT_EQ(size.memory_bytes(), 256U << 20U);
+  EXPECT_EQ(size.boot_memory_bytes(), 256U << 20U);
+  EXPECT_EQ(size.max_memory_bytes(), 1024U << 20U);
+  cp::ResizeRequest request;
+  request.set_vcpus(4);
+  size = Must(Call<cp::SizeResponse>("Resize", request));
+  EXPECT_EQ(size.vcpus_size(), 4);
+  EXPECT_EQ(size.memory_bytes(), 256U << 20U) << "what is not given stays";
+  request.set_vcpus(0);
+  request.set_memory_bytes(512U << 20U);
+  size = Must(Call<cp::SizeResponse>("Resize", request));
+  EXPECT_EQ(size.vcpus_size(), 4);
+  EXPECT_EQ(size.memory_bytes(), 512U << 20U);
+  request.set_vcpus(5);
+  const auto refused = Call<cp::SizeResponse>("Resize", request);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code(), Code::kInvalidArgument);
+  EXPECT_NE(refused.error().message().find("1 to 4 vCPUs"), std::string::npos);
+}
+
 TEST_F(ControlServerTest, LogConfigMetricsTimeline) {
   const auto console = Must(Call<cp::ConsoleLogResponse>("ConsoleLog", cp::Empty()));
   EXPECT_EQ(console.text(), "fake console\n");
