@@ -17,6 +17,7 @@
 #include "base/event_fd.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "observe/observation.h"
 
 namespace wyvern::runtime {
 
@@ -57,9 +58,19 @@ struct MachineProcess {
 };
 
 struct MachineEvent {
-  enum class Kind : uint8_t { kGuestPanic, kGuestShutdown, kVmmFault, kBackendLost, kProcessDied };
+  enum class Kind : uint8_t {
+    kGuestPanic,
+    kGuestShutdown,
+    kVmmFault,
+    kBackendLost,
+    kProcessDied,
+    kResized,  // from here on: news, after which the machine goes on
+    kHotplugFailed,
+  };
   Kind kind = Kind::kProcessDied;
-  std::string text;  // one sentence
+  std::string text;  // one sentence; of news, by the VMM's word
+
+  bool IsNews() const { return kind >= Kind::kResized; }
 };
 
 struct ExportPolicy {
@@ -118,6 +129,8 @@ class Machine {
   virtual Result<ResizedMemory> ResizeMemory(uint64_t bytes,
                                              std::chrono::milliseconds patience) = 0;
   virtual Result<MachineSize> Size() = 0;
+  // What the VMM counts, within `limit`. Its words: names may be any.
+  virtual Result<observe::VmmUsage> Usage(std::chrono::milliseconds limit) = 0;
   // The last 64 KiB of the guest's console; also after End.
   virtual api::ConsoleText Console() = 0;
   // No process of the machine is left when it returns. Idempotent. Bounded by EndLimit for each process.

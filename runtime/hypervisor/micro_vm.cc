@@ -57,6 +57,7 @@ class MicroVm final : public Machine {
   Result<ResizedVcpus> ResizeVcpus(uint32_t vcpus, std::chrono::milliseconds patience) override;
   Result<ResizedMemory> ResizeMemory(uint64_t bytes, std::chrono::milliseconds patience) override;
   Result<MachineSize> Size() override;
+  Result<observe::VmmUsage> Usage(std::chrono::milliseconds limit) override;
   api::ConsoleText Console() override;
   void End() override;
 
@@ -265,6 +266,10 @@ Result<MachineSize> MicroVm::Size() {
     }
   }
   return size;
+}
+
+Result<observe::VmmUsage> MicroVm::Usage(std::chrono::milliseconds limit) {
+  return client_->Metrics(limit);
 }
 
 api::ConsoleText MicroVm::Console() {

@@ -79,6 +79,10 @@ MachineEvent FromProto(const pb::Event& event) {
       return {Kind::kGuestShutdown, "the guest powered off"};
     case pb::Event::BACKEND_LOST:
       return {Kind::kBackendLost, "the file server is gone"};
+    case pb::Event::RESIZED:
+      return {Kind::kResized, event.text()};
+    case pb::Event::HOTPLUG_FAILED:
+      return {Kind::kHotplugFailed, event.text()};
     default:
       return {Kind::kVmmFault, "the VMM cannot go on: " + event.text()};
   }
@@ -266,6 +270,30 @@ Result<> VmmClient::Shutdown(std::chrono::milliseconds timeout) {
   pb::Empty response;
   return Invoke("Shutdown", timeout, pb::Empty(), &response,
                 [this](auto* c, const auto& q, auto* r) { return rep_->stub->Shutdown(c, q, r); });
+}
+
+Result<observe::VmmUsage> VmmClient::Metrics(std::chrono::milliseconds timeout) {
+  pb::MetricsResponse response;
+  WV_TRY_VOID(
+      Invoke("Metrics", timeout, pb::Empty(), &response,
+             [this](auto* c, const auto& q, auto* r) { return rep_->stub->Metrics(c, q, r); }));
+  observe::VmmUsage usage;
+  usage.counters.insert(response.counters().begin(), response.counters().end());
+  for (const pb::DeviceMetrics& device : response.device()) {
+    auto& out = usage.devices.emplace_back();
+    out.id = device.id();
+    out.kind = device.kind();
+    out.counters.insert(device.counters().begin(), device.counters().end());
+    for (const auto& [name, value] : out.counters) {
+      usage.counters.erase(out.id + "." + name);  // said twice, for who asks for one by name
+    }
+  }
+  for (const pb::VcpuMetrics& vcpu : response.vcpu()) {
+    auto& out = usage.vcpus.emplace_back();
+    out.id = vcpu.id();
+    out.exits.insert(vcpu.exits().begin(), vcpu.exits().end());
+  }
+  return usage;
 }
 
 void VmmClient::WatchEvents(const std::function<void(MachineEvent)>& callback) {

@@ -50,6 +50,8 @@ class VmmClient {
   Result<> Boot();
   Result<> ConnectVsock(uint32_t port, FdRef stream);
   Result<> Shutdown(std::chrono::milliseconds timeout);
+  // What the VMM counts; the answer's size is gRPC's limit, 4 MiB.
+  Result<observe::VmmUsage> Metrics(std::chrono::milliseconds timeout);
 
   // Reads events until the VMM ends or StopEvents; blocks.
   void WatchEvents(const std::function<void(MachineEvent)>& callback);

@@ -64,6 +64,9 @@ class RecordingMachine : public api::VirtualMachine {
   void EndWaits() override {}
 
   Result<> Boot() override {
+    for (api::MachineEvent& event : news) {
+      listener(std::move(event));
+    }
     listener({api::EventKind::kGuestPanic, "at once"});
     return {};
   }
@@ -79,13 +82,15 @@ class RecordingMachine : public api::VirtualMachine {
 
   Result<> Resume() override { return {}; }
 
-  std::map<std::string, uint64_t> Metrics() override { return {}; }
+  api::MachineMetrics Metrics() override { return metrics; }
 
   void SetEventListener(std::function<void(api::MachineEvent)> new_listener) override {
     listener = std::move(new_listener);
   }
 
   api::MachineSpec created;
+  api::MachineMetrics metrics;
+  std::vector<api::MachineEvent> news;  // comes with Boot
   std::vector<std::pair<std::string, size_t>> attached;
   std::string serial;  // of the last disk
   bool read_only = false;
@@ -242,6 +247,38 @@ TEST_F(VmmClientTest, EventsArriveAndStop) {
   }
   client_->StopEvents();
   reader.join();
+}
+
+TEST_F(VmmClientTest, CountersOfDevicesAreApartFromThoseOfTheMachine) {
+  machine_.metrics = {.counters = {{"exits.halt", 7}, {"pmem.dropped_writes", 1}},
+                      .devices = {{"pmem", "pmem", {{"flushes", 2}}}},
+                      .vcpus = {{0, {{"halt", 7}}}}};
+  const auto usage = client_->Metrics(std::chrono::seconds(10));
+  ASSERT_TRUE(usage.has_value()) << usage.error().message();
+  EXPECT_EQ(usage->counters, (observe::Counters{{"exits.halt", 7}, {"pmem.dropped_writes", 1}}));
+  ASSERT_EQ(usage->devices.size(), 1U);
+  EXPECT_EQ(usage->devices[0].kind, "pmem");
+  EXPECT_EQ(usage->devices[0].counters, (observe::Counters{{"flushes", 2}}));
+  ASSERT_EQ(usage->vcpus.size(), 1U);
+  EXPECT_EQ(usage->vcpus[0].exits, (observe::Counters{{"halt", 7}}));
+}
+
+TEST_F(VmmClientTest, NewsIsToldApartFromAnEnd) {
+  machine_.news = {{api::EventKind::kResized, "2 vCPUs"},
+                   {api::EventKind::kHotplugFailed, "attach disk: no"}};
+  ASSERT_TRUE(client_->Boot().has_value());
+  std::vector<MachineEvent> events;
+  client_->WatchEvents([&](const MachineEvent& event) {
+    events.push_back(event);
+    if (events.size() == 2) {
+      client_->StopEvents();
+    }
+  });
+  ASSERT_EQ(events.size(), 2U);
+  EXPECT_EQ(events[0].kind, MachineEvent::Kind::kResized);
+  EXPECT_EQ(events[0].text, "2 vCPUs");
+  EXPECT_TRUE(events[0].IsNews());
+  EXPECT_EQ(events[1].kind, MachineEvent::Kind::kHotplugFailed);
 }
 
 TEST_F(VmmClientTest, VmmThatIsGoneIsUnavailable) {

@@ -45,6 +45,10 @@ class RecordedMachine final : public Machine {
 
   Result<MachineSize> Size() override { return Fail(Code::kUnavailable, "recorded"); }
 
+  Result<observe::VmmUsage> Usage(std::chrono::milliseconds /*limit*/) override {
+    return observe::VmmUsage();
+  }
+
   api::ConsoleText Console() override { return {}; }
 
   void End() override {}

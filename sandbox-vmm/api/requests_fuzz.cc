@@ -223,7 +223,9 @@ class CheckedMachine final : public VirtualMachine {
 
   Result<> Resume() override { return {}; }
 
-  std::map<std::string, uint64_t> Metrics() override { return {{"calls", calls}}; }
+  MachineMetrics Metrics() override {
+    return {.counters = {{"calls", calls}}, .devices = {}, .vcpus = {}};
+  }
 
   void SetEventListener(std::function<void(MachineEvent)> listener) override {
     listener_ = std::move(listener);

@@ -90,12 +90,19 @@ struct ConsoleSpec {
 using DeviceSpec = std::variant<PmemSpec, RngSpec, VsockSpec, BlkSpec, VhostUserFsSpec, NetSpec,
                                 BalloonSpec, MemSpec, ConsoleSpec>;
 
+// Numbers of vmm.v1.Event.Kind.
 enum class EventKind : uint8_t {
   kGuestPanic = 1,
   kGuestShutdown = 2,
   kVmmFault = 3,
   kBackendLost = 4,
+  kResized = 50,  // from here on: news, after which the machine goes on
+  kHotplugFailed = 51,
 };
+
+constexpr bool IsNews(EventKind kind) {
+  return kind >= EventKind::kResized;
+}
 
 struct MachineEvent {
   EventKind kind = EventKind::kVmmFault;
@@ -137,6 +144,23 @@ struct MachineSize {
   std::vector<VcpuThread> vcpus;  // that run, by number
 };
 
+struct DeviceMetrics {
+  std::string id;
+  std::string kind;  // its virtio device's name: "blk"
+  std::map<std::string, uint64_t> counters;
+};
+
+struct VcpuMetrics {
+  uint32_t id = 0;
+  std::map<std::string, uint64_t> exits;  // by reason, since Boot
+};
+
+struct MachineMetrics {
+  std::map<std::string, uint64_t> counters;  // of the whole; see vmm.v1.MetricsResponse
+  std::vector<DeviceMetrics> devices;
+  std::vector<VcpuMetrics> vcpus;
+};
+
 class VirtualMachine {
  public:
   virtual ~VirtualMachine() = default;
@@ -161,7 +185,7 @@ class VirtualMachine {
   virtual void EndWaits() = 0;
   virtual Result<> Pause() = 0;
   virtual Result<> Resume() = 0;
-  virtual std::map<std::string, uint64_t> Metrics() = 0;
+  virtual MachineMetrics Metrics() = 0;
   // Replaces the listener; called from the machine's threads, must not block.
   virtual void SetEventListener(std::function<void(MachineEvent)> listener) = 0;
 };

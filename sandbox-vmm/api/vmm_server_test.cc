@@ -10,6 +10,7 @@
 
 #include "api/donation.h"
 #include "api/requests.h"
+#include "api/vmm_service.h"
 #include "base/unix_socket.h"
 #include "proto/vmm.grpc.pb.h"
 
@@ -62,6 +63,9 @@ class FakeMachine : public VirtualMachine {
   void EndWaits() override { ended_ = true; }
 
   Result<> Boot() override {
+    for (int i = 0; i < news_at_boot_; ++i) {
+      listener_({EventKind::kResized, "some vCPUs"});
+    }
     if (listener_) {
       listener_({EventKind::kGuestPanic, "fake panic"});
     }
@@ -79,7 +83,11 @@ class FakeMachine : public VirtualMachine {
 
   Result<> Resume() override { return {}; }
 
-  std::map<std::string, uint64_t> Metrics() override { return {{"exits.io", 42}}; }
+  MachineMetrics Metrics() override {
+    return {.counters = {{"exits.io", 42}},
+            .devices = {{"disk", "blk", {{"reads", 7}}}},
+            .vcpus = {{1, {{"halt", 3}}}}};
+  }
 
   void SetEventListener(std::function<void(MachineEvent)> listener) override {
     listener_ = std::move(listener);
@@ -92,6 +100,7 @@ class FakeMachine : public VirtualMachine {
   DetachOptions detached_;
   std::atomic<bool> ended_{false};
   std::vector<UniqueFd> images_;
+  int news_at_boot_ = 0;
   std::function<void(MachineEvent)> listener_;
 };
 
@@ -453,11 +462,36 @@ TEST_F(VmmServerTest, EventsReachTheWatcherAndTheStreamEndsWithTheServer) {
   EXPECT_FALSE(reader->Read(&event));
 }
 
+TEST_F(VmmServerTest, NewsDoesNotDisplaceTheEndOfTheMachine) {
+  machine_.news_at_boot_ = 1000;
+  vmm::v1::Empty empty;
+  grpc::ClientContext boot_context;
+  ASSERT_TRUE(stub_->Boot(&boot_context, {}, &empty).ok());
+  grpc::ClientContext context;
+  const auto reader = stub_->WatchEvents(&context, {});
+  vmm::v1::Event event;
+  size_t news = 0;
+  while (reader->Read(&event) && event.kind() == vmm::v1::Event::RESIZED) {
+    ++news;
+  }
+  EXPECT_EQ(event.kind(), vmm::v1::Event::GUEST_PANIC);
+  EXPECT_EQ(news, kMaxPendingNews);
+  context.TryCancel();
+}
+
 TEST_F(VmmServerTest, MetricsAreCounters) {
   grpc::ClientContext context;
   vmm::v1::MetricsResponse response;
   ASSERT_TRUE(stub_->Metrics(&context, {}, &response).ok());
   EXPECT_EQ(response.counters().at("exits.io"), 42U);
+  EXPECT_EQ(response.counters().at("disk.reads"), 7U);
+  ASSERT_EQ(response.device_size(), 1);
+  EXPECT_EQ(response.device(0).id(), "disk");
+  EXPECT_EQ(response.device(0).kind(), "blk");
+  EXPECT_EQ(response.device(0).counters().at("reads"), 7U);
+  ASSERT_EQ(response.vcpu_size(), 1);
+  EXPECT_EQ(response.vcpu(0).id(), 1U);
+  EXPECT_EQ(response.vcpu(0).exits().at("halt"), 3U);
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "api/vmm_service.h"
 
 #include <chrono>
+#include <utility>
 
 #include "api/requests.h"
 
@@ -27,7 +28,7 @@ VmmService::VmmService(VirtualMachine& machine, DonationStore& store, std::strin
       on_shutdown_(std::move(on_shutdown)) {
   machine_.SetEventListener([this](MachineEvent event) {
     const std::lock_guard lock(mu_);
-    if (events_.size() < kMaxPendingEvents) {
+    if (events_.size() < (IsNews(event.kind) ? kMaxPendingNews : kMaxPendingEvents)) {
       events_.push_back(std::move(event));
       changed_.notify_all();
     }
@@ -163,8 +164,21 @@ grpc::Status VmmService::Resume(grpc::ServerContext* /*context*/, const vmm::v1:
 grpc::Status VmmService::Metrics(grpc::ServerContext* /*context*/,
                                  const vmm::v1::Empty* /*request*/,
                                  vmm::v1::MetricsResponse* response) {
-  for (const auto& [name, value] : machine_.Metrics()) {
-    (*response->mutable_counters())[name] = value;
+  MachineMetrics metrics = machine_.Metrics();
+  response->mutable_counters()->insert(metrics.counters.begin(), metrics.counters.end());
+  for (DeviceMetrics& device : metrics.devices) {
+    for (const auto& [name, value] : device.counters) {
+      (*response->mutable_counters())[device.id + "." + name] = value;
+    }
+    auto& out = *response->add_device();
+    out.set_id(std::move(device.id));
+    out.set_kind(std::move(device.kind));
+    out.mutable_counters()->insert(device.counters.begin(), device.counters.end());
+  }
+  for (const VcpuMetrics& vcpu : metrics.vcpus) {
+    auto& out = *response->add_vcpu();
+    out.set_id(vcpu.id);
+    out.mutable_exits()->insert(vcpu.exits.begin(), vcpu.exits.end());
   }
   return grpc::Status::OK;
 }

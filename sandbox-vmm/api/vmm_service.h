@@ -15,6 +15,8 @@ namespace wyvern::api {
 
 // Events not yet read by WatchEvents. A machine makes few; more than this many are dropped, the first ones are kept.
 inline constexpr size_t kMaxPendingEvents = 64;
+// Of these, what news may take: a machine's end is told however often it was resized before.
+inline constexpr size_t kMaxPendingNews = 32;
 
 class VmmService final : public vmm::v1::Vmm::Service {
  public:

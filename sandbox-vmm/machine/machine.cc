@@ -315,7 +315,7 @@ void Machine::End(EventKind kind, std::string text) {
 }
 
 MachineCounters Machine::counters() const {
-  return MachineCounters{.exits = vcpus_ ? vcpus_->exits() : ExitCounts{},
+  return MachineCounters{.exits = vcpus_ ? vcpus_->exits() : std::vector<ExitCounts>(),
                          .mmio = mmio_.counters(),
                          .ports = ports_.counters(),
                          .read_only_writes = read_only_writes_.load(std::memory_order_relaxed),

@@ -73,7 +73,16 @@ struct MachineConfig {
 };
 
 struct MachineCounters {
-  ExitCounts exits{};  // by kvm::ExitReason
+  std::vector<ExitCounts> exits;  // of each vCPU, by kvm::ExitReason
+
+  uint64_t exits_by(kvm::ExitReason reason) const {
+    uint64_t total = 0;
+    for (const ExitCounts& vcpu : exits) {
+      total += vcpu.at(static_cast<size_t>(reason));
+    }
+    return total;
+  }
+
   bus::BusCounters mmio;
   bus::BusCounters ports;
   uint64_t read_only_writes = 0;  // guest writes to read-only slots, dropped

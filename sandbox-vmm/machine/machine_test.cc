@@ -5,8 +5,8 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <filesystem>
@@ -579,7 +579,7 @@ TEST_F(MachineTest, DevicesGoWhileTheGuestIsInThem) {
   EXPECT_LE(OpenFds(), fds);
   machine->Stop();
   EXPECT_TRUE(events_.empty());
-  EXPECT_GT(machine->counters().exits[static_cast<size_t>(kvm::ExitReason::kMmioWrite)], 0U);
+  EXPECT_GT(machine->counters().exits_by(kvm::ExitReason::kMmioWrite), 0U);
 }
 
 // What is between images is used again, and images that stay are not moved.

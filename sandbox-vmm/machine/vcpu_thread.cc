@@ -221,7 +221,8 @@ bool VcpuThreads::RunOnce(Slot* slot) {
     Fault(slot, exit.error().message());
     return false;
   }
-  slot->exits[static_cast<size_t>(exit->reason)].fetch_add(1, std::memory_order_relaxed);
+  auto& count = slot->exits[static_cast<size_t>(exit->reason)];
+  count.store(count.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
   return Handle(slot, *exit);
 }
 
@@ -376,14 +377,16 @@ std::vector<VcpuThreadId> VcpuThreads::threads() const {
   return threads;
 }
 
-ExitCounts VcpuThreads::exits() const {
-  ExitCounts counts{};
+std::vector<ExitCounts> VcpuThreads::exits() const {
+  std::vector<ExitCounts> all;
+  all.reserve(slots_.size());
   for (const auto& slot : slots_) {
+    ExitCounts& counts = all.emplace_back();
     for (size_t i = 0; i < counts.size(); ++i) {
-      counts[i] += slot->exits[i].load(std::memory_order_relaxed);
+      counts[i] = slot->exits[i].load(std::memory_order_relaxed);
     }
   }
-  return counts;
+  return all;
 }
 
 }  // namespace wyvern::machine

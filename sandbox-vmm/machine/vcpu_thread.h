@@ -82,7 +82,8 @@ class VcpuThreads {
   // Those that have a thread. Waits until threads that were just started have told.
   std::vector<VcpuThreadId> threads() const;
 
-  ExitCounts exits() const;
+  // In the order of the vCPUs, with and without a thread.
+  std::vector<ExitCounts> exits() const;
 
  private:
   enum class Mode : uint8_t { kRun, kPause, kStop };
@@ -92,6 +93,8 @@ class VcpuThreads {
     explicit Slot(kvm::Vcpu v) : vcpu(std::move(v)) {}
 
     kvm::Vcpu vcpu;
+    // Only its own thread writes, so that counting an exit is a plain load and store; a later thread of the same vCPU begins after the
+    // earlier one was joined.
     std::array<std::atomic<uint64_t>, kvm::kExitReasons> exits{};
     // Written with mu_ held. Set: the thread looks whether the vCPU is off, answers and, if so, ends.
     std::atomic<bool> leave{false};

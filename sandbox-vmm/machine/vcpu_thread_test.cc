@@ -132,7 +132,7 @@ TEST_F(VcpuThreadsTest, FaultOfOneVcpuStopsAllAndIsReportedOnce) {
   threads_->Pause();  // returns although nobody is left to park
   threads_->Stop();
   EXPECT_EQ(handler_.Faults().front(), "triple fault");
-  EXPECT_GE(threads_->exits()[static_cast<size_t>(kvm::ExitReason::kShutdown)], 1U);
+  EXPECT_GE(ExitsBy(kvm::ExitReason::kShutdown), 1U);
 }
 
 // As a write to a doorbell's eventfd that a vhost-user back-end has filled and made blocking. A signal
@@ -195,16 +195,16 @@ TEST_F(VcpuThreadsTest, VcpuThatTheGuestKeepsRunsOn) {
   EXPECT_EQ(refused.error().message(), "vCPU 1 still runs: the guest has not taken it off line");
   EXPECT_GT(handler_.looks, 10);
   EXPECT_EQ(Running(), (std::vector<uint32_t>{0, 1}));
-  const ExitCounts before = threads_->exits();
-  ASSERT_TRUE(Eventually([&] {
-    return threads_->exits()[static_cast<size_t>(kvm::ExitReason::kPortWrite)] >
-           before[static_cast<size_t>(kvm::ExitReason::kPortWrite)] + 10;
-  }));
-  const int interrupted =
-      static_cast<int>(threads_->exits()[static_cast<size_t>(kvm::ExitReason::kInterrupted)]);
+  const auto each = threads_->exits();
+  ASSERT_EQ(each.size(), 2U);
+  for (const ExitCounts& vcpu : each) {
+    EXPECT_GT(vcpu.at(static_cast<size_t>(kvm::ExitReason::kPortWrite)), 0U) << "counted apart";
+  }
+  const uint64_t before = ExitsBy(kvm::ExitReason::kPortWrite);
+  ASSERT_TRUE(Eventually([&] { return ExitsBy(kvm::ExitReason::kPortWrite) > before + 10; }));
+  const int interrupted = static_cast<int>(ExitsBy(kvm::ExitReason::kInterrupted));
   std::this_thread::sleep_for(milliseconds(5));
-  EXPECT_LE(threads_->exits()[static_cast<size_t>(kvm::ExitReason::kInterrupted)],
-            static_cast<uint64_t>(interrupted) + 5)
+  EXPECT_LE(ExitsBy(kvm::ExitReason::kInterrupted), static_cast<uint64_t>(interrupted) + 5)
       << "the request to leave was taken back";
 }
 

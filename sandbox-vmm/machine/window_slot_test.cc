@@ -49,9 +49,7 @@ class WindowSlotTest : public testing::ProbeMachineTest {
     return Eventually([&] { return handler_.last_byte == byte; });
   }
 
-  uint64_t Faults() const {
-    return threads_->exits()[static_cast<size_t>(kvm::ExitReason::kMemoryFault)];
-  }
+  uint64_t Faults() const { return ExitsBy(kvm::ExitReason::kMemoryFault); }
 
   // False where this KVM interprets the guest: to its interpreter what cannot be read is MMIO.
   bool MeetsFaults() {

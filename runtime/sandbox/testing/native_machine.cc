@@ -105,6 +105,10 @@ class TwoProcesses : public Machine {
     return size;
   }
 
+  Result<observe::VmmUsage> Usage(std::chrono::milliseconds /*limit*/) override {
+    return observe::VmmUsage{.counters = {{"vcpus.running", 1}}, .devices = {}, .vcpus = {}};
+  }
+
   api::ConsoleText Console() override { return {"no console", 0}; }
 
   void End() override {
@@ -345,6 +349,14 @@ class HollowMachine final : public TwoProcesses {
     WV_CHECK(vmm_.has_value());
     WV_TRY_VOID(spawned({"vmm", vmm_->pid()}));
     return SpawnFs(spawned);
+  }
+
+  Result<> Boot(EventCallback events) override {
+    {
+      const std::lock_guard lock(disks_->mu);
+      disks_->events = events;
+    }
+    return TwoProcesses::Boot(std::move(events));
   }
 
   Result<UniqueFd> ConnectVsock(uint32_t port) override {

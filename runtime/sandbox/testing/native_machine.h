@@ -55,6 +55,7 @@ struct DiskWatch {
   std::map<std::string, UniqueFd> attached;  // until the machine's end
   std::vector<std::string> calls;  // "attach c0-root", "detach c0-root", "detach c0-root force"
   std::map<std::string, Code> refused;  // calls that fail; kOk: none does
+  Machine::EventCallback events;        // from Boot on: what the VMM says
 };
 
 // The same with an agent that the test plays: it answers at its ports.

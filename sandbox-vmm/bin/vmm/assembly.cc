@@ -224,11 +224,15 @@ Result<api::AttachedDevice> Assembly::Attach(const std::string& id, api::DeviceS
         [this, &id](auto&& kind) { return Make(id, std::forward<decltype(kind)>(kind)); },
         std::move(spec));
   };
-  WV_TRY(auto attached, devices_.Attach(id, identity, make, deadline));
-  return api::AttachedDevice{.pci_address = std::move(attached.pci_address),
-                             .node = std::move(attached.node),
-                             .major = attached.major,
-                             .minor = attached.minor};
+  auto attached = devices_.Attach(id, identity, make, deadline);
+  if (!attached) {
+    TellFailure("attach " + id, attached.error());
+    return tl::unexpected(std::move(attached).error());
+  }
+  return api::AttachedDevice{.pci_address = std::move(attached->pci_address),
+                             .node = std::move(attached->node),
+                             .major = attached->major,
+                             .minor = attached->minor};
 }
 
 // What can be said before anything is made.
@@ -264,9 +268,15 @@ Result<> Assembly::Detach(const api::DetachOptions& options) {
                   "the machine is paused, and its guest lets go of no device: resume it first");
     }
   }
-  WV_TRY(const auto detached,
-         devices_.Detach(options.id, options.force, upcall::Clock::now() + options.patience));
-  if (detached.surprise) {
+  auto detached =
+      devices_.Detach(options.id, options.force, upcall::Clock::now() + options.patience);
+  if (!detached) {
+    if (detached.error().code() != Code::kNotFound) {
+      TellFailure("detach " + options.id, detached.error());
+    }
+    return tl::unexpected(std::move(detached).error());
+  }
+  if (detached->surprise) {
     WV_WARN("device {} went without the guest's consent", options.id);
   }
   return {};
@@ -406,27 +416,45 @@ Result<> Assembly::Resume() {
   return {};
 }
 
-std::map<std::string, uint64_t> Assembly::Metrics() {
-  std::map<std::string, uint64_t> metrics;
+namespace {
+
+void AddExits(const machine::MachineCounters& counters, api::MachineMetrics& metrics) {
+  for (size_t i = 0; i < kvm::kExitReasons; ++i) {
+    const auto reason = static_cast<kvm::ExitReason>(i);
+    const char* const name = kvm::ExitReasonName(reason);
+    metrics.counters[std::string("exits.") + name] = counters.exits_by(reason);
+    metrics.vcpus.resize(counters.exits.size());
+    for (size_t id = 0; id < counters.exits.size(); ++id) {
+      metrics.vcpus[id].id = static_cast<uint32_t>(id);
+      metrics.vcpus[id].exits[name] = counters.exits[id].at(i);
+    }
+  }
+}
+
+}  // namespace
+
+api::MachineMetrics Assembly::Metrics() {
+  api::MachineMetrics metrics;
   {
     const std::lock_guard lock(mu_);
     if (!machine_) {
       return metrics;
     }
     const machine::MachineCounters counters = machine_->counters();
-    for (size_t i = 0; i < counters.exits.size(); ++i) {
-      metrics[std::string("exits.") + kvm::ExitReasonName(static_cast<kvm::ExitReason>(i))] =
-          counters.exits.at(i);
-    }
-    metrics["vcpus.running"] = vcpus_->running();
-    metrics["memslots"] = counters.memslots;
-    metrics["pmem.dropped_writes"] = counters.read_only_writes;
+    AddExits(counters, metrics);
+    metrics.counters["vcpus.running"] = vcpus_->running();
+    metrics.counters["memslots"] = counters.memslots;
+    metrics.counters["pmem.dropped_writes"] = counters.read_only_writes;
+    metrics.counters["memory.boot_bytes"] = boot_memory_;
   }
-  metrics.merge(upcall_.counters());
-  metrics.merge(devices_.counters());
+  metrics.counters.merge(upcall_.counters());
+  metrics.counters.merge(devices_.counters());
   devices_.ForEach([&metrics](const std::string& id, const virtio::VirtioDevice& device) {
+    api::DeviceMetrics& out = metrics.devices.emplace_back();
+    out.id = id;
+    out.kind = device.traits().name;
     for (const virtio::CounterValue& counter : device.counters()) {
-      metrics[id + "." + counter.name] = counter.value;
+      out.counters[counter.name] = counter.value;
     }
   });
   return metrics;
@@ -439,6 +467,19 @@ void Assembly::SetEventListener(std::function<void(api::MachineEvent)> listener)
 
 void Assembly::OnMachineEvent(const machine::Event& event) {
   Publish({ToApi(event.kind), fmt::format("{}: {}", machine::EventName(event.kind), event.text)});
+}
+
+void Assembly::TellFailure(const std::string& what, const Error& error) {
+  if (error.code() == Code::kInvalidArgument || error.code() == Code::kAlreadyExists) {
+    return;  // the caller's mistake, which the caller hears of
+  }
+  {
+    const std::lock_guard lock(mu_);
+    if (!booted_ || ending_) {
+      return;
+    }
+  }
+  Publish({api::EventKind::kHotplugFailed, fmt::format("{}: {}", what, error.message())});
 }
 
 void Assembly::Publish(api::MachineEvent event) {

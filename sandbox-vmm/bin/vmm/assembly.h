@@ -48,7 +48,7 @@ class Assembly final : public api::VirtualMachine {
   void EndWaits() override;
   Result<> Pause() override;
   Result<> Resume() override;
-  std::map<std::string, uint64_t> Metrics() override;
+  api::MachineMetrics Metrics() override;
   void SetEventListener(std::function<void(api::MachineEvent)> listener) override;
 
  private:
@@ -105,6 +105,8 @@ class Assembly final : public api::VirtualMachine {
   Result<> CheckUpcall() const;
   void OnMachineEvent(const machine::Event& event);
   void Publish(api::MachineEvent event);
+  // News, of what was tried while the guest runs.
+  void TellFailure(const std::string& what, const Error& error);
 
   std::mutex mu_;  // guards what follows; the machine itself is made once
   std::unique_ptr<api::ConsoleRingWriter> console_;

@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <functional>
@@ -53,6 +54,11 @@ class AssemblyTest : public testing::Test {
     spec.max_vcpus = kVcpus + 2;
     const auto created = assembly_.Create(std::move(spec));
     ASSERT_TRUE(created.has_value()) << created.error().message();
+    assembly_.SetEventListener([this](api::MachineEvent event) {
+      if (api::IsNews(event.kind)) {
+        news_.push_back(std::move(event));
+      }
+    });
   }
 
   Result<api::AttachedDevice> Attach(const std::string& id, api::DeviceSpec spec) {
@@ -75,6 +81,7 @@ class AssemblyTest : public testing::Test {
   }
 
   static constexpr uint32_t kVcpus = 2;
+  std::vector<api::MachineEvent> news_;  // by calls of the test's own thread
   Assembly assembly_;
 };
 
@@ -126,8 +133,11 @@ TEST_F(AssemblyTest, DeviceThatTheGuestDoesNotTakeUpIsGoneAgain) {
     EXPECT_EQ(disk.error().code(), Code::kDeadlineExceeded) << disk.error().message();
     EXPECT_EQ(Detach("disk"), Code::kNotFound);
   }
+  ASSERT_EQ(news_.size(), 2U);
+  EXPECT_EQ(news_[0].kind, api::EventKind::kHotplugFailed);
+  EXPECT_TRUE(news_[0].text.starts_with("attach disk: ")) << news_[0].text;
   EXPECT_LE(OpenFds(), fds + 2) << "but for what waits in the vsock device for the guest's driver";
-  const auto metrics = assembly_.Metrics();
+  const auto metrics = assembly_.Metrics().counters;
   EXPECT_EQ(metrics.at("upcall.pci_rescan.failures.deadline_exceeded"), 1U);
   // The roll-back of the first; the second is not tried before the guest has answered that.
   EXPECT_EQ(metrics.at("upcall.pci_remove.failures.deadline_exceeded"), 2U);
@@ -188,8 +198,8 @@ TEST_F(AssemblyTest, WithoutVsockTheAgentIsAskedOverTheConsolePort) {
   ASSERT_TRUE(assembly_.Boot());
   // The guest halts at once: the preamble finds nobody.
   EXPECT_EQ(Attach("disk", Disk()).error().code(), Code::kDeadlineExceeded);
-  EXPECT_EQ(assembly_.Metrics().at("hotplug.rolled_back"), 1U);
-  EXPECT_GE(assembly_.Metrics().at("upcall.streams"), 2U);
+  EXPECT_EQ(assembly_.Metrics().counters.at("hotplug.rolled_back"), 1U);
+  EXPECT_GE(assembly_.Metrics().counters.at("upcall.streams"), 2U);
   EXPECT_EQ(Detach("console"), Code::kFailedPrecondition) << "there is no other way";
 }
 
@@ -211,7 +221,15 @@ TEST_F(AssemblyTest, MemoryIsResizedWithinItsBoundsAndTellsHowFarItCame) {
   EXPECT_EQ(resized->memory_bytes, 64U << 20U);
   EXPECT_TRUE(resized->why.starts_with("the guest has plugged 0 of 64 MiB: MemoryOnline: "))
       << resized->why;
-  EXPECT_EQ(assembly_.Metrics().at("mem.requested_bytes"), 0U) << "it is asked for no more";
+  const auto devices = assembly_.Metrics().devices;
+  const auto mem = std::ranges::find(devices, "mem", &api::DeviceMetrics::id);
+  ASSERT_NE(mem, devices.end());
+  EXPECT_EQ(mem->kind, "mem");
+  EXPECT_EQ(mem->counters.at("requested_bytes"), 0U) << "it is asked for no more";
+  ASSERT_EQ(news_.size(), 1U) << "what the caller did wrong is no news";
+  EXPECT_EQ(news_[0].kind, api::EventKind::kResized);
+  EXPECT_TRUE(news_[0].text.starts_with("64 MiB of memory: the guest has plugged 0"))
+      << news_[0].text;
   EXPECT_EQ(assembly_.Size()->memory_bytes, 64U << 20U);
 }
 
@@ -243,8 +261,16 @@ TEST_F(AssemblyTest, VcpusThatTheGuestDoesNotTakeStopAgain) {
   EXPECT_EQ(resize(kVcpus)->vcpus, kVcpus) << "nothing to ask for";
   for (int round = 0; round < 2; ++round) {
     EXPECT_EQ(resize(kVcpus + 2).error().code(), Code::kDeadlineExceeded);
-    EXPECT_EQ(assembly_.Metrics().at("vcpus.running"), kVcpus);
+    EXPECT_EQ(assembly_.Metrics().counters.at("vcpus.running"), kVcpus);
   }
+  const auto vcpus = assembly_.Metrics().vcpus;
+  ASSERT_EQ(vcpus.size(), kVcpus + 2) << "those that do not run, too";
+  EXPECT_EQ(vcpus[1].id, 1U);
+  EXPECT_TRUE(vcpus[1].exits.contains("mmio_write"));
+  ASSERT_EQ(news_.size(), 3U);
+  EXPECT_EQ(news_[0].text, "2 vCPUs");
+  EXPECT_EQ(news_[1].kind, api::EventKind::kHotplugFailed);
+  EXPECT_TRUE(news_[1].text.starts_with("4 vCPUs: ")) << news_[1].text;
 }
 
 TEST_F(AssemblyTest, PausedGuestIsAskedForNothing) {
@@ -279,7 +305,7 @@ TEST_F(AssemblyTest, WhoWaitsForTheGuestIsReleasedByTheEnd) {
     return assembly_.ConnectVsock(1024, std::move(pair.first)).error().code();
   });
   std::this_thread::sleep_for(std::chrono::milliseconds(100));
-  EXPECT_FALSE(assembly_.Metrics().empty()) << "others go on meanwhile";
+  EXPECT_FALSE(assembly_.Metrics().counters.empty()) << "others go on meanwhile";
   assembly_.EndWaits();
   EXPECT_EQ(attach.get(), Code::kUnavailable);
   EXPECT_EQ(connect.get(), Code::kUnavailable);

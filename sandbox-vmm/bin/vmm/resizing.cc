@@ -17,6 +17,11 @@ bool IsMem(const DeviceIdentity& identity) {
   return identity.has_mem();
 }
 
+// "2 vCPUs: the guest keeps one"
+std::string News(std::string reached, const std::string& why) {
+  return why.empty() ? reached : std::move(reached) + ": " + why;
+}
+
 }  // namespace
 
 Result<api::ResizedVcpus> Assembly::ResizeVcpus(uint32_t vcpus,
@@ -29,8 +34,13 @@ Result<api::ResizedVcpus> Assembly::ResizeVcpus(uint32_t vcpus,
     }
   }
   WV_TRY_VOID(CheckUpcall());
-  WV_TRY(auto reached, vcpus_->Resize(vcpus, deadline));
-  return api::ResizedVcpus{.vcpus = reached.vcpus, .why = std::move(reached.why)};
+  auto reached = vcpus_->Resize(vcpus, deadline);
+  if (!reached) {
+    TellFailure(fmt::format("{} vCPUs", vcpus), reached.error());
+    return tl::unexpected(std::move(reached).error());
+  }
+  Publish({api::EventKind::kResized, News(fmt::format("{} vCPUs", reached->vcpus), reached->why)});
+  return api::ResizedVcpus{.vcpus = reached->vcpus, .why = std::move(reached->why)};
 }
 
 class Assembly::MemDeviceSize final : public hotplug::PluggableMemory {
@@ -95,10 +105,16 @@ Result<api::ResizedMemory> Assembly::ResizeMemory(uint64_t bytes,
   // Beyond the region it does not come: that is whole blocks, or there would be no device.
   const uint64_t block = devices::MemDevice::BlockSizeFor(region.size);
   const uint64_t plugged = (bytes - boot_memory_ + block - 1) / block * block;
-  WV_TRY(auto reached, hotplug::ResizeMemory(memory, upcall_, plugged, deadline));
-  return api::ResizedMemory{.memory_bytes = boot_memory_ + reached.plugged,
-                            .online_bytes = reached.online,
-                            .why = std::move(reached.why)};
+  auto reached = hotplug::ResizeMemory(memory, upcall_, plugged, deadline);
+  if (!reached) {
+    TellFailure(fmt::format("{} MiB of memory", bytes >> 20U), reached.error());
+    return tl::unexpected(std::move(reached).error());
+  }
+  const uint64_t total = boot_memory_ + reached->plugged;
+  Publish({api::EventKind::kResized,
+           News(fmt::format("{} MiB of memory", total >> 20U), reached->why)});
+  return api::ResizedMemory{
+      .memory_bytes = total, .online_bytes = reached->online, .why = std::move(reached->why)};
 }
 
 Result<api::MachineSize> Assembly::Size() {

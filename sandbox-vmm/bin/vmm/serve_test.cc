@@ -57,8 +57,10 @@ class IdleMachine : public api::VirtualMachine {
 
   Result<> Resume() override { return {}; }
 
-  std::map<std::string, uint64_t> Metrics() override {
-    return {{"root_entries", access("/etc", F_OK) == 0 ? 1U : 0U}};
+  api::MachineMetrics Metrics() override {
+    return {.counters = {{"root_entries", access("/etc", F_OK) == 0 ? 1U : 0U}},
+            .devices = {},
+            .vcpus = {}};
   }
 
   void SetEventListener(std::function<void(api::MachineEvent)> /*listener*/) override {}

@@ -44,7 +44,7 @@ tl::unexpected<Error> NoDevice() {
 
 Result<> PauseFor(Machine& machine, std::chrono::milliseconds time) {
   machine.Pause();
-  const ExitCounts before = machine.counters().exits;
+  const std::vector<ExitCounts> before = machine.counters().exits;
   std::this_thread::sleep_for(time);
   const bool ran = before != machine.counters().exits;
   machine.Resume();

@@ -52,9 +52,9 @@ class Ending {
 
 void PrintCounters(const MachineCounters& counters) {
   fmt::print(stderr, "exits:");
-  for (size_t i = 0; i < counters.exits.size(); ++i) {
-    fmt::print(stderr, " {}={}", kvm::ExitReasonName(static_cast<kvm::ExitReason>(i)),
-               counters.exits[i]);
+  for (size_t i = 0; i < kvm::kExitReasons; ++i) {
+    const auto reason = static_cast<kvm::ExitReason>(i);
+    fmt::print(stderr, " {}={}", kvm::ExitReasonName(reason), counters.exits_by(reason));
   }
   fmt::print(stderr, "; unclaimed mmio {}/{} ports {}/{}; read-only writes {}; memslots {}\n",
              counters.mmio.unclaimed_reads, counters.mmio.unclaimed_writes,

@@ -86,6 +86,15 @@ class ProbeMachineTest : public kvm::testing::ProbeVmTest {
         std::make_unique<VcpuThreads>(std::move(vcpus), &handler_, std::move(on_thread_start));
   }
 
+  // Of all vCPUs.
+  uint64_t ExitsBy(kvm::ExitReason reason) const {
+    uint64_t total = 0;
+    for (const ExitCounts& vcpu : threads_->exits()) {
+      total += vcpu.at(static_cast<size_t>(reason));
+    }
+    return total;
+  }
+
   template <typename Condition>
   static bool Eventually(Condition condition) {
     for (int i = 0; i < 10000 && !condition(); ++i) {
