@@ -6,6 +6,8 @@
 #include <utility>
 
 #include "agent/block_disk.h"
+#include "agent/guest_usage.h"
+#include "agent/kernel_files.h"
 #include "agent/machine.h"
 #include "agent/version.h"
 #include "base/log.h"
@@ -79,6 +81,11 @@ void Service::RegisterSandboxCalls(ttrpc::Server& server) {
       kService, "CreateSandbox",
       [this](const v1::CreateSandboxRequest& request, const CallContext&,
              const Responder<v1::Empty>& responder) { responder.Answer(CreateSandbox(request)); });
+  server.RegisterUnary<v1::Empty, v1::GuestUsageResponse>(
+      kService, "GuestUsage",
+      [](const v1::Empty&, const CallContext&, const Responder<v1::GuestUsageResponse>& responder) {
+        responder.Ok(ReadGuestUsage(KernelFiles()));
+      });
   server.RegisterServerStream<v1::Empty, v1::Event>(
       kService, "WatchEvents",
       [this](const v1::Empty&, const CallContext&, ttrpc::ServerStream<v1::Event> stream) {

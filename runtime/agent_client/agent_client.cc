@@ -312,9 +312,15 @@ Result<> AgentClient::UpdateContainer(const std::string& id, const std::string& 
   return CallEmpty("UpdateContainer", request);
 }
 
-Result<agent_pb::ContainerStatsResponse> AgentClient::ContainerStats(const std::string& id) {
-  return Call<agent_pb::ContainerStatsResponse>("ContainerStats", Ref(id),
-                                                rep_->options.call_timeout);
+Result<agent_pb::ContainerStatsResponse> AgentClient::ContainerStats(const std::string& id,
+                                                                     milliseconds limit) {
+  return Call<agent_pb::ContainerStatsResponse>(
+      "ContainerStats", Ref(id), limit.count() > 0 ? limit : rep_->options.call_timeout);
+}
+
+Result<agent_pb::GuestUsageResponse> AgentClient::GuestUsage(milliseconds limit) {
+  return Call<agent_pb::GuestUsageResponse>("GuestUsage", agent_pb::Empty(),
+                                            limit.count() > 0 ? limit : rep_->options.call_timeout);
 }
 
 Result<> AgentClient::SyncFilesystems(milliseconds timeout) {

@@ -85,7 +85,11 @@ class AgentClient {
   Result<> PauseContainer(const std::string& id);
   Result<> ResumeContainer(const std::string& id);
   Result<> UpdateContainer(const std::string& id, const std::string& resources_json);
-  Result<agent_pb::ContainerStatsResponse> ContainerStats(const std::string& id);
+  // `limit` 0: the call timeout, here and below.
+  Result<agent_pb::ContainerStatsResponse> ContainerStats(const std::string& id,
+                                                          std::chrono::milliseconds limit = {});
+  // Of the guest as a whole.
+  Result<agent_pb::GuestUsageResponse> GuestUsage(std::chrono::milliseconds limit = {});
   Result<> SyncFilesystems(std::chrono::milliseconds timeout);
   Result<> DetachShare(const std::string& name);
   // INTERNAL: an answer that no guest of ours gives.

@@ -116,6 +116,11 @@ void FakeAgent::Register() {
         updates_.push_back(request.id() + " " + request.resources_json());
         responder.Ok({});
       });
+  Add<agent_pb::Empty, agent_pb::GuestUsageResponse>("GuestUsage", [](const auto&, const auto& r) {
+    agent_pb::GuestUsageResponse response;
+    response.set_memory_total(256U << 20U);
+    r.Ok(response);
+  });
   Add<agent_pb::Empty, agent_pb::Empty>("SyncFilesystems", empty);
   Add<agent_pb::DetachShareRequest, agent_pb::Empty>("DetachShare", empty);
   Add<agent_pb::AddDiskRequest, agent_pb::AddDiskResponse>(
