@@ -63,6 +63,9 @@ class FamilySet {
 
   uint64_t dropped() const { return dropped_; }
 
+  // Elsewhere, before these came here.
+  void CountDropped(uint64_t samples) { dropped_ += samples; }
+
   // "# HELP …\n# TYPE …\nname{label="value"} 1\n…"
   std::string Text() const;
 

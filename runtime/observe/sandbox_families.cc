@@ -218,7 +218,7 @@ void AddMachineCounter(Writer& out, std::string_view name, uint64_t value) {
             {}, value);
   } else if (name.starts_with(kHotplug)) {
     out.Add({"wyvern_hotplug_operations_total", kCounter,
-             "Devices that came or went while the guest runs, by what became of it"},
+             "Devices that were attached or detached, by what became of it"},
             {{"outcome", std::string(name.substr(kHotplug.size()))}}, value);
   } else if (name == "vcpus.running") {
     out.Add({"wyvern_vcpus_running", kGauge, "vCPUs that are on line"}, {}, value);

@@ -60,6 +60,12 @@ void SandboxImpl::OnAnchorDeath(const ContainerPtr& container) {
 }
 
 void SandboxImpl::OnMachineEvent(const MachineEvent& event) {
+  if (event.IsNews()) {
+    events_.Add(event.kind == MachineEvent::Kind::kResized ? observe::EventKind::kResized
+                                                           : observe::EventKind::kHotplugFailed,
+                "", event.text);
+    return;
+  }
   loop_->loop().Post([this, event] {
     // Told by name first: the process's end that follows says less.
     if (event.kind == MachineEvent::Kind::kProcessDied) {
@@ -116,6 +122,7 @@ void SandboxImpl::Die(std::string reason) {
     death_told_ = callback != nullptr;
   }
   WV_ERROR("sandbox {} died: {}", options_.id, reason);
+  events_.Add(observe::EventKind::kDied, "", reason);
   LogConsole();
   for (const ProcessPtr& process : processes) {
     SetExited(process, 128 + SIGKILL);

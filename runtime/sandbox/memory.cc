@@ -26,7 +26,7 @@ void SandboxImpl::TellOom(const std::string& id) {
   {
     const std::lock_guard lock(mu_);
     const auto it = containers_.find(id);
-    if (on_oom_ == nullptr || it == containers_.end() || std::exchange(it->second->oom, true)) {
+    if (it == containers_.end() || std::exchange(it->second->oom, true)) {
       return;
     }
     container = it->second;
@@ -37,7 +37,11 @@ void SandboxImpl::TellOom(const std::string& id) {
       const std::lock_guard lock(mu_);
       callback = on_oom_;
     }
-    callback(container->id);
+    events_.Add(observe::EventKind::kOom, container->id,
+                "the guest killed a process for want of memory");
+    if (callback) {
+      callback(container->id);
+    }
     const std::lock_guard lock(mu_);
     container->oom = false;
   });

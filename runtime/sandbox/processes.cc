@@ -101,6 +101,7 @@ void SandboxImpl::AwaitExit(const ContainerPtr& container, const std::string& ex
                               const std::lock_guard lock(mu_);
                               container->written_back = done;
                             }
+                            TellExited(container->id, process, code);
                             SetExited(process, code);
                             ShrinkAfterExit();
                           });
@@ -149,6 +150,7 @@ Result<> SandboxImpl::StartProcess(const std::string& id, const std::string& exe
   }
   timeline_.Add(exec_id.empty() ? "crun-start" : "exec-start", start);
   if (exec_id.empty()) {
+    TellStarted(id, process);
     if (auto hooked = RunHooks("poststart", container->host->facts().hooks.poststart,
                                HookStateOf(*container, "running"), stop_hooks_.get_token());
         !hooked.has_value()) {

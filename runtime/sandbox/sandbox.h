@@ -27,6 +27,8 @@
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "observe/event_log.h"
+#include "observe/observation.h"
 
 namespace wyvern::runtime {
 
@@ -202,6 +204,10 @@ class Sandbox {
   virtual ConsoleTail ConsoleLog() = 0;
   virtual std::vector<TimelinePoint> Timeline() = 0;
   virtual std::string EffectiveConfig() = 0;  // yaml, each value with its origin
+  // Within three seconds, whatever VMM and guest do; the rest of the host's figures take milliseconds.
+  virtual observe::Observation Observe() = 0;
+  // What has happened to it, from the end of Start on. Lives as long as this.
+  virtual observe::EventLog& Events() = 0;
   // Called once, when the sandbox died without Shutdown.
   virtual void OnDeath(std::function<void(std::string reason)> callback) = 0;
   virtual void OnOom(std::function<void(std::string container_id)> callback) = 0;

@@ -56,6 +56,7 @@ Result<std::unique_ptr<Sandbox>> StartSandbox(SandboxOptions options, Backend ba
 struct Process {
   ProcessStatus status = ProcessStatus::kCreated;
   bool starting = false;
+  bool start_told = false;  // of an init: its event
   bool terminal = false;
   bool killed = false;  // an init that was sent SIGKILL: its end is awaited
   std::optional<uint32_t>
@@ -120,6 +121,8 @@ class SandboxImpl final : public Sandbox {
   Result<> CheckAlive();
   std::vector<TimelinePoint> Timeline() override;
   std::string EffectiveConfig() override;
+  observe::Observation Observe() override;
+  observe::EventLog& Events() override;
   void OnDeath(std::function<void(std::string reason)> callback) override;
   void OnOom(std::function<void(std::string container_id)> callback) override;
   Result<> Shutdown() override;
@@ -199,6 +202,10 @@ class SandboxImpl final : public Sandbox {
   void ShrinkAfterExit();
   void Shrink();
 
+  // observe.cc
+  void TellStarted(const std::string& id, const ProcessPtr& init);                  // takes mu_
+  void TellExited(const std::string& id, const ProcessPtr& init, uint32_t status);  // takes mu_
+
   // guest_exec.cc
   Result<> CheckGuestExec() const;
   Result<> AddProcess(const std::string& id, const std::string& exec_id,
@@ -231,6 +238,7 @@ class SandboxImpl final : public Sandbox {
   const Config& config_;
   oci::Facts facts_;  // of the bundle that the sandbox was started with
   TimelineRecorder timeline_;
+  observe::EventLog events_;  // its lock is a leaf
   std::unique_ptr<StateStore> state_;
   std::optional<Cgroup> cgroup_;
   std::optional<CacheReclaim> host_cache_;  // of cgroup_; one round at a time, in the pool

@@ -75,7 +75,10 @@ Result<> SandboxImpl::Start() {
   WV_TRY_VOID(CheckCancelled());
   WV_TRY_VOID(StartMachine());
   WV_TRY_VOID(BootMachine());
-  return ConnectAgent();
+  WV_TRY_VOID(ConnectAgent());
+  events_.Add(observe::EventKind::kStarted, "",
+              fmt::format("in {} ms", timeline_.Now() / 1'000'000));
+  return {};
 }
 
 Result<> SandboxImpl::CheckCancelled() const {

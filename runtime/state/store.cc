@@ -89,7 +89,7 @@ Result<SandboxRecord> LoadState(const std::string& directory) {
 
 Result<> RemoveStateDirectory(const std::string& directory) {
   // What we or the shim put there; state.json last, so that an interrupted removal can be repeated.
-  for (const char* name : {"control.sock", "state.json.new", "state.json"}) {
+  for (const char* name : {"control.sock", "metrics.sock", "state.json.new", "state.json"}) {
     const std::string path = directory + "/" + name;
     if (unlink(path.c_str()) != 0 && errno != ENOENT && errno != ENOTDIR) {
       return SysError("unlink " + path);

@@ -329,6 +329,21 @@ size_t FakeSandbox::ContainerCount() {
   return ContainerIds().size();
 }
 
+observe::Observation FakeSandbox::Observe() {
+  observe::Observation seen;
+  seen.processes = {{.role = "owner", .container = "", .pid = getpid(), .pss = 1U << 20U}};
+  seen.vmm = observe::VmmUsage{.counters = {{"vcpus.running", 2}},
+                               .devices = {{"disk", "blk", {{"bytes_read", 512}}}},
+                               .vcpus = {{0, {{"halt", 7}}}}};
+  seen.guest = observe::GuestUsage();
+  seen.guest->memory_total = 256U << 20U;
+  for (const std::string& id : ContainerIds()) {
+    seen.containers.push_back({.id = id, .memory_current = 4096});
+  }
+  seen.container_count = seen.containers.size();
+  return seen;
+}
+
 void FakeSandbox::OnDeath(std::function<void(std::string reason)> callback) {
   const std::lock_guard lock(mu_);
   on_death_ = std::move(callback);

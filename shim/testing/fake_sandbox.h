@@ -63,6 +63,11 @@ class FakeSandbox final : public runtime::Sandbox {
 
   std::string EffectiveConfig() override { return "vm:\n  vcpus: 1  # built-in\n"; }
 
+  // Some figures of each kind.
+  observe::Observation Observe() override;
+
+  observe::EventLog& Events() override { return events_; }
+
   void OnDeath(std::function<void(std::string reason)> callback) override;
   void OnOom(std::function<void(std::string container_id)> callback) override;
   Result<> Shutdown() override;
@@ -76,6 +81,7 @@ class FakeSandbox final : public runtime::Sandbox {
 
   const runtime::SandboxOptions options_;
   const Hook before_;
+  observe::EventLog events_;
   std::mutex mu_;
   // Guarded by mu_:
   bool dead_ = false;
