@@ -30,12 +30,12 @@ Result<std::unique_ptr<wyvern::runtime::Sandbox>> StartSandbox(
   return wyvern::runtime::Sandbox::Start(std::move(options));
 }
 
-std::string ControlSocket(const std::string& ns, const std::string& id) {
+std::string StateDirectoryOf(const std::string& ns, const std::string& id) {
   // state_dir comes from the system's configuration only, so that everybody finds it again.
   const auto config = wyvern::runtime::LoadConfig({});
   const std::string state_dir =
       config ? (*config)->state_dir : wyvern::runtime::BuiltInConfig().state_dir;
-  return wyvern::runtime::StateDirectory(state_dir, ns, id) + "/control.sock";
+  return wyvern::runtime::StateDirectory(state_dir, ns, id);
 }
 
 }  // namespace
@@ -45,6 +45,11 @@ int main(int argc, char** argv) {
   hooks.version = WV_VERSION;
   hooks.start_sandbox = StartSandbox;
   hooks.clean_up = wyvern::runtime::CleanUp;
-  hooks.control_socket = ControlSocket;
+  hooks.control_socket = [](const std::string& ns, const std::string& id) {
+    return StateDirectoryOf(ns, id) + "/control.sock";
+  };
+  hooks.metrics_socket = [](const std::string& ns, const std::string& id) {
+    return StateDirectoryOf(ns, id) + "/metrics.sock";
+  };
   return wyvern::shim::ShimMain(argc, argv, hooks);
 }

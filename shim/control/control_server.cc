@@ -1,6 +1,5 @@
 #include "control/control_server.h"
 
-#include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,7 +15,11 @@
 #include "base/unix_socket.h"
 #include "control/exec_spec.h"
 #include "control/exec_stream.h"
+#include "control/metrics_wire.h"
 #include "control/size_messages.h"
+#include "observe/host_process.h"
+#include "observe/sandbox_families.h"
+#include "observe/text_server.h"
 #include "ttrpc/blocking.h"
 #include "ttrpc/server.h"
 
@@ -28,6 +31,7 @@ namespace {
 
 constexpr const char* kService = "wyvern.control.v1.Control";
 constexpr size_t kMaxSpec = 16 << 20;
+constexpr size_t kMaxWatchers = 64;
 
 const char* StatusName(runtime::ProcessStatus status) {
   switch (status) {
@@ -57,6 +61,7 @@ class ControlServer::Impl {
   ~Impl() {
     Close();
     pool_.reset();
+    metrics_.reset();
   }
 
   Impl(const Impl&) = delete;
@@ -95,6 +100,10 @@ class ControlServer::Impl {
   std::shared_ptr<ExecStream> OpenStream(const pb::StreamData& first,
                                          const ttrpc::CallContext& client,
                                          const ttrpc::RawStream& stream);
+  observe::FamilySet Measure();
+  void WatchEvents(const pb::WatchEventsRequest& request,
+                   ttrpc::ServerStream<pb::SandboxEvent> stream);
+  void EndWatchers(bool all);  // on the loop
   void OnDisconnect();
   void Abandon(const Key& key);  // on the loop
   void EndAbandoned(const Key& key);
@@ -108,6 +117,14 @@ class ControlServer::Impl {
   std::unique_ptr<LoopThread> thread_;
   std::unique_ptr<ttrpc::BlockingPool> pool_;
   std::unique_ptr<ttrpc::Server> server_;  // used and destroyed on the loop's thread
+  std::unique_ptr<observe::TextServer> metrics_;
+
+  struct Watcher {
+    uint64_t subscription = 0;
+    std::shared_ptr<ttrpc::ServerStream<pb::SandboxEvent>> stream;
+  };
+
+  std::vector<Watcher> watchers_;  // on the loop
 
   std::mutex mu_;
   uint64_t next_exec_ = 1;                        // guarded by mu_
@@ -135,14 +152,32 @@ Result<> ControlServer::Impl::Start() {
     Register();
     listening = server_->Listen(std::move(listener), ttrpc::PeerIsRootOrSelf);
   });
-  return listening;
+  WV_TRY_VOID(std::move(listening));
+  if (options_.metrics_socket.empty()) {
+    return {};
+  }
+  auto metrics =
+      observe::TextServer::Start(options_.metrics_socket, [this] { return Measure().Text(); });
+  if (!metrics) {
+    // Nobody but who looks at figures misses it.
+    WV_WARN("metrics socket: {}", metrics.error().message());
+    return {};
+  }
+  metrics_ = *std::move(metrics);
+  return {};
 }
 
 void ControlServer::Impl::Close() {
   if (thread_ == nullptr) {
     return;
   }
-  thread_->Call([this] { server_.reset(); });
+  if (metrics_ != nullptr) {
+    metrics_->Close();
+  }
+  thread_->Call([this] {
+    EndWatchers(/*all=*/true);
+    server_.reset();
+  });
   thread_.reset();
   unlink(path_.c_str());
 }
@@ -174,6 +209,12 @@ void ControlServer::Impl::Register() {
   Pooled("Timeline", &Impl::Timeline);
   Pooled("Resize", &Impl::Resize);
   Pooled("Size", &Impl::Size);
+  server_->RegisterServerStream<pb::WatchEventsRequest, pb::SandboxEvent>(
+      kService, "WatchEvents",
+      [this](const pb::WatchEventsRequest& request, const ttrpc::CallContext&,
+             ttrpc::ServerStream<pb::SandboxEvent> stream) {
+        WatchEvents(request, std::move(stream));
+      });
   server_->RegisterRawBidi(kService, "Stream",
                            [this](const ttrpc::CallContext& client, ttrpc::RawStream stream) {
                              return Attach(client, std::move(stream));
@@ -193,6 +234,7 @@ Result<pb::HelloResponse> ControlServer::Impl::Hello(const pb::HelloRequest& req
   response.set_sandbox_id(options_.sandbox_id);
   response.set_ns(options_.ns);
   response.set_kernel_release(sandbox_.KernelRelease());
+  response.set_metrics_socket(options_.metrics_socket);
   for (const ControlContainer& container : options_.containers()) {
     auto& info = *response.add_containers();
     info.set_id(container.id);
@@ -312,25 +354,44 @@ Result<pb::EffectiveConfigResponse> ControlServer::Impl::EffectiveConfig(
   return response;
 }
 
-Result<pb::MetricsResponse> ControlServer::Impl::Metrics(const pb::Empty& /*request*/) {
-  pb::MetricsResponse response;
-  auto& counters = *response.mutable_counters();
-  counters["containers"] = sandbox_.ContainerCount();
-  for (const std::string& id : sandbox_.ContainerIds()) {
-    const auto stats = sandbox_.Stats(id);
-    if (!stats) {
-      continue;  // it has ended
-    }
-    const std::string prefix = "container." + id + ".";
-    counters[prefix + "cpu_usage_usec"] = stats->cpu_usage_usec;
-    counters[prefix + "memory_current"] = stats->memory_current;
-    counters[prefix + "memory_limit"] = stats->memory_limit;
-    counters[prefix + "pids_current"] = stats->pids_current;
-    for (const auto& [name, value] : stats->memory_events) {
-      counters[fmt::format("{}memory_events.{}", prefix, name)] = value;
+observe::FamilySet ControlServer::Impl::Measure() {
+  observe::Observation seen = sandbox_.Observe();
+  for (const auto& [role, pid] : options_.processes) {
+    if (auto usage = observe::ReadProcessUsage(pid); usage) {
+      usage->role = role;
+      seen.processes.push_back(*std::move(usage));
     }
   }
-  return response;
+  return observe::FamiliesOf({options_.ns, options_.sandbox_id}, seen, sandbox_.Events().Totals());
+}
+
+Result<pb::MetricsResponse> ControlServer::Impl::Metrics(const pb::Empty& /*request*/) {
+  return ToMessage(Measure());
+}
+
+void ControlServer::Impl::WatchEvents(const pb::WatchEventsRequest& request,
+                                      ttrpc::ServerStream<pb::SandboxEvent> stream) {
+  EndWatchers(/*all=*/false);
+  if (watchers_.size() >= kMaxWatchers) {
+    stream.Fail(Error(Code::kResourceExhausted, "too many watch this sandbox's events"));
+    return;
+  }
+  auto shared = std::make_shared<ttrpc::ServerStream<pb::SandboxEvent>>(std::move(stream));
+  // Who does not read is cut off by the server, and forgotten with the next disconnect.
+  const uint64_t subscription = sandbox_.Events().Subscribe(
+      !request.only_new(),
+      [shared](const observe::Event& event) { (void)shared->Send(ToMessage(event)); });
+  watchers_.push_back({subscription, std::move(shared)});
+}
+
+void ControlServer::Impl::EndWatchers(bool all) {
+  std::erase_if(watchers_, [&](const Watcher& watcher) {
+    const bool ends = all || !watcher.stream->alive();
+    if (ends) {
+      sandbox_.Events().Unsubscribe(watcher.subscription);
+    }
+    return ends;
+  });
 }
 
 Result<pb::TimelineResponse> ControlServer::Impl::Timeline(const pb::Empty& /*request*/) {
@@ -378,6 +439,7 @@ std::shared_ptr<ExecStream> ControlServer::Impl::OpenStream(const pb::StreamData
 
 // A connection is gone, and with it whoever would have attached to its execs or asked for their exit status.
 void ControlServer::Impl::OnDisconnect() {
+  EndWatchers(/*all=*/false);
   std::vector<Key> orphans;
   {
     const std::lock_guard lock(mu_);

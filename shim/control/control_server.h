@@ -1,13 +1,14 @@
 // control/control_server.h — wyvern.control.v1 on a unix socket: what the CLI asks a living sandbox, whoever started it (shim or `wyvern run`).
 // Life:    Start → … → Close (before Sandbox::Shutdown, which removes the directory the socket is in) → destroy after Shutdown.
-// Threads: one loop thread of its own, a pool for what blocks. All methods from any thread but those.
-// Trust:   root only: socket 0600 and the peer's uid is checked.
+// Threads: one loop thread of its own, a pool for what blocks, one for the metrics' socket. All methods from any thread but those.
+// Trust:   root only: sockets 0600 and the peer's uid is checked.
 #pragma once
 
 #include <sys/types.h>
 
 #include <chrono>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -29,6 +30,10 @@ struct ControlOptions {
   std::string sandbox_id;
   std::string version;
   std::function<std::vector<ControlContainer>()> containers;
+  // Where the metrics are served, too, as Prometheus' text over HTTP (observe/text_server.h); empty: nowhere.
+  std::string metrics_socket{};
+  // Processes beside those that the sandbox knows of; they are ours, and not waited for before this is destroyed.
+  std::map<std::string, pid_t> processes{};  // by role
 };
 
 class ControlServer {

@@ -1,7 +1,7 @@
 #include "control/control_server.h"
 
 #include <fcntl.h>
-#include <gtest/gtest.h>
+#include <gmock/gmock.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -12,6 +12,7 @@
 
 #include "base/testing/must.h"
 #include "base/unix_socket.h"
+#include "control/metrics_wire.h"
 #include "proto/control.pb.h"
 #include "testing/fake_sandbox.h"
 #include "testing/temp_dir.h"
@@ -21,6 +22,9 @@ namespace wyvern::shim {
 namespace {
 
 namespace cp = wyvern::control::v1;
+
+using testing::HasSubstr;
+using testing::StartsWith;
 
 constexpr const char* kService = "wyvern.control.v1.Control";
 
@@ -45,6 +49,8 @@ class ControlServerTest : public ::testing::Test {
       return std::vector<ControlContainer>{{"c", dir_.path(), runtime::ProcessStatus::kRunning, 42,
                                             std::chrono::system_clock::now()}};
     };
+    options.metrics_socket = dir_ / "metrics.sock";
+    options.processes = {{"keeper", getpid()}};
     server_ = Must(ControlServer::Start(dir_ / "control.sock", sandbox_, std::move(options)));
     client_ = Must(ttrpc::Client::Create(Must(ConnectUnix(dir_ / "control.sock"))));
   }
@@ -327,15 +333,79 @@ TEST_F(ControlServerTest, LogConfigMetricsTimeline) {
       Must(Call<cp::EffectiveConfigResponse>("EffectiveConfig", cp::Empty())).yaml().find("vcpus"),
       std::string::npos);
   const auto metrics = Must(Call<cp::MetricsResponse>("Metrics", cp::Empty()));
-  EXPECT_EQ(metrics.counters().at("containers"), 1U);
-  EXPECT_EQ(metrics.counters().at("container.c.memory_current"), 4096U);
+  const std::string text = FromMessage(metrics).Text();
+  const std::string of = "{namespace=\"some-namespace\",sandbox=\"c\"";
+  EXPECT_THAT(text, HasSubstr("wyvern_sandbox_containers" + of + "} 1\n"));
+  EXPECT_THAT(text, HasSubstr("wyvern_container_memory_bytes" + of +
+                              ",container=\"c\",source=\"guest\"} 4096\n"));
+  EXPECT_THAT(text, HasSubstr("wyvern_vcpu_exits_total" + of + ",vcpu=\"0\",reason=\"halt\"} 7\n"));
+  EXPECT_THAT(text, HasSubstr("wyvern_host_process_pss_bytes" + of + ",process=\"keeper\""));
   const auto timeline = Must(Call<cp::TimelineResponse>("Timeline", cp::Empty()));
   ASSERT_EQ(timeline.points_size(), 1);
   EXPECT_EQ(timeline.points(0).name(), "vmm-exec");
 }
 
+TEST_F(ControlServerTest, MetricsSocketHasTheSameAsText) {
+  const std::string path = dir_ / "metrics.sock";
+  cp::HelloRequest hello;
+  hello.set_protocol(1);
+  EXPECT_EQ(Must(Call<cp::HelloResponse>("Hello", hello)).metrics_socket(), path);
+  const UniqueFd client = Must(ConnectUnix(path));
+  ASSERT_TRUE(WriteAll(client, std::string_view("GET /metrics HTTP/1.1\r\n\r\n")));
+  const std::string answer = Must(ReadToEnd(client, 1U << 20U));
+  EXPECT_THAT(answer, StartsWith("HTTP/1.1 200 OK\r\n"));
+  EXPECT_THAT(answer, HasSubstr("\n# TYPE wyvern_guest_memory_total_bytes gauge\n"));
+}
+
+TEST_F(ControlServerTest, EventsOfBeforeAndOfNow) {
+  sandbox_.Events().Add(observe::EventKind::kStarted, "", "in 5 ms");
+  const auto watch = [this](bool only_new) {
+    cp::WatchEventsRequest request;
+    request.set_only_new(only_new);
+    return Must(client_->OpenStream<cp::WatchEventsRequest, cp::SandboxEvent>(
+        kService, "WatchEvents", request));
+  };
+  auto all = watch(false);
+  const auto first = Must(all.Read(std::chrono::seconds(10)));
+  ASSERT_TRUE(first.has_value());
+  EXPECT_EQ(first->kind(), cp::SandboxEvent::STARTED);
+  EXPECT_EQ(first->number(), 1U);
+  auto fresh = watch(true);
+  cp::HelloRequest hello;
+  hello.set_protocol(1);
+  (void)Must(Call<cp::HelloResponse>("Hello", hello));  // behind it on the loop
+  sandbox_.Events().Add(observe::EventKind::kOom, "c", "why");
+  for (auto* stream : {&all, &fresh}) {
+    const auto event = Must(stream->Read(std::chrono::seconds(10)));
+    ASSERT_TRUE(event.has_value());
+    EXPECT_EQ(event->number(), 2U);
+    EXPECT_EQ(FromMessage(*event).kind, observe::EventKind::kOom);
+    EXPECT_EQ(event->container(), "c");
+  }
+}
+
+TEST_F(ControlServerTest, WatchersAreBoundedAndTheirPlacesComeBack) {
+  const auto watch = [](ttrpc::Client& client) {
+    return Must(
+        client.OpenStream<cp::WatchEventsRequest, cp::SandboxEvent>(kService, "WatchEvents", {}));
+  };
+  sandbox_.Events().Add(observe::EventKind::kStarted, "", "");
+  for (int round = 0; round < 3; ++round) {
+    const auto other = Must(ttrpc::Client::Create(Must(ConnectUnix(dir_ / "control.sock"))));
+    std::vector<ttrpc::ClientStream<cp::SandboxEvent>> streams;
+    for (int i = 0; i < 64; ++i) {
+      streams.push_back(watch(*other));
+      ASSERT_TRUE(streams.back().Read(std::chrono::seconds(10)).has_value());
+    }
+    const auto refused = watch(*other).Read(std::chrono::seconds(10));
+    ASSERT_FALSE(refused.has_value());
+    EXPECT_EQ(refused.error().code(), Code::kResourceExhausted);
+  }
+}
+
 TEST_F(ControlServerTest, CloseRemovesTheSocket) {
   server_->Close();
+  EXPECT_NE(access((dir_ / "metrics.sock").c_str(), F_OK), 0);
   EXPECT_NE(access((dir_ / "control.sock").c_str(), F_OK), 0);
   EXPECT_FALSE(Call<cp::MetricsResponse>("Metrics", cp::Empty()));
 }

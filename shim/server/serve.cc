@@ -132,6 +132,8 @@ void ServerProcess::StartControl(runtime::Sandbox& sandbox) {
     }
     return containers;
   };
+  options.metrics_socket =
+      hooks_.metrics_socket ? hooks_.metrics_socket(args_.ns, args_.id) : std::string();
   auto control = ControlServer::Start(path, sandbox, std::move(options));
   if (!control) {
     // The container runs without it; only the CLI misses something.

@@ -21,6 +21,8 @@ struct RuntimeHooks {
       clean_up;
   // Where the control service of a sandbox listens; empty: nowhere.
   std::function<std::string(const std::string& ns, const std::string& id)> control_socket;
+  // The same for its metrics; empty: nowhere.
+  std::function<std::string(const std::string& ns, const std::string& id)> metrics_socket;
   // A server that has neither a connection nor a container then ends: the `start` that made it was killed before it could tell its address.
   std::chrono::milliseconds connect_patience{60000};
 };
