@@ -17,7 +17,7 @@ namespace {
 constexpr uint64_t kPage = 4096;                // of the guests and hosts that there are
 constexpr size_t kMaxFile = size_t{64} << 10U;  // memory.stat has some 3 KiB
 constexpr uint64_t kLeast = 16ULL << 20U;       // smaller amounts are not worth a round each
-constexpr uint64_t kShare = 3;
+constexpr uint64_t kShare = 2;
 constexpr uint32_t kForget = 4;  // calm rounds, for half of the pauses
 
 uint64_t Number(std::string_view text) {

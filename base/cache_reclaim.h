@@ -1,7 +1,7 @@
 // base/cache_reclaim.h — gives the idle page cache of a control group back, a part at a time, for as long as nobody misses it.
 // Spec:    Linux Documentation/admin-guide/cgroup-v2.rst: memory.stat, memory.reclaim (Linux 5.19; its swappiness= came with 6.9),
 //          memory.pressure; Documentation/accounting/psi.rst.
-// Shape:   a round looks at what the group has and what it has waited for since the last round, and asks the kernel for a third of what is
+// Shape:   a round looks at what the group has and what it has waited for since the last round, and asks the kernel for half of what is
 //          idle, in pieces. Who needs memory back shows by two things: tasks that wait for memory (PSI), and pages that are read again soon
 //          after they went (refaults). Either is answered by rounds that take nothing, twice as many each time.
 // Never:   anonymous memory. Where the kernel cannot be told so (before 6.9) and there is swap, nothing is taken.

@@ -182,7 +182,7 @@ class CacheReclaimTest : public testing::Test {
 TEST_F(CacheReclaimTest, AsksForFilePagesOnly) {
   Start();
   EXPECT_EQ(*Round(), 0U);
-  EXPECT_EQ(*Round(), (1024 - 16) * kMiB / 3);
+  EXPECT_EQ(*Round(), (1024 - 16) * kMiB / 2);
   const std::string last = *ReadFile(dir_ + "/memory.reclaim");
   EXPECT_NE(last.find(" swappiness=0"), std::string::npos) << last;
 }
