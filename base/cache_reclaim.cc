@@ -112,7 +112,28 @@ uint64_t CachePace::Next(const CacheFigures& now, Time at) {
   return taken_;
 }
 
+// Asked each time: swap may be added later.
+Result<> CacheReclaim::CheckNoSwap() const {
+  auto swaps = ReadFile(swaps_, kMaxFile);
+  if (!swaps) {
+    if (swaps.error().code() == Code::kNotFound) {
+      return {};  // a kernel that cannot swap
+    }
+    return tl::unexpected(std::move(swaps).error());
+  }
+  // One line of headings, then one for each swap.
+  if (std::ranges::count(*swaps, '\n') > 1) {
+    return Fail(Code::kUnimplemented,
+                "this kernel (before 6.9) would swap out memory of programs when asked for page "
+                "cache: without swap it does not");
+  }
+  return {};
+}
+
 Result<bool> CacheReclaim::Take(uint64_t bytes) {
+  if (plain_) {
+    WV_TRY_VOID(CheckNoSwap());
+  }
   WV_TRY(const UniqueFd file, Open(directory_ + "/memory.reclaim", O_WRONLY));
   auto written =
       WriteAll(file, plain_ ? fmt::format("{}", bytes) : fmt::format("{} swappiness=0", bytes));
@@ -125,13 +146,6 @@ Result<bool> CacheReclaim::Take(uint64_t bytes) {
   }
   if (error != EINVAL || plain_) {
     return tl::unexpected(std::move(written).error());
-  }
-  // One line of headings, then one for each swap.
-  const std::string swaps = ReadFile(swaps_, kMaxFile).value_or("");
-  if (std::ranges::count(swaps, '\n') > 1) {
-    return Fail(Code::kUnimplemented,
-                "this kernel (before 6.9) would swap out memory of programs when asked for page "
-                "cache: without swap it does not");
   }
   plain_ = true;
   return Take(bytes);

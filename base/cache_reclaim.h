@@ -69,13 +69,14 @@ class CacheReclaim {
   Result<uint64_t> Round(CachePace::Time at, const std::function<bool()>& stop);
 
  private:
+  Result<> CheckNoSwap() const;
   // False: the kernel found less than that.
   Result<bool> Take(uint64_t bytes);
 
   const std::string directory_;
   const std::string swaps_;
   CachePace pace_;
-  bool plain_ = false;  // the kernel knows no swappiness=, and there is no swap
+  bool plain_ = false;  // the kernel knows no swappiness=
 };
 
 }  // namespace wyvern

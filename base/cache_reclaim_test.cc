@@ -203,6 +203,15 @@ TEST_F(CacheReclaimTest, AnOlderKernelWithoutSwapIsAskedPlainly) {
   EXPECT_GT(*taken, 0U);
 }
 
+TEST_F(CacheReclaimTest, SwapThatIsAddedLaterIsSeen) {
+  UseOldKernel();
+  Start();
+  (void)Round();
+  EXPECT_GT(*Round(), 0U);
+  Write("swaps", "Filename Type Size Used Priority\n/swap file 1 0 -2\n");
+  EXPECT_EQ(Round().error().code(), Code::kUnimplemented);
+}
+
 TEST_F(CacheReclaimTest, AnOlderKernelWithSwapIsNeverAsked) {
   UseOldKernel();
   Write("swaps", "Filename Type Size Used Priority\n/swap file 1 0 -2\n");
