@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "base/endian.h"
+#include "kvm/probe.h"
 #include "loader/testing/elf_builder.h"
 #include "machine/machine.h"
 
@@ -44,6 +45,10 @@ class UnpluggedMemoryTest : public ::testing::Test {
     if (::access("/dev/kvm", R_OK | W_OK) != 0) {
       GTEST_SKIP() << "no usable /dev/kvm on this host";
     }
+    if (kvm::ProbeKvm("/dev/kvm", std::chrono::milliseconds(500)).verdict !=
+        kvm::KvmVerdict::kWorks) {
+      GTEST_SKIP() << "this KVM interprets the guest: it ends there, and says nothing of memory";
+    }
     loader::testing::TestElf elf;
     size_t at = 0x10;
     for (const unsigned byte : kTouches) {
@@ -61,9 +66,9 @@ class UnpluggedMemoryTest : public ::testing::Test {
         console_.push_back(static_cast<char>(byte));
       }
     };
-    config.on_event = [this](const Event& /*event*/) {
+    config.on_event = [this](const Event& event) {
       const std::lock_guard lock(mu_);
-      ended_ = true;
+      end_ = std::string(EventName(event.kind)) + ": " + event.text;
       changed_.notify_all();
     };
     auto machine = Machine::Create(std::move(config));
@@ -93,7 +98,8 @@ class UnpluggedMemoryTest : public ::testing::Test {
   std::string Run() {
     EXPECT_TRUE(machine_->Boot().has_value());
     std::unique_lock lock(mu_);
-    EXPECT_TRUE(changed_.wait_for(lock, std::chrono::seconds(20), [this] { return ended_; }));
+    EXPECT_TRUE(
+        changed_.wait_for(lock, std::chrono::seconds(20), [this] { return !end_.empty(); }));
     lock.unlock();
     machine_->Stop();
     return console_;
@@ -112,7 +118,7 @@ class UnpluggedMemoryTest : public ::testing::Test {
 
   std::mutex mu_;
   std::condition_variable changed_;
-  bool ended_ = false;
+  std::string end_;  // how the guest ended
   std::string console_;
   std::unique_ptr<Machine> machine_;
   std::unique_ptr<devices::MemorySlots> slots_;
@@ -127,13 +133,13 @@ TEST_F(UnpluggedMemoryTest, UnpluggedVirtioMemRangesAreInaccessibleAndCostNothin
   EXPECT_FALSE(machine_->memory()->Contains(At(1), 1));
   const uint64_t before = Charged();
   EXPECT_LE(before, kChunk);
-  EXPECT_EQ(Run(), "p\xff");  // what was there is gone, and a write is not kept
+  EXPECT_EQ(Run(), "p\xff") << end_;  // what was there is gone, and a write is not kept
   EXPECT_EQ(Charged(), before);
 }
 
 TEST_F(UnpluggedMemoryTest, RangesThatWereNeverPluggedAreInaccessible) {
   ASSERT_TRUE(slots_->Map({At(0), kChunk}).has_value());
-  EXPECT_EQ(Run(), std::string("\0\xff", 2));
+  EXPECT_EQ(Run(), std::string("\0\xff", 2)) << end_;
 }
 
 // Memory that comes back is not what it was.
@@ -143,7 +149,7 @@ TEST_F(UnpluggedMemoryTest, MemoryThatIsPluggedAgainIsZero) {
   ASSERT_TRUE(slots_->Unmap({At(0), kChunk}).has_value());
   ASSERT_TRUE(slots_->Free({At(0), kChunk}).has_value());
   ASSERT_TRUE(slots_->Map({At(0), kChunk}).has_value());
-  EXPECT_EQ(Run(), std::string("\0x", 2));
+  EXPECT_EQ(Run(), std::string("\0x", 2)) << end_;
 }
 
 }  // namespace
