@@ -5,7 +5,7 @@ set -uo pipefail
 smoke=$([ "${WYVERN_LAB:-}" = smoke ] && echo yes)
 ./deploy/packages.sh lab guest $([ "$smoke" ] || echo guest-test interop) || exit 1
 cmake --preset release && ninja -C build/release && { [ "$smoke" ] || ninja -C build/release wyvern-bench; } || exit 1
-[ "$smoke" ] || { cmake --preset unit && ninja -C build/unit vhost_user_fs_test vhost_user_serve vhost_user_peers_test; } || exit 1
+[ "$smoke" ] || { cmake --preset unit && ninja -C build/unit vhost_user_fs_test vhost_user_serve vhost_user_peers_test machine_test; } || exit 1
 kernel=$(deploy/guest/build-kernel.sh | tail -1) || exit 1
 deploy/guest/build-image.sh --agent build/release/bin/wyvern-agent || exit 1
 versions=(1.7 1.6)
@@ -30,7 +30,7 @@ interop
 1.7 1 test_ctr_run.py test_quickstart.py
 1.7 1 test_exec.py test_task_api.py test_tty.py
 1.7 1 test_bad_input.py test_rootfs.py test_confinement.py test_virtio_blk.py test_fs_differential.py test_fs_escape.py test_dax.py test_hotplug.py
-1.7 1 test_block_roots.py test_devices_vcpus.py
+1.7 1 test_block_roots.py test_devices_vcpus.py test_kvm_units.py
 1.7 1 test_memory.py
 1.7 1 test_debian_image.py
 1.7 1 test_wyvern_cli.py test_guest_import.py
@@ -54,6 +54,7 @@ machine() {
   [ "${WYVERN_LONG:-0}" = 1 ] && [[ $name == *-test_memory ]] && memory=8192
   local extra=()
   [ -x build/release/bin/wyvern-bench ] && extra=(--add build/release/bin/wyvern-bench)
+  [ -x build/unit/sandbox-vmm/machine/machine_test ] && extra+=(--add build/unit/sandbox-vmm/machine/machine_test)
   for attempt in 1 2; do
     rm -rf "${out:?}/$name"
     tests/lab/lab run --build build/release --share-out "$out/$name" --console "$out/$name.console" --cpus "${words[1]}" --memory "$memory" \
