@@ -5,17 +5,17 @@
 namespace wyvern::agent {
 namespace {
 
-constexpr char kDevices[] =
-    "Character devices:\n  1 mem\n 10 misc\n244 virtio-portsdev2\n243 virtio-portsdev\n\n"
-    "Block devices:\n254 virtblk\n 99 onlyblock\n";
+using Majors = std::set<uint32_t>;
 
-TEST(CharacterMajorTest, OfTheNamedDriverOnly) {
-  EXPECT_EQ(CharacterMajor(kDevices, "virtio-portsdev"), 243U);
-  EXPECT_EQ(CharacterMajor(kDevices, "mem"), 1U);
-  EXPECT_EQ(CharacterMajor(kDevices, "virtio"), std::nullopt);
-  EXPECT_EQ(CharacterMajor(kDevices, "onlyblock"), std::nullopt);
-  EXPECT_EQ(CharacterMajor("", "mem"), std::nullopt);
-  EXPECT_EQ(CharacterMajor("Character devices:\n\n   \nx mem", "mem"), std::nullopt);
+TEST(DynamicMajorsTest, AreThoseOfOtherCharacterDevices) {
+  constexpr char kDevices[] =
+      "Character devices:\n  1 mem\n 10 misc\n233 low\n234 first\n243 virtio-portsdev\n"
+      "244 virtio-portsdev2\n254 last\n255 high\n383 low\n384 more\n390 virtio-portsdev\n"
+      "511 most\n512 high\n\n"
+      "Block devices:\n254 virtblk\n 250 onlyblock\n";
+  EXPECT_EQ(DynamicMajorsBut("virtio-portsdev", kDevices), (Majors{234, 244, 254, 384, 511}));
+  EXPECT_EQ(DynamicMajorsBut("mem", ""), Majors());
+  EXPECT_EQ(DynamicMajorsBut("mem", "Character devices:\n\n   \nx mem\n240"), Majors({240}));
 }
 
 }  // namespace

@@ -340,15 +340,17 @@ def test_large_environment_and_arguments(spec_file):
 
 @pytest.mark.wyvern_only
 def test_console_ports_are_refused_to_privileged_containers_too():
-    """One of them may be the agent's. A device that is not there would be ENXIO; another driver's is opened, so that mknod is known to do."""
+    """One of them may be the agent's. They take a number when they come: those that are nobody's yet would be ENXIO. Another one opens."""
     script = """
 mknod /zero c 1 5 && head -c 3 /zero | wc -c
-major=$(sed -n 's/^ *\\([0-9]*\\) virtio-portsdev$/\\1/p' /proc/devices)
-mknod /port c $major 1 && cat /port
+for major in 234 254 384 511; do
+  grep -q "^ *$major " /proc/devices || { mknod /port$major c $major 1; cat /port$major; }
+done
 """
     done = run(BUSYBOX, "sh", "-c", script, flags=["--privileged"])
     assert done.stdout.split() == [b"3"], done
     assert b"Operation not permitted" in done.stderr, done
+    assert b"No such device" not in done.stderr, done
 
 
 @pytest.mark.wyvern_only
