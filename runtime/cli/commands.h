@@ -38,6 +38,31 @@ struct ConfigOptions {
 
 Result<int> ShowConfig(const ConfigOptions& options);
 
+struct MetricsOptions {
+  SandboxRef sandbox;
+  bool node = false;   // of all in place of one
+  std::string listen;  // with node: on this unix socket, until SIGINT or SIGTERM
+};
+
+Result<int> Metrics(const MetricsOptions& options);
+
+struct TopOptions {
+  SandboxRef sandbox;  // without id: all
+  double interval = 2;
+  uint32_t count = 0;  // 0: for ever
+};
+
+Result<int> Top(const TopOptions& options);
+
+struct EventsOptions {
+  SandboxRef sandbox;  // without id: all
+  bool json = false;
+  bool only_new = false;
+};
+
+// With an id until that sandbox ends, else for ever.
+Result<int> Events(const EventsOptions& options);
+
 // Removes what `run` unpacked and no run uses. FAILED_PRECONDITION names what could not be removed.
 Result<int> ImagePrune();
 

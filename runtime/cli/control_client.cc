@@ -15,17 +15,6 @@ namespace pb = control::v1;
 
 constexpr std::chrono::milliseconds kHelloTimeout(1000);
 
-Result<LivingSandbox> Connect(const std::string& socket_path) {
-  WV_TRY(UniqueFd socket, ConnectUnix(socket_path));
-  LivingSandbox sandbox;
-  WV_TRY(sandbox.client, ttrpc::Client::Create(std::move(socket), {.name = "control"}));
-  pb::HelloRequest request;
-  request.set_protocol(1);
-  WV_TRY(sandbox.hello, (sandbox.client->Call<pb::HelloRequest, pb::HelloResponse>(
-                            kControlService, "Hello", request, {.timeout = kHelloTimeout})));
-  return sandbox;
-}
-
 constexpr size_t kMaxListed = 10;
 
 struct Match {
@@ -102,11 +91,23 @@ Result<Match> OnlyOne(const std::vector<LivingSandbox>& sandboxes, const Sandbox
 
 }  // namespace
 
+Result<LivingSandbox> ConnectSandbox(const std::string& directory) {
+  WV_TRY(UniqueFd socket, ConnectUnix(directory + "/control.sock"));
+  LivingSandbox sandbox;
+  sandbox.directory = directory;
+  WV_TRY(sandbox.client, ttrpc::Client::Create(std::move(socket), {.name = "control"}));
+  pb::HelloRequest request;
+  request.set_protocol(1);
+  WV_TRY(sandbox.hello, (sandbox.client->Call<pb::HelloRequest, pb::HelloResponse>(
+                            kControlService, "Hello", request, {.timeout = kHelloTimeout})));
+  return sandbox;
+}
+
 Result<std::vector<LivingSandbox>> ListSandboxes(const std::string& state_dir) {
   std::vector<LivingSandbox> sandboxes;
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(state_dir, error)) {
-    auto sandbox = Connect(entry.path().string() + "/control.sock");
+    auto sandbox = ConnectSandbox(entry.path().string());
     if (sandbox) {
       sandboxes.push_back(*std::move(sandbox));
     }

@@ -17,7 +17,11 @@ inline constexpr const char* kControlService = "wyvern.control.v1.Control";
 struct LivingSandbox {
   std::unique_ptr<ttrpc::Client> client;
   control::v1::HelloResponse hello;
+  std::string directory;  // its state
 };
+
+// Whose control socket in that directory answers within a second.
+Result<LivingSandbox> ConnectSandbox(const std::string& directory);
 
 // All sandboxes whose control socket answers within a second, by namespace and id; dead leftovers are passed over.
 Result<std::vector<LivingSandbox>> ListSandboxes(const std::string& state_dir);

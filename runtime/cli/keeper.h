@@ -30,6 +30,8 @@ class Keeper {
   Keeper& operator=(const Keeper&) = delete;
   ~Keeper();  // everything was undone: the process ends
 
+  pid_t pid() const { return process_.pid(); }
+
  private:
   Keeper(Subprocess process, UniqueFd line)
       : process_(std::move(process)), line_(std::move(line)) {}

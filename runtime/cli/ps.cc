@@ -35,7 +35,11 @@ nlohmann::json ObjectOf(const pb::HelloResponse& sandbox, const pb::ContainerInf
                            {"status", nullptr},
                            {"pid", nullptr},
                            {"bundle", nullptr},
-                           {"kernel", sandbox.kernel_release()}};
+                           {"kernel", sandbox.kernel_release()},
+                           {"metrics_socket", nullptr}};
+  if (!sandbox.metrics_socket().empty()) {
+    object["metrics_socket"] = sandbox.metrics_socket();
+  }
   if (container != nullptr) {
     object["container"] = container->id();
     object["status"] = container->status();

@@ -15,6 +15,7 @@ std::vector<control::v1::HelloResponse> Sandboxes() {
   sandboxes[0].set_sandbox_id("pod");
   sandboxes[0].set_ns("k8s.io");
   sandboxes[0].set_kernel_release("6.12.0");
+  sandboxes[0].set_metrics_socket("/run/x/metrics.sock");
   for (const char* id : {"one", "two"}) {
     auto& container = *sandboxes[0].add_containers();
     container.set_id(id);
@@ -47,10 +48,12 @@ TEST(PsTest, JsonHasTheSame) {
                            {"status", "running"},
                            {"pid", 42},
                            {"bundle", "/bundle"},
-                           {"kernel", "6.12.0"}}));
+                           {"kernel", "6.12.0"},
+                           {"metrics_socket", "/run/x/metrics.sock"}}));
   EXPECT_EQ(list[2]["sandbox"], "empty");
   EXPECT_EQ(list[2]["container"], nullptr);
   EXPECT_EQ(list[2]["pid"], nullptr);
+  EXPECT_EQ(list[2]["metrics_socket"], nullptr);
   EXPECT_EQ(PsJson({}), "[]\n");
 }
 

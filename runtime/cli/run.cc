@@ -172,11 +172,11 @@ Result<int> RunContainer(const RunOptions& options, runtime::Sandbox& sandbox, S
   return static_cast<int>(exit.status);
 }
 
-// What `wyvern ps`, `exec` and `logs` talk to.
-Result<std::unique_ptr<shim::ControlServer>> ServeControl(const std::string& path,
+// What `wyvern ps`, `exec`, `logs`, `metrics`, `top` and `events` talk to, and Prometheus.
+Result<std::unique_ptr<shim::ControlServer>> ServeControl(const std::string& directory,
                                                           const std::string& name,
                                                           const std::string& bundle,
-                                                          runtime::Sandbox& sandbox) {
+                                                          runtime::Sandbox& sandbox, pid_t keeper) {
   const auto created = std::chrono::system_clock::now();
   shim::ControlOptions options;
   options.ns = kNamespace;
@@ -194,7 +194,9 @@ Result<std::unique_ptr<shim::ControlServer>> ServeControl(const std::string& pat
     }
     return list;
   };
-  return shim::ControlServer::Start(path, sandbox, std::move(options));
+  options.metrics_socket = directory + "/metrics.sock";
+  options.processes = {{"keeper", keeper}};
+  return shim::ControlServer::Start(directory + "/control.sock", sandbox, std::move(options));
 }
 
 runtime::IoWanted WantedIo(const RunOptions& options) {
@@ -240,13 +242,13 @@ Result<int> Run(const RunOptions& options) {
                                              .scratch = scratch.path()},
                                             image.held));
   WV_TRY_VOID(WriteFile(scratch.bundle() + "/config.json", spec));
-  const std::string control_path =
-      runtime::StateDirectory(config->state_dir, kNamespace, name) + "/control.sock";
+  const std::string state_directory = runtime::StateDirectory(config->state_dir, kNamespace, name);
   WV_TRY(
       const auto sandbox,
       runtime::Sandbox::Start(
           {.ns = kNamespace, .id = name, .bundle = scratch.bundle(), .config = std::move(config)}));
-  WV_TRY(const auto control, ServeControl(control_path, name, scratch.bundle(), *sandbox));
+  WV_TRY(const auto control,
+         ServeControl(state_directory, name, scratch.bundle(), *sandbox, keeper.pid()));
   runtime::ContainerOptions container;
   container.id = name;
   container.bundle = scratch.bundle();

@@ -7,6 +7,7 @@
 #include "cli/commands.h"
 #include "cli/guest_verbs.h"
 #include "cli/keeper.h"
+#include "cli/observe_verbs.h"
 #include "cli/size.h"
 #include "cli/version.h"
 
@@ -170,6 +171,7 @@ void AddVerbs(CLI::App& app, std::function<Result<int>()>& action) {
   AddRun(app, action);
   AddExec(app, action);
   AddInspection(app, action);
+  AddObservation(app, action);
   AddImage(app, action);
   AddKeepRun(app, action);
   AddGuest(app, action);

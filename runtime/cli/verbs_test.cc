@@ -58,6 +58,25 @@ TEST_F(VerbsTest, ResizeTakesANumberThatAMachineCanHave) {
   EXPECT_THAT(Parse({"resize", "--cpus", "2"}), HasSubstr("id is required"));
 }
 
+TEST_F(VerbsTest, MetricsAreOfOneSandboxOrOfTheNode) {
+  EXPECT_EQ(Parse({"metrics", "web"}), "parsed");
+  EXPECT_EQ(Parse({"metrics", "-n", "default", "web"}), "parsed");
+  EXPECT_EQ(Parse({"metrics", "--node"}), "parsed");
+  EXPECT_EQ(Parse({"metrics", "--node", "--listen", "/run/x.sock"}), "parsed");
+  EXPECT_THAT(Parse({"metrics"}), HasSubstr("id, or --node, is required"));
+  EXPECT_THAT(Parse({"metrics", "--node", "web"}), HasSubstr("excludes"));
+  EXPECT_THAT(Parse({"metrics", "--listen", "/run/x.sock", "web"}), HasSubstr("requires"));
+}
+
+TEST_F(VerbsTest, TopAndEventsAreOfAllOrOfOne) {
+  EXPECT_EQ(Parse({"top"}), "parsed");
+  EXPECT_EQ(Parse({"top", "-i", "0.5", "--count", "2", "web"}), "parsed");
+  EXPECT_THAT(Parse({"top", "-i", "0"}), HasSubstr("not in range"));
+  EXPECT_THAT(Parse({"top", "--count", "-1"}), HasSubstr("--count"));
+  EXPECT_EQ(Parse({"events", "--json", "--only-new", "-n", "k8s.io"}), "parsed");
+  EXPECT_EQ(Parse({"events", "web"}), "parsed");
+}
+
 TEST(VersionTest, IsAnOptionToo) {
   CLI::App app{"Wyvern", "wyvern"};
   std::function<Result<int>()> action;

@@ -64,6 +64,8 @@ class ObedientMachine final : public Machine {
     return size;
   }
 
+  Result<observe::VmmUsage> Usage(milliseconds /*limit*/) override { return observe::VmmUsage(); }
+
   api::ConsoleText Console() override { return {}; }
 
   void End() override {}

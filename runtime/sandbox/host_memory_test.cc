@@ -12,19 +12,19 @@ namespace {
 
 using testing::HasSubstr;
 
-constexpr uint64_t kMiB = 1ULL << 20U;
+constexpr uint64_t kMebi = 1ULL << 20U;
 constexpr uint64_t kGiB = 1ULL << 30U;
 
 TEST(HostMemoryTest, LimitIsGuestMemoryWhatMapsItAndTheOverhead) {
-  EXPECT_EQ(HostMemoryLimit(256 * kMiB, 64 * kMiB), (256 + 4 + 64) * kMiB);
-  EXPECT_EQ(HostMemoryLimit(32 * kGiB, 64 * kMiB), 32 * kGiB + (512 + 64) * kMiB);
+  EXPECT_EQ(HostMemoryLimit(256 * kMebi, 64 * kMebi), (256 + 4 + 64) * kMebi);
+  EXPECT_EQ(HostMemoryLimit(32 * kGiB, 64 * kMebi), 32 * kGiB + (512 + 64) * kMebi);
 }
 
 TEST(HostMemoryTest, MemoryIsWholePages) {
-  EXPECT_EQ(RoundToPages(258 * kMiB, RamPages::kTransparent), 258 * kMiB);
-  EXPECT_EQ(RoundToPages(258 * kMiB, RamPages::kSmall), 258 * kMiB);
-  EXPECT_EQ(RoundToPages(258 * kMiB, RamPages::k2MiB), 258 * kMiB);
-  EXPECT_EQ(RoundToPages(258 * kMiB, RamPages::k1GiB), kGiB);
+  EXPECT_EQ(RoundToPages(258 * kMebi, RamPages::kTransparent), 258 * kMebi);
+  EXPECT_EQ(RoundToPages(258 * kMebi, RamPages::kSmall), 258 * kMebi);
+  EXPECT_EQ(RoundToPages(258 * kMebi, RamPages::k2MiB), 258 * kMebi);
+  EXPECT_EQ(RoundToPages(258 * kMebi, RamPages::k1GiB), kGiB);
   EXPECT_EQ(RoundToPages(kGiB, RamPages::k1GiB), kGiB);
 }
 
@@ -57,7 +57,7 @@ class HugePagePoolTest : public testing::Test {
   }
 
   Code Check(uint64_t pages) const {
-    const auto checked = CheckHugePages(RamPages::k2MiB, pages * 2 * kMiB, sys_);
+    const auto checked = CheckHugePages(RamPages::k2MiB, pages * 2 * kMebi, sys_);
     return checked ? Code::kOk : checked.error().code();
   }
 
@@ -85,7 +85,7 @@ TEST_F(HugePagePoolTest, CountersThatDoNotAddUpAreNothingFree) {
 }
 
 TEST_F(HugePagePoolTest, MessagesSayHowManyAreMissingAndWhatToDo) {
-  const auto few = CheckHugePages(RamPages::k2MiB, 256 * kMiB, sys_);
+  const auto few = CheckHugePages(RamPages::k2MiB, 256 * kMebi, sys_);
   ASSERT_FALSE(few.has_value());
   EXPECT_THAT(few.error().message(), HasSubstr("memory.huge_pages: 2MiB: 256 MiB of guest memory "
                                                "need 128 free pages of that size, and the host has "

@@ -406,11 +406,11 @@ Result<pb::TimelineResponse> ControlServer::Impl::Timeline(const pb::Empty& /*re
 }
 
 Result<pb::SizeResponse> ControlServer::Impl::Resize(const pb::ResizeRequest& request) {
-  return sandbox_.Resize(WishOf(request)).map(ToMessage);
+  return sandbox_.Resize(WishOf(request)).map([](const auto& size) { return ToMessage(size); });
 }
 
 Result<pb::SizeResponse> ControlServer::Impl::Size(const pb::Empty& /*request*/) {
-  return sandbox_.Size().map(ToMessage);
+  return sandbox_.Size().map([](const auto& size) { return ToMessage(size); });
 }
 
 std::shared_ptr<ExecStream> ControlServer::Impl::OpenStream(const pb::StreamData& first,

@@ -1,0 +1,14 @@
+// cli/observe_verbs.h — the options of `wyvern metrics`, `top` and `events`.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+
+#include "base/error.h"
+
+namespace wyvern::cli {
+
+// `action` becomes what the parsed command line asks for. Preconditions: it outlives the parsing.
+void AddObservation(CLI::App& app, std::function<Result<int>()>& action);
+
+}  // namespace wyvern::cli
