@@ -66,7 +66,8 @@ def test_version():
     assert said.startswith(b"wyvern ") and wyvern("--version").stdout == said
 
 
-@pytest.mark.parametrize("verb", ["check", "run", "exec", "ps", "logs", "timeline", "config", "image", "guest", "version"])
+@pytest.mark.parametrize("verb", ["check", "run", "exec", "ps", "logs", "metrics", "top", "events", "timeline", "config", "image", "guest",
+                                  "version"])
 def test_help(verb):
     done = wyvern(verb, "--help")
     assert done.returncode == 0 and verb.encode() in done.stdout
