@@ -107,7 +107,7 @@ TEST_F(ObserveTest, GuestThatHangsCostsASecondAndItsOwnFigures) {
   EXPECT_FALSE(seen.guest.has_value());
   EXPECT_TRUE(seen.containers.empty());
   EXPECT_TRUE(seen.vmm.has_value());
-  EXPECT_EQ(seen.processes.size(), 4U);
+  EXPECT_GE(seen.processes.size(), 4U) << "owner, VMM, file server, anchor";
 }
 
 TEST_F(ObserveTest, ContainersOfAGuestThatHangsAreNotWaitedForOneByOne) {
