@@ -16,10 +16,8 @@
 #include "control/exec_spec.h"
 #include "control/exec_stream.h"
 #include "control/metrics_wire.h"
+#include "control/observer.h"
 #include "control/size_messages.h"
-#include "observe/host_process.h"
-#include "observe/sandbox_families.h"
-#include "observe/text_server.h"
 #include "ttrpc/blocking.h"
 #include "ttrpc/server.h"
 
@@ -31,7 +29,6 @@ namespace {
 
 constexpr const char* kService = "wyvern.control.v1.Control";
 constexpr size_t kMaxSpec = 16 << 20;
-constexpr size_t kMaxWatchers = 64;
 
 const char* StatusName(runtime::ProcessStatus status) {
   switch (status) {
@@ -56,12 +53,14 @@ int64_t NanosecondsSinceEpoch(std::chrono::system_clock::time_point at) {
 class ControlServer::Impl {
  public:
   Impl(std::string path, runtime::Sandbox& sandbox, ControlOptions options)
-      : path_(std::move(path)), sandbox_(sandbox), options_(std::move(options)) {}
+      : path_(std::move(path)),
+        sandbox_(sandbox),
+        options_(std::move(options)),
+        observer_(sandbox, {options_.ns, options_.sandbox_id}, options_.processes) {}
 
   ~Impl() {
     Close();
     pool_.reset();
-    metrics_.reset();
   }
 
   Impl(const Impl&) = delete;
@@ -100,10 +99,6 @@ class ControlServer::Impl {
   std::shared_ptr<ExecStream> OpenStream(const pb::StreamData& first,
                                          const ttrpc::CallContext& client,
                                          const ttrpc::RawStream& stream);
-  observe::FamilySet Measure();
-  void WatchEvents(const pb::WatchEventsRequest& request,
-                   ttrpc::ServerStream<pb::SandboxEvent> stream);
-  void EndWatchers(bool all);  // on the loop
   void OnDisconnect();
   void Abandon(const Key& key);  // on the loop
   void EndAbandoned(const Key& key);
@@ -117,14 +112,7 @@ class ControlServer::Impl {
   std::unique_ptr<LoopThread> thread_;
   std::unique_ptr<ttrpc::BlockingPool> pool_;
   std::unique_ptr<ttrpc::Server> server_;  // used and destroyed on the loop's thread
-  std::unique_ptr<observe::TextServer> metrics_;
-
-  struct Watcher {
-    uint64_t subscription = 0;
-    std::shared_ptr<ttrpc::ServerStream<pb::SandboxEvent>> stream;
-  };
-
-  std::vector<Watcher> watchers_;  // on the loop
+  Observer observer_;
 
   std::mutex mu_;
   uint64_t next_exec_ = 1;                        // guarded by mu_
@@ -152,30 +140,19 @@ Result<> ControlServer::Impl::Start() {
     Register();
     listening = server_->Listen(std::move(listener), ttrpc::PeerIsRootOrSelf);
   });
-  WV_TRY_VOID(std::move(listening));
-  if (options_.metrics_socket.empty()) {
-    return {};
+  if (listening && !options_.metrics_socket.empty()) {
+    observer_.Listen(options_.metrics_socket);
   }
-  auto metrics =
-      observe::TextServer::Start(options_.metrics_socket, [this] { return Measure().Text(); });
-  if (!metrics) {
-    // Nobody but who looks at figures misses it.
-    WV_WARN("metrics socket: {}", metrics.error().message());
-    return {};
-  }
-  metrics_ = *std::move(metrics);
-  return {};
+  return listening;
 }
 
 void ControlServer::Impl::Close() {
   if (thread_ == nullptr) {
     return;
   }
-  if (metrics_ != nullptr) {
-    metrics_->Close();
-  }
+  observer_.CloseSocket();
   thread_->Call([this] {
-    EndWatchers(/*all=*/true);
+    observer_.EndWatchers(/*all=*/true);
     server_.reset();
   });
   thread_.reset();
@@ -213,7 +190,7 @@ void ControlServer::Impl::Register() {
       kService, "WatchEvents",
       [this](const pb::WatchEventsRequest& request, const ttrpc::CallContext&,
              ttrpc::ServerStream<pb::SandboxEvent> stream) {
-        WatchEvents(request, std::move(stream));
+        observer_.Watch(request, std::move(stream));
       });
   server_->RegisterRawBidi(kService, "Stream",
                            [this](const ttrpc::CallContext& client, ttrpc::RawStream stream) {
@@ -354,44 +331,8 @@ Result<pb::EffectiveConfigResponse> ControlServer::Impl::EffectiveConfig(
   return response;
 }
 
-observe::FamilySet ControlServer::Impl::Measure() {
-  observe::Observation seen = sandbox_.Observe();
-  for (const auto& [role, pid] : options_.processes) {
-    if (auto usage = observe::ReadProcessUsage(pid); usage) {
-      usage->role = role;
-      seen.processes.push_back(*std::move(usage));
-    }
-  }
-  return observe::FamiliesOf({options_.ns, options_.sandbox_id}, seen, sandbox_.Events().Totals());
-}
-
 Result<pb::MetricsResponse> ControlServer::Impl::Metrics(const pb::Empty& /*request*/) {
-  return ToMessage(Measure());
-}
-
-void ControlServer::Impl::WatchEvents(const pb::WatchEventsRequest& request,
-                                      ttrpc::ServerStream<pb::SandboxEvent> stream) {
-  EndWatchers(/*all=*/false);
-  if (watchers_.size() >= kMaxWatchers) {
-    stream.Fail(Error(Code::kResourceExhausted, "too many watch this sandbox's events"));
-    return;
-  }
-  auto shared = std::make_shared<ttrpc::ServerStream<pb::SandboxEvent>>(std::move(stream));
-  // Who does not read is cut off by the server, and forgotten with the next disconnect.
-  const uint64_t subscription = sandbox_.Events().Subscribe(
-      !request.only_new(),
-      [shared](const observe::Event& event) { (void)shared->Send(ToMessage(event)); });
-  watchers_.push_back({subscription, std::move(shared)});
-}
-
-void ControlServer::Impl::EndWatchers(bool all) {
-  std::erase_if(watchers_, [&](const Watcher& watcher) {
-    const bool ends = all || !watcher.stream->alive();
-    if (ends) {
-      sandbox_.Events().Unsubscribe(watcher.subscription);
-    }
-    return ends;
-  });
+  return ToMessage(observer_.Measure());
 }
 
 Result<pb::TimelineResponse> ControlServer::Impl::Timeline(const pb::Empty& /*request*/) {
@@ -439,7 +380,7 @@ std::shared_ptr<ExecStream> ControlServer::Impl::OpenStream(const pb::StreamData
 
 // A connection is gone, and with it whoever would have attached to its execs or asked for their exit status.
 void ControlServer::Impl::OnDisconnect() {
-  EndWatchers(/*all=*/false);
+  observer_.EndWatchers(/*all=*/false);
   std::vector<Key> orphans;
   {
     const std::lock_guard lock(mu_);
