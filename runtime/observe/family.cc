@@ -86,22 +86,29 @@ void FamilySet::Add(const Kind& kind, Labels labels, double value, std::string_v
       return;
     }
     Family family{std::string(kind.name), PlainText(kind.help, kMaxHelp), kind.type, {}};
-    it = families_.emplace(family.name, std::move(family)).first;
+    it = families_.emplace(std::string(kind.name), Entry{std::move(family)}).first;
   }
-  Family& family = it->second;
+  Family& family = it->second.family;
   if (family.type != kind.type || family.samples.size() >= kMaxSamples) {
     ++dropped_;
     return;
   }
+  std::string identity(suffix);
   for (auto& [name, text] : labels) {
     text = PlainText(text, kMaxLabelValue);
+    identity += '\n' + name + '=' + text;
+  }
+  if (!it->second.seen.insert(std::hash<std::string>()(identity)).second) {
+    ++dropped_;
+    return;
   }
   family.samples.push_back({std::string(suffix), std::move(labels), value});
 }
 
 void FamilySet::Merge(FamilySet other) {
   dropped_ += other.dropped_;
-  for (auto& [name, family] : other.families_) {
+  for (auto& [name, entry] : other.families_) {
+    Family& family = entry.family;
     for (Sample& sample : family.samples) {
       Add({family.name, family.type, family.help}, std::move(sample.labels), sample.value,
           sample.suffix);
@@ -112,9 +119,9 @@ void FamilySet::Merge(FamilySet other) {
 std::vector<Family> FamilySet::Families() const {
   std::vector<Family> all;
   all.reserve(families_.size());
-  for (const auto& [name, family] : families_) {
-    if (!family.samples.empty()) {
-      all.push_back(family);
+  for (const auto& [name, entry] : families_) {
+    if (!entry.family.samples.empty()) {
+      all.push_back(entry.family);
     }
   }
   return all;
@@ -122,7 +129,7 @@ std::vector<Family> FamilySet::Families() const {
 
 const Family* FamilySet::Find(std::string_view name) const {
   const auto it = families_.find(name);
-  return it == families_.end() ? nullptr : &it->second;
+  return it == families_.end() ? nullptr : &it->second.family;
 }
 
 std::string FamilySet::Text() const {
@@ -131,7 +138,8 @@ std::string FamilySet::Text() const {
     out += fmt::format("# HELP {} {}\n# TYPE {} {}\n", family.name, Escaped(family.help, false),
                        family.name, TypeName(family.type));
   };
-  for (const auto& [name, family] : families_) {
+  for (const auto& [name, entry] : families_) {
+    const Family& family = entry.family;
     if (family.samples.empty()) {
       continue;
     }

@@ -2,6 +2,7 @@
 // Spec:    Prometheus text exposition format 0.0.4 (prometheus.io/docs/instrumenting/exposition_formats).
 // Bounds:  a set has at most kMaxFamilies families of kMaxSamples samples each; a label's value is cut to kMaxLabelValue bytes. What is too many is
 //          left out and counted: the text ends with wyvern_metrics_dropped_samples if there is any.
+//          So is a sample whose labels another one of its family has: a scraper may refuse the whole text for it.
 // Trust:   label values may be anybody's bytes: they leave as printable ASCII, escaped. Names that are no names of Prometheus' are dropped.
 // Threads: none of its own; one at a time.
 #pragma once
@@ -10,6 +11,7 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
@@ -70,7 +72,12 @@ class FamilySet {
   std::string Text() const;
 
  private:
-  std::map<std::string, Family, std::less<>> families_;
+  struct Entry {
+    Family family;
+    std::unordered_set<size_t> seen{};  // hashes of the samples' suffixes and labels
+  };
+
+  std::map<std::string, Entry, std::less<>> families_;
   uint64_t dropped_ = 0;
 };
 

@@ -54,6 +54,21 @@ TEST(FamilyTest, WhatIsNoNameIsDroppedAndCounted) {
   EXPECT_THAT(set.Text(), HasSubstr("\nwyvern_metrics_dropped_samples 16\n"));
 }
 
+TEST(FamilyTest, SampleThatIsThereTwiceIsDropped) {
+  FamilySet set;
+  set.Add(kReads, {{"a", "1"}, {"b", "2"}}, 1);
+  set.Add(kReads, {{"a", "1"}, {"b", "2"}}, 5);
+  set.Add(kReads, {{"a", "\x01"}}, 2);
+  set.Add(kReads, {{"a", "\x02"}}, 3);  // the same once it is printable
+  set.Add(kReads, {}, 4);
+  EXPECT_EQ(set.Find(kReads.name)->samples.size(), 3U);
+  EXPECT_EQ(set.dropped(), 2U);
+  FamilySet other;
+  other.Add(kReads, {}, 9);
+  set.Merge(std::move(other));
+  EXPECT_EQ(set.dropped(), 3U);
+}
+
 TEST(FamilyTest, OneNameHasOneType) {
   FamilySet set;
   set.Add(kReads, {}, 1);
@@ -71,7 +86,7 @@ TEST(FamilyTest, NumbersOfFamiliesAndSamplesAreBounded) {
   }
   EXPECT_EQ(set.Families().size(), kMaxFamilies);
   for (size_t i = 0; i < kMaxSamples + 2; ++i) {
-    set.Add({"f0", MetricType::kGauge, ""}, {}, 1);
+    set.Add({"f0", MetricType::kGauge, ""}, {{"i", std::to_string(i)}}, 1);
   }
   EXPECT_EQ(set.Find("f0")->samples.size(), kMaxSamples);
   EXPECT_EQ(set.dropped(), 6U);

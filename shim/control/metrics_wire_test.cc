@@ -25,7 +25,7 @@ TEST(MetricsWireTest, WhatIsTooLargeForAMessageIsLeftOutAndCounted) {
   FamilySet set;
   const std::string label(observe::kMaxLabelValue, 'x');
   for (size_t i = 0; i < 40000; ++i) {
-    set.Add({"wyvern_large", MetricType::kGauge, ""}, {{"x", label}}, 1);
+    set.Add({"wyvern_large", MetricType::kGauge, ""}, {{"x", label}, {"i", std::to_string(i)}}, 1);
   }
   set.Add({"wyvern_small", MetricType::kGauge, ""}, {}, 1);
   const cp::MetricsResponse message = ToMessage(set);
