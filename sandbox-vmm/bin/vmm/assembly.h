@@ -113,7 +113,8 @@ class Assembly final : public api::VirtualMachine {
   std::unique_ptr<machine::Machine> machine_;
   // Read by vCPU threads as they start.
   jail::ThreadKind vcpu_kind_ = jail::ThreadKind::kVcpu;
-  std::vector<std::unique_ptr<devices::IoRing>> rings_;
+  // Of which no device has one; no other can be made after the filters.
+  std::vector<std::shared_ptr<devices::IoRing>> rings_;
   std::set<std::string> windows_;  // ids of devices with one
   bool booted_ = false;
   bool paused_ = false;

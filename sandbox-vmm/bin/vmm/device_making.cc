@@ -84,7 +84,7 @@ Result<hotplug::NewDevice> Assembly::Make(const std::string& id, api::VsockSpec 
 }
 
 Result<hotplug::NewDevice> Assembly::Make(const std::string& id, api::BlkSpec spec) {
-  std::unique_ptr<devices::IoRing> ring;
+  std::shared_ptr<devices::IoRing> ring;
   {
     const std::lock_guard lock(mu_);
     if (!rings_.empty()) {
@@ -92,12 +92,27 @@ Result<hotplug::NewDevice> Assembly::Make(const std::string& id, api::BlkSpec sp
       rings_.pop_back();
     }
   }
-  WV_TRY(auto device, devices::BlkDevice::Create({.worker = WorkerFor(id),
-                                                  .file = std::move(spec.file),
-                                                  .read_only = spec.read_only,
-                                                  .serial = std::move(spec.serial),
-                                                  .ring = std::move(ring)}));
-  return hotplug::NewDevice{.device = std::move(device)};
+  const auto release = [this, id, ring] {
+    if (ring == nullptr) {
+      return;
+    }
+    if (auto cleared = ring->ClearFile(); !cleared) {
+      WV_WARN("the ring of {} is not used again: {}", id, cleared.error().DebugString());
+      return;
+    }
+    const std::lock_guard lock(mu_);
+    rings_.push_back(ring);
+  };
+  auto device = devices::BlkDevice::Create({.worker = WorkerFor(id),
+                                            .file = std::move(spec.file),
+                                            .read_only = spec.read_only,
+                                            .serial = std::move(spec.serial),
+                                            .ring = ring});
+  if (!device) {
+    release();
+    return tl::unexpected(std::move(device).error());
+  }
+  return hotplug::NewDevice{.device = *std::move(device), .release = release};
 }
 
 Result<hotplug::NewDevice> Assembly::Make(const std::string& id, api::VhostUserFsSpec spec) {

@@ -149,7 +149,7 @@ BlkDevice::~BlkDevice() {
 }
 
 Result<> BlkDevice::MakeLanes() {
-  std::vector<std::unique_ptr<IoRing>> rings = std::move(options_.more_rings);
+  std::vector<std::shared_ptr<IoRing>> rings = std::move(options_.more_rings);
   if (options_.ring != nullptr) {
     rings.insert(rings.begin(), std::move(options_.ring));
   }

@@ -30,9 +30,9 @@ struct BlkOptions {
   bool read_only = false;
   std::string serial;  // at most 20 bytes; what GET_ID answers
   // From IoRing::Create before the filters; null: a thread pool does the I/O.
-  std::unique_ptr<IoRing> ring{};
+  std::shared_ptr<IoRing> ring{};
   // Each makes another lane, at the cost of a thread; no more lanes than queues.
-  std::vector<std::unique_ptr<IoRing>> more_rings{};
+  std::vector<std::shared_ptr<IoRing>> more_rings{};
   uint16_t queues = 1;  // 1 to kMaxQueues
   // Entries of each ring, a power of two from 4 to kMaxQueueSize. Linux allocates a request for each
   // when it finds the disk, 384 bytes of guest memory. 1024 is what QEMU 10 gives the driver of a

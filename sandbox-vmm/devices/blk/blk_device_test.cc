@@ -6,6 +6,8 @@
 #include <fcntl.h>
 #include <sys/socket.h>
 
+#include <array>
+
 #include "base/unix_socket.h"
 #include "blk/testing/blk_rig.h"
 
@@ -227,6 +229,36 @@ TEST(IoRingTest, RestrictedRingRefusesOtherOperationsAndFiles) {
   const auto punch = [&](io_uring_sqe* e) { io_uring_prep_fallocate(e, 0, kPunch, 0, 4096); };
   EXPECT_EQ(run(punch, IOSQE_FIXED_FILE), 0);
   EXPECT_EQ(run(punch, 0), -EACCES);
+}
+
+TEST(IoRingTest, ServesOneFileAfterAnother) {
+  auto ring = IoRing::Create();
+  if (!ring) {
+    GTEST_SKIP() << ring.error().message();
+  }
+  const auto write = [&](char byte) {
+    iovec part{.iov_base = &byte, .iov_len = 1};
+    io_uring_sqe* entry = io_uring_get_sqe((*ring)->get());
+    io_uring_prep_writev(entry, 0, &part, 1, 0);
+    io_uring_sqe_set_flags(entry, IOSQE_FIXED_FILE);
+    io_uring_submit_and_wait((*ring)->get(), 1);
+    io_uring_cqe* done = nullptr;
+    EXPECT_EQ(io_uring_peek_cqe((*ring)->get(), &done), 0);
+    const int result = done->res;
+    io_uring_cqe_seen((*ring)->get(), done);
+    return result;
+  };
+  const std::array files = {MakeMemfd("first", 1), MakeMemfd("second", 1)};
+  for (const auto& file : files) {
+    ASSERT_TRUE(file);
+    EXPECT_EQ(write('x'), -EBADF) << "it has none";
+    ASSERT_TRUE((*ring)->SetFile(*file));
+    EXPECT_EQ(write('y'), 1);
+    ASSERT_TRUE((*ring)->ClearFile());
+    char byte = 0;
+    EXPECT_EQ(pread(file->get(), &byte, 1, 0), 1);
+    EXPECT_EQ(byte, 'y');
+  }
 }
 
 }  // namespace

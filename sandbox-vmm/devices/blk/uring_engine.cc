@@ -68,7 +68,15 @@ Result<> IoRing::SetFile(FdRef file) {
   return {};
 }
 
-UringEngine::UringEngine(EventLoop& loop, std::unique_ptr<IoRing> ring, Done done)
+Result<> IoRing::ClearFile() {
+  const int none = -1;
+  if (const int updated = io_uring_register_files_update(&ring_, 0, &none, 1); updated != 1) {
+    return SysErrorFrom(updated < 0 ? -updated : EINVAL, "io_uring_register(no file)");
+  }
+  return {};
+}
+
+UringEngine::UringEngine(EventLoop& loop, std::shared_ptr<IoRing> ring, Done done)
     : loop_(loop), ring_(std::move(ring)), done_(std::move(done)) {}
 
 Result<> UringEngine::Watch() {

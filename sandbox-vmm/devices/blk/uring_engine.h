@@ -13,7 +13,7 @@ namespace wyvern::devices {
 
 // A restricted ring without a file. Make it early; give it to a device later, also after filters
 // are installed (io_uring_register and
-// io_uring_enter must then be allowed in the control and device threads).
+// io_uring_enter must then be allowed in the control and device threads). A device leaves it idle: when that is gone, it is good for another.
 class IoRing {
  public:
   static constexpr unsigned kEntries = 256;
@@ -27,6 +27,8 @@ class IoRing {
 
   // The file that requests go to; the kernel keeps its own reference.
   Result<> SetFile(FdRef file);
+  // Lets go of it. Precondition: nothing is in flight.
+  Result<> ClearFile();
 
   io_uring* get() { return &ring_; }
 
@@ -37,7 +39,7 @@ class IoRing {
 
 class UringEngine final : public IoEngine {
  public:
-  UringEngine(EventLoop& loop, std::unique_ptr<IoRing> ring, Done done);
+  UringEngine(EventLoop& loop, std::shared_ptr<IoRing> ring, Done done);
   ~UringEngine() override;
   UringEngine(const UringEngine&) = delete;
   UringEngine& operator=(const UringEngine&) = delete;
@@ -50,7 +52,7 @@ class UringEngine final : public IoEngine {
   void Reap();
 
   EventLoop& loop_;
-  std::unique_ptr<IoRing> ring_;
+  const std::shared_ptr<IoRing> ring_;
   const Done done_;
   EventLoop::Token token_ = EventLoop::Token::kNone;
   EventLoop::Token retry_ = EventLoop::Token::kNone;
