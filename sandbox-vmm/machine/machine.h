@@ -109,7 +109,8 @@ class Machine : private ExitHandler {
   // The hot-plug window, for a virtio-mem device over all of it.
   arch::AddressRange hotplug_window() const { return plan_.hotplug; }
 
-  // That device's memslots, each of `chunk` bytes: a multiple of 2 MiB that divides the window. Once. Other devices' queues are
+  // That device's memslots, each of `chunk` bytes: a multiple of 2 MiB that divides the window. FAILED_PRECONDITION: there is one, or what
+  // one has plugged. Other devices' queues are
   // stopped when chunks go, and some (vhost-net's) when they come. The calling thread needs KVM_SET_USER_MEMORY_REGION and fallocate.
   Result<std::unique_ptr<devices::MemorySlots>> MakeMemorySlots(uint64_t chunk);
 
@@ -204,6 +205,8 @@ class Machine : private ExitHandler {
   std::map<pci::Place, Window> windows_;
   UniqueFd hotplug_file_;                                      // the memory of all chunks
   mem::RamPages hotplug_pages_ = mem::RamPages::kTransparent;  // set with it
+  // A device has the window's memslots, or has left some to the guest. Not under memory_mu_: devices are destroyed with it and without.
+  std::atomic<bool> plugger_{false};
   bus::Bus mmio_;
   bus::Bus ports_;
   std::unique_ptr<arch::Platform> platform_;

@@ -106,7 +106,18 @@ Result<UniqueFd> MakeSharedRam(uint64_t size, mem::RamPages pages) {
 // Chunks of the hot-plug window as memslots and regions, for the worker of a virtio-mem device.
 class Machine::PluggedChunks final : public devices::MemorySlots {
  public:
-  PluggedChunks(Machine& machine, uint64_t chunk) : machine_(machine), chunk_(chunk) {}
+  PluggedChunks(Machine& machine, uint64_t chunk) : machine_(machine), chunk_(chunk) {
+    machine_.plugger_ = true;
+  }
+
+  ~PluggedChunks() override {
+    if (mapped_ == 0) {
+      machine_.plugger_ = false;
+    }
+  }
+
+  PluggedChunks(const PluggedChunks&) = delete;
+  PluggedChunks& operator=(const PluggedChunks&) = delete;
 
   Result<> Map(devices::MemoryRange chunks) override {
     const std::lock_guard lock(machine_.memory_mu_);
@@ -127,6 +138,7 @@ class Machine::PluggedChunks final : public devices::MemorySlots {
       return set;
     }
     machine_.UseMemory(std::move(memory), MemoryChange::kGrew);
+    mapped_ += chunks.size;
     return {};
   }
 
@@ -148,6 +160,7 @@ class Machine::PluggedChunks final : public devices::MemorySlots {
         return removed;
       }
     }
+    mapped_ -= chunks.size;
     return {};
   }
 
@@ -189,6 +202,7 @@ class Machine::PluggedChunks final : public devices::MemorySlots {
 
   Machine& machine_;
   const uint64_t chunk_;
+  uint64_t mapped_ = 0;  // bytes
 };
 
 Result<std::unique_ptr<devices::MemorySlots>> Machine::MakeMemorySlots(uint64_t chunk) {
@@ -198,8 +212,9 @@ Result<std::unique_ptr<devices::MemorySlots>> Machine::MakeMemorySlots(uint64_t 
     return Fail(Code::kInvalidArgument, fmt::format("{} MiB in chunks of {} MiB cannot be plugged",
                                                     size >> 20U, chunk >> 20U));
   }
-  if (hotplug_file_.valid()) {
-    return Fail(Code::kFailedPrecondition, "the machine has one device that plugs memory");
+  if (plugger_) {
+    return Fail(Code::kFailedPrecondition,
+                "the machine has one device that plugs memory, or has memory that one has plugged");
   }
   const auto memslots = static_cast<uint64_t>(vm_.memslots());
   if (size / chunk + kFirstChunkSlot > memslots) {

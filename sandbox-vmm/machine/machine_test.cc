@@ -632,6 +632,25 @@ TEST_F(MachineTest, ChunksComeAndGoAndDevicesAreToldWhatIsMore) {
   EXPECT_TRUE((*slots)->Map({Chunk(*machine, 4), 2 * kMiB}).has_value());
 }
 
+TEST_F(MachineTest, MemoryIsPluggedByOneDeviceAfterAnother) {
+  MachineConfig config = Config({0xf4});
+  config.hotplug_memory = 64 * kMiB;
+  auto machine = *Machine::Create(std::move(config));
+  for (int i = 0; i < 3; ++i) {
+    auto slots = machine->MakeMemorySlots(2 * kMiB);
+    ASSERT_TRUE(slots.has_value()) << slots.error().message();
+    EXPECT_EQ(machine->MakeMemorySlots(2 * kMiB).error().code(), Code::kFailedPrecondition);
+    ASSERT_TRUE((*slots)->Map({Chunk(*machine, 0), 4 * kMiB}).has_value());
+    EXPECT_EQ(machine->memory()->Read<char>(Chunk(*machine, 0)), '\0') << "nothing of another's";
+    ASSERT_TRUE(machine->memory()->Write(Chunk(*machine, 0), 'c').has_value());
+    ASSERT_TRUE((*slots)->Unmap({Chunk(*machine, 0), 4 * kMiB}).has_value());
+  }
+  auto slots = *machine->MakeMemorySlots(2 * kMiB);
+  ASSERT_TRUE(slots->Map({Chunk(*machine, 0), 2 * kMiB}).has_value());
+  slots.reset();  // taken by force: the guest has that chunk still
+  EXPECT_EQ(machine->MakeMemorySlots(2 * kMiB).error().code(), Code::kFailedPrecondition);
+}
+
 // Memslots from 256 on are those of chunks: an image or a window must not take one.
 TEST_F(MachineTest, MemslotsForImagesEndWhereThoseOfChunksBegin) {
   MachineConfig config = Config({0xf4});
