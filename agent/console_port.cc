@@ -8,6 +8,7 @@
 #include <array>
 #include <cerrno>
 #include <chrono>
+#include <optional>
 #include <utility>
 
 #include "base/log.h"
@@ -110,7 +111,11 @@ void ConsolePort::ReadPort() {
     }
     const ssize_t count = read(port_.get(), buffer.data(), buffer.size());
     if (count > 0) {
-      Take(std::span(buffer).first(static_cast<size_t>(count)));
+      // The port may hold the preambles of many sessions that the host has given up: the server sees the end of one before the next begins,
+      // or it would have too many at once and refuse the last.
+      if (Take(std::span(buffer).first(static_cast<size_t>(count)))) {
+        break;
+      }
     } else if (count == 0) {
       EndSession();  // the host's end is closed; an edge tells of the next one
       return;
@@ -131,19 +136,24 @@ void ConsolePort::ReadPort() {
   }
 }
 
-void ConsolePort::Take(std::span<const std::byte> bytes) {
+bool ConsolePort::Take(std::span<const std::byte> bytes) {
+  std::optional<upcall::Nonce> newest;
   while (!bytes.empty()) {
     const auto preamble_end = scanner_.Feed(bytes);
     if (!preamble_end) {
       break;
     }
     bytes = bytes.subspan(*preamble_end);
-    BeginSession(scanner_.nonce());
+    newest = scanner_.nonce();
+  }
+  if (newest) {
+    BeginSession(*newest);
   }
   if (session_.valid() && !bytes.empty()) {
     to_session_.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
     WriteSession();
   }
+  return newest.has_value();
 }
 
 void ConsolePort::BeginSession(const upcall::Nonce& nonce) {

@@ -45,7 +45,8 @@ class ConsolePort {
   void OnPort(uint32_t events);
   void ReadPort();
   void WritePort();
-  void Take(std::span<const std::byte> bytes);
+  // True: a session has begun.
+  bool Take(std::span<const std::byte> bytes);
   void BeginSession(const upcall::Nonce& nonce);
   void EndSession();
   void OnSession(uint32_t events);

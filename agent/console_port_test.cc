@@ -95,6 +95,26 @@ TEST_F(ConsolePortTest, OpensWhenThePortComes) {
   EXPECT_TRUE(streams_.empty());
 }
 
+TEST_F(ConsolePortTest, OfManySessionsThatWaitNoTwoAreServedInOneTurn) {
+  AddPort();
+  port_->Look();
+  std::string given_up;
+  for (char fill = 'a'; fill < 'y'; ++fill) {
+    given_up += PreambleOf(fill) + "hello";
+  }
+  ASSERT_TRUE(WriteAll(host_, given_up + PreambleOf('z') + "now"));
+  for (int i = 0; i < 60; ++i) {
+    const size_t before = streams_.size();
+    ASSERT_TRUE(loop_->RunOnce(1ms));
+    EXPECT_LE(streams_.size(), before + 1);
+  }
+  ASSERT_FALSE(streams_.empty());
+  EXPECT_EQ(TakeAll(streams_.back()), "now");
+  for (size_t i = 0; i + 1 < streams_.size(); ++i) {
+    EXPECT_TRUE(TakeAll(streams_[i]).ends_with("<end>"));
+  }
+}
+
 TEST_F(ConsolePortTest, WhatComesBeforeAPreambleIsDropped) {
   AddPort();
   port_->Look();
