@@ -15,7 +15,6 @@
 #include "api/console_ring.h"
 #include "base/unix_socket.h"
 #include "bench/guest_streams.h"
-#include "bench/hotplug.h"
 #include "bench/measurements.h"
 #include "bench/vmm_process.h"
 #include "hypervisor/file_server.h"
@@ -182,9 +181,6 @@ Result<> Guest::Run() {
   auto done = DoExercise(
       exercise, [this](uint32_t port) { return vmm_->ConnectVsock(port); },
       [this] { return HasExited(vmm_->process()); }, start);
-  if (done.has_value() && options_.hotplug_rounds > 0) {
-    done = ComeAndGo(*vmm_, options_.image, options_.hotplug_rounds);
-  }
   if (done.has_value() && exercise.done) {
     done = WaitForDone();
   }

@@ -85,8 +85,6 @@ int main(int argc, char** argv) {
   ours->add_option("--vhost-user", boot.vhost_user_socket, "socket of another file server");
   ours->add_option("--dax-window", boot.dax_window, "bytes of the file server's DAX window");
   ours->add_option("--disk", boot.disk);
-  ours->add_option("--hotplug", boot.hotplug_rounds,
-                   "rounds of devices that come and go, with --agent");
   ours->add_flag("--shared", boot.shared_memory, "guest memory as a memfd in any case");
   AddExercise(*ours, boot.exercise, streams);
 

@@ -30,7 +30,6 @@ struct BootOptions {
   uint64_t dax_window = 0;                  // bytes of that back-end's; 0: none
   std::string disk;
   bool shared_memory = false;  // also where nothing needs it
-  int hotplug_rounds = 0;      // see hotplug.h
   Exercise exercise;
 };
 
