@@ -213,9 +213,13 @@ class Machine:
         assert set(self.devices) <= listed, (self.devices, listed)
         assert not set(gone) - set(self.devices) & listed, (gone, listed)
 
+    def rolled_back(self) -> int:
+        """Attachments that were taken back; the first ones are from before there was an agent."""
+        return self.counters().get("hotplug.rolled_back", 0)
+
     def held(self) -> dict:
         """What the VMM holds on the host."""
         status = pathlib.Path(f"/proc/{self.pid}/status").read_text()
         return {"fds": len(os.listdir(f"/proc/{self.pid}/fd")), "threads": len(os.listdir(f"/proc/{self.pid}/task")),
-                "memslots": self.counters()["memslots"],
+                "memslots": self.counters()["memslots"], "rolled_back": self.rolled_back(),
                 "anonymous": int(re.search(r"^RssAnon:\s+(\d+) kB$", status, re.M)[1]) << 10}
