@@ -80,13 +80,10 @@ class Watcher:
                 each.close()
 
 
-# $1 the disk with the program, $2 its size. The port is found by its name.
-START = (f"head -c {{size}} /dev/{{disk}} >/run/usable && chmod 755 /run/usable && for p in /sys/class/virtio-ports/*; do "
-         f"read -r n <$p/name && [ $n = {PORT} ] && break; done; setsid /run/usable usable /dev/${{{{p##*/}}}} </dev/null >/dev/null 2>&1 &")
-
-
 def start_line(disk):
-    return START.format(size=PROGRAM.stat().st_size, disk=disk)
+    """Starts the program, which is on a disk; its port is found by its name."""
+    return (f"head -c {PROGRAM.stat().st_size} /dev/{disk} >/run/usable && chmod 755 /run/usable && for p in /sys/class/virtio-ports/*; do "
+            f"read -r n <$p/name && [ $n = {PORT} ] && break; done; setsid /run/usable usable /dev/${{p##*/}} </dev/null >/dev/null 2>&1 &")
 
 
 def program_disk(directory):
