@@ -38,7 +38,7 @@ def test_threads_of_the_vmm_and_their_filters(sandbox):
     """All threads have the process's filter; those that work for the guest have one more on top."""
     table = threads(sandbox["vmm"])
     whole = str(table)
-    for name in ("vcpu0", "vhost-user", "vsock", "rng", "balloon", "root"):
+    for name in ("vcpu0", "vhost-user", "vsock", "rng", "balloon", "root", "mem"):
         assert table.pop(name, None) == {2}, (name, whole)
     table.pop("kvm-nx-lpage-re", None)  # KVM's own, made as a child of the vCPU's
     # What remains is main and gRPC's.

@@ -309,7 +309,7 @@ def test_limits_are_the_machines_size_and_the_cgroups():
                                   "--mount", "type=cgroup,src=cgroup,dst=/sys/fs/cgroup,options=ro"])
     count, _, kib, _, limit, quota, period = output.split()
     assert int(count) == min(2, os.cpu_count())
-    # The guest's kernel and agent have some beside the limit (kGuestOverhead in runtime/sandbox/start.cc).
+    # The guest's kernel and agent have some beside the limit (kGuestOverhead in runtime/sandbox/sizing.cc).
     assert 512 << 10 <= int(kib) <= 608 << 10
     assert (limit, quota, period) == (str(512 * MIB), "200000", "100000")
 

@@ -66,7 +66,7 @@ def test_version():
     assert said.startswith(b"wyvern ") and wyvern("--version").stdout == said
 
 
-@pytest.mark.parametrize("verb", ["check", "run", "exec", "ps", "logs", "metrics", "top", "events", "timeline", "config", "image", "guest",
+@pytest.mark.parametrize("verb", ["check", "run", "exec", "ps", "inspect", "resize", "logs", "metrics", "top", "events", "timeline", "config", "image", "guest",
                                   "version"])
 def test_help(verb):
     done = wyvern(verb, "--help")
