@@ -2,9 +2,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <poll.h>
-#include <unistd.h>
 
-#include <algorithm>
 #include <csignal>
 #include <mutex>
 #include <optional>
@@ -21,6 +19,7 @@
 #include "hypervisor/command_lines.h"
 #include "hypervisor/file_server.h"
 #include "hypervisor/machine.h"
+#include "hypervisor/size_check.h"
 #include "hypervisor/vmm_client.h"
 
 namespace wyvern::runtime {
@@ -65,9 +64,6 @@ class MicroVm final : public Machine {
   Result<> SpawnVmm(const SpawnHook& spawned);
   Result<> Configure();
   Result<> CheckKvm();
-  uint32_t MaxVcpus() const;
-  // INTERNAL: not a size that the machine can have.
-  Result<> CheckMemory(uint64_t bytes) const;
   void Watch(const EventFd& stop);
 
   const MachineOptions options_;
@@ -223,48 +219,22 @@ Result<> MicroVm::DetachDisk(const std::string& id, bool force) {
   return detached;
 }
 
-uint32_t MicroVm::MaxVcpus() const {
-  return std::max(options_.vcpus, options_.max_vcpus);
-}
-
-Result<> MicroVm::CheckMemory(uint64_t bytes) const {
-  if (bytes < options_.memory_bytes ||
-      bytes - options_.memory_bytes > options_.hotplug_memory_bytes) {
-    return Fail(Code::kInternal, fmt::format("the VMM says that there are {} bytes", bytes));
-  }
-  return {};
-}
-
 Result<ResizedVcpus> MicroVm::ResizeVcpus(uint32_t vcpus, std::chrono::milliseconds patience) {
   WV_TRY(ResizedVcpus resized, client_->ResizeVcpus(vcpus, patience));
-  if (resized.vcpus < 1 || resized.vcpus > MaxVcpus()) {
-    return Fail(Code::kInternal, fmt::format("the VMM says that {} vCPUs run", resized.vcpus));
-  }
+  WV_TRY_VOID(CheckVcpus(resized.vcpus, options_));
   return resized;
 }
 
 Result<ResizedMemory> MicroVm::ResizeMemory(uint64_t bytes, std::chrono::milliseconds patience) {
   WV_TRY(ResizedMemory resized, client_->ResizeMemory(bytes, patience));
-  WV_TRY_VOID(CheckMemory(resized.bytes));
+  WV_TRY_VOID(CheckMemory(resized.bytes, options_));
   return resized;
 }
 
 Result<MachineSize> MicroVm::Size() {
   WV_TRY(MachineSize size, client_->Size());
-  WV_TRY_VOID(CheckMemory(size.memory_bytes));
   WV_CHECK(vmm_.has_value());  // Start came before
-  if (size.vcpus.size() > MaxVcpus()) {
-    return Fail(Code::kInternal, fmt::format("the VMM says that {} vCPUs run", size.vcpus.size()));
-  }
-  // Somebody is going to pin them: a VMM that the guest has taken over must not name others' threads.
-  for (const VcpuThread& each : size.vcpus) {
-    const std::string task = fmt::format("/proc/{}/task/{}", vmm_->pid(), each.thread);
-    if (each.vcpu >= MaxVcpus() || access(task.c_str(), F_OK) != 0) {
-      return Fail(Code::kInternal, fmt::format("the VMM says that vCPU {} is thread {}, which is "
-                                               "none of its threads",
-                                               each.vcpu, each.thread));
-    }
-  }
+  WV_TRY_VOID(CheckSize(size, options_, vmm_->pid()));
   return size;
 }
 

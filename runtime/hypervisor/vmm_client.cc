@@ -31,9 +31,11 @@ namespace {
 constexpr std::chrono::milliseconds kTakeBackTime(5000);
 constexpr size_t kMaxWhy = 2 * kMaxGuestError;
 
-// 0 would be the VMM's own limit.
-uint32_t DeadlineOf(std::chrono::milliseconds patience) {
-  return static_cast<uint32_t>(std::max<int64_t>(patience.count(), 1));
+// vmm.proto, AttachDeviceRequest.deadline_ms; 0 would be the VMM's own limit.
+constexpr std::chrono::milliseconds kLongestPatience(600'000);
+
+std::chrono::milliseconds Bounded(std::chrono::milliseconds patience) {
+  return std::clamp(patience, std::chrono::milliseconds(1), kLongestPatience);
 }
 
 using Method = grpc::Status (pb::Vmm::Stub::*)(grpc::ClientContext*, const pb::Empty&, pb::Empty*);
@@ -218,10 +220,10 @@ Result<> VmmClient::AttachMem(const std::string& id) {
 Result<ResizedVcpus> VmmClient::ResizeVcpus(uint32_t vcpus, std::chrono::milliseconds patience) {
   pb::ResizeVcpusRequest request;
   request.set_vcpus(vcpus);
-  request.set_deadline_ms(DeadlineOf(patience));
+  request.set_deadline_ms(static_cast<uint32_t>(Bounded(patience).count()));
   pb::ResizeVcpusResponse response;
   WV_TRY_VOID(
-      Invoke("ResizeVcpus", patience + kTakeBackTime, request, &response,
+      Invoke("ResizeVcpus", Bounded(patience) + kTakeBackTime, request, &response,
              [this](auto* c, const auto& q, auto* r) { return rep_->stub->ResizeVcpus(c, q, r); }));
   return ResizedVcpus{response.vcpus(), PlainText(response.why(), kMaxWhy)};
 }
@@ -229,10 +231,10 @@ Result<ResizedVcpus> VmmClient::ResizeVcpus(uint32_t vcpus, std::chrono::millise
 Result<ResizedMemory> VmmClient::ResizeMemory(uint64_t bytes, std::chrono::milliseconds patience) {
   pb::ResizeMemoryRequest request;
   request.set_memory_bytes(bytes);
-  request.set_deadline_ms(DeadlineOf(patience));
+  request.set_deadline_ms(static_cast<uint32_t>(Bounded(patience).count()));
   pb::ResizeMemoryResponse response;
   WV_TRY_VOID(Invoke(
-      "ResizeMemory", patience + kTakeBackTime, request, &response,
+      "ResizeMemory", Bounded(patience) + kTakeBackTime, request, &response,
       [this](auto* c, const auto& q, auto* r) { return rep_->stub->ResizeMemory(c, q, r); }));
   return ResizedMemory{response.memory_bytes(), PlainText(response.why(), kMaxWhy)};
 }

@@ -43,7 +43,7 @@ class VmmClient {
   Result<> AttachBlk(const std::string& id, FdRef file, bool read_only);
   Result<> AttachMem(const std::string& id);
   Result<> DetachDevice(const std::string& id, bool force);
-  // The guest has `patience`, up to 10 minutes; the VMM a little more. `why` of an answer is plain text.
+  // The guest has `patience`, 10 minutes at most; the VMM a little more. `why` of an answer is plain text.
   Result<ResizedVcpus> ResizeVcpus(uint32_t vcpus, std::chrono::milliseconds patience);
   Result<ResizedMemory> ResizeMemory(uint64_t bytes, std::chrono::milliseconds patience);
   Result<MachineSize> Size();

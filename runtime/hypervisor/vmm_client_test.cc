@@ -203,6 +203,8 @@ TEST_F(VmmClientTest, ResizeTellsHowFarItCameAndWhyInPlainText) {
   EXPECT_EQ(machine_.patience, std::chrono::milliseconds(1)) << "0 would be the VMM's own limit";
   EXPECT_EQ(memory->bytes, 128U << 20U);
   EXPECT_EQ(memory->why, "");
+  ASSERT_TRUE(client_->ResizeMemory(128U << 20U, std::chrono::hours(9000)).has_value());
+  EXPECT_EQ(machine_.patience, std::chrono::minutes(10)) << "the VMM takes no more";
   const auto refused = client_->ResizeVcpus(9, std::chrono::seconds(1));
   EXPECT_EQ(refused.error().code(), Code::kInvalidArgument);
   EXPECT_THAT(refused.error().message(), HasSubstr("must be 1 to 8"));

@@ -135,7 +135,8 @@ GuestSize SandboxImpl::WantedSize() {
   }
   const SizePlan& plan = sizer_->plan();
   const GuestSize cut = CutTo(size, plan.most);
-  if (cut != size) {
+  if (cut != size && size != told_cut_) {
+    told_cut_ = size;
     WV_WARN(
         "sandbox {}: its containers may use {} vCPUs and {} MiB, it can have {} and {} "
         "(sandbox.max_vcpus, sandbox.max_memory)",
@@ -171,9 +172,11 @@ Result<> SandboxImpl::GrowFor(const ContainerPtr& container) {
 
 // With nobody left the sandbox most likely ends, and its machine with it; a pod waits for its next container.
 void SandboxImpl::ShrinkAfterExit() {
-  bool others = IsPause(facts_);
+  bool others = false;
   {
     const std::lock_guard lock(mu_);
+    const auto first = containers_.find(options_.id);
+    others = IsPause(facts_) && first != containers_.end() && !first->second->Stopped();
     for (const auto& [id, container] : containers_) {
       others |= container->counts && !container->Stopped();
     }

@@ -256,6 +256,7 @@ class SandboxImpl final : public Sandbox {
   std::mutex resize_mu_;
   std::optional<GuestSizer> sizer_;  // made with the machine; guarded by resize_mu_, but for plan()
   SizeWish wish_;                    // guarded by resize_mu_
+  GuestSize told_cut_;  // guarded by resize_mu_: the last that was more than it can have
 
   std::mutex shutdown_mu_;
   bool shut_down_ = false;  // guarded by shutdown_mu_
