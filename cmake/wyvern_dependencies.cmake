@@ -21,6 +21,17 @@ else()
   target_link_libraries(wyvern_grpc INTERFACE ${grpcpp_LIBRARIES} Threads::Threads)
 endif()
 
+# Debian's static libdbus wants two functions of libsystemd, which has no static archive.
+add_library(wyvern_dbus INTERFACE)
+pkg_check_modules(dbus REQUIRED dbus-1)
+target_include_directories(wyvern_dbus SYSTEM INTERFACE ${dbus_INCLUDE_DIRS})
+if(WYVERN_STATIC)
+  add_library(wyvern_dbus_static STATIC ${CMAKE_SOURCE_DIR}/runtime/systemd/static_link.c)
+  target_link_libraries(wyvern_dbus INTERFACE dbus-1 wyvern_dbus_static Threads::Threads)
+else()
+  target_link_libraries(wyvern_dbus INTERFACE ${dbus_LIBRARIES})
+endif()
+
 if(WYVERN_TESTS)
   find_package(GTest REQUIRED)
 endif()

@@ -6,7 +6,7 @@ set -euo pipefail
 build=(g++ cmake ninja-build ccache pkg-config git
   libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc
   libexpected-dev libfmt-dev libcli11-dev nlohmann-json3-dev libyaml-cpp-dev
-  libseccomp-dev liburing-dev libarchive-dev
+  libseccomp-dev liburing-dev libarchive-dev libdbus-1-dev
   zlib1g-dev libzstd-dev liblz4-dev liblzma-dev libbz2-dev libacl1-dev nettle-dev)
 kernel=(linux-source-6.12 gcc make libc6-dev bc bison flex libelf-dev dwarves xz-utils binutils perl python3 ccache)
 image=(erofs-utils binutils)
