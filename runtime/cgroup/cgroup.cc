@@ -8,11 +8,17 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <charconv>
 #include <chrono>
+#include <limits>
+#include <sstream>
 #include <string_view>
 #include <thread>
+
+#include "cgroup/sum.h"
 
 namespace wyvern::runtime {
 namespace {
@@ -20,7 +26,9 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr const char* kMark = "trusted.wyvern";
+constexpr std::string_view kMarkMade = "1", kMarkScope = "scope";
 constexpr milliseconds kGoneTimeout{2000};
+constexpr std::array kHandedOut = {"cpu", "cpuset", "io", "memory", "pids", "hugetlb"};
 
 // Writes without O_CREAT: the files of a cgroup exist or their controller is not there.
 Result<> WriteControl(const std::string& path, std::string_view text) {
@@ -31,7 +39,7 @@ Result<> WriteControl(const std::string& path, std::string_view text) {
 Result<> MakeOne(const std::string& path) {
   if (mkdir(path.c_str(), 0755) == 0) {
     // Without the mark (a kernel before 5.7) the directory stays when we go: better than removing what is not ours.
-    setxattr(path.c_str(), kMark, "1", 1, 0);
+    setxattr(path.c_str(), kMark, kMarkMade.data(), kMarkMade.size(), 0);
     return {};
   }
   if (errno != EEXIST) {
@@ -42,8 +50,9 @@ Result<> MakeOne(const std::string& path) {
 
 // Controllers for the children of `directory`; each on its own, since one that is missing would fail all.
 void EnableControllers(const std::string& directory) {
-  for (const char* controller : {"+cpu", "+cpuset", "+io", "+memory", "+pids", "+hugetlb"}) {
-    static_cast<void>(WriteControl(directory + "/cgroup.subtree_control", controller));
+  for (const char* controller : kHandedOut) {
+    static_cast<void>(
+        WriteControl(directory + "/cgroup.subtree_control", fmt::format("+{}", controller)));
   }
 }
 
@@ -76,6 +85,25 @@ Result<> RemoveOne(const std::string& directory) {
   return {};
 }
 
+// Empty: not there, or not made by us.
+std::string MarkOf(const std::string& directory) {
+  std::array<char, 16> value{};
+  const ssize_t size = getxattr(directory.c_str(), kMark, value.data(), value.size());
+  return size <= 0 ? std::string() : std::string(value.data(), static_cast<size_t>(size));
+}
+
+// systemd sees that nothing is in it any more, and must see that before it goes, or it would keep the unit.
+bool GoesByItself(const std::string& directory) {
+  const auto deadline = std::chrono::steady_clock::now() + kGoneTimeout;
+  while (access(directory.c_str(), F_OK) == 0) {
+    if (std::chrono::steady_clock::now() > deadline) {
+      return false;
+    }
+    std::this_thread::sleep_for(milliseconds(5));
+  }
+  return true;
+}
+
 // cgroup.kill came with Linux 5.14.
 void KillAll(const std::string& directory) {
   static_cast<void>(WriteControl(directory + "/cgroup.kill", "1"));
@@ -98,7 +126,16 @@ Result<> CheckCgroupRoot(const std::string& root) {
   return {};
 }
 
-Result<Cgroup> Cgroup::Make(const std::string& root, const std::string& path) {
+Result<Cgroup> Cgroup::Make(const std::string& root, const CgroupPlace& place,
+                            const std::string& id) {
+  const std::string& path = place.path;
+  if (place.systemd) {
+    WV_TRY_VOID(CheckUnused(root, path));
+    Cgroup scope(root + path);
+    scope.scope_ = {.name = place.unit, .slice = place.slice, .description = "Wyvern, " + id};
+    scope.begun_ = false;
+    return scope;
+  }
   Result<> made;
   // Another sandbox may remove a shared parent, just empty, between our two mkdirs.
   for (int attempt = 0; attempt < 10; ++attempt) {
@@ -123,14 +160,56 @@ Result<> Cgroup::CheckUnused(const std::string& root, const std::string& path) {
 }
 
 Result<UniqueFd> Cgroup::OpenProcs() const {
+  const std::lock_guard lock(*mu_);
+  if (!begun_) {
+    return UniqueFd();
+  }
   return Open(directory_ + "/cgroup.procs", O_WRONLY);
 }
 
-Result<> Cgroup::Add(pid_t pid) const {
-  return WriteControl(directory_ + "/cgroup.procs", fmt::format("{}", pid));
+Result<> Cgroup::Add(pid_t pid) {
+  const std::lock_guard lock(*mu_);
+  // What is delegated to us is ours to fill.
+  return begun_ ? WriteControl(directory_ + "/cgroup.procs", fmt::format("{}", pid)) : Begin(pid);
 }
 
-Result<bool> Cgroup::LimitMemory(uint64_t bytes) const {
+Result<> Cgroup::Begin(pid_t pid) {
+  WV_TRY_VOID(StartScope(scope_, pid, UnitProperties(wanted_)));
+  const std::string processes = ReadFile(directory_ + "/cgroup.procs", 64U << 20U).value_or("");
+  if (("\n" + processes + "\n").find(fmt::format("\n{}\n", pid)) == std::string::npos) {
+    return Fail(
+        Code::kFailedPrecondition,
+        fmt::format("systemd has started {} with process {}, which is not in {}: cgroup_root "
+                    "in /etc/wyvern/wyvern.yaml must be the hierarchy that systemd has",
+                    scope_.name, pid, directory_));
+  }
+  setxattr(directory_.c_str(), kMark, kMarkScope.data(), kMarkScope.size(), 0);
+  begun_ = true;
+  if (wanted_memory_.has_value()) {
+    WV_TRY_VOID(LimitMemoryLocked(*wanted_memory_));
+  }
+  return Write(wanted_);
+}
+
+Result<bool> Cgroup::LimitMemory(uint64_t bytes) {
+  const std::lock_guard lock(*mu_);
+  return LimitMemoryLocked(bytes);
+}
+
+Result<bool> Cgroup::LimitMemoryLocked(uint64_t bytes) {
+  if (!begun_) {
+    wanted_memory_ = bytes;
+    return true;
+  }
+  if (IsScope()) {
+    WV_TRY_VOID(SetUnitProperties(
+        scope_.name, UnitProperties({.memory_limit = static_cast<int64_t>(std::min(
+                                         bytes, uint64_t{std::numeric_limits<int64_t>::max()}))})));
+  }
+  return WriteMemory(bytes);
+}
+
+Result<bool> Cgroup::WriteMemory(uint64_t bytes) const {
   auto written = WriteControl(directory_ + "/memory.max", fmt::format("{}", bytes));
   if (!written.has_value() && written.error().code() == Code::kNotFound) {
     return false;
@@ -140,7 +219,32 @@ Result<bool> Cgroup::LimitMemory(uint64_t bytes) const {
   return true;
 }
 
-Result<> Cgroup::Apply(const Limits& limits) const {
+Result<> Cgroup::Apply(const Limits& limits) {
+  const std::lock_guard lock(*mu_);
+  if (!begun_) {
+    wanted_ = Merged(std::move(wanted_), limits);
+    return {};
+  }
+  if (IsScope()) {
+    WV_TRY_VOID(SetUnitProperties(scope_.name, UnitProperties(limits)));
+  }
+  return Write(limits);
+}
+
+std::set<std::string> Cgroup::Controllers() const {
+  const std::lock_guard lock(*mu_);
+  if (!begun_) {
+    return {kHandedOut.begin(), kHandedOut.end()};
+  }
+  std::set<std::string> out;
+  std::istringstream names(ReadFile(directory_ + "/cgroup.controllers", size_t{4096}).value_or(""));
+  for (std::string name; names >> name;) {
+    out.insert(name);
+  }
+  return out;
+}
+
+Result<> Cgroup::Write(const Limits& limits) const {
   const bool has_bfq = access((directory_ + "/io.bfq.weight").c_str(), F_OK) == 0;
   for (const ControlWrite& write : ControlWrites(limits, has_bfq)) {
     auto written = WriteControl(directory_ + "/" + write.file, write.text);
@@ -148,8 +252,10 @@ Result<> Cgroup::Apply(const Limits& limits) const {
       continue;
     }
     if (written.error().code() != Code::kNotFound) {
-      return tl::unexpected(std::move(written).error().WithContext(
-          fmt::format("writing '{}' to {}", write.text, write.file)));
+      const bool no_disk = written.error().sys_errno() == ENODEV && write.file.starts_with("io.");
+      return tl::unexpected(std::move(written).error().WithContext(fmt::format(
+          "writing '{}' to {}{}", write.text, write.file,
+          no_disk ? " (limits are for whole disks of this host, not for partitions)" : "")));
     }
     if (!write.optional) {
       return Fail(
@@ -177,14 +283,17 @@ Result<> RemoveCgroup(const std::string& root, const std::string& directory) {
   if (directory.size() <= root.size() + 1 || !directory.starts_with(root + "/")) {
     return Fail(Code::kInvalidArgument, fmt::format("cgroup {} is not below {}", directory, root));
   }
-  if (getxattr(directory.c_str(), kMark, nullptr, 0) < 0) {
+  const std::string mark = MarkOf(directory);
+  if (mark.empty()) {
     return {};  // not there, or not made by us
   }
   KillAll(directory);
-  WV_TRY_VOID_CONTEXT(RemoveOne(directory), "removing a cgroup");
+  if (mark != kMarkScope || !GoesByItself(directory)) {
+    WV_TRY_VOID_CONTEXT(RemoveOne(directory), "removing a cgroup");
+  }
   for (std::string parent = directory.substr(0, directory.rfind('/')); parent.size() > root.size();
        parent.resize(parent.rfind('/'))) {
-    if (getxattr(parent.c_str(), kMark, nullptr, 0) < 0 || rmdir(parent.c_str()) != 0) {
+    if (MarkOf(parent).empty() || rmdir(parent.c_str()) != 0) {
       break;
     }
   }

@@ -18,8 +18,9 @@ namespace {
 using testing::HasSubstr;
 
 TEST(CgroupsPathTest, HostilePathsAreRefused) {
-  for (const char* text : {"/", "///", "..", "/a/../../b", "a:b", "a:b:c:d",
-                           "x.slice:p:", "no-slice:p:n", "-x.slice:p:n", "a--b.slice:p:n"}) {
+  for (const char* text : {"/", "///", "..", "/a/../../b", "a:b", "a:b:c:d", "x.slice:p:",
+                           "no-slice:p:n", "-x.slice:p:n", "a--b.slice:p:n", "a b.slice:p:n",
+                           "a.slice:p q:n", "a.slice:p:n\n", "a.slice:p:\xc3\xa4"}) {
     auto place = ParseCgroupsPath(text, "id");
     ASSERT_FALSE(place.has_value()) << text;
     EXPECT_THAT(place.error().message(), HasSubstr("linux.cgroupsPath")) << text;
@@ -30,9 +31,9 @@ TEST(CgroupsPathTest, PathsAndDefaults) {
   EXPECT_EQ(ParseCgroupsPath("", "box")->path, "/wyvern/box");
   EXPECT_EQ(ParseCgroupsPath("/default/t", "t")->path, "/default/t");
   EXPECT_EQ(ParseCgroupsPath("a/./b//c", "t")->path, "/a/b/c");
-  EXPECT_EQ(SandboxLeaf(*ParseCgroupsPath("/kubepods/pod1/abc", "abc"), "abc"),
+  EXPECT_EQ(SandboxPlace(*ParseCgroupsPath("/kubepods/pod1/abc", "abc"), "abc").path,
             "/kubepods/pod1/wyvern-sandbox-abc");
-  EXPECT_EQ(SandboxLeaf(*ParseCgroupsPath("/abc", "abc"), "abc"), "/wyvern-sandbox-abc");
+  EXPECT_EQ(SandboxPlace(*ParseCgroupsPath("/abc", "abc"), "abc").path, "/wyvern-sandbox-abc");
 }
 
 TEST(CgroupsPathTest, SystemdForm) {
@@ -44,6 +45,12 @@ TEST(CgroupsPathTest, SystemdForm) {
             "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/"
             "cri-containerd-abc.scope");
   EXPECT_EQ(ParseCgroupsPath(":docker:abc", "abc")->path, "/system.slice/docker-abc.scope");
+  const CgroupPlace sandbox = SandboxPlace(*place, "abc");
+  EXPECT_EQ(sandbox.unit, "wyvern-sandbox-abc.scope");
+  EXPECT_EQ(sandbox.slice, "kubepods-burstable-pod1.slice");
+  EXPECT_EQ(sandbox.path,
+            "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1.slice/"
+            "wyvern-sandbox-abc.scope");
 }
 
 TEST(CgroupRootTest, AnotherFileSystemIsRefusedWithARemedy) {
@@ -51,6 +58,12 @@ TEST(CgroupRootTest, AnotherFileSystemIsRefusedWithARemedy) {
   ASSERT_FALSE(checked.has_value());
   EXPECT_EQ(checked.error().code(), Code::kFailedPrecondition);
   EXPECT_THAT(checked.error().message(), HasSubstr("unified_cgroup_hierarchy"));
+}
+
+Result<Cgroup> MakeCgroup(const std::string& root, const std::string& path) {
+  CgroupPlace place;
+  place.path = path;
+  return Cgroup::Make(root, place, "test");
 }
 
 // A tree of plain files: what is written where.
@@ -73,7 +86,7 @@ class FakeCgroupTest : public testing::Test {
 
   std::string In(const char* file) { return ReadFile(root_ + "/box/" + file, 4096).value_or("?"); }
 
-  Result<> Apply(const Limits& limits) { return Cgroup::Make(root_, "/box")->Apply(limits); }
+  Result<> Apply(const Limits& limits) { return MakeCgroup(root_, "/box")->Apply(limits); }
 
   std::string root_;
 };
@@ -136,12 +149,12 @@ class CgroupTest : public testing::Test {
 };
 
 TEST_F(CgroupTest, RemoveKillsAndTakesTheParentsWeMade) {
-  auto group = Cgroup::Make(root_, path_ + "/a/b");
+  auto group = MakeCgroup(root_, path_ + "/a/b");
   ASSERT_TRUE(group.has_value()) << group.error().message();
   auto child = Subprocess::Spawn(SpawnOptions{{"/bin/sleep", "100"}, {}, {}, {}});
   ASSERT_TRUE(child.has_value());
   ASSERT_TRUE(group->Add(child->pid()).has_value());
-  auto again = Cgroup::Make(root_, path_ + "/a/b");
+  auto again = MakeCgroup(root_, path_ + "/a/b");
   ASSERT_FALSE(again.has_value());
   EXPECT_EQ(again.error().code(), Code::kAlreadyExists);
   EXPECT_TRUE(RemoveCgroup(root_, group->directory()).has_value());
@@ -151,7 +164,7 @@ TEST_F(CgroupTest, RemoveKillsAndTakesTheParentsWeMade) {
 }
 
 TEST_F(CgroupTest, ProcessesKilledForWantOfMemoryAreCounted) {
-  const auto group = *Cgroup::Make(root_, path_ + "/hungry");
+  Cgroup group = *MakeCgroup(root_, path_ + "/hungry");
   EXPECT_EQ(group.OutOfMemoryKills(), 0U);
   const Result<bool> limited = group.LimitMemory(8U << 20U);
   ASSERT_TRUE(limited.has_value());
@@ -173,8 +186,8 @@ TEST_F(CgroupTest, ProcessesKilledForWantOfMemoryAreCounted) {
 }
 
 TEST_F(CgroupTest, SharedParentGoesWithTheLast) {
-  auto first = Cgroup::Make(root_, path_ + "/one");
-  auto second = Cgroup::Make(root_, path_ + "/two");
+  auto first = MakeCgroup(root_, path_ + "/one");
+  auto second = MakeCgroup(root_, path_ + "/two");
   ASSERT_TRUE(first.has_value() && second.has_value());
   EXPECT_TRUE(RemoveCgroup(root_, first->directory()).has_value());
   EXPECT_TRUE(std::filesystem::exists(root_ + path_));
@@ -184,7 +197,7 @@ TEST_F(CgroupTest, SharedParentGoesWithTheLast) {
 
 TEST_F(CgroupTest, ForeignParentStays) {
   std::filesystem::create_directory(root_ + path_);
-  auto group = Cgroup::Make(root_, path_ + "/one");
+  auto group = MakeCgroup(root_, path_ + "/one");
   ASSERT_TRUE(group.has_value());
   EXPECT_TRUE(RemoveCgroup(root_, group->directory()).has_value());
   EXPECT_TRUE(std::filesystem::exists(root_ + path_));

@@ -193,7 +193,8 @@ void AddCpu(const Limits& limits, Writes& writes) {
         "cpu.max",
         fmt::format("{} {}",
                     limits.cpu_quota.value_or(0) > 0 ? fmt::format("{}", *limits.cpu_quota) : "max",
-                    Given(limits.cpu_period) ? *limits.cpu_period : kDefaultCpuPeriod));
+                    Given(limits.cpu_period) ? *limits.cpu_period : kDefaultCpuPeriod),
+        limits.cpu_quota.value_or(0) <= 0);
   }
   if (limits.cpu_burst.value_or(0) > 0) {
     writes.Add("cpu.max.burst", fmt::format("{}", *limits.cpu_burst));
@@ -213,7 +214,9 @@ void AddMemory(const Limits& limits, Writes& writes) {
     writes.Add("memory.max", OrMax(*limits.memory_limit));
   }
   // Version 2 limits swap by itself. Without a limit of memory there is none of both either.
-  if (Given(limits.memory_swap)) {
+  if (limits.swap_alone.has_value()) {
+    writes.Add("memory.swap.max", OrMax(*limits.swap_alone), true);
+  } else if (Given(limits.memory_swap)) {
     writes.Add("memory.swap.max",
                *limits.memory_swap < 0
                    ? "max"
@@ -403,7 +406,9 @@ std::vector<UnitProperty> UnitProperties(const Limits& limits) {
   if (Given(limits.memory_limit)) {
     number("MemoryMax", or_none(*limits.memory_limit));
   }
-  if (Given(limits.memory_swap)) {
+  if (limits.swap_alone.has_value()) {
+    number("MemorySwapMax", or_none(*limits.swap_alone));
+  } else if (Given(limits.memory_swap)) {
     number("MemorySwapMax", *limits.memory_swap < 0 ? kNone
                                                     : static_cast<uint64_t>(*limits.memory_swap -
                                                                             *limits.memory_limit));

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "systemd/unit.h"
 
 namespace wyvern::runtime {
 
@@ -43,6 +44,8 @@ struct Limits {
   std::optional<std::string> cpus = {}, memory_nodes = {};  // lists as "0-3,7"; empty: all
   std::optional<int64_t> memory_limit = {};  // bytes; 0: as if it were not given; -1: none
   std::optional<int64_t> memory_swap = {};   // bytes of memory and swap together; 0 and -1 likewise
+  std::optional<int64_t> swap_alone =
+      {};  // bytes of swap without memory, in place of memory_swap; -1: none
   std::optional<int64_t> memory_reservation = {};         // bytes; 0: none; -1: all that it has
   std::optional<int64_t> pids = {};                       // 0: as if it were not given; below: none
   std::map<std::string, uint64_t> huge_pages = {};        // bytes by page size ("2MB")
@@ -67,16 +70,6 @@ Result<> CheckLimits(const Limits& limits);
 // In the order in which they are to be written. Precondition: CheckLimits passed.
 // `has_bfq`: io.bfq.weight is there; without, weights go to io.weight, which has another range.
 std::vector<ControlWrite> ControlWrites(const Limits& limits, bool has_bfq);
-
-// A property of a unit: a number, a list of bytes (AllowedCPUs), or a word.
-struct UnitProperty {
-  std::string name;
-  enum class Kind : uint8_t { kNumber, kBytes } kind = Kind::kNumber;
-  uint64_t number = 0;
-  std::vector<uint8_t> bytes = {};
-
-  bool operator==(const UnitProperty&) const = default;
-};
 
 // What systemd would write itself otherwise, with its defaults, when it next touches the unit. The rest is for ControlWrites alone: the unit is
 // delegated. Precondition: CheckLimits passed.

@@ -73,8 +73,8 @@ TEST(LimitsTest, Cpu) {
   EXPECT_THAT(Lines({.cpu_quota = 50000}), ElementsAre("cpu.max=50000 100000"));
   EXPECT_THAT(Lines({.cpu_quota = 150000, .cpu_period = 50000}),
               ElementsAre("cpu.max=150000 50000"));
-  EXPECT_THAT(Lines({.cpu_quota = -1}), ElementsAre("cpu.max=max 100000"));
-  EXPECT_THAT(Lines({.cpu_period = 20000}), ElementsAre("cpu.max=max 20000"));
+  EXPECT_THAT(Lines({.cpu_quota = -1}), ElementsAre("cpu.max?=max 100000"));
+  EXPECT_THAT(Lines({.cpu_period = 20000}), ElementsAre("cpu.max?=max 20000"));
   EXPECT_THAT(Lines({.cpu_quota = 50000, .cpu_burst = 20000}),
               ElementsAre("cpu.max.burst?=0", "cpu.max=50000 100000", "cpu.max.burst=20000"));
   EXPECT_THAT(Lines({.cpu_shares = 512, .cpu_idle = 1}), ElementsAre("cpu.idle=1"));
@@ -93,6 +93,9 @@ TEST(LimitsTest, SwapOfOciIsMemoryAndSwapTogether) {
   EXPECT_THAT(swap(1 << 20, -1), ElementsAre("memory.max=1048576", "memory.swap.max?=max"));
   EXPECT_THAT(swap(1 << 20, 0), ElementsAre("memory.max=1048576"));
   EXPECT_THAT(swap(-1, std::nullopt), ElementsAre("memory.max=max", "memory.swap.max?=max"));
+  EXPECT_THAT(Lines({.swap_alone = 0}), ElementsAre("memory.swap.max?=0"));
+  EXPECT_THAT(Lines({.swap_alone = -1}), ElementsAre("memory.swap.max?=max"));
+  EXPECT_EQ(UnitProperties({.swap_alone = 5})[0].number, 5U);
   EXPECT_THAT(Lines({.memory_reservation = 4096}), ElementsAre("memory.low=4096"));
   EXPECT_THAT(Lines({.memory_reservation = -1}), ElementsAre("memory.low=max"));
 }

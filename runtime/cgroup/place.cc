@@ -46,6 +46,11 @@ Result<CgroupPlace> ParseSystemd(const std::string& text) {
   }
   WV_TRY(const std::string slice, SlicePath(text, place.slice));
   place.unit = (prefix.empty() ? name : prefix + "-" + name) + ".scope";
+  if (!IsUnitName(place.slice) || !IsUnitName(place.unit)) {
+    return Bad(text,
+               "slice, prefix and name must be of letters, digits and :-_.\\ , and at most "
+               "255 with the suffix");
+  }
   place.path = slice + "/" + place.unit;
   return place;
 }
@@ -80,8 +85,15 @@ Result<CgroupPlace> ParseCgroupsPath(const std::string& text, const std::string&
   return place;
 }
 
-std::string SandboxLeaf(const CgroupPlace& place, const std::string& id) {
-  return place.path.substr(0, place.path.rfind('/')) + "/wyvern-sandbox-" + id;
+CgroupPlace SandboxPlace(const CgroupPlace& place, const std::string& id) {
+  CgroupPlace sandbox = place;
+  std::string leaf = "wyvern-sandbox-" + id;
+  if (place.systemd) {
+    leaf += ".scope";
+    sandbox.unit = leaf;
+  }
+  sandbox.path = place.path.substr(0, place.path.rfind('/')) + "/" + leaf;
+  return sandbox;
 }
 
 }  // namespace wyvern::runtime

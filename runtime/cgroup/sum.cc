@@ -46,6 +46,18 @@ int64_t QuotaOf(const Limits& limits) {
   return (quota * kPeriod + period - 1) / period;
 }
 
+// µs in kDefaultCpuPeriod. Not more than its quota, which CheckLimits saw to.
+int64_t BurstOf(const Limits& limits) {
+  const int64_t quota = limits.cpu_quota.value_or(0);
+  const uint64_t burst = limits.cpu_burst.value_or(0);
+  const int64_t scaled = QuotaOf(limits);
+  if (quota <= 0 || scaled <= 0 || burst == 0) {
+    return 0;
+  }
+  return static_cast<int64_t>(static_cast<double>(scaled) *
+                              (static_cast<double>(burst) / static_cast<double>(quota)));
+}
+
 // Of memory alone; -1: none.
 int64_t SwapOf(const Limits& limits) {
   const int64_t together = limits.memory_swap.value_or(0), memory = limits.memory_limit.value_or(0);
@@ -145,6 +157,8 @@ void SandboxLimits::Remove(const std::string& container) {
 Limits SandboxLimits::Sum() const {
   Total memory(overhead_.memory), quota(overhead_.cpu_quota), swap(0);
   int64_t reservation = 0;
+  int64_t burst = 0;
+  bool idle = !containers_.empty();
   uint64_t shares = 0;
   uint32_t weight = 0;
   std::set<BlockDeviceNumber> devices;
@@ -154,6 +168,8 @@ Limits SandboxLimits::Sum() const {
     swap.AddSwap(SwapOf(limits));
     quota.Add(QuotaOf(limits));
     reservation = Plus(reservation, std::max(limits.memory_reservation.value_or(0), int64_t{0}));
+    burst = Plus(burst, BurstOf(limits));
+    idle = idle && limits.cpu_idle == 1;
     const uint64_t own = limits.cpu_shares.value_or(0);
     // Bounded first: a sum must not wrap.
     shares += std::min(own == 0 ? kDefaultShares : own, uint64_t{262144});
@@ -170,6 +186,9 @@ Limits SandboxLimits::Sum() const {
   sum.cpu_shares = shares == 0 ? kDefaultShares : shares;
   sum.cpu_quota = quota.value() == 0 ? -1 : quota.value();
   sum.cpu_period = kDefaultCpuPeriod;
+  sum.cpu_burst =
+      static_cast<uint64_t>(std::clamp(burst, int64_t{0}, std::max(*sum.cpu_quota, int64_t{0})));
+  sum.cpu_idle = idle ? 1 : 0;
   sum.memory_limit = memory.value() == 0 ? -1 : memory.value();
   const int64_t together =
       sum.memory_limit > 0 && swap.value() >= 0 ? Plus(*sum.memory_limit, swap.value()) : -1;

@@ -84,6 +84,19 @@ TEST(SandboxLimitsTest, MergedKeepsWhatAnUpdateDoesNotGive) {
   EXPECT_EQ(after.unified.at("memory.high"), "max");
 }
 
+TEST(SandboxLimitsTest, BurstsAddUpAndIdleIsWhatAllAre) {
+  SandboxLimits sandbox(kOverhead);
+  EXPECT_EQ(sandbox.Sum().cpu_idle, 0);
+  sandbox.Set("a", {.cpu_quota = 50000, .cpu_burst = 20000, .cpu_idle = 1});
+  sandbox.Set("b", {.cpu_quota = 20000, .cpu_period = 50000, .cpu_burst = 10000, .cpu_idle = 1});
+  EXPECT_EQ(sandbox.Sum().cpu_burst, 40000U);
+  EXPECT_EQ(sandbox.Sum().cpu_idle, 1);
+  sandbox.Set("c", {});
+  EXPECT_EQ(sandbox.Sum().cpu_burst, 0U);  // no quota, no burst
+  EXPECT_EQ(sandbox.Sum().cpu_idle, 0);
+  EXPECT_TRUE(CheckLimits(sandbox.Sum()).has_value());
+}
+
 TEST(SandboxLimitsTest, SetsAreJoinedWhereAllHaveOne) {
   SandboxLimits sandbox(kOverhead);
   sandbox.Set("a", {.cpus = "0-1,7", .memory_nodes = "0"});

@@ -72,7 +72,8 @@ struct Config {
   } timeouts;
 
   struct Overhead {
-    uint64_t memory = 0;  // bytes
+    uint64_t memory = 0;       // bytes
+    uint32_t cpu_percent = 0;  // of one CPU
   } overhead;
 
   struct Annotations {

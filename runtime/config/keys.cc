@@ -406,6 +406,11 @@ std::vector<Key> MakeHostKeys() {
           "Host memory that the sandbox's own processes may use beside the guest's (cgroup limit). "
           "What the kernel needs to map guest memory is\nadded: a 64th of it.",
           16U << 20U, 4096, [](Config& c) -> uint64_t& { return c.overhead.memory; }),
+      Count("overhead.cpu_percent", "50",
+            "Host CPU that the sandbox's own work may use beside its containers' quotas, where all "
+            "of "
+            "them have one, in hundredths of a CPU (cgroup\nlimit).",
+            1, 100000, [](Config& c) -> uint32_t& { return c.overhead.cpu_percent; }),
       KeyList("annotations.allow", "[sandbox.vcpus, sandbox.memory]",
               "Keys that annotations io.wyvern.<key> of a container may set.",
               [](Config& c) -> std::vector<std::string>& { return c.annotations.allow; }),

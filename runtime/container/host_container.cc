@@ -191,16 +191,10 @@ Result<> HostContainer::Share() {
 Result<> HostContainer::StartAnchor() {
   const Config& config = *environment_.config;
   WV_TRY(const CgroupPlace place, ParseCgroupsPath(spec_.facts().cgroups_path, options_.id));
-  if (place.systemd) {
-    WV_INFO(
-        "container {}: linux.cgroupsPath asks for systemd's driver; the cgroup is made directly, "
-        "systemd does not know the scope",
-        options_.id);
-  }
   WV_TRY_VOID(Cgroup::CheckUnused(config.cgroup_root, place.path));
   WV_TRY_VOID(Record(
       "cgroup", [&](ContainerRecord& record) { record.cgroup = config.cgroup_root + place.path; }));
-  WV_TRY(Cgroup group, Cgroup::Make(config.cgroup_root, place.path));
+  WV_TRY(Cgroup group, Cgroup::Make(config.cgroup_root, place, options_.id));
   cgroup_.emplace(std::move(group));
   WV_TRY(const UniqueFd procs, cgroup_->OpenProcs());
   TreeOptions root;
@@ -213,6 +207,9 @@ Result<> HostContainer::StartAnchor() {
   options.root_tree = tree;
   WV_TRY(AnchorProcess anchor, AnchorProcess::Start(options));
   anchor_.emplace(std::move(anchor));
+  if (!procs.valid()) {
+    WV_TRY_VOID(cgroup_->Add(anchor_->pid()));
+  }
   WV_TRY(const ProcessRecord process, RecordProcess("anchor", anchor_->pid()));
   return Record("anchor", [&](ContainerRecord& record) { record.processes.push_back(process); });
 }

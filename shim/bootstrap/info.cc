@@ -5,11 +5,10 @@
 namespace wyvern::shim {
 
 std::string FeaturesJson() {
-  // systemd: linux.cgroupsPath of its form is understood, but the cgroup is made without asking it.
   return R"({"ociVersionMin":"1.0.0","ociVersionMax":"1.2.0",)"
          R"("mountOptions":["bind","rbind","ro","rw","nosuid","suid","nodev","dev","noexec","exec"],)"
          R"("linux":{"namespaces":["cgroup","ipc","mount","network","pid","uts"],)"
-         R"("cgroup":{"v1":false,"v2":true,"systemd":false,"systemdUser":false},)"
+         R"("cgroup":{"v1":false,"v2":true,"systemd":true,"systemdUser":false},)"
          R"("seccomp":{"enabled":true},"apparmor":{"enabled":false},"selinux":{"enabled":false}}})";
 }
 

@@ -12,7 +12,7 @@ namespace {
 TEST(InfoTest, OnlyWhatIsImplementedIsOffered) {
   const auto features = nlohmann::json::parse(FeaturesJson());
   EXPECT_EQ(features["linux"]["cgroup"],
-            nlohmann::json::parse(R"({"v1":false,"v2":true,"systemd":false,"systemdUser":false})"));
+            nlohmann::json::parse(R"({"v1":false,"v2":true,"systemd":true,"systemdUser":false})"));
   EXPECT_EQ(features["linux"]["namespaces"],
             nlohmann::json({"cgroup", "ipc", "mount", "network", "pid", "uts"}));
   EXPECT_EQ(features["linux"]["seccomp"]["enabled"], true);
