@@ -73,6 +73,7 @@ Result<ProcessIo> SandboxImpl::CreateContainer(const ContainerOptions& options) 
       const std::lock_guard lock(mu_);
       containers_.erase(options.id);
     }
+    ReduceHostLimits();
     ShrinkAfterExit();
     return tl::unexpected(std::move(io).error().WithContext("container " + options.id));
   }
@@ -95,9 +96,13 @@ Result<ProcessIo> SandboxImpl::MakeContainer(const ContainerPtr& container,
                                                  std::move(host)));
   container->anchor_pid = container->host->anchor().pid();
   timeline_.Add("rootfs", start);
-  if (auto grown = GrowFor(container); !grown.has_value()) {
+  auto granted = GrantHostLimits(container);
+  if (granted.has_value()) {
+    granted = Grow();
+  }
+  if (!granted.has_value()) {
     UndoCreate(container, /*in_guest=*/false);
-    return tl::unexpected(std::move(grown).error());
+    return tl::unexpected(std::move(granted).error());
   }
   auto streams = CreateInGuest(container, options.io);
   if (!streams.has_value()) {
@@ -370,6 +375,7 @@ Result<ExitInfo> SandboxImpl::DeleteInit(const ContainerPtr& container, const Pr
     SetExited(process, 128 + SIGKILL);
   }
   AdjustOomScore();
+  ReduceHostLimits();
   ShrinkAfterExit();
   const std::lock_guard lock(mu_);
   return *init->exit;

@@ -15,9 +15,9 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
-constexpr uint64_t kMiB = 1ULL << 20U;
-constexpr uint64_t kBlock = 4 * kMiB;
-constexpr SizePlan kPlan = {.boot = {1, 256 * kMiB}, .most = {8, 4096 * kMiB}};
+constexpr uint64_t kMeg = 1ULL << 20U;
+constexpr uint64_t kBlock = 4 * kMeg;
+constexpr SizePlan kPlan = {.boot = {1, 256 * kMeg}, .most = {8, 4096 * kMeg}};
 
 // Follows as far as a test lets it, in blocks of 4 MiB.
 class ObedientMachine final : public Machine {
@@ -48,7 +48,7 @@ class ObedientMachine final : public Machine {
   }
 
   Result<ResizedMemory> ResizeMemory(uint64_t bytes, milliseconds /*patience*/) override {
-    calls.push_back(fmt::format("memory {}", bytes / kMiB));
+    calls.push_back(fmt::format("memory {}", bytes / kMeg));
     if (memory_error.has_value()) {
       return tl::unexpected(Error(*memory_error, "cut"));
     }
@@ -71,7 +71,7 @@ class ObedientMachine final : public Machine {
   void End() override {}
 
   uint32_t vcpus = 1, least_vcpus = 1, most_vcpus = 32;
-  uint64_t memory = 256 * kMiB, least_memory = 256 * kMiB, most_memory = 1ULL << 40U;
+  uint64_t memory = 256 * kMeg, least_memory = 256 * kMeg, most_memory = 1ULL << 40U;
   std::optional<Code> vcpus_error, memory_error;
   std::vector<std::string> calls;
   std::vector<milliseconds> patiences;
@@ -80,7 +80,7 @@ class ObedientMachine final : public Machine {
 class GuestSizerTest : public testing::Test {
  protected:
   Result<> LimitHost(uint64_t memory) {
-    machine_.calls.push_back(fmt::format("host {}", memory / kMiB));
+    machine_.calls.push_back(fmt::format("host {}", memory / kMeg));
     return host_error_.has_value() ? Fail(*host_error_, "no cgroup") : Result<>();
   }
 
@@ -93,8 +93,8 @@ class GuestSizerTest : public testing::Test {
 };
 
 TEST_F(GuestSizerTest, HostGrantsFirstAndTakesBackLast) {
-  ASSERT_TRUE(sizer_.Set({4, 2048 * kMiB}).has_value());
-  EXPECT_EQ(sizer_.now(), (GuestSize{4, 2048 * kMiB}));
+  ASSERT_TRUE(sizer_.Set({4, 2048 * kMeg}).has_value());
+  EXPECT_EQ(sizer_.now(), (GuestSize{4, 2048 * kMeg}));
   EXPECT_THAT(machine_.calls, ElementsAre("host 2176", "memory 2048", "host 2048", "vcpus 4"));
   EXPECT_THAT(machine_.patiences, ElementsAre(milliseconds(700)));
   machine_.calls.clear();
@@ -107,24 +107,24 @@ TEST_F(GuestSizerTest, HostGrantsFirstAndTakesBackLast) {
 }
 
 TEST_F(GuestSizerTest, WholeBlocksAreMoreThanAskedAndFine) {
-  ASSERT_TRUE(sizer_.Set({1, 302 * kMiB}).has_value());
-  EXPECT_EQ(sizer_.now().memory, 304 * kMiB);
+  ASSERT_TRUE(sizer_.Set({1, 302 * kMeg}).has_value());
+  EXPECT_EQ(sizer_.now().memory, 304 * kMeg);
   EXPECT_EQ(machine_.calls.back(), "host 304");
-  ASSERT_TRUE(sizer_.Set({1, 302 * kMiB}).has_value()) << "no less can be";
-  EXPECT_EQ(sizer_.now().memory, 304 * kMiB);
+  ASSERT_TRUE(sizer_.Set({1, 302 * kMeg}).has_value()) << "no less can be";
+  EXPECT_EQ(sizer_.now().memory, 304 * kMeg);
 }
 
 TEST_F(GuestSizerTest, HostThatDoesNotGrantLeavesTheGuestAsItIs) {
   host_error_ = Code::kPermissionDenied;
-  const auto set = sizer_.Set({4, 2048 * kMiB});
+  const auto set = sizer_.Set({4, 2048 * kMeg});
   EXPECT_EQ(set.error().code(), Code::kPermissionDenied);
   EXPECT_THAT(machine_.calls, ElementsAre("host 2176"));
   EXPECT_EQ(sizer_.now(), kPlan.boot);
 }
 
 TEST_F(GuestSizerTest, GuestThatTakesAPartGoesBack) {
-  machine_.most_memory = 512 * kMiB;
-  auto set = sizer_.Set({4, 2048 * kMiB});
+  machine_.most_memory = 512 * kMeg;
+  auto set = sizer_.Set({4, 2048 * kMeg});
   EXPECT_EQ(set.error().code(), Code::kUnavailable);
   EXPECT_EQ(set.error().message(),
             "the sandbox does not get from 256 to 2048 MiB of memory: no room");
@@ -133,19 +133,19 @@ TEST_F(GuestSizerTest, GuestThatTakesAPartGoesBack) {
               ElementsAre("host 2176", "memory 2048", "host 512", "memory 256", "host 256"));
   machine_.most_memory = 1ULL << 40U;
   machine_.most_vcpus = 3;
-  set = sizer_.Set({4, 512 * kMiB});
+  set = sizer_.Set({4, 512 * kMeg});
   EXPECT_EQ(set.error().message(), "the sandbox does not get from 1 to 4 vCPUs: CPU 3 is busy");
   EXPECT_EQ(sizer_.now(), kPlan.boot);
 }
 
 TEST_F(GuestSizerTest, GuestThatDoesNotGoBackEitherIsToldSo) {
   machine_.most_vcpus = 3;
-  machine_.least_memory = 512 * kMiB;
-  const auto set = sizer_.Set({4, 512 * kMiB});
+  machine_.least_memory = 512 * kMeg;
+  const auto set = sizer_.Set({4, 512 * kMeg});
   EXPECT_EQ(set.error().code(), Code::kUnavailable);
   EXPECT_THAT(set.error().message(), HasSubstr("does not get from 1 to 4 vCPUs: CPU 3 is busy"));
   EXPECT_THAT(set.error().message(), HasSubstr("does not go back"));
-  EXPECT_EQ(sizer_.now(), (GuestSize{3, 512 * kMiB})) << "what is, not what was asked for";
+  EXPECT_EQ(sizer_.now(), (GuestSize{3, 512 * kMeg})) << "what is, not what was asked for";
 }
 
 TEST_F(GuestSizerTest, AfterAnErrorTheMachineIsAskedWhatIs) {
@@ -157,31 +157,31 @@ TEST_F(GuestSizerTest, AfterAnErrorTheMachineIsAskedWhatIs) {
   EXPECT_THAT(machine_.calls, ElementsAre("vcpus 4", "vcpus 1"));
   machine_.memory_error = Code::kUnavailable;
   machine_.calls.clear();
-  EXPECT_EQ(sizer_.Set({1, 512 * kMiB}).error().code(), Code::kUnavailable);
+  EXPECT_EQ(sizer_.Set({1, 512 * kMeg}).error().code(), Code::kUnavailable);
   EXPECT_THAT(machine_.calls, ElementsAre("host 640", "memory 512", "host 256"));
 }
 
 TEST_F(GuestSizerTest, ShrinkKeepsWhatTheGuestKeepsAndGrowsNothing) {
-  ASSERT_TRUE(sizer_.Set({4, 2048 * kMiB}).has_value());
+  ASSERT_TRUE(sizer_.Set({4, 2048 * kMeg}).has_value());
   machine_.calls.clear();
   machine_.least_vcpus = 2;
-  machine_.least_memory = 640 * kMiB;
+  machine_.least_memory = 640 * kMeg;
   auto shrunk = sizer_.Shrink(kPlan.boot, milliseconds(50));
   EXPECT_TRUE(shrunk.moved);
   EXPECT_THAT(shrunk.kept, HasSubstr("CPU 3 is busy"));
   EXPECT_THAT(shrunk.kept, HasSubstr("no room"));
-  EXPECT_EQ(sizer_.now(), (GuestSize{2, 640 * kMiB}));
+  EXPECT_EQ(sizer_.now(), (GuestSize{2, 640 * kMeg}));
   EXPECT_THAT(machine_.calls, ElementsAre("vcpus 1", "memory 256", "host 640"));
   EXPECT_EQ(machine_.patiences.back(), milliseconds(50));
   shrunk = sizer_.Shrink(kPlan.boot, milliseconds(50));
   EXPECT_FALSE(shrunk.moved);
   machine_.least_vcpus = 1;
   machine_.least_memory = 0;
-  shrunk = sizer_.Shrink({1, 256 * kMiB}, milliseconds(50));
+  shrunk = sizer_.Shrink({1, 256 * kMeg}, milliseconds(50));
   EXPECT_TRUE(shrunk.moved);
   EXPECT_EQ(shrunk.kept, "");
   machine_.calls.clear();
-  EXPECT_FALSE(sizer_.Shrink({8, 1024 * kMiB}, milliseconds(50)).moved);
+  EXPECT_FALSE(sizer_.Shrink({8, 1024 * kMeg}, milliseconds(50)).moved);
   EXPECT_THAT(machine_.calls, IsEmpty());
 }
 

@@ -83,13 +83,14 @@ void SandboxImpl::WatchHostCache() {
 }
 
 bool SandboxImpl::WantsHostCache() {
-  if (config_.memory.reclaim == Config::Memory::Reclaim::kAlways || facts_.memory_limit > 0) {
+  if (config_.memory.reclaim == Config::Memory::Reclaim::kAlways ||
+      facts_.limits.memory_limit.value_or(0) > 0) {
     return true;
   }
   const std::lock_guard lock(mu_);
   return std::any_of(containers_.begin(), containers_.end(), [](const auto& entry) {
     const Container& container = *entry.second;
-    return container.created && container.host->facts().memory_limit > 0;
+    return container.created && container.limits.memory_limit.value_or(0) > 0;
   });
 }
 

@@ -159,15 +159,9 @@ Result<> SandboxImpl::GrowTo(const GuestSize& wanted) {
   return {};
 }
 
-Result<> SandboxImpl::GrowFor(const ContainerPtr& container) {
-  const oci::Facts& facts = container->host->facts();
+Result<> SandboxImpl::Grow() {
   const std::lock_guard resizing(resize_mu_);
-  {
-    const std::lock_guard lock(mu_);
-    container->limits = facts.limits;
-    container->counts = !IsPause(facts);
-  }
-  return IsPause(facts) ? Result<>() : GrowTo(WantedSize());
+  return GrowTo(WantedSize());
 }
 
 // With nobody left the sandbox most likely ends, and its machine with it; a pod waits for its next container.
@@ -226,43 +220,6 @@ void SandboxImpl::Shrink() {
     WV_INFO("sandbox {}: {}; tried again when its containers change next", options_.id,
             shrunk.kept);
   }
-}
-
-Result<> SandboxImpl::UpdateContainer(const std::string& id, const std::string& resources_json) {
-  WV_TRY(const ContainerPtr container, FindContainer(id));
-  WV_TRY_VOID(CheckAlive());
-  if (container->host == nullptr) {
-    return Fail(Code::kInvalidArgument, "the guest itself has no limits: name a container");
-  }
-  WV_TRY(const Limits update, oci::ParseResources(resources_json));
-  const std::lock_guard resizing(resize_mu_);
-  Limits before;
-  {
-    const std::lock_guard lock(mu_);
-    before = container->limits;
-  }
-  const Limits after = Merged(before, update);
-  WV_TRY_VOID(CheckLimits(after));
-  std::vector<std::string> notes;
-  WV_TRY(const std::string resources,
-         oci::TranslateResources(resources_json, after, container->host->devices(), &notes));
-  for (const std::string& note : notes) {
-    WV_INFO("container {}: update: {}", id, note);
-  }
-  const auto count_with = [&](const Limits& limits) {
-    const std::lock_guard lock(mu_);
-    container->limits = limits;
-  };
-  count_with(after);
-  auto done = GrowTo(WantedSize());
-  if (done.has_value()) {
-    done = agent_->UpdateContainer(id, resources);
-  }
-  if (!done.has_value()) {
-    count_with(before);
-  }
-  ShrinkSoon();
-  return done;
 }
 
 Result<SandboxSize> SandboxImpl::Resize(const SizeWish& wish) {

@@ -1,7 +1,7 @@
 // sandbox/sandbox_impl.h — the Sandbox behind sandbox.h. Internal to sandbox/.
 // Locks:   mu_ guards the tables and the states; it is never held over a call to agent, VMM or kernel that can take long.
-//          shutdown_mu_ before mu_. resize_mu_ before mu_: held while the guest changes its size, which can take as long as timeouts.resize
-//          allows, several times over; the machine's end releases it.
+//          shutdown_mu_ before mu_. resize_mu_ before limits_mu_ before mu_. resize_mu_ is held by one update after the other, and while the guest
+//          changes its size, which can take as long as timeouts.resize allows, several times over; the machine's end releases it.
 // Threads: callers' threads; loop_ (anchors' deaths, delays); pool_ for what a death starts; callbacks of agent client and machine,
 //          which only post to the loop.
 #pragma once
@@ -27,6 +27,7 @@
 #include "network/netns.h"
 #include "oci/spec.h"
 #include "sandbox/guest_sizer.h"
+#include "sandbox/host_limits.h"
 #include "sandbox/sandbox.h"
 #include "sandbox/sizing.h"
 #include "sandbox/timeline.h"
@@ -68,7 +69,7 @@ struct Container {
   std::string id;
   std::unique_ptr<HostContainer> host;
   Limits limits;        // as config.json and updates since want them
-  bool counts = false;  // the machine has grown for its limits
+  bool counts = false;  // the sandbox has what its limits ask for
   std::map<std::string, std::shared_ptr<Process>> processes;  // "": the init
   bool created = false;                                       // CreateContainer is done
   bool paused = false;
@@ -191,16 +192,21 @@ class SandboxImpl final : public Sandbox {
   // oom_score.cc
   void AdjustOomScore();
 
-  // resize.cc; with resize_mu_ held: those that say so
+  // resize.cc
   SizePlan PlanMachine(MachineOptions& machine) const;
   Result<> LimitHost(uint64_t guest_memory);
   Need NeedOfContainers();                   // takes mu_
   GuestSize WantedSize();                    // with resize_mu_ held
   Result<> GrowTo(const GuestSize& wanted);  // with resize_mu_ held
-  Result<> GrowFor(const ContainerPtr& container);
+  Result<> Grow();
   void ShrinkSoon();
   void ShrinkAfterExit();
   void Shrink();
+  // limits.cc
+  Result<>
+  ApplyHostLimits();  // by the limits of the containers as they are now; takes limits_mu_, then mu_
+  Result<> GrantHostLimits(const ContainerPtr& container);
+  void ReduceHostLimits();
 
   // observe.cc
   void TellStarted(const std::string& id, const ProcessPtr& init);                  // takes mu_
@@ -256,7 +262,9 @@ class SandboxImpl final : public Sandbox {
   std::mutex resize_mu_;
   std::optional<GuestSizer> sizer_;  // made with the machine; guarded by resize_mu_, but for plan()
   SizeWish wish_;                    // guarded by resize_mu_
-  GuestSize told_cut_;  // guarded by resize_mu_: the last that was more than it can have
+  GuestSize told_cut_;      // guarded by resize_mu_: the last that was more than it can have
+  std::mutex limits_mu_;    // held while systemd is asked
+  HostLimits host_limits_;  // guarded by limits_mu_
 
   std::mutex shutdown_mu_;
   bool shut_down_ = false;  // guarded by shutdown_mu_

@@ -61,7 +61,8 @@ SandboxImpl::SandboxImpl(SandboxOptions options, Backend backend)
     : options_(std::move(options)),
       backend_(std::move(backend)),
       config_(*options_.config),
-      timeline_(options_.asked_at) {}
+      timeline_(options_.asked_at),
+      host_limits_(config_.overhead.cpu_percent) {}
 
 Result<> SandboxImpl::Start() {
   WV_TRY_VOID(oci::CheckId(options_.id));
@@ -112,12 +113,12 @@ Result<> SandboxImpl::OpenState() {
 
 Result<> SandboxImpl::MakeCgroup() {
   WV_TRY(const CgroupPlace place, ParseCgroupsPath(facts_.cgroups_path, options_.id));
-  const std::string leaf = SandboxLeaf(place, options_.id);
-  WV_TRY_VOID(Cgroup::CheckUnused(config_.cgroup_root, leaf));
+  const CgroupPlace leaf = SandboxPlace(place, options_.id);
+  WV_TRY_VOID(Cgroup::CheckUnused(config_.cgroup_root, leaf.path));
   WV_TRY_VOID(state_->Update("sandbox-cgroup", [&](SandboxRecord& r) {
-    r.cgroups.push_back(config_.cgroup_root + leaf);
+    r.cgroups.push_back(config_.cgroup_root + leaf.path);
   }));
-  WV_TRY(Cgroup group, Cgroup::Make(config_.cgroup_root, leaf));
+  WV_TRY(Cgroup group, Cgroup::Make(config_.cgroup_root, leaf, options_.id));
   cgroup_.emplace(std::move(group));
   return {};
 }
@@ -172,7 +173,7 @@ void SandboxImpl::TellNewInterfaces() {
 
 Result<> SandboxImpl::StartMachine() {
   WV_CHECK(cgroup_.has_value());  // MakeCgroup came before
-  const Cgroup& cgroup = *cgroup_;
+  Cgroup& cgroup = *cgroup_;
   MachineOptions machine;
   machine.id = options_.id;
   machine.vmm_binary = config_.paths.vmm;
@@ -192,6 +193,10 @@ Result<> SandboxImpl::StartMachine() {
   const SizePlan plan = PlanMachine(machine);
   WV_TRY_VOID(CheckHugePages(machine.ram_pages, machine.memory_bytes));
   WV_TRY_VOID(LimitHost(plan.boot.memory));
+  // Before guest memory is where it then stays.
+  WV_TRY_VOID_CONTEXT(
+      cgroup.Apply({.cpus = facts_.limits.cpus, .memory_nodes = facts_.limits.memory_nodes}),
+      "the sandbox's cgroup on the host");
   const int64_t start = timeline_.Now();
   machine_ = backend_.make_machine(std::move(machine));
   sizer_.emplace(
