@@ -75,14 +75,7 @@ Result<> ReadLinux(const Json& linux_section, Facts& facts) {
     return {};
   }
   WV_TRY(facts.limits, ReadLimits(*resources));
-  WV_TRY_VOID(runtime::CheckLimits(facts.limits));
-  facts.memory_limit = facts.limits.memory_limit.value_or(0);
-  if (facts.limits.cpu_quota.has_value()) {
-    facts.cpu_quota = *facts.limits.cpu_quota;
-    facts.cpu_period =
-        static_cast<int64_t>(facts.limits.cpu_period.value_or(runtime::kDefaultCpuPeriod));
-  }
-  return {};
+  return runtime::CheckLimits(facts.limits);
 }
 
 void ReadProcess(const Json& process, Facts& facts) {

@@ -74,8 +74,6 @@ struct Facts {
   std::map<std::string, std::string> annotations;
   std::vector<std::string> sandbox_sysctls;  // "net.ipv4.ip_forward=1": for the whole guest
   runtime::Limits limits;                    // linux.resources, checked
-  int64_t memory_limit = 0;                  // bytes; 0 or below: none
-  int64_t cpu_quota = 0, cpu_period = 0;  // µs; a period that is not given is the kernel's default
   HostHooks hooks;
   std::vector<BlockDevice> block_devices;  // each number once
 };
