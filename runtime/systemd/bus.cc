@@ -54,6 +54,10 @@ class DBusErrorText {
         std::pair("org.freedesktop.DBus.Error.NoServer", Code::kUnavailable),
         std::pair("org.freedesktop.DBus.Error.ServiceUnknown", Code::kUnavailable),
         std::pair("org.freedesktop.DBus.Error.NameHasNoOwner", Code::kUnavailable)};
+    // How a bus says that it could not start systemd, which is not started so: it is not what runs this host.
+    if (name.starts_with("org.freedesktop.DBus.Error.Spawn.")) {
+      return Code::kUnavailable;
+    }
     const auto* const it =
         std::ranges::find_if(kCodes, [name](const auto& each) { return name == each.first; });
     return it == kCodes.end() ? Code::kInternal : it->second;

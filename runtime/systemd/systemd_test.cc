@@ -130,6 +130,11 @@ TEST_F(SystemdTest, ErrorsAreTyped) {
   EXPECT_THAT(std::string(denied.message()), HasSubstr("the fake says no"));
   fake_->Do("StartTransientUnit", Manner::kError, "org.freedesktop.DBus.Error.ServiceUnknown");
   EXPECT_EQ(StartFails().code(), Code::kUnavailable);
+  fake_->Do("Subscribe", Manner::kError, "org.freedesktop.DBus.Error.Spawn.ChildExited");
+  const Error none = StartFails();
+  EXPECT_EQ(none.code(), Code::kUnavailable);
+  EXPECT_THAT(std::string(none.message()), HasSubstr("SystemdCgroup = false"));
+  fake_->DoRight("Subscribe");
   fake_->Do("StartTransientUnit", Manner::kError, "org.freedesktop.systemd1.NoneOfThese");
   EXPECT_EQ(StartFails().code(), Code::kInternal);
 }
