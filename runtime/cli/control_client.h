@@ -1,6 +1,7 @@
 // cli/control_client.h — talks to living sandboxes through their control sockets.
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <string>
 #include <vector>
@@ -11,6 +12,9 @@
 #include "ttrpc/client.h"
 
 namespace wyvern::cli {
+
+// For what a sandbox answers at once.
+inline constexpr std::chrono::milliseconds kQueryTimeout(5000);
 
 inline constexpr const char* kControlService = "wyvern.control.v1.Control";
 

@@ -15,8 +15,6 @@ namespace wyvern::cli {
 
 namespace {
 
-constexpr std::chrono::milliseconds kQueryTimeout(5000);
-
 Result<std::string> StateDirectory() {
   WV_TRY(const auto config, runtime::LoadConfig({}));
   return config->state_dir;

@@ -15,7 +15,6 @@ namespace {
 
 namespace pb = control::v1;
 
-constexpr std::chrono::milliseconds kQueryTimeout(5000);
 // A guest may take as long as its sandbox's timeouts.resize, several times; this only ends what has hung.
 constexpr std::chrono::minutes kResizeTimeout(10);
 
