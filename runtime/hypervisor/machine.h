@@ -36,8 +36,8 @@ struct MachineOptions {
   std::string extra_cmdline;
   RamPages ram_pages = RamPages::kTransparent;
   bool page_reporting =
-      true;  // what the guest frees goes back to the host; never with pages of the pool
-  uint32_t vcpus = 1;         // at boot: 1 to 8
+      true;            // what the guest frees goes back to the host; never with pages of the pool
+  uint32_t vcpus = 1;  // at boot: 1 to 8
   uint32_t max_vcpus = 0;     // what ResizeVcpus can reach, `vcpus` to 32; 0: as many as `vcpus`
   uint64_t memory_bytes = 0;  // at boot: whole pages of ram_pages
   // What ResizeMemory can add, a multiple of kHotplugStep; 0: nothing, and no device for it.

@@ -94,7 +94,7 @@ class RecordingMachine : public api::VirtualMachine {
   std::vector<std::pair<std::string, size_t>> attached;
   std::string serial;  // of the last disk
   bool read_only = false;
-  api::BalloonSpec balloon;  // the last one
+  api::BalloonSpec balloon;              // the last one
   std::chrono::milliseconds patience{};  // of the last resize
   std::chrono::milliseconds delay{};
   std::function<void(api::MachineEvent)> listener = [](const api::MachineEvent&) {};

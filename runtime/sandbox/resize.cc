@@ -103,7 +103,8 @@ SizePlan SandboxImpl::PlanMachine(MachineOptions& machine) const {
 
 Result<> SandboxImpl::LimitHost(uint64_t guest_memory) {
   WV_CHECK(cgroup_.has_value());  // MakeCgroup came before
-  WV_TRY_CONTEXT(const bool limited, cgroup_->LimitMemory(HostMemoryLimit(guest_memory, config_.overhead.memory)),
+  WV_TRY_CONTEXT(const bool limited,
+                 cgroup_->LimitMemory(HostMemoryLimit(guest_memory, config_.overhead.memory)),
                  "limiting the sandbox's memory");
   if (!limited) {
     WV_DEBUG("sandbox {}: no memory controller in {}: no limit on the host", options_.id,

@@ -81,7 +81,8 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.b
         self.log.close()
 
     def said(self) -> str:
-        return (self.directory / "log").read_text(errors="replace")[-3000:]
+        text = (self.directory / "log").read_text(errors="replace")
+        return "\n".join(line for line in text.splitlines() if self.snapshotter in line or "level=info" not in line)[-3000:]
 
     def ctr(self, *argv, **kwargs) -> subprocess.CompletedProcess:
         return call(["ctr", "--address", self.socket, *argv], **kwargs)
