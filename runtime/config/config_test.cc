@@ -65,6 +65,7 @@ TEST_F(ConfigTest, WordsOfMemoryAreThoseListed) {
   EXPECT_THAT(LoadError("memory:\n  huge_pages: [2MiB]\n"), HasSubstr("must be transparent"));
   EXPECT_THAT(LoadError("memory:\n  reclaim: true\n"),
               HasSubstr("memory.reclaim: must be limited, always or never"));
+  EXPECT_EQ(LoadError(""), "(loaded)");  // the file's words stay otherwise
   EXPECT_EQ(BodyError("[memory]\nhuge_pages = \"1GiB\"\nreclaim = \"never\"\n"), "(loaded)");
 }
 
