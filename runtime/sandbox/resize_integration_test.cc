@@ -5,7 +5,10 @@
 
 #include <chrono>
 #include <functional>
+#include <future>
+#include <memory>
 #include <thread>
+#include <utility>
 
 #include "sandbox/testing/fake_agent.h"
 #include "sandbox/testing/sandbox_fixture.h"
@@ -271,6 +274,53 @@ TEST_F(ResizeTest, ResizeSaysWhatItMayBe) {
   Let([](SizeWatch& sizes) { sizes.refused["vcpus 4"] = Code::kUnavailable; });
   fails({.vcpus = 4, .memory = 1024 * kMiBytes}, Code::kUnavailable);
   EXPECT_EQ(Now(), "1 vCPUs, 608 MiB") << "all or nothing";
+}
+
+TEST_F(ResizeTest, GuestThatStallsKeepsWhoDoesNotResizeFromNothing) {
+  BootFake(kLarge);
+  ASSERT_TRUE(Create("box", kLarge).has_value());
+  std::promise<void> stalls, answers;
+  sizes_->before = [&, once = true](const std::string& /*call*/) mutable {
+    if (std::exchange(once, false)) {
+      stalls.set_value();
+      answers.get_future().wait();
+    }
+  };
+  auto update = std::async(std::launch::async,
+                           [&] { return sandbox_->UpdateContainer("box", kHuge).has_value(); });
+  stalls.get_future().wait();
+  EXPECT_EQ(sandbox_->State("box", "")->status, ProcessStatus::kRunning);
+  EXPECT_EQ(sandbox_->Size()->vcpus.size(), 3U);
+  EXPECT_TRUE(sandbox_->Stats("box").has_value());
+  EXPECT_TRUE(sandbox_->AddExec("box", "e", R"({"args":["sh"],"cwd":"/"})", {}).has_value());
+  agent_.Exit("box", 3);
+  EXPECT_EQ(sandbox_->Wait("box", "")->status, 3U);
+  answers.set_value();
+  EXPECT_TRUE(update.get());
+  EXPECT_EQ(sandbox_->DeleteProcess("box", "")->status, 3U);
+}
+
+TEST_F(ResizeTest, GuestThatStallsDoesNotKeepTheSandboxFromItsEnd) {
+  BootFake(kLarge);
+  ASSERT_TRUE(Create("box", kLarge).has_value());
+  std::promise<void> stalls;
+  const auto end = std::make_shared<std::promise<void>>();
+  sizes_->before = [&stalls, once = true,
+                    ended = end->get_future().share()](const std::string& /*call*/) mutable {
+    if (std::exchange(once, false)) {
+      stalls.set_value();
+      ended.wait();  // as a call to a VMM, which its end releases
+    }
+  };
+  Let([](SizeWatch& sizes) { sizes.refused["memory 1120"] = Code::kUnavailable; });
+  auto update = std::async(std::launch::async,
+                           [&] { return sandbox_->UpdateContainer("box", kHuge).error().code(); });
+  stalls.get_future().wait();
+  const auto begin = steady_clock::now();
+  EXPECT_TRUE(sandbox_->Shutdown().has_value());
+  EXPECT_LT(steady_clock::now() - begin, std::chrono::seconds(10));
+  end->set_value();
+  EXPECT_EQ(update.get(), Code::kUnavailable);
 }
 
 TEST_F(ResizeTest, DeadSandboxHasNoSize) {
