@@ -30,11 +30,12 @@ interop
 1.7 1 test_ctr_run.py test_quickstart.py
 1.7 1 test_exec.py test_task_api.py test_tty.py
 1.7 1 test_bad_input.py test_rootfs.py test_confinement.py test_virtio_blk.py test_fs_differential.py test_fs_escape.py test_dax.py
+1.7 1 test_hotplug_soak.py
 1.7 1 test_block_roots.py test_devices_vcpus.py test_kvm_units.py
-1.7 1 test_memory.py
+1.7 1 test_memory.py test_limits.py
+1.7 1 test_resize.py test_observe.py
 1.7 1 test_debian_image.py
 1.7 1 test_wyvern_cli.py test_guest_import.py
-1.7 1 test_hotplug_soak.py
 1.7 1 test_kill9.py
 1.6 1 test_ctr_run.py test_kill9.py -k kernel_is_the_guests+or+exit_code[255]+or+stdin_small+or+kill_9[vmm]+or+survives
 1.6 1 test_block_roots.py -k devmapper
