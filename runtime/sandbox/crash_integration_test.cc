@@ -15,6 +15,7 @@
 #include "storage/block_source.h"
 #include "storage/loop.h"
 #include "storage/rootfs.h"
+#include "systemd/testing/fake_systemd.h"
 
 namespace wyvern::runtime {
 namespace {
@@ -56,6 +57,8 @@ class CrashTest : public SandboxFixture {
     kill(getpid(), ok ? SIGKILL : SIGABRT);
   }
 
+  int DieAtEachStep(const std::string& cgroups_path);
+
   std::vector<ProcessRecord> RecordedProcesses() const {
     auto record = LoadState(StateDirectory(state_dir_, "default", "box"));
     if (!record.has_value()) {
@@ -69,7 +72,8 @@ class CrashTest : public SandboxFixture {
   }
 };
 
-TEST_F(CrashTest, CleanUpAfterDeathAtEachStep) {
+// Returns how often that was.
+int CrashTest::DieAtEachStep(const std::string& cgroups_path) {
   for (const char* name : {"upper", "work"}) {
     std::filesystem::create_directory(dir_ + "/" + name);
   }
@@ -77,7 +81,7 @@ TEST_F(CrashTest, CleanUpAfterDeathAtEachStep) {
   options.args = {"sleep", "1000"};
   options.mounts =
       R"(,{"destination":"/v","type":"bind","source":")" + dir_ + R"(/upper","options":["rbind"]})";
-  options.cgroups_path = "/wyvern-host-" + std::to_string(getpid()) + "/box";
+  options.cgroups_path = cgroups_path;
   const std::string bundle = MakeBundle("box", options);
   const std::string log = dir_ + "/steps";
   bool lived = false;
@@ -89,9 +93,11 @@ TEST_F(CrashTest, CleanUpAfterDeathAtEachStep) {
       LiveUntil(fatal, bundle, log);
     }
     int status = 0;
-    ASSERT_EQ(waitpid(child, &status, 0), child);
-    ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL)
-        << "at step " << fatal << ": " << status;
+    EXPECT_EQ(waitpid(child, &status, 0), child);
+    if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL) {
+      ADD_FAILURE() << "at step " << fatal << ": " << status;
+      return tried;
+    }
     const std::string steps = *ReadFile(log);
     lived = steps.ends_with("end\n");
     const std::vector<ProcessRecord> processes = RecordedProcesses();
@@ -110,7 +116,22 @@ TEST_F(CrashTest, CleanUpAfterDeathAtEachStep) {
     EXPECT_TRUE(
         CleanUpIn({state_dir_, config_->cgroup_root}, "default", "box", bundle).has_value());
   }
-  EXPECT_GE(tried, 10);
+  return tried;
+}
+
+TEST_F(CrashTest, CleanUpAfterDeathAtEachStep) {
+  EXPECT_GE(DieAtEachStep("/wyvern-host-" + std::to_string(getpid()) + "/box"), 10);
+}
+
+TEST_F(CrashTest, CleanUpOfScopesAfterDeathAtEachStep) {
+  const std::string slice = "wyverntest" + std::to_string(getpid()) + ".slice";
+  const std::string directory = config_->cgroup_root + "/" + slice;
+  {
+    const FakeSystemd fake(dir_, config_->cgroup_root);
+    EXPECT_GE(DieAtEachStep(slice + ":t:box"), 10);
+    EXPECT_TRUE(fake.units().empty());
+  }
+  EXPECT_EQ(rmdir(directory.c_str()), 0) << "something is in it";
 }
 
 TEST_F(CrashTest, CleanUpFreesDisksAfterDeathAtEachStep) {
