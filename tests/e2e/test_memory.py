@@ -18,8 +18,8 @@ CGROUPS = pathlib.Path("/sys/fs/cgroup")
 HUGE = pathlib.Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
 LAYOUT = "/opt/images/busybox"
 DEBIAN_LAYOUT = "/opt/images/debian"
-# Python touches each page of so many bytes, says so, and ends.
-FILL = "b = bytearray({0}); b[::4096] = b'x' * ((len(b) + 4095) // 4096); print('full')"
+# Python touches each page of so many bytes, says so, and ends. In pieces: what is more than all memory is refused at once (overcommit_memory 0).
+FILL = "p = [bytearray(b'x') * min(8 << 20, {0} - i) for i in range(0, {0}, 8 << 20)]; print('full')"
 
 pytestmark = [pytest.mark.wyvern_only, pytest.mark.limit(400), pytest.mark.leaves_nothing(20)]
 sizes = pytest.mark.parametrize("size", [256 * MIB, more(GIB)], ids=["256MiB", "1GiB"])
