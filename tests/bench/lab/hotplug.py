@@ -173,7 +173,7 @@ class Qemu:
             self.qmp = self._connect().makefile("rw", buffering=1)
             json.loads(self.qmp.readline())
             self.command("qmp_capabilities")
-            # Root's own command line is read when there is a shell.
+            self._wait(lambda: b"# " in self.console, 90)  # what is typed before there is a shell is lost
             for line in ("mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t tmpfs run /run; mount -t devtmpfs dev /dev",
                          start_line("vdb"), "echo start=$((1+1))"):
                 self.process.stdin.write(line.encode() + b"\n")
@@ -185,6 +185,7 @@ class Qemu:
         return self
 
     def _connect(self):
+        self._wait((self.scratch / "qmp.sock").exists, 30)
         stream = socket.socket(socket.AF_UNIX)
         stream.connect(str(self.scratch / "qmp.sock"))
         stream.settimeout(60)
@@ -232,16 +233,27 @@ class Qemu:
                 time.sleep(0.1)
         raise RuntimeError("QEMU's guest does not let go of the device")
 
+    def forget(self, name, **arguments):
+        """What the device was over: it lets go of that a moment after it has gone."""
+        for _ in range(50):
+            try:
+                self.command(name, **arguments)
+                return
+            except RuntimeError as error:
+                last = error
+                time.sleep(0.1)
+        raise last
+
     def blk(self, path, serial):
-        self.command("blockdev-add", **{"driver": "raw", "node-name": "disk", "file": {"driver": "file", "filename": str(path)}})
-        took = self.timed(f"blk {serial}", driver="virtio-blk-pci", drive="disk", serial=serial, bus="port0")
-        self.command("blockdev-del", **{"node-name": "disk"})
+        self.command("blockdev-add", **{"driver": "raw", "node-name": serial, "file": {"driver": "file", "filename": str(path)}})
+        took = self.timed(f"blk {serial}", driver="virtio-blk-pci", drive=serial, serial=serial, bus="port0")
+        self.forget("blockdev-del", **{"node-name": serial})
         return took
 
     def net(self, mac):
         self.command("netdev_add", type="tap", id="tap", ifname=TAP, script="no", downscript="no")
         took = self.timed(f"net {mac}", driver="virtio-net-pci", netdev="tap", mac=mac, bus="port1", romfile="")
-        self.command("netdev_del", id="tap")
+        self.forget("netdev_del", id="tap")
         return took
 
     def fs(self, directory):
@@ -249,7 +261,7 @@ class Qemu:
             self.command("chardev-add", id="fs", backend={"type": "socket", "data": {
                 "addr": {"type": "unix", "data": {"path": path}}, "server": False}})
             took = self.timed(f"fs {TAG}", driver="vhost-user-fs-pci", chardev="fs", tag=TAG, bus="port2")
-            self.command("chardev-remove", id="fs")
+            self.forget("chardev-remove", id="fs")
         return took
 
     def vcpu(self):
