@@ -101,8 +101,10 @@ void Place(Json& resources, const char* key, Json section) {
 
 Json CpuForGuest(const Limits& limits) {
   Json cpu = Json::object();
-  Write(cpu, "quota", limits.cpu_quota);
-  Write(cpu, "period", limits.cpu_period);
+  if (limits.cpu_quota.value_or(0) >= 0) {
+    Write(cpu, "quota", limits.cpu_quota);
+    Write(cpu, "period", limits.cpu_period);
+  }
   if (limits.cpu_idle.has_value()) {
     cpu["idle"] = *limits.cpu_idle;
   }
@@ -152,6 +154,10 @@ Json UnifiedForGuest(const Limits& limits) {
   Json unified = Json::object();
   if (limits.cpu_shares.value_or(0) != 0 && limits.cpu_idle.value_or(0) == 0) {
     unified["cpu.weight"] = fmt::format("{}", runtime::CpuWeightFromShares(*limits.cpu_shares));
+  }
+  if (limits.cpu_quota.value_or(0) < 0) {  // crun leaves the quota that was there
+    unified["cpu.max"] =
+        fmt::format("max {}", limits.cpu_period.value_or(runtime::kDefaultCpuPeriod));
   }
   if (limits.cpu_burst.has_value()) {
     unified["cpu.max.burst"] = fmt::format("{}", *limits.cpu_burst);

@@ -76,6 +76,16 @@ TEST(ResourcesTest, ZeroAndNothingAreNotGiven) {
                limits.io_weight.has_value());
 }
 
+// crun leaves the quota that was there.
+TEST(ResourcesTest, NoQuotaIsSaidByTheFile) {
+  std::vector<std::string> notes;
+  const Limits limits = *ParseResources(R"({"cpu":{"quota":-1,"period":50000}})");
+  const auto guest = TranslateResources("{}", limits, {}, &notes);
+  ASSERT_TRUE(guest.has_value());
+  EXPECT_THAT(*guest, HasSubstr(R"("unified":{"cpu.max":"max 50000"})"));
+  EXPECT_THAT(*guest, Not(HasSubstr("quota")));
+}
+
 TEST(ResourcesTest, ErrorsNameTheField) {
   const std::vector<std::pair<const char*, const char*>> table = {
       {R"({"cpu":{"period":1}})", "linux.resources.cpu.period: 1"},

@@ -722,6 +722,8 @@ class SecondCpuTest : public MachineTest {
   void Boot(std::initializer_list<unsigned> ap) {
     MachineConfig config = Config({
         // clang-format off
+        // Its APIC on, as every system does: KVM looks up which vCPU has which APIC then, and did not know of the second one before.
+        0xc7, 0x05, 0xf0, 0x00, 0xe0, 0xfe, 0xff, 0x01, 0x00, 0x00,  // mov dword [0xfee000f0], 0x1ff
         0x66, 0xba, 0xfd, 0x03,                                      // 1: mov dx, 0x3fd
         0xec, 0xa8, 0x01, 0x74, 0xfb,                                // 2: in al, dx; test al, 1; jz 2b
         0x66, 0xba, 0xf8, 0x03, 0xec,                                // mov dx, 0x3f8; in al, dx

@@ -143,7 +143,7 @@ def configure():
 
     yield write
     for path in paths:
-        path.unlink()
+        path.unlink(missing_ok=True)  # one that was written again
 
 
 @pytest.fixture(scope="session")

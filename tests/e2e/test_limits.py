@@ -148,7 +148,7 @@ def test_what_cannot_be_fails_create(scratch, busybox_root, resources, says):
 
 def test_limits_that_only_the_host_could_hold_fail_create(scratch, busybox_root):
     """A disk that is not there, and CPUs that the host does not have: nothing is left of the sandbox."""
-    for resources in ({"blockIO": {"throttleReadBpsDevice": [{"major": 7, "minor": 250, "rate": 1000}]}},
+    for resources in ({"blockIO": {"throttleReadBpsDevice": [{"major": 200, "minor": 250, "rate": 1000}]}},
                       {"cpu": {"cpus": "8000"}}):
         spec = default_spec(busybox_root, ["sleep", "1000"])
         spec["linux"].setdefault("resources", {}).update(resources)

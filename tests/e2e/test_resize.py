@@ -179,7 +179,7 @@ def test_resize_that_cannot_be(limited):
 
 @pytest.mark.limit(600)
 def test_memory_in_use_does_not_go_and_the_old_size_stays(room_to_grow):
-    room_to_grow.write_text(room_to_grow.read_text().replace("60s", "10s"))
+    room_to_grow.write_text(room_to_grow.read_text().replace("60s", "25s"))
     with Container() as container:
         name = container.name
         resize(name, "--memory", "768MiB")
