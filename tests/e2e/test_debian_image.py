@@ -129,7 +129,7 @@ def test_file_churn(scratch, where, long):
 
 @pytest.mark.slow
 @pytest.mark.limit(900)
-@pytest.mark.parametrize("stressor", [["--vm", "1", "--vm-bytes", "64M"], ["--hdd", "1", "--hdd-bytes", "16M"],
+@pytest.mark.parametrize("stressor", [more(["--vm", "1", "--vm-bytes", "64M"]), ["--hdd", "1", "--hdd-bytes", "16M"],
                                       more(["--pipe", "2"]), more(["--rename", "1"]), more(["--fork", "1"])],
                          ids=["memory", "files", "pipes", "rename", "fork"])
 def test_stress_ng(stressor, long):

@@ -253,7 +253,7 @@ def test_huge_pages_that_the_host_has_not_are_one_clear_error(pool, configure):
     assert "nr_hugepages" in said and in_use() == 0
 
 
-@pytest.mark.parametrize("pages", ["none", "transparent"])
+@pytest.mark.parametrize("pages", [more("none"), "transparent"])
 def test_transparent_huge_pages_are_as_configured(pages, configure):
     enabled = pathlib.Path("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
     before = re.search(r"\[(\w+)\]", enabled.read_text())[1]
@@ -268,6 +268,7 @@ def test_transparent_huge_pages_are_as_configured(pages, configure):
         enabled.write_text(before)
 
 
+@pytest.mark.thorough
 def test_containers_work_with_each_kind_of_pages(pool, configure):
     pool(140)
     for pages in ("none", "transparent", "2MiB"):

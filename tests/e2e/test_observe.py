@@ -249,6 +249,7 @@ def test_events_of_a_life():
         assert follower.text(name, "exited") == "status 3"
 
 
+@pytest.mark.thorough  # test_memory.py sees what it is made of
 def test_oom_is_an_event_and_counted():
     with Follower() as follower, Container(BUSYBOX, flags=["--memory-limit", str(64 * MIB)]) as container:
         container.exec("sh", "-c", "x=$(head -c 200000000 /dev/zero | tr '\\0' x); echo ${#x}")

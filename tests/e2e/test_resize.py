@@ -8,7 +8,7 @@ import re
 import pytest
 
 from harness import ttrpc
-from harness.ctr import Container, call, shell, wait_until
+from harness.ctr import Container, call, more, shell, wait_until
 from harness.sandbox import PARTS, Watch, fds, memory
 from harness.shim import Shim, default_spec
 
@@ -141,8 +141,8 @@ def test_update_grows_and_shrinks(limited):
 
 @pytest.mark.parametrize("resources, says", [
     ({"cpu": {"quota": 500}}, "linux.resources.cpu.quota"),
-    ({"cpu": {"quota": "many"}}, "linux.resources.cpu.quota"),
-    ({"memory": {"limit": 64 * MIB, "swap": 4096}}, "linux.resources.memory.swap"),
+    more({"cpu": {"quota": "many"}}, "linux.resources.cpu.quota"),
+    more({"memory": {"limit": 64 * MIB, "swap": 4096}}, "linux.resources.memory.swap"),
     ({"unified": {"cgroup.kill": "1"}}, "linux.resources.unified"),
 ], ids=["quota too small", "quota is no number", "swap below memory", "not a limit"])
 def test_update_that_is_wrong_changes_nothing(limited, resources, says):
