@@ -188,6 +188,11 @@ void MicroVm::Watch(const EventFd& stop) {
   while (poll(waits, 3, -1) < 0) {
   }
   if (waits[0].revents == 0) {
+    // The file server ends with the VMM, whose descriptors are closed before its end is told.
+    constexpr int kVmmsEndMs = 100;
+    if (waits[1].revents == 0) {
+      poll(&waits[1], 1, kVmmsEndMs);
+    }
     events_({MachineEvent::Kind::kProcessDied,
              waits[1].revents != 0 ? "the VMM died" : "the file server died"});
   }
