@@ -16,6 +16,23 @@ Error NotFollowed(std::string_view what, const std::string& why) {
           fmt::format("{}: {}", what, why.empty() ? "the guest does not say why" : why)};
 }
 
+// With what the guest uses in the way, less than this is not worth the moving of its pages.
+constexpr uint64_t kLeastPart = 32ULL << 20U;
+
+std::string Uses(uint64_t bytes) {
+  return fmt::format("the guest uses {} MiB", bytes >> 20U);
+}
+
+void Note(const std::string& why, std::string& kept) {
+  kept += (kept.empty() ? "" : "; ") + why;
+}
+
+void Note(const Result<>& result, std::string& kept) {
+  if (!result.has_value()) {
+    Note(result.error().message(), kept);
+  }
+}
+
 }  // namespace
 
 GuestSizer::GuestSizer(Options options) : options_(std::move(options)), now_(options_.plan.boot) {}
@@ -24,6 +41,13 @@ Result<> GuestSizer::Set(const GuestSize& size) {
   WV_CHECK(size.vcpus >= 1 && size.vcpus <= options_.plan.most.vcpus);
   WV_CHECK(size.memory >= options_.plan.boot.memory);
   WV_CHECK(size.memory <= std::max(options_.plan.most.memory, now_.memory));  // whole blocks
+  if (size.memory < now_.memory) {
+    WV_TRY(const uint64_t used, options_.in_use(now_.memory));
+    if (size.memory < used) {
+      return Fail(Code::kFailedPrecondition,
+                  fmt::format("{} MiB of memory: {}", size.memory >> 20U, Uses(used)));
+    }
+  }
   const GuestSize before = now_;
   auto done = SetMemory(size.memory, options_.patience);
   if (done.has_value()) {
@@ -46,19 +70,32 @@ Result<> GuestSizer::Set(const GuestSize& size) {
 GuestSizer::Shrunk GuestSizer::Shrink(const GuestSize& size, std::chrono::milliseconds patience) {
   Shrunk shrunk;
   const GuestSize before = now_;
-  const auto note = [&shrunk](const Result<>& result) {
-    if (!result.has_value()) {
-      shrunk.kept += (shrunk.kept.empty() ? "" : "; ") + result.error().message();
-    }
-  };
   if (size.vcpus < now_.vcpus) {
-    note(SetVcpus(size.vcpus, patience));
+    Note(SetVcpus(size.vcpus, patience), shrunk.kept);
   }
   if (size.memory < now_.memory) {
-    note(SetMemory(size.memory, patience));
+    ShrinkMemory(size.memory, patience, shrunk.kept);
   }
   shrunk.moved = now_ != before;
   return shrunk;
+}
+
+void GuestSizer::ShrinkMemory(uint64_t bytes, std::chrono::milliseconds patience,
+                              std::string& kept) {
+  const auto used = options_.in_use(now_.memory);
+  if (!used.has_value()) {
+    Note(used.error().message(), kept);
+    return;
+  }
+  if (*used <= bytes) {
+    Note(SetMemory(bytes, patience), kept);
+    return;
+  }
+  Note(Uses(*used), kept);
+  const uint64_t part = RoundUpMemory(*used);
+  if (part + kLeastPart <= now_.memory) {
+    Note(SetMemory(part, patience), kept);
+  }
 }
 
 Result<> GuestSizer::SetVcpus(uint32_t vcpus, std::chrono::milliseconds patience) {

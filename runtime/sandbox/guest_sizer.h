@@ -23,6 +23,8 @@ class GuestSizer {
     SizePlan plan;               // what it was made with
     // Lets the sandbox's processes use what a guest of so much memory needs.
     std::function<Result<>(uint64_t memory)> limit_host;
+    // How much of `memory` the guest cannot do without now, by its own word: with less its kernel kills, or ends.
+    std::function<Result<uint64_t>(uint64_t memory)> in_use;
     std::chrono::milliseconds patience{};  // that the guest has for vCPUs, and again for memory
   };
 
@@ -32,7 +34,7 @@ class GuestSizer {
 
   const SizePlan& plan() const { return options_.plan; }
 
-  // All or nothing: after an error it is as before, if the guest goes back. Memory may be more, by less than kHotplugStep: the machine has whole
+  // All or nothing: after an error it is as before, if the guest goes back. FAILED_PRECONDITION: less memory than the guest uses. Memory may be more, by less than kHotplugStep: the machine has whole
   // blocks. Precondition: 1 vCPU and the plan's boot memory at least, at most the plan's most or
   // what there is.
   Result<> Set(const GuestSize& size);
@@ -42,10 +44,11 @@ class GuestSizer {
     std::string kept;    // why not all that was asked to go; empty: it did
   };
 
-  // What is larger than `size` goes, as far as the guest lets it within `patience`; nothing grows. Precondition: as Set.
+  // What is larger than `size` goes, as far as the guest lets it within `patience` and does not use it; nothing grows. Precondition: as Set.
   Shrunk Shrink(const GuestSize& size, std::chrono::milliseconds patience);
 
  private:
+  void ShrinkMemory(uint64_t bytes, std::chrono::milliseconds patience, std::string& kept);
   Result<> SetVcpus(uint32_t vcpus, std::chrono::milliseconds patience);
   Result<> SetMemory(uint64_t bytes, std::chrono::milliseconds patience);
   void LimitHost(uint64_t memory);

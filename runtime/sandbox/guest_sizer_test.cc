@@ -84,11 +84,20 @@ class GuestSizerTest : public testing::Test {
     return host_error_.has_value() ? Fail(*host_error_, "no cgroup") : Result<>();
   }
 
+  Result<uint64_t> Used() const {
+    if (!used_.has_value()) {
+      return Fail(Code::kDeadlineExceeded, "hangs");
+    }
+    return *used_;
+  }
+
   ObedientMachine machine_;
   std::optional<Code> host_error_;
+  std::optional<uint64_t> used_ = 0;  // none: it does not say
   GuestSizer sizer_{{.machine = &machine_,
                      .plan = kPlan,
                      .limit_host = [this](uint64_t memory) { return LimitHost(memory); },
+                     .in_use = [this](uint64_t /*memory*/) { return Used(); },
                      .patience = milliseconds(700)}};
 };
 
@@ -183,6 +192,42 @@ TEST_F(GuestSizerTest, ShrinkKeepsWhatTheGuestKeepsAndGrowsNothing) {
   machine_.calls.clear();
   EXPECT_FALSE(sizer_.Shrink({8, 1024 * kMeg}, milliseconds(50)).moved);
   EXPECT_THAT(machine_.calls, IsEmpty());
+}
+
+TEST_F(GuestSizerTest, LessThanTheGuestUsesIsRefusedBeforeItIsAsked) {
+  ASSERT_TRUE(sizer_.Set({4, 2048 * kMeg}).has_value());
+  machine_.calls.clear();
+  used_ = 700 * kMeg;
+  const auto set = sizer_.Set({1, 512 * kMeg});
+  EXPECT_EQ(set.error().code(), Code::kFailedPrecondition);
+  EXPECT_EQ(set.error().message(), "512 MiB of memory: the guest uses 700 MiB");
+  EXPECT_THAT(machine_.calls, IsEmpty());
+  EXPECT_TRUE(sizer_.Set({4, 768 * kMeg}).has_value());
+}
+
+TEST_F(GuestSizerTest, ShrinksToWhatTheGuestUses) {
+  ASSERT_TRUE(sizer_.Set({1, 2048 * kMeg}).has_value());
+  used_ = 701 * kMeg;
+  auto shrunk = sizer_.Shrink(kPlan.boot, milliseconds(1));
+  EXPECT_TRUE(shrunk.moved);
+  EXPECT_EQ(shrunk.kept, "the guest uses 701 MiB");
+  EXPECT_EQ(sizer_.now().memory, 704 * kMeg) << "in blocks";
+  used_ = 680 * kMeg;
+  machine_.calls.clear();
+  shrunk = sizer_.Shrink(kPlan.boot, milliseconds(1));
+  EXPECT_FALSE(shrunk.moved) << "not for so little";
+  EXPECT_THAT(machine_.calls, IsEmpty());
+}
+
+TEST_F(GuestSizerTest, GuestThatDoesNotSayWhatItUsesKeepsItsMemory) {
+  ASSERT_TRUE(sizer_.Set({4, 2048 * kMeg}).has_value());
+  machine_.calls.clear();
+  used_.reset();
+  EXPECT_EQ(sizer_.Set(kPlan.boot).error().code(), Code::kDeadlineExceeded);
+  const auto shrunk = sizer_.Shrink(kPlan.boot, milliseconds(1));
+  EXPECT_EQ(shrunk.kept, "hangs");
+  EXPECT_EQ(sizer_.now(), (GuestSize{1, 2048 * kMeg})) << "its vCPUs go";
+  EXPECT_THAT(machine_.calls, ElementsAre("vcpus 1"));
 }
 
 }  // namespace

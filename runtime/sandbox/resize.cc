@@ -17,6 +17,10 @@ namespace {
 // A shrink lets others in after so long: one that waits to grow is waited for by a client.
 constexpr std::chrono::milliseconds kShrinkSlice{5000};
 
+// Beyond what it uses, a guest needs some to move pages out of what goes, and until it is asked again.
+constexpr uint64_t kGuestRoom = 64ULL << 20U;
+constexpr std::chrono::milliseconds kUsageTime{5000};
+
 // What containerd's CRI tells a pod's pause of the containers that will come: their sums.
 constexpr char kPodCpuQuota[] = "io.kubernetes.cri.sandbox-cpu-quota";
 constexpr char kPodCpuPeriod[] = "io.kubernetes.cri.sandbox-cpu-period";
@@ -111,6 +115,12 @@ Result<> SandboxImpl::LimitHost(uint64_t guest_memory) {
              cgroup_->directory());
   }
   return {};
+}
+
+Result<uint64_t> SandboxImpl::MemoryInUse(uint64_t memory) const {
+  WV_TRY_CONTEXT(const agent_pb::GuestUsageResponse usage, agent_->GuestUsage(kUsageTime),
+                 "asking the guest what it uses");
+  return memory - std::min(memory, usage.memory_available()) + kGuestRoom;
 }
 
 Need SandboxImpl::NeedOfContainers() {

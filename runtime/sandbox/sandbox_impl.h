@@ -195,9 +195,10 @@ class SandboxImpl final : public Sandbox {
   // resize.cc
   SizePlan PlanMachine(MachineOptions& machine) const;
   Result<> LimitHost(uint64_t guest_memory);
-  Need NeedOfContainers();                   // takes mu_
-  GuestSize WantedSize();                    // with resize_mu_ held
-  Result<> GrowTo(const GuestSize& wanted);  // with resize_mu_ held
+  Result<uint64_t> MemoryInUse(uint64_t memory) const;  // see GuestSizer; asks the guest
+  Need NeedOfContainers();                              // takes mu_
+  GuestSize WantedSize();                               // with resize_mu_ held
+  Result<> GrowTo(const GuestSize& wanted);             // with resize_mu_ held
   Result<> Grow();
   void ShrinkSoon();
   void ShrinkAfterExit();

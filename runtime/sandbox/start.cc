@@ -203,6 +203,7 @@ Result<> SandboxImpl::StartMachine() {
       GuestSizer::Options{.machine = machine_.get(),
                           .plan = plan,
                           .limit_host = [this](uint64_t memory) { return LimitHost(memory); },
+                          .in_use = [this](uint64_t memory) { return MemoryInUse(memory); },
                           .patience = config_.timeouts.resize});
   WV_TRY_VOID(state_->Update("spawn", [](SandboxRecord&) {}));
   auto spawned = [this, &cgroup](const MachineProcess& process) -> Result<> {

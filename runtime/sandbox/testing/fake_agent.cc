@@ -119,6 +119,7 @@ void FakeAgent::Register() {
   Add<agent_pb::Empty, agent_pb::GuestUsageResponse>("GuestUsage", [](const auto&, const auto& r) {
     agent_pb::GuestUsageResponse response;
     response.set_memory_total(256U << 20U);
+    response.set_memory_available(uint64_t{1} << 40U);  // nothing is in use
     r.Ok(response);
   });
   Add<agent_pb::Empty, agent_pb::Empty>("SyncFilesystems", empty);
