@@ -11,6 +11,8 @@ import sys
 import tempfile
 import time
 
+import attach
+
 RUNS = 5
 BENCHMARKS = {
     "virtio_bench": "sandbox-vmm/virtio",
@@ -124,6 +126,7 @@ def main():
         results["vmm_bytes"] = vmm.stat().st_size
         results["exec_ms"] = exec_ms(vmm)
         results["first_answer"] = first_answer(build / "bin/wyvern-bench", vmm)
+        results["attach"] = attach.shares(build / "bin/wyvern-bench", vmm, stripped(build, "wyvern-fs", directory), directory)
     rust = rust_vmm(build.resolve())
     words = virtiofsd()
     environment = {"WYVERN_BENCH_VIRTIOFSD": words} if words else {}

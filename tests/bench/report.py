@@ -50,6 +50,8 @@ def native(data):
     row("wyvern-vmm, stripped", data["vmm_bytes"] / (1 << 20), "MiB")
     row("wyvern-vmm after start: anonymous", [a["anonymous_kib"] / MIB for a in answers], "MiB", at_most=4)
     row("wyvern-vmm after start: with its program's pages", [a["pss_kib"] / MIB for a in answers], "MiB")
+    for kind, times in data.get("attach", {}).items():
+        row(f"hot-plug, the VMM's own share: {HOTPLUG[kind][0]}", times, "ms", at_most=2)
     for name, ns in data["ns"].items():
         peer, theirs = next(((peer, theirs) for peer, theirs in data["peers"].items() if name in theirs.get("ns", {})), ("", {}))
         row(name, ns, "ns", theirs.get("ns", {}).get(name), peer, ratio_at_most=1.0)
@@ -147,7 +149,7 @@ def lab(data):
     for name, (what, limit) in HOTPLUG.items():
         if hot := data.get(f"hotplug-{name}"):
             row(f"hot-plug, asked for → usable: {what}", hot["ours"], "ms", hot["peer"], "QEMU q35", ratio_at_most=limit)
-            row("— of it the VMM's own, without waiting for the guest", hot["vmm"], "ms", at_most=2)
+            row("— of it the VMM's own, emulated here", hot["vmm"], "ms")
     for name, (what, unit, peer_name) in OPERATIONS.items():
         if sides := data.get(name):
             counts(what, unit, sides["ours"], sides["peer"], peer_name)

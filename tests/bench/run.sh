@@ -26,9 +26,9 @@ out=$build/bench
 mkdir -p "$out" "$CCACHE_DIR"
 
 ./deploy/packages.sh build bench >"$out/packages.log" 2>&1 || { tail -20 "$out/packages.log"; exit 1; }
-targets=(wyvern-bench wyvern-bench-guest wyvern-vmm)
+targets=(wyvern-bench wyvern-bench-guest wyvern-vmm wyvern-fs)
 [ $what = lab ] || targets+=(virtio_bench blk_bench net_bench vsock_bench fs_bench fs_ring_bench)
-[ $what = native ] || targets+=(wyvern containerd-shim-wyvern-v2 wyvern-fs wyvern-anchor wyvern-agent wyvern-boot-test)
+[ $what = native ] || targets+=(wyvern containerd-shim-wyvern-v2 wyvern-anchor wyvern-agent wyvern-boot-test)
 { cmake --preset release -B "$build" -DWYVERN_TESTS=ON && ninja -C "$build" "${targets[@]}"; } >"$out/build.log" 2>&1 ||
   { tail -20 "$out/build.log"; exit 1; }
 

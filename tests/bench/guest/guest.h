@@ -28,6 +28,8 @@ uint64_t NowNs();
 
 // usable.cc: until its orders end. An exit code.
 int ServeUsable(const char* port);
+// As a guest's first process, with /proc and /dev there: loads its initrd's modules, then serves on the port that is called so.
+[[noreturn]] void InitOfUsable(const char* name);
 
 // streams.cc
 [[noreturn]] void ServeVsock();

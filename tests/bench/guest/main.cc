@@ -3,6 +3,7 @@
 //     blk-seq (MiB), fs-lookup, fs-walk (directories), fs-create; net-ping, net-send and net-receive (MiB), with the host; vsock:1
 //   bench=agent-rss:1  the agent's resident memory in KiB, as <count>
 //   bench_dir=x   directory of the share (tag "wyvern") that holds a file "data" of 16 MiB and the directories tree/0, tree/1, …
+//   bench_usable=PORT  nothing of that: a kernel with modules, whose devices come later (usable.cc)
 // In another guest: `… usable PORT`, see usable.cc.
 // Prints "BENCH <operation> <count> <ns>" on the console for each, at last "BENCH done", and waits to be killed. Static, libc only.
 #include <fcntl.h>
@@ -158,6 +159,9 @@ int main(int argc, char** argv) {
   char line[4096] = {};
   const int cmdline = open("/proc/cmdline", O_RDONLY | O_CLOEXEC);
   static_cast<void>(!read(cmdline, line, sizeof(line) - 1));
+  if (const char* port = bench_guest::Word(line, " bench_usable=")) {
+    bench_guest::InitOfUsable(port);
+  }
   char* operations = bench_guest::Word(line, " bench=");
   const char* directory = bench_guest::Word(line, " bench_dir=");
   if (operations == nullptr) {

@@ -16,9 +16,11 @@
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -69,6 +71,30 @@ bool Find(const char* directory, const char* name, const char* wanted, char (&fo
     closedir(entries);
   }
   return there;
+}
+
+void Pause() {
+  const timespec pause = {.tv_sec = 0, .tv_nsec = kLookEveryNs};
+  nanosleep(&pause, nullptr);
+}
+
+// What an imported kernel's initrd has (deploy/guest): /modules/list names the files in order.
+void LoadModules() {
+  FILE* list = fopen("/modules/list", "re");
+  if (list == nullptr) {
+    End("/modules/list");
+  }
+  for (char line[kLine]; fgets(line, sizeof(line), list) != nullptr;) {
+    line[strcspn(line, " \n")] = '\0';
+    char path[kLine + 16];
+    snprintf(path, sizeof(path), "/modules/%s", line);
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (syscall(SYS_finit_module, fd, "", 0) != 0 && errno != EEXIST) {
+      printf("%s: %m\n", path);  // not every kernel has them all
+    }
+    close(fd);
+  }
+  static_cast<void>(fclose(list));
 }
 
 bool DiskReads(const char* serial) {
@@ -163,14 +189,28 @@ void Look(FILE* answers, const char* what, const char* which) {
       fprintf(answers, "free\n");
       return;
     }
-    const timespec pause = {.tv_sec = 0, .tv_nsec = kLookEveryNs};
-    nanosleep(&pause, nullptr);
+    Pause();
   }
   LetGo(what);
   fprintf(answers, "never\n");
 }
 
 }  // namespace
+
+void InitOfUsable(const char* name) {
+  mkdir("/sys", 0755);
+  mkdir("/run", 0755);
+  mount("sysfs", "/sys", "sysfs", 0, nullptr);
+  LoadModules();
+  char port[kLine];
+  while (!Find("/sys/class/virtio-ports", "name", name, port)) {
+    Pause();
+  }
+  char path[kLine + 8];
+  snprintf(path, sizeof(path), "/dev/%s", port);
+  static_cast<void>(ServeUsable(path));
+  End("the orders end");
+}
 
 int ServeUsable(const char* port) {
   const int fd = open(port, O_RDWR | O_CLOEXEC);
