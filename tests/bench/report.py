@@ -111,6 +111,9 @@ OPERATIONS = {
 
 # name -> (what, how many times QEMU's it may take)
 HOTPLUG = {"blk": ("a disk", 0.7), "net": ("a network interface", 0.7), "fs": ("a share", 0.7), "vcpu": ("a vCPU", 1.5)}
+# name -> (what, unit, how many of fio's units that is)
+ROOTS = {"randread": ("4 KiB reads anywhere", "/s", 1), "randwrite": ("4 KiB writes anywhere, with their fsync", "/s", 1),
+         "read": ("reads in order", "MB/s", 1e6), "write": ("writes in order, with their fsync", "MB/s", 1e6)}
 
 
 def lab(data):
@@ -150,6 +153,10 @@ def lab(data):
         if hot := data.get(f"hotplug-{name}"):
             row(f"hot-plug, asked for → usable: {what}", hot["ours"], "ms", hot["peer"], "QEMU q35", ratio_at_most=limit)
             row("— of it the VMM's own, emulated here", hot["vmm"], "ms")
+    for name, (what, unit, scale) in ROOTS.items():
+        if root := data.get(f"root-{name}"):
+            disk, share = ([value / scale for value in root[side]] for side in ("disk", "share"))
+            row(f"fio, root on a disk: {what}", disk, unit, share, "root on the share")
     for name, (what, unit, peer_name) in OPERATIONS.items():
         if sides := data.get(name):
             counts(what, unit, sides["ours"], sides["peer"], peer_name)

@@ -122,7 +122,7 @@ def test_python():
 @pytest.mark.limit(600)
 def test_file_churn(scratch, where, long):
     base = "/data/churn" if where == "volume" else "/var/churn"
-    output = check_output(DEBIAN, "python3", "-c", FILES, base, str(20000 if long else 1500), "1",
+    output = check_output(DEBIAN, "python3", "-c", FILES, base, str(20000 if long else 500), "1",
                           flags=volume(scratch), timeout=600)
     assert output.startswith("churn ok")
 
@@ -133,7 +133,7 @@ def test_file_churn(scratch, where, long):
                                       more(["--pipe", "2"]), more(["--rename", "1"]), more(["--fork", "1"])],
                          ids=["memory", "files", "pipes", "rename", "fork"])
 def test_stress_ng(stressor, long):
-    done = run(DEBIAN, "stress-ng", *stressor, "--verify", "-t", "60" if long else "10", "--temp-path", "/tmp",
+    done = run(DEBIAN, "stress-ng", *stressor, "--verify", "-t", "60" if long else "5", "--temp-path", "/tmp",
                flags=["--env", "LANG=C"], timeout=800)
     text = (done.stdout + done.stderr).decode()
     assert done.returncode == 0, text
@@ -145,7 +145,7 @@ def test_stress_ng(stressor, long):
 @pytest.mark.parametrize("where", [more("root"), "volume"])
 def test_fio_verify(scratch, where, long):
     directory = "/data" if where == "volume" else "/var/tmp"
-    done = run(DEBIAN, "fio", "--name=v", f"--directory={directory}", f"--size={'256m' if long else '16m'}",
+    done = run(DEBIAN, "fio", "--name=v", f"--directory={directory}", f"--size={'256m' if long else '8m'}",
                "--rw=randwrite", "--bs=4k", "--ioengine=psync", "--verify=crc32c", "--do_verify=1",
                "--verify_fatal=1", "--end_fsync=1", flags=volume(scratch), timeout=800)
     assert done.returncode == 0, (done.stdout + done.stderr).decode()
@@ -157,7 +157,7 @@ def test_fio_verify(scratch, where, long):
 @pytest.mark.parametrize("where", ["root", more("volume")])
 def test_large_tree(scratch, where, long):
     base = "/data/tree" if where == "volume" else "/var/tree"
-    count = 50000 if long else 2000  # what a file costs in the lab: tests/lab/README.md
+    count = 50000 if long else 500  # what a file costs in the lab: tests/lab/README.md
     assert check_output(DEBIAN, "python3", "-c", TREE, base, str(count), flags=volume(scratch),
                         timeout=1700) == f"tree ok {count}\n"
     assert not (scratch / "tree").exists()

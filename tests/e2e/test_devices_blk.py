@@ -103,7 +103,7 @@ class Interrupter:
 @pytest.mark.parametrize("flags, queues", [((), 2), more(("--split", "--pool"), 2), more(("--pool",), 1), more(("--split", "--lanes", "2"), 4)],
                          ids=["packed-io_uring", "split-pool", "packed-pool-one", "split-io_uring-lanes"])
 def test_fio_finds_what_it_wrote_under_pauses(scratch, tools, long, flags, queues):
-    size = 64 if long else 16
+    size = 64 if long else 8
     target = disk(scratch / "disk", size * MIB)
     with Guest(scratch, *flags, "--queues", queues, "--hotplug", 128, disks=[tools, target], cpus=2,
                cmdline="memory_hotplug.online_policy=auto-movable") as guest:

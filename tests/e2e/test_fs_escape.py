@@ -117,7 +117,7 @@ def counts(said: str) -> dict:
 
 @pytest.mark.limit(1500)
 def test_nothing_outside_a_volume_is_reached(scratch, long):
-    seconds = 600 if long else 15
+    seconds = 600 if long else 8
     for name in ("share", "away", "canary", "other"):
         (scratch / name).mkdir()
         (scratch / name).chmod(0o777)

@@ -197,7 +197,7 @@ def counts() -> dict:
 def test_many_runs_leave_and_grow_nothing(long):
     assert run(BUSYBOX, "true").returncode == 0
     before, fewer = traces.snapshot(), counts()
-    for _ in range(200 if long else 5):
+    for _ in range(200 if long else 3):
         done = run(BUSYBOX, "echo", "hi")
         assert (done.returncode, done.stdout) == (0, b"hi\n"), done
     assert wait_until(lambda: not traces.left(before, traces.snapshot()), 10), traces.left(before, traces.snapshot())

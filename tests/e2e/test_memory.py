@@ -181,7 +181,7 @@ def declared(guest: int) -> int:
     return guest + guest // 64 + 64 * MIB
 
 
-@pytest.mark.parametrize("seconds", [20, more(120)])
+@pytest.mark.parametrize("seconds", [10, more(120)])
 def test_full_guest_never_meets_the_hosts_oom_killer(seconds, scratch):
     """All memory of the guest touched, its page cache dirty all the time, and the host's limit at guest memory and overhead."""
     guest = 256 * MIB

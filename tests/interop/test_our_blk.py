@@ -192,6 +192,7 @@ def await_state(guest, reached) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.thorough  # test_our_fs.py migrates by default
 @pytest.mark.parametrize("version", QEMUS)
 def test_migration_under_load(tmp_path, version):
     words = emulated.qemu(version)

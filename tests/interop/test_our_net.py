@@ -200,7 +200,7 @@ def notified_by(answer: str) -> dict:
     return {int(number): int(count) for number, count in re.findall(r" tx(\d+)_kicks=(\d+)", answer)}
 
 
-@pytest.mark.parametrize("version", emulated.QEMUS)
+@pytest.mark.parametrize("version", [pytest.param("7.2", marks=pytest.mark.thorough), "10"])
 def test_qemu_with_two_pairs(tmp_path, version):
     """The guest has one pair, then two, then one in use (QEMU keeps the control queue, and enables rings); the MTU and an announcement
     that QEMU hands to the back-end."""

@@ -2,7 +2,7 @@
 """measure.py [--rounds N] [PART…] — the measurements that need a machine with KVM; run in the lab by tests/bench/run.sh.
 
 Writes what was measured to /out/lab.json; progress and profiles go to stdout. Parts: boot ctr memory stdio blk fs net vsock
-hotplug.
+hotplug roots.
 """
 
 import argparse
@@ -23,6 +23,7 @@ import guests  # noqa: E402
 import hotplug  # noqa: E402
 import network  # noqa: E402
 import operations  # noqa: E402
+import roots  # noqa: E402
 import storage  # noqa: E402
 import user_copies  # noqa: E402
 from figures import RUNS, keep, medians, say  # noqa: E402
@@ -212,12 +213,12 @@ def stdio():
 
 
 PARTS = {"boot": boot, "ctr": ctr, "memory": memory, "stdio": stdio, "blk": storage.blk, "fs": storage.fs,
-         "net": network.net, "vsock": network.vsock, "hotplug": hotplug.hotplug}
+         "net": network.net, "vsock": network.vsock, "hotplug": hotplug.hotplug, "roots": roots.roots}
 
 
 def main():
     arguments = argparse.ArgumentParser()
-    arguments.add_argument("--rounds", type=int, default=operations.rounds, help="of blk, fs, net and vsock; of hotplug if more than 20")
+    arguments.add_argument("--rounds", type=int, default=operations.rounds, help="of blk, fs, net, vsock and roots; of hotplug if more than 20")
     arguments.add_argument("parts", nargs="*", metavar="PART")
     chosen = arguments.parse_args()
     operations.rounds = hotplug.rounds = chosen.rounds
