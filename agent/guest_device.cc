@@ -330,6 +330,11 @@ std::optional<std::string> InUse(const KernelFiles& files, const std::string& vi
       return BaseName(*disk) + " is mounted, or another driver holds it";
     }
   }
+  // Its driver goes without them, and then refuses the next device: the blocks stay the kernel's.
+  if (files.LinkName(virtio + "/driver") == "virtio_mem" &&
+      files.Read("/proc/iomem").value_or("").find("System RAM (virtio_mem)") != std::string::npos) {
+    return "the kernel still has memory of it";
+  }
   const auto tag = TagOf(files, virtio);
   if (!tag) {
     return std::nullopt;

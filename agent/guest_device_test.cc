@@ -125,6 +125,21 @@ TEST_F(GuestDeviceTest, MountedShareIsInUse) {
   EXPECT_TRUE(agent.Call<v1::PciRemoveResponse>("PciRemove", request));
 }
 
+TEST_F(GuestDeviceTest, MemoryOfWhichTheKernelHasBlocksIsInUse) {
+  identity.mutable_mem();
+  ASSERT_TRUE(Find({.id = "0x0018", .driver = "virtio_mem"}, identity));
+  kernel.Put("/proc/iomem",
+             "100000000-13fffffff : virtio1\n"
+             "  100000000-107ffffff : System RAM (virtio_mem)\n");
+  v1::PciRemoveRequest request;
+  request.set_address(kAddress);
+  const auto refused = agent.Call<v1::PciRemoveResponse>("PciRemove", request);
+  EXPECT_EQ(CodeOf(refused), Code::kFailedPrecondition);
+  EXPECT_THAT(TextOf(refused), HasSubstr("the kernel still has memory of it"));
+  kernel.Put("/proc/iomem", "100000000-13fffffff : virtio1\n");
+  EXPECT_TRUE(agent.Call<v1::PciRemoveResponse>("PciRemove", request));
+}
+
 TEST_F(GuestDeviceTest, SecondShareWithTheSameTagIsRefusedWithTheReason) {
   kernel.Plug({.address = "0000:00:04.0",
                .id = "0x001a",

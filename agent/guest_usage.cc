@@ -3,37 +3,14 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <charconv>
 #include <string>
 #include <string_view>
 
 #include "agent/machine.h"
+#include "base/kernel_text.h"
 
 namespace wyvern::agent {
 namespace {
-
-// The next word of `text`, which then begins behind it; empty at the end.
-std::string_view NextWord(std::string_view& text) {
-  text.remove_prefix(std::min(text.find_first_not_of(" \t"), text.size()));
-  const std::string_view word = text.substr(0, text.find_first_of(" \t"));
-  text.remove_prefix(word.size());
-  return word;
-}
-
-uint64_t Number(std::string_view word) {
-  uint64_t value = 0;
-  (void)std::from_chars(word.data(), word.data() + word.size(), value);
-  return value;
-}
-
-template <typename F>
-void ForEachLine(std::string_view text, F&& each) {
-  while (!text.empty()) {
-    const size_t end = std::min(text.find('\n'), text.size());
-    each(text.substr(0, end));
-    text.remove_prefix(std::min(end + 1, text.size()));
-  }
-}
 
 // "MemTotal:        1024 kB"
 void ReadMemory(std::string_view text, v1::GuestUsageResponse& usage) {

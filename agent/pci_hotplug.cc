@@ -234,7 +234,7 @@ class PciHotplug::RemoveJob final : public Job {
       stage_ = "the kernel was asked whether it is in use";
       if (const auto use = Use(*function)) {
         responder_.Fail(Error(Code::kFailedPrecondition,
-                              request_.address() + ": " + *use + "; unmount it, or use force"));
+                              request_.address() + ": " + *use + "; free it there, or use force"));
         return Progress::kDone;
       }
     }

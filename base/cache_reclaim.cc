@@ -5,11 +5,11 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <string_view>
 #include <utility>
 
 #include "base/fd.h"
+#include "base/kernel_text.h"
 
 namespace wyvern {
 namespace {
@@ -19,21 +19,6 @@ constexpr size_t kMaxFile = size_t{64} << 10U;  // memory.stat has some 3 KiB
 constexpr uint64_t kLeast = 16ULL << 20U;       // smaller amounts are not worth a round each
 constexpr uint64_t kShare = 2;
 constexpr uint32_t kForget = 4;  // calm rounds, for half of the pauses
-
-uint64_t Number(std::string_view text) {
-  uint64_t value = 0;
-  (void)std::from_chars(text.data(), text.data() + text.size(), value);
-  return value;
-}
-
-template <typename F>
-void ForEachLine(std::string_view text, F&& each) {
-  while (!text.empty()) {
-    const size_t end = std::min(text.find('\n'), text.size());
-    each(text.substr(0, end));
-    text.remove_prefix(std::min(end + 1, text.size()));
-  }
-}
 
 // Grown, by how much; a counter that went back belongs to another group.
 uint64_t Since(uint64_t before, uint64_t now) {

@@ -69,17 +69,7 @@ Result<> Driver::Start() {
   request.set_hotplug_memory_bytes(options_.hotplug_memory);
   request.set_shared_memory(true);  // a share may come at any time
   request.set_cmdline(options_.cmdline);
-  WV_TRY(const UniqueFd kvm, Open("/dev/kvm", O_RDWR));
-  WV_TRY(*request.mutable_kvm_fd(), vmm_->Donate(api::DonationKind::kKvm, kvm));
-  WV_TRY(const UniqueFd kernel, Open(options_.kernel, O_RDONLY));
-  WV_TRY(*request.mutable_kernel_fd(), vmm_->Donate(api::DonationKind::kKernel, kernel));
-  if (!options_.initrd.empty()) {
-    WV_TRY(const UniqueFd initrd, Open(options_.initrd, O_RDONLY));
-    WV_TRY(*request.mutable_initrd_fd(), vmm_->Donate(api::DonationKind::kInitrd, initrd));
-  }
-  WV_TRY(console_, api::MakeConsoleRing());
-  WV_TRY(*request.mutable_console_fd(), vmm_->Donate(api::DonationKind::kConsoleRing, console_));
-  WV_TRY_VOID(vmm_->Create(request));
+  WV_TRY(console_, vmm_->Create(std::move(request), options_.kernel, options_.initrd));
   shell_ = std::make_unique<GuestShell>([this](uint32_t port) { return vmm_->ConnectVsock(port); });
   Print({{"vmm", vmm_->process().pid()}});
   return {};

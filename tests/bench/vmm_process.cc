@@ -1,5 +1,6 @@
 #include "bench/vmm_process.h"
 
+#include <fcntl.h>
 #include <grpcpp/create_channel_posix.h>
 #include <grpcpp/grpcpp.h>
 #include <sys/socket.h>
@@ -7,6 +8,7 @@
 #include <chrono>
 #include <csignal>
 
+#include "api/console_ring.h"
 #include "base/unix_socket.h"
 
 namespace wyvern::bench {
@@ -77,9 +79,21 @@ Result<std::map<std::string, uint64_t>> VmmProcess::Metrics() {
   return std::map<std::string, uint64_t>(response.counters().begin(), response.counters().end());
 }
 
-Result<> VmmProcess::Create(const pb::CreateRequest& request) {
+Result<UniqueFd> VmmProcess::Create(pb::CreateRequest request, const std::string& kernel,
+                                    const std::string& initrd) {
+  WV_TRY(const UniqueFd kvm, Open("/dev/kvm", O_RDWR));
+  WV_TRY(*request.mutable_kvm_fd(), Donate(api::DonationKind::kKvm, kvm));
+  WV_TRY(const UniqueFd kernel_file, Open(kernel, O_RDONLY));
+  WV_TRY(*request.mutable_kernel_fd(), Donate(api::DonationKind::kKernel, kernel_file));
+  if (!initrd.empty()) {
+    WV_TRY(const UniqueFd initrd_file, Open(initrd, O_RDONLY));
+    WV_TRY(*request.mutable_initrd_fd(), Donate(api::DonationKind::kInitrd, initrd_file));
+  }
+  WV_TRY(UniqueFd console, api::MakeConsoleRing());
+  WV_TRY(*request.mutable_console_fd(), Donate(api::DonationKind::kConsoleRing, console));
   pb::CreateResponse response;
-  return Invoke("Create", [&](auto* c) { return stub_->Create(c, request, &response); });
+  WV_TRY_VOID(Invoke("Create", [&](auto* c) { return stub_->Create(c, request, &response); }));
+  return console;
 }
 
 Result<pb::AttachDeviceResponse> VmmProcess::Attach(const pb::AttachDeviceRequest& request) {

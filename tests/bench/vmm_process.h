@@ -31,7 +31,9 @@ class VmmProcess {
   // Answered by the thread that main() ends in: gRPC has started.
   Result<std::string> Donate(api::DonationKind kind, FdRef fd);
   Result<std::map<std::string, uint64_t>> Metrics();
-  Result<> Create(const vmm::v1::CreateRequest& request);
+  // Completes `request` with /dev/kvm, the files and a console, which is returned. `initrd` may be empty.
+  Result<UniqueFd> Create(vmm::v1::CreateRequest request, const std::string& kernel,
+                          const std::string& initrd);
   Result<vmm::v1::AttachDeviceResponse> Attach(const vmm::v1::AttachDeviceRequest& request);
   Result<> Detach(const vmm::v1::DetachDeviceRequest& request);
   Result<> Boot();
