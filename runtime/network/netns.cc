@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 
 #include <cstring>
 
@@ -30,21 +31,10 @@ Result<std::vector<std::string>> ListOurInterfaces() {
   return out;
 }
 
-Result<> LoopbackUp() {
-  const UniqueFd socket_fd(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-  if (!socket_fd.valid()) {
-    return SysError("socket");
-  }
-  ifreq request = {};
-  std::strcpy(request.ifr_name, "lo");
-  if (ioctl(socket_fd.get(), SIOCGIFFLAGS, &request) != 0) {
-    return SysError("ioctl(SIOCGIFFLAGS) lo");
-  }
-  request.ifr_flags = static_cast<short>(request.ifr_flags | IFF_UP);
-  if (ioctl(socket_fd.get(), SIOCSIFFLAGS, &request) != 0) {
-    return SysError("ioctl(SIOCSIFFLAGS) lo");
-  }
-  return {};
+// Whether the file is the namespace that `path` is, too. What cannot be looked at (a process of another user) is not the same.
+bool SameNamespace(const struct stat& known, const char* path) {
+  struct stat other = {};
+  return stat(path, &other) == 0 && known.st_dev == other.st_dev && known.st_ino == other.st_ino;
 }
 
 }  // namespace
@@ -67,7 +57,7 @@ Result<NetworkNamespace> MakeNetworkNamespace() {
     if (unshare(CLONE_NEWNET) != 0) {
       return SysError("unshare(CLONE_NEWNET)");
     }
-    WV_TRY_VOID(LoopbackUp());
+    WV_TRY_VOID(BringUp("lo"));
     WV_TRY(out.fd, Open("/proc/thread-self/ns/net", O_RDONLY));
     WV_TRY(out.interfaces, ListOurInterfaces());
     return {};
@@ -76,16 +66,49 @@ Result<NetworkNamespace> MakeNetworkNamespace() {
   return out;
 }
 
-Result<std::vector<std::string>> ListInterfaces(FdRef network_namespace) {
-  std::vector<std::string> out;
-  Result<> listed = OnPrivateThread([&]() -> Result<> {
+Result<> InNetworkNamespace(FdRef network_namespace, const std::function<Result<>()>& body) {
+  return OnPrivateThread([&]() -> Result<> {
     if (setns(network_namespace.get(), CLONE_NEWNET) != 0) {
       return SysError("setns to a network namespace");
     }
+    return body();
+  });
+}
+
+Result<> RefuseHostNamespace(FdRef network_namespace) {
+  WV_TRY(const struct stat known, Fstat(network_namespace));
+  if (SameNamespace(known, "/proc/1/ns/net") || SameNamespace(known, "/proc/self/ns/net")) {
+    return Fail(Code::kFailedPrecondition,
+                "the network namespace is the host's own (hostNetwork, --network host): its "
+                "interfaces are not touched, and a guest cannot share them; run it with a network "
+                "of its own");
+  }
+  return {};
+}
+
+Result<> BringUp(const std::string& interface) {
+  const UniqueFd socket_fd(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (!socket_fd.valid()) {
+    return SysError("socket");
+  }
+  ifreq request = {};
+  interface.copy(request.ifr_name, IFNAMSIZ - 1);
+  if (ioctl(socket_fd.get(), SIOCGIFFLAGS, &request) != 0) {
+    return SysError("ioctl(SIOCGIFFLAGS) " + interface);
+  }
+  request.ifr_flags = static_cast<short>(request.ifr_flags | IFF_UP);
+  if (ioctl(socket_fd.get(), SIOCSIFFLAGS, &request) != 0) {
+    return SysError("ioctl(SIOCSIFFLAGS) " + interface);
+  }
+  return {};
+}
+
+Result<std::vector<std::string>> ListInterfaces(FdRef network_namespace) {
+  std::vector<std::string> out;
+  WV_TRY_VOID(InNetworkNamespace(network_namespace, [&]() -> Result<> {
     WV_TRY(out, ListOurInterfaces());
     return {};
-  });
-  WV_TRY_VOID(std::move(listed));
+  }));
   return out;
 }
 

@@ -25,6 +25,16 @@ TEST(NetworkNamespaceTest, OtherFilesAreRefused) {
   }
 }
 
+TEST(NetworkNamespaceTest, TheHostsOwnIsRefused) {
+  const auto ours = Open("/proc/self/ns/net", O_RDONLY);
+  ASSERT_TRUE(ours.has_value()) << ours.error().message();
+  const auto refused = RefuseHostNamespace(*ours);
+  ASSERT_FALSE(refused.has_value());
+  EXPECT_EQ(refused.error().code(), Code::kFailedPrecondition);
+  EXPECT_THAT(refused.error().message(), testing::HasSubstr("hostNetwork"));
+  EXPECT_FALSE(RefuseHostNamespace(FdRef(-1)).has_value());
+}
+
 TEST(NetworkNamespaceTest, FreshOneIsAnotherAndHasOnlyLoopback) {
   if (geteuid() != 0) {
     GTEST_SKIP() << "making namespaces needs root";
@@ -36,6 +46,7 @@ TEST(NetworkNamespaceTest, FreshOneIsAnotherAndHasOnlyLoopback) {
   ASSERT_EQ(stat("/proc/self/ns/net", &ours), 0);
   ASSERT_EQ(fstat(made->fd.get(), &fresh), 0);
   EXPECT_NE(ours.st_ino, fresh.st_ino);
+  EXPECT_TRUE(RefuseHostNamespace(made->fd).has_value());
   auto opened = OpenNetworkNamespace("/proc/self/fd/" + std::to_string(made->fd.get()));
   ASSERT_TRUE(opened.has_value()) << opened.error().message();
   EXPECT_EQ(opened->interfaces, made->interfaces);  // none where the kernel puts none into each

@@ -2,21 +2,17 @@
 #pragma once
 
 #include <linux/sockios.h>
-#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include "base/fd.h"
-#include "storage/rootfs.h"
+#include "network/netns.h"
 
 namespace wyvern::runtime {
 
 // Fails where the kernel has no bridges.
 inline Result<> AddBridge(FdRef network_namespace, const char* name) {
-  return OnPrivateThread([&]() -> Result<> {
-    if (setns(network_namespace.get(), CLONE_NEWNET) != 0) {
-      return SysError("setns");
-    }
+  return InNetworkNamespace(network_namespace, [&]() -> Result<> {
     const UniqueFd socket_fd(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
     if (!socket_fd.valid() || ioctl(socket_fd.get(), SIOCBRADDBR, name) != 0) {
       return SysError("ioctl(SIOCBRADDBR)");
