@@ -32,6 +32,11 @@ else()
   target_link_libraries(wyvern_dbus INTERFACE ${dbus_LIBRARIES})
 endif()
 
+add_library(wyvern_netlink INTERFACE)
+pkg_check_modules(netlink REQUIRED libnl-route-3.0)
+target_include_directories(wyvern_netlink SYSTEM INTERFACE ${netlink_INCLUDE_DIRS})
+target_link_libraries(wyvern_netlink INTERFACE ${netlink_LIBRARIES} Threads::Threads)
+
 if(WYVERN_TESTS)
   find_package(GTest REQUIRED)
 endif()

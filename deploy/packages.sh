@@ -6,7 +6,7 @@ set -euo pipefail
 build=(g++ cmake ninja-build ccache pkg-config git
   libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc
   libexpected-dev libfmt-dev libcli11-dev nlohmann-json3-dev libyaml-cpp-dev
-  libseccomp-dev liburing-dev libarchive-dev libdbus-1-dev
+  libseccomp-dev liburing-dev libarchive-dev libdbus-1-dev libnl-3-dev libnl-route-3-dev
   zlib1g-dev libzstd-dev liblz4-dev liblzma-dev libbz2-dev libacl1-dev nettle-dev)
 kernel=(linux-source-6.12 gcc make libc6-dev bc bison flex libelf-dev dwarves xz-utils binutils perl python3 ccache)
 image=(erofs-utils binutils)
@@ -17,7 +17,7 @@ bench=(libbenchmark-dev libgtest-dev libgmock-dev python3 binutils)
 interop=(qemu-system-x86 qemu-utils dpdk-dev busybox-static cpio gcc libc6-dev python3 python3-pytest)
 lab=(mmdebstrap e2fsprogs cpio kmod tar binutils python3)
 tests=(clang-16 clang-tidy-16 clang-format-16 llvm-16 libclang-rt-16-dev libgtest-dev libgmock-dev libbenchmark-dev
-  crun busybox-static e2fsprogs acpica-tools qemu-system-x86 cpio python3 python3-pytest)
+  crun busybox-static e2fsprogs iproute2 acpica-tools qemu-system-x86 cpio python3 python3-pytest)
 
 wanted=()
 for group in "$@"; do

@@ -30,12 +30,12 @@ result lab-plan "$(for test in tests/e2e/test_*.py; do grep -q " ${test##*/}" te
 result python "$(git ls-files '*.py' | xargs -r python3 -m py_compile 2>&1)"
 
 # Names that say nothing, as a whole name of a file, directory, type, namespace or component; master and slave anywhere, but for what
-# others named: mount propagation and PCI's bus master.
+# others named: mount propagation, PCI's bus master, rtnetlink's IFLA_MASTER and ip(8)'s word for it.
 nothing='(manager|helper|util|common)'
 result words "$({
   git ls-files '*.h' '*.cc' '*.c' '*.py' '*.sh' '*.proto' '*.rs' | grep -iE "(^|/)${nothing}[./]"
   git grep -niE "\b(class|struct|enum|union|namespace|concept|def|add_component\() *([a-z_]+::)*${nothing}\b"
-  git grep -niE 'master|slave' -- ':!tests/suites/style.sh' | grep -viE 'bus ?master|MS_SLAVE|"r?slave"|rslave or|slave propagation'
+  git grep -niE 'master|slave' -- ':!tests/suites/style.sh' | grep -viE 'bus ?master|IFLA_MASTER|link set [a-z0-9]+ master|MS_SLAVE|"r?slave"|rslave or|slave propagation'
 } | head)"
 
 # One file's findings; a clang-tidy that cannot do its work is a finding, too.
