@@ -42,7 +42,7 @@ Result<v1::Empty> ToEmpty(Result<> result) {
 
 Result<std::unique_ptr<Service>> Service::Create(EventLoop& loop, Reaper& reaper, Crun& crun,
                                                  StdioHub& stdio, ServiceOptions options) {
-  std::unique_ptr<Service> service(new Service(crun, std::move(options)));
+  std::unique_ptr<Service> service(new Service(loop, crun, std::move(options)));
   Service* raw = service.get();
   WV_TRY(service->oom_, OomWatch::Create(loop, [raw](const std::string& id, OomWatch::Reach reach) {
            raw->OnOom(id, reach);
@@ -60,8 +60,11 @@ Result<std::unique_ptr<Service>> Service::Create(EventLoop& loop, Reaper& reaper
   return service;
 }
 
-Service::Service(Crun& crun, ServiceOptions options)
-    : crun_(crun), options_(std::move(options)), disks_(crun, options_.disks) {}
+Service::Service(EventLoop& loop, Crun& crun, ServiceOptions options)
+    : crun_(crun),
+      options_(std::move(options)),
+      disks_(crun, options_.disks),
+      network_(loop, options_.owns_machine) {}
 
 Service::~Service() = default;
 
@@ -69,7 +72,7 @@ void Service::Register(ttrpc::Server& server) {
   RegisterSandboxCalls(server);
   RegisterProcessCalls(server);
   RegisterContainerCalls(server);
-  RegisterDiskCalls(server);
+  RegisterDeviceCalls(server);
 }
 
 void Service::RegisterSandboxCalls(ttrpc::Server& server) {
@@ -209,7 +212,7 @@ void Service::RegisterContainerCalls(ttrpc::Server& server) {
       });
 }
 
-void Service::RegisterDiskCalls(ttrpc::Server& server) {
+void Service::RegisterDeviceCalls(ttrpc::Server& server) {
   server.RegisterUnary<v1::AddDiskRequest, v1::AddDiskResponse>(
       kService, "AddDisk",
       [this](const v1::AddDiskRequest& request, const CallContext&,
@@ -226,6 +229,10 @@ void Service::RegisterDiskCalls(ttrpc::Server& server) {
           responder.Answer(std::move(removed));
         });
       });
+  server.RegisterUnary<v1::SetNetworkRequest, v1::Empty>(
+      kService, "SetNetwork",
+      [this](const v1::SetNetworkRequest& request, const CallContext&,
+             const Responder<v1::Empty>& responder) { network_.Set(request, responder); });
 }
 
 Result<std::shared_ptr<Container>> Service::Find(const std::string& id) const {

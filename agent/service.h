@@ -14,6 +14,7 @@
 #include "agent/container.h"
 #include "agent/guest_processes.h"
 #include "agent/idle_cache.h"
+#include "agent/network.h"
 #include "base/event_loop.h"
 #include "proto/agent.pb.h"
 #include "ttrpc/server.h"
@@ -27,7 +28,7 @@ struct TimelinePoint {
 
 struct ServiceOptions {
   std::string root_dir = "/run/wyvern";  // containers/, share/
-  // False in tests on a machine that is not ours: its clock, name, entropy and mounts are left alone.
+  // False in tests on a machine that is not ours: its clock, name, entropy, mounts and network are left alone.
   bool owns_machine = true;
   std::vector<TimelinePoint> timeline;
   BlockStorageOptions disks;
@@ -49,12 +50,12 @@ class Service {
   template <typename T>
   using Responder = ttrpc::Responder<T>;
 
-  Service(Crun& crun, ServiceOptions options);
+  Service(EventLoop& loop, Crun& crun, ServiceOptions options);
 
   void RegisterSandboxCalls(ttrpc::Server& server);
   void RegisterProcessCalls(ttrpc::Server& server);
   void RegisterContainerCalls(ttrpc::Server& server);
-  void RegisterDiskCalls(ttrpc::Server& server);
+  void RegisterDeviceCalls(ttrpc::Server& server);
 
   Result<v1::HelloResponse> Hello(const v1::HelloRequest& request);
   Result<v1::Empty> CreateSandbox(const v1::CreateSandboxRequest& request);
@@ -76,6 +77,7 @@ class Service {
   std::map<std::string, std::shared_ptr<Container>> containers_;
   std::shared_ptr<GuestProcesses> guest_;
   BlockStorage disks_;
+  GuestNetwork network_;
   std::vector<ttrpc::ServerStream<v1::Event>> watchers_;
   bool sandbox_created_ = false;
 };
