@@ -351,4 +351,10 @@ Result<agent_pb::RemoveDiskResponse> AgentClient::RemoveDisk(const std::string& 
   return Call<agent_pb::RemoveDiskResponse>("RemoveDisk", request, rep_->options.call_timeout);
 }
 
+Result<> AgentClient::SetNetwork(const agent_pb::SetNetworkRequest& request, milliseconds limit) {
+  WV_TRY_VOID((Call<agent_pb::Empty>("SetNetwork", request,
+                                     limit.count() > 0 ? limit : rep_->options.call_timeout)));
+  return {};
+}
+
 }  // namespace wyvern::runtime

@@ -1,5 +1,6 @@
 #include "agent_client/agent_client.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 
@@ -45,6 +46,15 @@ class AgentClientTest : public testing::Test {
           sent_ = true;
           sent_.notify_all();
         });
+    server_->RegisterUnary<agent_pb::SetNetworkRequest, agent_pb::Empty>(
+        kFakeService, "SetNetwork",
+        [this](const auto& request, const auto&, const auto& responder) {
+          if (request.interface_size() == 0) {
+            unanswered_ = responder;
+          } else {
+            responder.Fail(Error(Code::kFailedPrecondition, request.interface(0).name()));
+          }
+        });
     thread_ = std::thread([this] { static_cast<void>(loop_->Run()); });
   }
 
@@ -57,6 +67,7 @@ class AgentClientTest : public testing::Test {
   void DropServer() {
     std::atomic<bool> done{false};
     loop_->Post([&] {
+      unanswered_ = {};
       server_.reset();
       done = true;
       done.notify_all();
@@ -83,6 +94,7 @@ class AgentClientTest : public testing::Test {
  private:
   std::unique_ptr<EventLoop> loop_;
   std::unique_ptr<ttrpc::Server> server_;
+  ttrpc::Responder<agent_pb::Empty> unanswered_;  // of the loop's thread
   std::thread thread_;
 };
 
@@ -102,6 +114,21 @@ TEST_F(AgentClientTest, CloseWaitsForTheCallbackThatRuns) {
   begun.wait(false);
   client->Close();
   EXPECT_TRUE(over);
+}
+
+TEST_F(AgentClientTest, NetworkThatTheGuestDoesNotSetInTimeIsGivenUp) {
+  const auto client = Connect({});
+  ASSERT_NE(client, nullptr);
+  const auto late = client->SetNetwork({}, milliseconds(50));
+  ASSERT_FALSE(late.has_value());
+  EXPECT_EQ(late.error().code(), Code::kDeadlineExceeded);
+  agent_pb::SetNetworkRequest request;
+  request.add_interface()->set_name("eth0");
+  const auto refused = client->SetNetwork(request);
+  ASSERT_FALSE(refused.has_value());
+  EXPECT_EQ(refused.error().code(), Code::kFailedPrecondition);
+  EXPECT_THAT(refused.error().message(), testing::HasSubstr("eth0"));
+  client->Close();
 }
 
 TEST_F(AgentClientTest, EventsThatAreNotTakenInTimeAreGivenUp) {

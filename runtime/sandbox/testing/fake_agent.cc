@@ -128,6 +128,11 @@ void FakeAgent::Register() {
       "AddDisk", [this](const auto&, const auto& r) { r.Ok(disk_added_); });
   Add<agent_pb::RemoveDiskRequest, agent_pb::RemoveDiskResponse>(
       "RemoveDisk", [this](const auto&, const auto& r) { r.Ok(disk_removed_); });
+  Add<agent_pb::SetNetworkRequest, agent_pb::Empty>(
+      "SetNetwork", [this](const agent_pb::SetNetworkRequest& request, const auto& r) {
+        networks_.push_back(request);
+        r.Ok({});
+      });
   server_->RegisterServerStream<agent_pb::Empty, agent_pb::Event>(
       kAgentService, "WatchEvents",
       [this](const agent_pb::Empty&, const ttrpc::CallContext&,
@@ -160,6 +165,12 @@ std::vector<std::string> FakeAgent::Updates() {
   std::vector<std::string> updates;
   loop_->Call([&] { updates = updates_; });
   return updates;
+}
+
+std::vector<agent_pb::SetNetworkRequest> FakeAgent::Networks() {
+  std::vector<agent_pb::SetNetworkRequest> networks;
+  loop_->Call([&] { networks = networks_; });
+  return networks;
 }
 
 void FakeAgent::Delay(std::chrono::milliseconds delay) {

@@ -38,6 +38,8 @@ class FakeAgent {
   void Delay(std::chrono::milliseconds delay);
   // What UpdateContainer brought, but for calls that were refused: "<id> <resources>".
   std::vector<std::string> Updates();
+  // What SetNetwork brought, the last at the end, but for calls that were refused.
+  std::vector<agent_pb::SetNetworkRequest> Networks();
   // The init of `id` ends.
   void Exit(const std::string& id, uint32_t status);
   // `count` events, one after the other.
@@ -59,6 +61,7 @@ class FakeAgent {
   agent_pb::CreateSandboxRequest sandbox_;
   bool ignores_kills_ = false;
   std::vector<std::string> updates_;
+  std::vector<agent_pb::SetNetworkRequest> networks_;
   agent_pb::AddDiskResponse disk_added_;
   agent_pb::RemoveDiskResponse disk_removed_;
   std::chrono::milliseconds delay_{0};
