@@ -6,6 +6,7 @@
 #include <sys/sysmacros.h>
 
 #include "base/log.h"
+#include "network/netns.h"
 #include "storage/block_source.h"
 #include "storage/exports.h"
 
@@ -54,6 +55,29 @@ Result<> HostContainer::Record(const std::string& step,
       step, [&](SandboxRecord& record) { change(record.containers[options_.id]); });
 }
 
+bool HostContainer::HasOwnNetwork() const {
+  const oci::Facts& facts = spec_.facts();
+  return facts.network_namespace && facts.network_namespace_path.empty() &&
+         options_.bundle != environment_.sandbox_bundle;
+}
+
+Result<> HostContainer::CheckNetwork() const {
+  const std::string& path = spec_.facts().network_namespace_path;
+  if (path.empty()) {
+    return {};
+  }
+  WV_TRY_CONTEXT(const NetworkNamespace named, OpenNetworkNamespace(path), "linux.namespaces");
+  WV_TRY(const struct stat theirs, Fstat(named.fd));
+  WV_TRY(const struct stat ours, Fstat(environment_.network_namespace));
+  if (theirs.st_dev != ours.st_dev || theirs.st_ino != ours.st_ino) {
+    return Fail(Code::kInvalidArgument,
+                "linux.namespaces: " + path +
+                    " is not the sandbox's network namespace: the containers of a sandbox are in "
+                    "one virtual machine, which has the network of the sandbox only");
+  }
+  return {};
+}
+
 Result<> HostContainer::Translate() {
   oci::TranslateOptions translate;
   translate.container_id = options_.id;
@@ -63,12 +87,14 @@ Result<> HostContainer::Translate() {
   translate.root_on_disk = root_on_disk_;
   translate.disk_filesystems = environment_.disk_filesystems;
   translate.devices = devices_;
+  translate.own_network = HasOwnNetwork();
   WV_TRY(guest_, spec_.Translate(translate));
   return {};
 }
 
 Result<> HostContainer::Make() {
   WV_TRY_VOID(Translate());  // what cannot be is refused before anything is made
+  WV_TRY_VOID(CheckNetwork());
   recorded_ = true;
   WV_TRY_VOID(Record("container", [&](ContainerRecord& record) {
     record.bundle = options_.bundle;
@@ -203,7 +229,11 @@ Result<> HostContainer::StartAnchor() {
   AnchorOptions options;
   options.binary = config.paths.anchor;
   options.cgroup_procs = procs;
-  options.network_namespace = environment_.network_namespace;
+  NetworkNamespace own;  // the anchor keeps it
+  if (HasOwnNetwork()) {
+    WV_TRY(own, MakeNetworkNamespace());
+  }
+  options.network_namespace = own.fd.valid() ? FdRef(own.fd) : environment_.network_namespace;
   options.root_tree = tree;
   WV_TRY(AnchorProcess anchor, AnchorProcess::Start(options));
   anchor_.emplace(std::move(anchor));

@@ -2,6 +2,8 @@
 //                              undone in reverse.
 // Root:    one that is a block device or an image file becomes a disk of the guest (storage.block), if nobody on the host has it; <bundle>/rootfs
 //          is empty then, for hooks and in the anchor. Any other is mounted there and shared.
+// Network: the sandbox's, as in a pod, where the spec names it or is the one that the sandbox was made of; any other that asks for a new one gets
+//          that, as from runc: in the guest by crun, and an empty one on the host for the anchor to show. A path to another is refused.
 // State:   each thing is in the state file before it exists.
 // Threads: Prepare and Release are not called at the same time for one container; different containers are independent.
 #pragma once
@@ -31,6 +33,7 @@ struct HostEnvironment {
   StateStore* state = nullptr;
   const Config* config = nullptr;
   FdRef network_namespace{-1};
+  std::string sandbox_bundle;                 // whose spec says what the network is
   std::vector<std::string> disk_filesystems;  // that the guest mounts
 };
 
@@ -76,6 +79,8 @@ class HostContainer {
 
   Result<> Record(const std::string& step, const std::function<void(ContainerRecord&)>& change);
   Result<> Make();
+  Result<> CheckNetwork() const;
+  bool HasOwnNetwork() const;
   Result<> Translate();
   Result<> MakeRoot();
   Result<> MountRoot();

@@ -9,14 +9,14 @@
 namespace wyvern::oci {
 namespace {
 
-Result<bool> NamespaceStays(const Json& entry, size_t index, Notes& notes) {
+Result<bool> NamespaceStays(const Json& entry, size_t index, bool own_network, Notes& notes) {
   static constexpr std::array<std::string_view, 6> kKept = {"pid",   "ipc",    "uts",
                                                             "mount", "cgroup", "time"};
   const std::string type = GetString(entry, "type");
   const std::string path = GetString(entry, "path");
   const std::string field = fmt::format("linux.namespaces[{}]", index);
   if (type == "network") {
-    return false;
+    return own_network;
   }
   if (type == "user") {
     return Fail(Code::kInvalidArgument, field +
@@ -35,12 +35,12 @@ Result<bool> NamespaceStays(const Json& entry, size_t index, Notes& notes) {
   return true;
 }
 
-Result<> TranslateNamespaces(Json& linux_section, Notes& notes) {
+Result<> TranslateNamespaces(Json& linux_section, bool own_network, Notes& notes) {
   Json out = Json::array();
   bool has_mount = false;
   if (const Json* namespaces = Child(linux_section, "namespaces"); namespaces != nullptr) {
     for (size_t i = 0; i < namespaces->size(); ++i) {
-      WV_TRY(const bool stays, NamespaceStays((*namespaces)[i], i, notes));
+      WV_TRY(const bool stays, NamespaceStays((*namespaces)[i], i, own_network, notes));
       if (!stays) {
         continue;
       }
@@ -74,13 +74,15 @@ bool IsContainerSysctl(const std::string& key, bool ipc, bool uts) {
   return uts && (key == "kernel.domainname" || key == "kernel.hostname");
 }
 
-void TranslateSysctl(Json& linux_section, bool ipc, bool uts) {
+void TranslateSysctl(Json& linux_section, bool ipc, bool uts, bool own_network) {
   Json* sysctl = Child(linux_section, "sysctl");
   if (sysctl == nullptr) {
     return;
   }
   for (auto it = sysctl->begin(); it != sysctl->end();) {
-    it = IsContainerSysctl(it.key(), ipc, uts) ? std::next(it) : sysctl->erase(it);
+    const bool stays =
+        IsContainerSysctl(it.key(), ipc, uts) || (own_network && it.key().starts_with("net."));
+    it = stays ? std::next(it) : sysctl->erase(it);
   }
 }
 
@@ -116,8 +118,8 @@ Result<> TranslateLinux(Json& document, const TranslateOptions& options,
         "linux.namespaces: no pid namespace: the container sees the processes of its virtual "
         "machine, never the host's");
   }
-  WV_TRY_VOID(TranslateNamespaces(section, notes));
-  TranslateSysctl(section, ipc, uts);
+  WV_TRY_VOID(TranslateNamespaces(section, options.own_network, notes));
+  TranslateSysctl(section, ipc, uts, options.own_network);
   WV_TRY_VOID(TranslateDevices(section, options.devices, notes));
   if (Json* resources = Child(section, "resources"); resources != nullptr) {
     TranslateResourcesSection(*resources, limits, options.devices, notes);

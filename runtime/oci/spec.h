@@ -109,6 +109,8 @@ struct TranslateOptions {
   // only checks.
   std::map<DeviceNumber, DeviceNumber> devices = {};
   bool terminal = false;
+  // A network namespace of its own in the guest, which has loopback; otherwise the guest's own, which is the sandbox's.
+  bool own_network = false;
   std::string arch = "x86_64";  // the guest's
 };
 

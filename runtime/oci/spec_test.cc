@@ -209,6 +209,19 @@ TEST(SpecTest, NamespacesLoseTheirPathsAndNetworkGoes) {
   EXPECT_THAT(NotesOf(json), Contains(HasSubstr("linux.namespaces[0].path: ignored")));
 }
 
+TEST(SpecTest, ANetworkOfItsOwnStaysWithItsSysctls) {
+  Json json = Minimal();
+  json["linux"]["namespaces"] = Json::parse(R"([{"type":"network"}])");
+  json["linux"]["sysctl"] = {{"net.ipv4.ip_forward", "1"}, {"vm.max_map_count", "9"}};
+  const TranslateOptions options{
+      .container_id = "box", .bundle = "/bundle", .share_prefix = "c1", .own_network = true};
+  const auto translated = Spec::Parse(json.dump())->Translate(options);
+  ASSERT_TRUE(translated.has_value()) << translated.error().message();
+  const Json guest = Json::parse(translated->config_json)["linux"];
+  EXPECT_EQ(guest["namespaces"], Json::parse(R"([{"type":"network"},{"type":"mount"}])"));
+  EXPECT_EQ(guest["sysctl"], Json({{"net.ipv4.ip_forward", "1"}}));
+}
+
 TEST(SpecTest, UserNamespacesAreRefused) {
   Json json = Minimal();
   json["linux"]["namespaces"] = Json::parse(R"([{"type":"user"}])");

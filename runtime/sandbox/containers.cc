@@ -91,9 +91,10 @@ Result<ProcessIo> SandboxImpl::MakeContainer(const ContainerPtr& container,
   host.index = next_index_++;
   host.terminal = options.io.terminal;
   const int64_t start = timeline_.Now();
-  WV_TRY(container->host, HostContainer::Prepare({machine_.get(), agent_.get(), state_.get(),
-                                                  &config_, network_.fd, disk_filesystems_},
-                                                 std::move(host)));
+  WV_TRY(container->host,
+         HostContainer::Prepare({machine_.get(), agent_.get(), state_.get(), &config_, network_.fd,
+                                 options_.bundle, disk_filesystems_},
+                                std::move(host)));
   container->anchor_pid = container->host->anchor().pid();
   timeline_.Add("rootfs", start);
   auto granted = GrantHostLimits(container);

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
+#include <algorithm>
 #include <csignal>
 #include <filesystem>
 #include <future>
@@ -333,7 +334,7 @@ TEST_F(LifecycleTest, AnchorStandsForTheContainer) {
 TEST_F(LifecycleTest, InterfaceThatComesAfterCreateIsToldOnce) {
   Boot({});
   ASSERT_TRUE(
-      sandbox_->CreateContainer(ContainerOf("c", MakeBundle("c", {}), false, false)).has_value());
+      sandbox_->CreateContainer(ContainerOf("c", MakeBundle("box", {}), false, false)).has_value());
   const auto network =
       Open("/proc/" + std::to_string(sandbox_->State("c", "")->pid) + "/ns/net", O_RDONLY);
   ASSERT_TRUE(network.has_value()) << network.error().message();
@@ -366,6 +367,38 @@ TEST_F(LifecycleTest, NetworkThatWasAskedForIsToldAtTheStart) {
   testing::internal::CaptureStderr();
   EXPECT_EQ(Run("box", options).status, 0U);
   EXPECT_THAT(testing::internal::GetCapturedStderr(), testing::Not(HasSubstr("given0")));
+}
+
+// As runc does: what asks for a new network has one, what names the pod's shares it.
+TEST_F(LifecycleTest, ContainersShareTheSandboxsNetworkOrHaveAnEmptyOne) {
+  BundleOptions show;
+  show.args = {"sh", "-c", "busybox readlink /proc/self/ns/net; cat /proc/net/dev"};
+  Boot(show);
+  const Ran first = Run("box", show);
+  const Ran other = Run("other", show);
+  const std::string name = first.out.substr(0, first.out.find('\n'));
+  EXPECT_THAT(other.out, testing::Not(HasSubstr(name)));
+  EXPECT_THAT(other.out, HasSubstr("lo:"));
+  EXPECT_EQ(std::ranges::count(other.out, ':'), 2);  // "net:[…]" and "lo:"
+
+  ASSERT_TRUE(
+      sandbox_->CreateContainer(ContainerOf("c", MakeBundle("box", {}), false, false)).has_value());
+  BundleOptions joins = show;
+  const auto network = [&](const std::string& path) {
+    return R"(,{"type":"network","path":")" + path + R"("})";
+  };
+  const std::string anchors = "/proc/" + std::to_string(sandbox_->State("c", "")->pid) + "/ns/net";
+  joins.network = network(anchors);
+  EXPECT_THAT(Run("joins", joins).out, HasSubstr(name));
+  ASSERT_TRUE(sandbox_->DeleteProcess("c", "").has_value());
+
+  joins.network = network("/proc/self/ns/net");
+  const auto refused =
+      sandbox_->CreateContainer(ContainerOf("d", MakeBundle("d", joins), false, false));
+  ASSERT_FALSE(refused.has_value());
+  EXPECT_EQ(refused.error().code(), Code::kInvalidArgument);
+  EXPECT_THAT(refused.error().message(),
+              HasSubstr("/proc/self/ns/net is not the sandbox's network namespace"));
 }
 
 TEST_F(LifecycleTest, HostsNetworkIsToldToBeLoopback) {
