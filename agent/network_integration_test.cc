@@ -339,10 +339,32 @@ TEST_F(NetworkTest, SeveralWaysToOnePlaceAreAllThere) {
   AddInterface(2, "eth1", {"10.2.0.2/16"});
   AddRoute("10.20.0.0/16", "10.1.0.1", "eth0");
   AddRoute("10.20.0.0/16", "10.2.0.1", "eth1");
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(ErrorOfSet(), "");
+    EXPECT_TRUE(HasAll());
+  }
+  request.clear_route();
+  EXPECT_EQ(ErrorOfSet(), "");
+  EXPECT_THAT(NetworkNamespace::Proc("route"), Not(HasSubstr("0000140A")));
+}
+
+// The kernel makes one route of them, with several ways.
+TEST_F(NetworkTest, SeveralWaysOfIpv6AreOneRouteAndAllThere) {
+  AddInterface(1, "eth0", {"fd01::2/64"});
+  AddInterface(2, "eth1", {"fd02::2/64"});
+  AddRoute("fd20::/16", "fd01::1", "eth0");
+  AddRoute("fd20::/16", "fd02::1", "eth1");
+  const std::string first = "fd010000000000000000000000000001";
+  const std::string second = "fd020000000000000000000000000001";
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(ErrorOfSet(), "");
+    EXPECT_THAT(NetworkNamespace::Proc("ipv6_route"), HasSubstr(first));
+    EXPECT_THAT(NetworkNamespace::Proc("ipv6_route"), HasSubstr(second));
+  }
+  request.mutable_route()->RemoveLast();
   EXPECT_EQ(ErrorOfSet(), "");
   EXPECT_TRUE(HasAll());
-  EXPECT_EQ(ErrorOfSet(), "");
-  EXPECT_TRUE(HasAll());
+  EXPECT_THAT(NetworkNamespace::Proc("ipv6_route"), Not(HasSubstr(second)));
 }
 
 TEST_F(NetworkTest, AMissingDeviceIsToldAndTheRestIsDone) {
