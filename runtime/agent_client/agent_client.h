@@ -95,7 +95,7 @@ class AgentClient {
   // INTERNAL: an answer that no guest of ours gives.
   Result<agent_pb::AddDiskResponse> AddDisk(const agent_pb::AddDiskRequest& request);
   Result<agent_pb::RemoveDiskResponse> RemoveDisk(const std::string& serial);
-  // The whole of the pod's network. Of an error that is not INVALID_ARGUMENT, DEADLINE_EXCEEDED or UNAVAILABLE, the rest of the request
+  // The whole of the pod's network. May come before CreateSandbox, whose sysctls may be those of an interface by its name. Of an error that is not INVALID_ARGUMENT, DEADLINE_EXCEEDED or UNAVAILABLE, the rest of the request
   // is done: the same again, or the next change, tries what failed once more. `limit` 0: the call timeout; the agent itself gives
   // up after 10 s.
   Result<> SetNetwork(const agent_pb::SetNetworkRequest& request,
