@@ -2,7 +2,7 @@
 // Spec:    netlink(7), rtnetlink(7), linux/netlink.h (extended acknowledgements: NLMSGERR_ATTR_*).
 // Why not libnl: its error codes are its own, so that the errno is lost, and with it the kernel's text of what is wrong ("Nexthop has
 //          invalid gateway"); and its core refers to getaddrinfo and getprotobyname: a static program gets the C library's resolver with
-//          its plug-ins, 0.4 MiB of the agent's 2.7.
+//          its plug-ins, 0.4 MiB more where the agent has 3.0.
 // Errors:  what the kernel refuses has its errno and its text. An answer that is cut short or that does not add up is INTERNAL.
 // Threads: one at a time. Blocks as long as others hold the kernel's RTNL lock.
 // Trust:   the kernel; other sockets of the guest may send to ours, which is dropped.
