@@ -71,11 +71,11 @@ Result<> ContainerDisks::Release(GuestState guest) {
   std::vector<std::string> left;
   for (auto it = names_.rbegin(); it != names_.rend(); ++it) {
     const bool free = guest == GuestState::kObeys && RemoveInGuest(*it, guest);
-    auto detached = machine_.DetachDisk(*it, /*force=*/!free);
+    auto detached = machine_.DetachDevice(*it, /*force=*/!free);
     if (!detached.has_value() && free) {
       WV_WARN("container {}: disk {}: {}; it is taken away", id_, *it,
               Plain(detached.error().message()));
-      detached = machine_.DetachDisk(*it, /*force=*/true);
+      detached = machine_.DetachDevice(*it, /*force=*/true);
     }
     if (!detached.has_value()) {
       left.insert(left.begin(), *it);

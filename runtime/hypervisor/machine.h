@@ -5,6 +5,7 @@
 
 #include <sys/types.h>
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -51,6 +52,8 @@ struct MachineOptions {
 
 // Whole blocks of the memory device whatever its size (vmm.proto, ResizeMemory).
 inline constexpr uint64_t kHotplugStep = 128ULL << 20U;
+
+using MacAddress = std::array<uint8_t, 6>;
 
 struct MachineProcess {
   std::string role;  // "vmm", "fs"
@@ -117,11 +120,15 @@ class Machine {
   // Forgets it and unmounts it: its device is free afterwards. Idempotent.
   virtual Result<> DetachExport(const std::string& name) = 0;
   // Hot-plugs a disk, whose serial is its id (storage/block_source.h; at most 20 of [a-z0-9-]): the guest drives it when it returns. The
-  // machine has a descriptor of its own. RESOURCE_EXHAUSTED: no slot is free. After an error it may be there still: DetachDisk.
+  // machine has a descriptor of its own. RESOURCE_EXHAUSTED: no slot is free. After an error it may be there still: DetachDevice.
   virtual Result<> AttachDisk(const std::string& id, FdRef file, bool read_only) = 0;
-  // Its descriptor is closed when it returns. Unknown: success. FAILED_PRECONDITION: the guest uses it still; `force` asks no guest, which
+  // Hot-plugs a network interface over `taps`, the queues of one tap with IFF_VNET_HDR and IFF_NO_PI, 1 to 8: the guest drives it when it
+  // returns, as an interface with that MAC. The machine has descriptors of its own. Errors as AttachDisk's.
+  virtual Result<> AttachNetwork(const std::string& id, const std::vector<UniqueFd>& taps,
+                                 const MacAddress& mac, uint32_t mtu) = 0;
+  // Of a disk or an interface. Its descriptors are closed when it returns. Unknown: success. FAILED_PRECONDITION: the guest uses it still; `force` asks no guest, which
   // gets I/O errors then.
-  virtual Result<> DetachDisk(const std::string& id, bool force) = 0;
+  virtual Result<> DetachDevice(const std::string& id, bool force) = 0;
   // How many vCPUs run, and how much memory there is: changed together with the guest, which is waited for `patience` long. How far it came is no
   // error. FAILED_PRECONDITION: the machine does not run. INVALID_ARGUMENT: beyond what it was made with. INTERNAL: an answer that no VMM of ours
   // gives. After an error Size tells what is.

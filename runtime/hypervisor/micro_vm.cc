@@ -52,7 +52,9 @@ class MicroVm final : public Machine {
   Result<> AttachExport(const std::string& name, FdRef tree, const ExportPolicy& policy) override;
   Result<> DetachExport(const std::string& name) override;
   Result<> AttachDisk(const std::string& id, FdRef file, bool read_only) override;
-  Result<> DetachDisk(const std::string& id, bool force) override;
+  Result<> AttachNetwork(const std::string& id, const std::vector<UniqueFd>& taps,
+                         const MacAddress& mac, uint32_t mtu) override;
+  Result<> DetachDevice(const std::string& id, bool force) override;
   Result<ResizedVcpus> ResizeVcpus(uint32_t vcpus, std::chrono::milliseconds patience) override;
   Result<ResizedMemory> ResizeMemory(uint64_t bytes, std::chrono::milliseconds patience) override;
   Result<MachineSize> Size() override;
@@ -216,7 +218,12 @@ Result<> MicroVm::AttachDisk(const std::string& id, FdRef file, bool read_only) 
   return client_->AttachBlk(id, file, read_only);
 }
 
-Result<> MicroVm::DetachDisk(const std::string& id, bool force) {
+Result<> MicroVm::AttachNetwork(const std::string& id, const std::vector<UniqueFd>& taps,
+                                const MacAddress& mac, uint32_t mtu) {
+  return client_->AttachNet(id, taps, mac, mtu);
+}
+
+Result<> MicroVm::DetachDevice(const std::string& id, bool force) {
   auto detached = client_->DetachDevice(id, force);
   if (!detached.has_value() && detached.error().code() == Code::kNotFound) {
     return {};

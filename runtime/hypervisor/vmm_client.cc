@@ -29,6 +29,7 @@ namespace {
 
 // Beyond what the guest has: the VMM takes back what the guest has taken up half, and answers.
 constexpr std::chrono::milliseconds kTakeBackTime(5000);
+constexpr uint32_t kNetQueueSize = 256;  // QEMU's, and what a stream of 64 KiB segments fills
 constexpr size_t kMaxWhy = 2 * kMaxGuestError;
 
 // vmm.proto, AttachDeviceRequest.deadline_ms; 0 would be the VMM's own limit.
@@ -197,6 +198,20 @@ Result<> VmmClient::AttachBlk(const std::string& id, FdRef file, bool read_only)
   WV_TRY(*blk->mutable_fd(), Donate(api::DonationKind::kBlock, "disk", file));
   blk->set_read_only(read_only);
   blk->set_serial(id);
+  return Attach(*rep_->stub, rep_->timeout, request);
+}
+
+Result<> VmmClient::AttachNet(const std::string& id, const std::vector<UniqueFd>& taps,
+                              const MacAddress& mac, uint32_t mtu) {
+  pb::AttachDeviceRequest request;
+  request.set_id(id);
+  auto* net = request.mutable_net();
+  for (const UniqueFd& tap : taps) {
+    WV_TRY(*net->add_fd(), Donate(api::DonationKind::kTap, "tap", tap));
+  }
+  net->set_mac(mac.data(), mac.size());
+  net->set_mtu(mtu);
+  net->set_queue_size(kNetQueueSize);
   return Attach(*rep_->stub, rep_->timeout, request);
 }
 

@@ -33,6 +33,9 @@ class RecordingMachine : public api::VirtualMachine {
       serial = blk->serial;
       read_only = blk->read_only;
     }
+    if (auto* net_spec = std::get_if<api::NetSpec>(&spec); net_spec != nullptr) {
+      net = std::move(*net_spec);
+    }
     if (const auto* wanted = std::get_if<api::BalloonSpec>(&spec); wanted != nullptr) {
       balloon = *wanted;
     }
@@ -95,6 +98,7 @@ class RecordingMachine : public api::VirtualMachine {
   std::string serial;  // of the last disk
   bool read_only = false;
   api::BalloonSpec balloon;              // the last one
+  api::NetSpec net;                      // the last one
   std::chrono::milliseconds patience{};  // of the last resize
   std::chrono::milliseconds delay{};
   std::function<void(api::MachineEvent)> listener = [](const api::MachineEvent&) {};
@@ -175,6 +179,19 @@ TEST_F(VmmClientTest, DisksSerialIsItsId) {
   EXPECT_EQ(machine_.attached.back().first, "c0-root");
   EXPECT_EQ(machine_.serial, "c0-root");
   EXPECT_TRUE(machine_.read_only);
+}
+
+TEST_F(VmmClientTest, InterfaceHasAllQueuesOfItsTap) {
+  ASSERT_TRUE(Create(1).has_value());
+  std::vector<UniqueFd> taps;
+  taps.push_back(*Open("/dev/null", O_RDWR));
+  taps.push_back(*Open("/dev/null", O_RDWR));
+  const MacAddress mac = {2, 0, 0, 0, 0, 7};
+  ASSERT_TRUE(client_->AttachNet("net-eth0", taps, mac, 1450).has_value());
+  EXPECT_EQ(machine_.attached.back().first, "net-eth0");
+  EXPECT_EQ(machine_.net.taps.size(), 2U);
+  EXPECT_EQ(machine_.net.mac, mac);
+  EXPECT_EQ(machine_.net.mtu, 1450);
 }
 
 TEST_F(VmmClientTest, MachineIsMadeWithWhatItMayGrowTo) {

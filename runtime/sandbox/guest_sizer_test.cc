@@ -34,7 +34,12 @@ class ObedientMachine final : public Machine {
 
   Result<> AttachDisk(const std::string&, FdRef, bool) override { return {}; }
 
-  Result<> DetachDisk(const std::string&, bool) override { return {}; }
+  Result<> AttachNetwork(const std::string&, const std::vector<UniqueFd>&, const MacAddress&,
+                         uint32_t) override {
+    return {};
+  }
+
+  Result<> DetachDevice(const std::string&, bool) override { return {}; }
 
   Result<ResizedVcpus> ResizeVcpus(uint32_t wanted, milliseconds patience) override {
     calls.push_back(fmt::format("vcpus {}", wanted));

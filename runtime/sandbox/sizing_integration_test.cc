@@ -33,7 +33,12 @@ class RecordedMachine final : public Machine {
 
   Result<> AttachDisk(const std::string&, FdRef, bool) override { return {}; }
 
-  Result<> DetachDisk(const std::string&, bool) override { return {}; }
+  Result<> AttachNetwork(const std::string&, const std::vector<UniqueFd>&, const MacAddress&,
+                         uint32_t) override {
+    return {};
+  }
+
+  Result<> DetachDevice(const std::string&, bool) override { return {}; }
 
   Result<ResizedVcpus> ResizeVcpus(uint32_t, std::chrono::milliseconds) override {
     return Fail(Code::kUnavailable, "recorded");

@@ -105,6 +105,11 @@ class TwoProcesses : public Machine {
     return size;
   }
 
+  Result<> AttachNetwork(const std::string& /*id*/, const std::vector<UniqueFd>& /*taps*/,
+                         const MacAddress& /*mac*/, uint32_t /*mtu*/) override {
+    return {};
+  }
+
   Result<observe::VmmUsage> Usage(std::chrono::milliseconds /*limit*/) override {
     return observe::VmmUsage{.counters = {{"vcpus.running", 1}}, .devices = {}, .vcpus = {}};
   }
@@ -253,7 +258,7 @@ class NativeMachine final : public TwoProcesses {
     return {};
   }
 
-  Result<> DetachDisk(const std::string& id, bool force) override {
+  Result<> DetachDevice(const std::string& id, bool force) override {
     const std::lock_guard lock(watch_->mu);
     const auto it = disks_.find(id);
     if (it == disks_.end()) {
@@ -374,7 +379,7 @@ class HollowMachine final : public TwoProcesses {
     return {};
   }
 
-  Result<> DetachDisk(const std::string& id, bool force) override {
+  Result<> DetachDevice(const std::string& id, bool force) override {
     const std::lock_guard lock(disks_->mu);
     WV_TRY_VOID(Called("detach " + id + (force ? " force" : "")));
     disks_->attached.erase(id);

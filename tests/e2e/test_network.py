@@ -1,0 +1,188 @@
+"""The network of a pod reaches its containers: what is in the namespace that the spec names, or that a client fills later, is in the guest.
+
+The pod's end is one side of a veth pair, as a CNI plugin makes it; the other end and its addresses are in a namespace of the test's own.
+"""
+
+import contextlib
+import json
+import pathlib
+import re
+import subprocess
+import time
+
+import pytest
+
+from harness.containerd import succeed
+from harness.ctr import BUSYBOX, RUNTIME, Container, call, ctr, run, unique, wait_until
+
+pytestmark = [pytest.mark.wyvern_only, pytest.mark.leaves_nothing(20)]
+
+ALONE = ("ip", "-json")
+MIB = 1 << 20
+
+
+class Pod:
+    """Two namespaces, `pod` and `host`, and a veth pair between them; a default route by the host's end."""
+
+    def __init__(self):
+        self.pod, self.host = unique("pod"), unique("host")
+        self.links = 0
+
+    def __enter__(self):
+        for name in (self.pod, self.host):
+            succeed("ip", "netns", "add", name)
+            self.ip(name, "link", "set", "lo", "up")
+        self.add("eth0")
+        return self
+
+    def __exit__(self, *_):
+        for name in (self.pod, self.host):
+            call(["ip", "netns", "delete", name])
+
+    @staticmethod
+    def ip(namespace, *words) -> str:
+        return succeed("ip", "-n", namespace, *words)
+
+    def add(self, name, mtu=1500) -> int:
+        """Another pair, the pod's end called `name`; its number: it is 10.88.N.2, the host's end 10.88.N.1."""
+        number = self.links
+        self.links += 1
+        other = f"h{number}"
+        self.ip(self.host, "link", "add", other, "mtu", str(mtu), "type", "veth", "peer", "name", name, "mtu", str(mtu), "netns", self.pod)
+        for namespace, link, last in ((self.host, other, 1), (self.pod, name, 2)):
+            self.ip(namespace, "addr", "add", f"10.88.{number}.{last}/24", "dev", link)
+            self.ip(namespace, "addr", "add", f"fd88:{number}::{last}/64", "dev", link, "nodad")
+            self.ip(namespace, "link", "set", link, "up")
+        if number == 0:
+            self.ip(self.pod, "route", "add", "default", "via", "10.88.0.1")
+            self.ip(self.pod, "route", "add", "default", "via", "fd88:0::1")
+        return number
+
+    @property
+    def flags(self):
+        return ["--with-ns", f"network:/run/netns/{self.pod}"]
+
+    def qdiscs(self) -> list:
+        return [q["kind"] for q in json.loads(succeed("tc", "-n", self.pod, "-json", "qdisc", "show", "dev", "eth0"))]
+
+    def left(self) -> list:
+        """What of ours is in the pod's namespace."""
+        links = [link["ifname"] for link in json.loads(succeed(*ALONE, "-n", self.pod, "link"))]
+        return [name for name in links if name.startswith("wv")] + [kind for kind in self.qdiscs() if kind in ("ingress", "clsact")]
+
+
+@pytest.fixture
+def pod():
+    with Pod() as one:
+        yield one
+
+
+def addresses(text: str) -> list:
+    """Of `ip addr` of busybox, without what differs between any two hosts."""
+    return sorted(re.findall(r"^\s+(inet6? \S+|link/ether \S+)|^\d+: (\S+?)[@:].* (mtu \d+)", text, re.M))
+
+
+def test_containers_have_what_is_in_the_namespace(pod):
+    pod.ip(pod.pod, "route", "add", "10.99.0.0/16", "via", "10.88.0.7", "metric", "5")
+    pod.ip(pod.pod, "neigh", "add", "10.88.0.7", "lladdr", "02:00:00:00:00:77", "dev", "eth0", "nud", "permanent")
+    script = "ip addr show eth0; ip route; ip -6 route | grep default; cat /proc/net/arp"
+    theirs = call(["ctr", "run", "--rm", "--runtime", "io.containerd.runc.v2", *pod.flags, BUSYBOX, unique(), "sh", "-c", script])
+    ours = run(BUSYBOX, "sh", "-c", script, flags=pod.flags)
+    assert theirs.returncode == ours.returncode == 0, ours.stderr.decode()
+    theirs, ours = theirs.stdout.decode(), ours.stdout.decode()
+    assert addresses(ours) == addresses(theirs), (ours, theirs)
+    for text in (r"^default via 10\.88\.0\.1 dev eth0", r"^10\.99\.0\.0/16 via 10\.88\.0\.7 dev eth0\s+metric 5",
+                 r"^default via fd88:", r"^10\.88\.0\.7 .* 02:00:00:00:00:77 "):
+        assert re.search(text, theirs, re.M), theirs
+        assert re.search(text, ours, re.M), ours
+    assert pod.left() == []
+
+
+def test_packets_go_both_ways_and_nothing_is_left(pod):
+    with Container(flags=pod.flags) as container:
+        for target in ("10.88.0.1", "fd88:0::1"):
+            done = container.exec("ping", "-c", "3", "-W", "5", target)
+            assert done.returncode == 0, done.stdout.decode()
+        for words in (["10.88.0.2"], ["-6", "fd88:0::2"]):
+            done = call(["ip", "netns", "exec", pod.host, "ping", "-c", "3", "-W", "5", *words])
+            assert done.returncode == 0, done.stdout.decode()
+        # A packet of the whole MTU, that nobody may cut.
+        done = call(["ip", "netns", "exec", pod.host, "ping", "-c", "2", "-W", "5", "-M", "do", "-s", "1472", "10.88.0.2"])
+        assert done.returncode == 0, done.stdout.decode()
+        assert len(pod.left()) == 2
+    assert wait_until(lambda: pod.left() == [], 10), pod.left()
+
+
+def test_stream_of_64_mib_each_way(pod):
+    count = 64
+    with Container(flags=pod.flags) as container:
+        for listener, script in (("nc -l -p 9000 | sha256sum", f"dd if=/dev/zero bs=1M count={count} 2>/dev/null | nc 10.88.0.1 9000"),):
+            with subprocess.Popen(["ip", "netns", "exec", pod.host, "busybox", "sh", "-c", listener], stdout=subprocess.PIPE) as host:
+                time.sleep(1)
+                assert container.exec("sh", "-c", script).returncode == 0
+                to_host = host.stdout.read().split()[0]
+        guest = subprocess.Popen(container.exec_argv("sh", "-c", "nc -l -p 9001 | sha256sum"), stdout=subprocess.PIPE)
+        time.sleep(2)
+        done = call(["ip", "netns", "exec", pod.host, "busybox", "sh", "-c", f"dd if=/dev/zero bs=1M count={count} 2>/dev/null | nc 10.88.0.2 9001"])
+        assert done.returncode == 0
+        to_guest = guest.communicate(timeout=60)[0].split()[0]
+    wanted = subprocess.run(f"head -c {count * MIB} /dev/zero | sha256sum", shell=True, check=True, capture_output=True).stdout.split()[0]
+    assert to_host == to_guest == wanted
+
+
+def test_interface_that_comes_later_by_the_pid(pod):
+    """As docker from 28 on and `ctr run --cni` do it: /proc/<pid>/ns/net is the way into a namespace that the runtime made."""
+    name = unique()
+    assert ctr("container", "create", "--runtime", RUNTIME, BUSYBOX, name, "sleep", "100000").returncode == 0
+    with contextlib.ExitStack() as stack:
+        stack.callback(lambda: (ctr("task", "kill", "-s", "SIGKILL", name), ctr("task", "delete", "--force", name),
+                                ctr("container", "delete", name)))
+        assert ctr("task", "start", "--detach", "--null-io", name).returncode == 0
+        pid = next(int(line.split()[1]) for line in ctr("task", "ls").stdout.decode().splitlines() if line.startswith(name))
+        pod.ip(pod.host, "link", "add", "late", "type", "veth", "peer", "name", "eth0", "netns", str(pid))
+        inside = ["nsenter", "-t", str(pid), "-n", "ip"]
+        succeed(*inside, "addr", "add", "10.77.0.2/24", "dev", "eth0")
+        succeed(*inside, "link", "set", "eth0", "up")
+        pod.ip(pod.host, "addr", "add", "10.77.0.1/24", "dev", "late")
+        pod.ip(pod.host, "link", "set", "late", "up")
+
+        def answers():
+            return ctr("task", "exec", "--exec-id", unique("e"), name, "ping", "-c", "1", "-W", "2", "10.77.0.1").returncode == 0
+
+        assert wait_until(answers, 30)
+
+
+def test_interfaces_come_and_go_while_it_runs(pod):
+    with Container(flags=pod.flags) as container:
+        number = pod.add("net1", mtu=1400)
+        assert wait_until(lambda: container.exec("ping", "-c", "1", "-W", "2", f"10.88.{number}.1").returncode == 0, 30)
+        assert b"mtu 1400" in container.exec("ip", "link", "show", "net1").stdout
+        pod.ip(pod.pod, "addr", "add", "10.88.0.9/24", "dev", "eth0")
+        assert wait_until(lambda: b"10.88.0.9/24" in container.exec("ip", "addr", "show", "eth0").stdout, 30)
+        pod.ip(pod.pod, "link", "delete", "net1")
+        assert wait_until(lambda: container.exec("ip", "link", "show", "net1").returncode != 0, 30)
+        assert container.exec("ping", "-c", "1", "-W", "5", "10.88.0.1").returncode == 0
+
+
+@pytest.mark.parametrize("victim", ["wyvern-vmm", "containerd-shim-wyvern-v2"])
+def test_kill_9_leaves_nothing_in_the_namespace(pod, victim):
+    with Container(flags=pod.flags) as container:
+        assert len(pod.left()) == 2
+        pids = [path.parent.name for path in pathlib.Path("/proc").glob("[0-9]*/cmdline")
+                if victim in path.read_bytes().split(b"\0")[0].decode(errors="replace")]
+        call(["kill", "-9", *pids])
+        assert container.wait_status("STOPPED", 30)
+    assert wait_until(lambda: pod.left() == [], 20), pod.left()
+
+
+def test_loopback_alone_without_a_network():
+    done = run(BUSYBOX, "sh", "-c", "ip -o link; ping -c 1 -W 2 127.0.0.1 >/dev/null && echo up")
+    assert done.returncode == 0 and done.stdout.decode().splitlines()[-1] == "up"
+    assert len(re.findall(r"^\d+:", done.stdout.decode(), re.M)) == 1, done.stdout
+
+
+def test_host_network_is_refused_and_the_hosts_is_as_before():
+    before = succeed("ip", "-o", "addr"), succeed("tc", "qdisc", "show")
+    done = run(BUSYBOX, "true", flags=["--net-host"])
+    assert done.returncode != 0 and b"host's network" in done.stderr, done.stderr
+    assert (succeed("ip", "-o", "addr"), succeed("tc", "qdisc", "show")) == before
