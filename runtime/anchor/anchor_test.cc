@@ -65,12 +65,12 @@ TEST_F(AnchorTest, ShowsNetworkAndRootAndNothingElse) {
   auto network = MakeNetworkNamespace();
   auto tree = CloneTree(root, {.read_only = true});
   ASSERT_TRUE(network.has_value() && tree.has_value());
-  auto process = Start("nr", network->fd, *tree);
+  auto process = Start("nr", *network, *tree);
   ASSERT_TRUE(process.has_value());
   ASSERT_EQ(answer_, std::string(1, '\0'));
   const std::string proc = "/proc/" + std::to_string(process->pid());
   EXPECT_EQ(NetworkOf(proc + "/ns/net"),
-            NetworkOf("/proc/self/fd/" + std::to_string(network->fd.get())));
+            NetworkOf("/proc/self/fd/" + std::to_string(network->get())));
   EXPECT_EQ(*ReadFile(proc + "/root/inside"), "yes");
   EXPECT_FALSE(WriteFile(proc + "/root/new", "x").has_value());
   // One mount only: nothing of the host is held.

@@ -66,8 +66,8 @@ Result<> HostContainer::CheckNetwork() const {
   if (path.empty()) {
     return {};
   }
-  WV_TRY_CONTEXT(const NetworkNamespace named, OpenNetworkNamespace(path), "linux.namespaces");
-  WV_TRY(const struct stat theirs, Fstat(named.fd));
+  WV_TRY_CONTEXT(const UniqueFd named, OpenNetworkNamespace(path), "linux.namespaces");
+  WV_TRY(const struct stat theirs, Fstat(named));
   WV_TRY(const struct stat ours, Fstat(environment_.network_namespace));
   if (theirs.st_dev != ours.st_dev || theirs.st_ino != ours.st_ino) {
     return Fail(Code::kInvalidArgument,
@@ -229,11 +229,11 @@ Result<> HostContainer::StartAnchor() {
   AnchorOptions options;
   options.binary = config.paths.anchor;
   options.cgroup_procs = procs;
-  NetworkNamespace own;  // the anchor keeps it
+  UniqueFd own;  // the anchor keeps it
   if (HasOwnNetwork()) {
     WV_TRY(own, MakeNetworkNamespace());
   }
-  options.network_namespace = own.fd.valid() ? FdRef(own.fd) : environment_.network_namespace;
+  options.network_namespace = own.valid() ? FdRef(own) : environment_.network_namespace;
   options.root_tree = tree;
   WV_TRY(AnchorProcess anchor, AnchorProcess::Start(options));
   anchor_.emplace(std::move(anchor));

@@ -53,8 +53,6 @@ struct MachineOptions {
 // Whole blocks of the memory device whatever its size (vmm.proto, ResizeMemory).
 inline constexpr uint64_t kHotplugStep = 128ULL << 20U;
 
-using MacAddress = std::array<uint8_t, 6>;
-
 struct MachineProcess {
   std::string role;  // "vmm", "fs"
   pid_t pid = 0;
@@ -125,7 +123,7 @@ class Machine {
   // Hot-plugs a network interface over `taps`, the queues of one tap with IFF_VNET_HDR and IFF_NO_PI, 1 to 8: the guest drives it when it
   // returns, as an interface with that MAC. The machine has descriptors of its own. Errors as AttachDisk's.
   virtual Result<> AttachNetwork(const std::string& id, const std::vector<UniqueFd>& taps,
-                                 const MacAddress& mac, uint32_t mtu) = 0;
+                                 const std::array<uint8_t, 6>& mac, uint32_t mtu) = 0;
   // Of a disk or an interface. Its descriptors are closed when it returns. Unknown: success. FAILED_PRECONDITION: the guest uses it still; `force` asks no guest, which
   // gets I/O errors then.
   virtual Result<> DetachDevice(const std::string& id, bool force) = 0;

@@ -202,7 +202,7 @@ Result<> VmmClient::AttachBlk(const std::string& id, FdRef file, bool read_only)
 }
 
 Result<> VmmClient::AttachNet(const std::string& id, const std::vector<UniqueFd>& taps,
-                              const MacAddress& mac, uint32_t mtu) {
+                              const std::array<uint8_t, 6>& mac, uint32_t mtu) {
   pb::AttachDeviceRequest request;
   request.set_id(id);
   auto* net = request.mutable_net();

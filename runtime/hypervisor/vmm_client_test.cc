@@ -186,7 +186,7 @@ TEST_F(VmmClientTest, InterfaceHasAllQueuesOfItsTap) {
   std::vector<UniqueFd> taps;
   taps.push_back(*Open("/dev/null", O_RDWR));
   taps.push_back(*Open("/dev/null", O_RDWR));
-  const MacAddress mac = {2, 0, 0, 0, 0, 7};
+  const std::array<uint8_t, 6> mac = {2, 0, 0, 0, 0, 7};
   ASSERT_TRUE(client_->AttachNet("net-eth0", taps, mac, 1450).has_value());
   EXPECT_EQ(machine_.attached.back().first, "net-eth0");
   EXPECT_EQ(machine_.net.taps.size(), 2U);

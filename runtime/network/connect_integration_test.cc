@@ -156,9 +156,12 @@ class ConnectTest : public PodTest {
   }
 
   bool HasTap(const std::string& name) {
-    const auto names = ListInterfaces(pod_);
-    EXPECT_TRUE(names.has_value());
-    return names.has_value() && std::find(names->begin(), names->end(), name) != names->end();
+    bool has = false;
+    EXPECT_TRUE(InNetworkNamespace(pod_, [&]() -> Result<> {
+                  has = if_nametoindex(name.c_str()) != 0;
+                  return {};
+                }).has_value());
+    return has;
   }
 
   UniqueFd wire_;

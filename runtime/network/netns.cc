@@ -8,28 +8,10 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 
-#include <cstring>
-
-#include "base/cleanup.h"
 #include "storage/rootfs.h"
 
 namespace wyvern::runtime {
 namespace {
-
-Result<std::vector<std::string>> ListOurInterfaces() {
-  struct if_nameindex* list = if_nameindex();
-  if (list == nullptr) {
-    return SysError("listing network interfaces");
-  }
-  const Cleanup free_list([list] { if_freenameindex(list); });
-  std::vector<std::string> out;
-  for (const struct if_nameindex* item = list; item->if_index != 0; ++item) {
-    if (std::strcmp(item->if_name, "lo") != 0) {
-      out.emplace_back(item->if_name);
-    }
-  }
-  return out;
-}
 
 // Whether the file is the namespace that `path` is, too. What cannot be looked at (a process of another user) is not the same.
 bool SameNamespace(const struct stat& known, const char* path) {
@@ -39,27 +21,23 @@ bool SameNamespace(const struct stat& known, const char* path) {
 
 }  // namespace
 
-Result<NetworkNamespace> OpenNetworkNamespace(const std::string& path) {
-  NetworkNamespace out;
-  WV_TRY_CONTEXT(out.fd, Open(path, O_RDONLY), "network namespace");
-  if (ioctl(out.fd.get(), NS_GET_NSTYPE) != CLONE_NEWNET) {
+Result<UniqueFd> OpenNetworkNamespace(const std::string& path) {
+  WV_TRY_CONTEXT(UniqueFd opened, Open(path, O_RDONLY), "network namespace");
+  if (ioctl(opened.get(), NS_GET_NSTYPE) != CLONE_NEWNET) {
     return Fail(Code::kInvalidArgument,
                 "linux.namespaces: " + path + " is not a network namespace");
   }
-  WV_TRY_CONTEXT(out.interfaces, ListInterfaces(out.fd), path);
-  return out;
+  return opened;
 }
 
-Result<NetworkNamespace> MakeNetworkNamespace() {
-  NetworkNamespace out;
-  out.fresh = true;
+Result<UniqueFd> MakeNetworkNamespace() {
+  UniqueFd out;
   Result<> made = OnPrivateThread([&]() -> Result<> {
     if (unshare(CLONE_NEWNET) != 0) {
       return SysError("unshare(CLONE_NEWNET)");
     }
     WV_TRY_VOID(BringUp("lo"));
-    WV_TRY(out.fd, Open("/proc/thread-self/ns/net", O_RDONLY));
-    WV_TRY(out.interfaces, ListOurInterfaces());
+    WV_TRY(out, Open("/proc/thread-self/ns/net", O_RDONLY));
     return {};
   });
   WV_TRY_VOID(std::move(made));
@@ -101,15 +79,6 @@ Result<> BringUp(const std::string& interface) {
     return SysError("ioctl(SIOCSIFFLAGS) " + interface);
   }
   return {};
-}
-
-Result<std::vector<std::string>> ListInterfaces(FdRef network_namespace) {
-  std::vector<std::string> out;
-  WV_TRY_VOID(InNetworkNamespace(network_namespace, [&]() -> Result<> {
-    WV_TRY(out, ListOurInterfaces());
-    return {};
-  }));
-  return out;
 }
 
 }  // namespace wyvern::runtime

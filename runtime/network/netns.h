@@ -5,22 +5,14 @@
 
 #include <functional>
 #include <string>
-#include <vector>
 
 #include "base/fd.h"
 
 namespace wyvern::runtime {
 
-struct NetworkNamespace {
-  UniqueFd fd;
-  bool fresh = false;
-  // As ListInterfaces says; in a fresh one what the kernel puts into each (tunl0 and the like): nobody asked for those.
-  std::vector<std::string> interfaces;
-};
-
 // NOT_FOUND names the path; INVALID_ARGUMENT: it is not a network namespace.
-Result<NetworkNamespace> OpenNetworkNamespace(const std::string& path);
-Result<NetworkNamespace> MakeNetworkNamespace();
+Result<UniqueFd> OpenNetworkNamespace(const std::string& path);
+Result<UniqueFd> MakeNetworkNamespace();
 
 // Runs `body` on a thread of its own in that namespace: the sockets and taps that it opens stay there, whichever thread uses them later, and
 // keep the namespace alive. An error of setns(2), or the body's.
@@ -31,8 +23,5 @@ Result<> RefuseHostNamespace(FdRef network_namespace);
 
 // Sets IFF_UP, in the calling thread's namespace.
 Result<> BringUp(const std::string& interface);
-
-// The names of what is in it now, without "lo".
-Result<std::vector<std::string>> ListInterfaces(FdRef network_namespace);
 
 }  // namespace wyvern::runtime

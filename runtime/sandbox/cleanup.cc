@@ -7,6 +7,8 @@
 #include "base/log.h"
 #include "cgroup/cgroup.h"
 #include "config/config.h"
+#include "network/connect.h"
+#include "network/netns.h"
 #include "sandbox/cleanup.h"
 #include "sandbox/sandbox.h"
 #include "state/state.h"
@@ -75,6 +77,22 @@ void CleanContainers(const std::string& cgroup_root, const SandboxRecord& record
   }
 }
 
+void CleanNetwork(const NetworkRecord& network, Collector& collector) {
+  if (network.path.empty() || network.interfaces.empty()) {
+    return;
+  }
+  auto there = OpenNetworkNamespace(network.path);
+  if (!there.has_value()) {
+    if (there.error().code() != Code::kNotFound) {  // else all that was in it is gone
+      collector.Keep(tl::unexpected(std::move(there).error()));
+    }
+    return;
+  }
+  for (const int index : network.interfaces) {
+    collector.Keep(DisconnectInterface(*there, index));
+  }
+}
+
 void CleanBundle(const std::string& bundle, Collector& collector) {
   std::error_code error;
   if (bundle.starts_with('/') && std::filesystem::is_directory(bundle + "/rootfs", error)) {
@@ -92,6 +110,7 @@ Result<> CleanSandbox(const Places& places, const std::string& directory,
   for (const ProcessRecord& process : record.processes) {
     collector.Keep(KillProcess(process));
   }
+  CleanNetwork(record.network, collector);
   CleanContainers(places.cgroup_root, record, collector);
   for (auto it = record.cgroups.rbegin(); it != record.cgroups.rend(); ++it) {
     collector.Keep(RemoveCgroup(places.cgroup_root, *it));

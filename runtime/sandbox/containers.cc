@@ -92,7 +92,7 @@ Result<ProcessIo> SandboxImpl::MakeContainer(const ContainerPtr& container,
   host.terminal = options.io.terminal;
   const int64_t start = timeline_.Now();
   WV_TRY(container->host,
-         HostContainer::Prepare({machine_.get(), agent_.get(), state_.get(), &config_, network_.fd,
+         HostContainer::Prepare({machine_.get(), agent_.get(), state_.get(), &config_, network_,
                                  options_.bundle, disk_filesystems_},
                                 std::move(host)));
   container->anchor_pid = container->host->anchor().pid();

@@ -128,7 +128,10 @@ void SandboxImpl::Die(std::string reason) {
     SetExited(process, 128 + SIGKILL);
   }
   // A VMM whose file server is gone would hang on: all of it ends, and so do calls to the agent that are under way.
-  pool_->Run([this] { machine_->End(); });
+  pool_->Run([this] {
+    machine_->End();
+    CloseNetwork();
+  });
   if (callback) {
     pool_->Run([callback, reason] { callback(reason); });
   }
@@ -202,7 +205,8 @@ Result<> SandboxImpl::ReleaseAll() {
   if (state_ != nullptr) {
     keep(CleanRecordedContainers(config_.cgroup_root, state_->Snapshot()));
   }
-  network_.fd.Reset();
+  CloseNetwork();
+  network_.Reset();
   if (cgroup_.has_value()) {
     keep(RemoveCgroup(config_.cgroup_root, cgroup_->directory()));
   }

@@ -11,7 +11,6 @@
 #include <future>
 #include <thread>
 
-#include "network/testing/bridge.h"
 #include "sandbox/testing/sandbox_fixture.h"
 
 namespace wyvern::runtime {
@@ -330,45 +329,6 @@ TEST_F(LifecycleTest, AnchorStandsForTheContainer) {
   EXPECT_EQ(Run("d", {}).status, 0U);  // the sandbox lives on
 }
 
-// As with `ctr run --cni`, docker and nerdctl.
-TEST_F(LifecycleTest, InterfaceThatComesAfterCreateIsToldOnce) {
-  Boot({});
-  ASSERT_TRUE(
-      sandbox_->CreateContainer(ContainerOf("c", MakeBundle("box", {}), false, false)).has_value());
-  const auto network =
-      Open("/proc/" + std::to_string(sandbox_->State("c", "")->pid) + "/ns/net", O_RDONLY);
-  ASSERT_TRUE(network.has_value()) << network.error().message();
-  if (const auto added = AddBridge(*network, "late0"); !added.has_value()) {
-    GTEST_SKIP() << added.error().message();
-  }
-  testing::internal::CaptureStderr();
-  EXPECT_TRUE(sandbox_->StartProcess("c", "").has_value());
-  EXPECT_THAT(testing::internal::GetCapturedStderr(),
-              HasSubstr("the guest does not get late0 of its network namespace"));
-  EXPECT_EQ(sandbox_->Wait("c", "")->status, 0U);
-  testing::internal::CaptureStderr();
-  EXPECT_EQ(Run("d", {}).status, 0U);
-  EXPECT_THAT(testing::internal::GetCapturedStderr(), testing::Not(HasSubstr("late0")));
-}
-
-TEST_F(LifecycleTest, NetworkThatWasAskedForIsToldAtTheStart) {
-  const auto network = MakeNetworkNamespace();
-  ASSERT_TRUE(network.has_value()) << network.error().message();
-  if (const auto added = AddBridge(network->fd, "given0"); !added.has_value()) {
-    GTEST_SKIP() << added.error().message();
-  }
-  const std::string path = "/proc/self/fd/" + std::to_string(network->fd.get());
-  BundleOptions options;
-  options.network = R"(,{"type":"network","path":")" + path + R"("})";
-  testing::internal::CaptureStderr();
-  Boot(options);
-  EXPECT_THAT(testing::internal::GetCapturedStderr(),
-              HasSubstr("the guest does not get given0 of its network namespace"));
-  testing::internal::CaptureStderr();
-  EXPECT_EQ(Run("box", options).status, 0U);
-  EXPECT_THAT(testing::internal::GetCapturedStderr(), testing::Not(HasSubstr("given0")));
-}
-
 // As runc does: what asks for a new network has one, what names the pod's shares it.
 TEST_F(LifecycleTest, ContainersShareTheSandboxsNetworkOrHaveAnEmptyOne) {
   BundleOptions show;
@@ -392,22 +352,16 @@ TEST_F(LifecycleTest, ContainersShareTheSandboxsNetworkOrHaveAnEmptyOne) {
   EXPECT_THAT(Run("joins", joins).out, HasSubstr(name));
   ASSERT_TRUE(sandbox_->DeleteProcess("c", "").has_value());
 
-  joins.network = network("/proc/self/ns/net");
+  const auto foreign = MakeNetworkNamespace();
+  ASSERT_TRUE(foreign.has_value()) << foreign.error().message();
+  const std::string path = "/proc/self/fd/" + std::to_string(foreign->get());
+  joins.network = network(path);
   const auto refused =
       sandbox_->CreateContainer(ContainerOf("d", MakeBundle("d", joins), false, false));
   ASSERT_FALSE(refused.has_value());
   EXPECT_EQ(refused.error().code(), Code::kInvalidArgument);
   EXPECT_THAT(refused.error().message(),
-              HasSubstr("/proc/self/ns/net is not the sandbox's network namespace"));
-}
-
-TEST_F(LifecycleTest, HostsNetworkIsToldToBeLoopback) {
-  BundleOptions options;
-  options.network = "";
-  testing::internal::CaptureStderr();
-  Boot(options);
-  EXPECT_THAT(testing::internal::GetCapturedStderr(),
-              HasSubstr("the host's network was asked for; containers get loopback only"));
+              HasSubstr(path + " is not the sandbox's network namespace"));
 }
 
 TEST_F(LifecycleTest, HostHooksSeeTheContainer) {

@@ -134,6 +134,12 @@ Result<> SandboxImpl::StartProcess(const std::string& id, const std::string& exe
     }
     process->starting = true;
   }
+  // A hook may have brought an interface, or whoever called Create (docker, `ctr run --cni`).
+  if (auto network = exec_id.empty() ? SyncNetwork() : Result<>(); !network.has_value()) {
+    const std::lock_guard lock(mu_);
+    process->starting = false;
+    return network;
+  }
   const int64_t start = timeline_.Now();
   auto started = agent_->StartProcess(id, exec_id);
   {
@@ -156,7 +162,6 @@ Result<> SandboxImpl::StartProcess(const std::string& id, const std::string& exe
         !hooked.has_value()) {
       WV_WARN("container {}: {}", id, hooked.error().message());
     }
-    TellNewInterfaces();
   }
   return {};
 }

@@ -28,6 +28,7 @@
 #include "oci/spec.h"
 #include "sandbox/guest_sizer.h"
 #include "sandbox/host_limits.h"
+#include "sandbox/pod_network.h"
 #include "sandbox/sandbox.h"
 #include "sandbox/sizing.h"
 #include "sandbox/timeline.h"
@@ -158,13 +159,16 @@ class SandboxImpl final : public Sandbox {
   Result<> ReadBundle();
   Result<> OpenState();
   Result<> MakeCgroup();
-  Result<> OpenNetwork();
-  void TellInterfaces(const std::vector<std::string>& interfaces);  // each once; takes mu_
-  void TellNewInterfaces();
   Result<> StartMachine();
   Result<> BootMachine();
   Result<> ConnectAgent();
   void FindDiskFilesystems();
+
+  // network.cc
+  Result<> OpenNetwork();
+  Result<> ConnectNetwork();
+  Result<> SyncNetwork();
+  void CloseNetwork();
 
   // memory.cc
   void TellOom(const std::string& id);
@@ -249,9 +253,10 @@ class SandboxImpl final : public Sandbox {
   std::unique_ptr<StateStore> state_;
   std::optional<Cgroup> cgroup_;
   std::optional<CacheReclaim> host_cache_;  // of cgroup_; one round at a time, in the pool
-  NetworkNamespace network_;
+  UniqueFd network_;                        // its namespace on the host
   std::unique_ptr<Machine> machine_;
   std::unique_ptr<AgentClient> agent_;
+  std::unique_ptr<PodNetwork> pod_network_;  // set before there are containers
   std::vector<std::string>
       disk_filesystems_;  // that the guest mounts; set before there are containers
   std::unique_ptr<LoopThread> loop_;
@@ -273,7 +278,6 @@ class SandboxImpl final : public Sandbox {
   std::mutex mu_;
   std::condition_variable changed_;
   std::map<std::string, ContainerPtr> containers_;
-  std::set<std::string> told_interfaces_;  // that they do not reach the guest
   // What runs in the guest itself, as a container without id, init and host side.
   const ContainerPtr guest_ = std::make_shared<Container>();
   int busy_ = 0;  // creates and deletes under way: Shutdown waits for them

@@ -33,8 +33,8 @@ class RecordedMachine final : public Machine {
 
   Result<> AttachDisk(const std::string&, FdRef, bool) override { return {}; }
 
-  Result<> AttachNetwork(const std::string&, const std::vector<UniqueFd>&, const MacAddress&,
-                         uint32_t) override {
+  Result<> AttachNetwork(const std::string&, const std::vector<UniqueFd>&,
+                         const std::array<uint8_t, 6>&, uint32_t) override {
     return {};
   }
 

@@ -123,54 +123,6 @@ Result<> SandboxImpl::MakeCgroup() {
   return {};
 }
 
-Result<> SandboxImpl::OpenNetwork() {
-  const std::string& path = facts_.network_namespace_path;
-  if (path.empty()) {
-    if (!facts_.network_namespace) {
-      WV_WARN("sandbox {}: the host's network was asked for; containers get loopback only",
-              options_.id);
-    }
-    WV_TRY(network_, MakeNetworkNamespace());
-    told_interfaces_.insert(network_.interfaces.begin(), network_.interfaces.end());
-    return {};
-  }
-  WV_TRY(network_, OpenNetworkNamespace(path));
-  TellInterfaces(network_.interfaces);
-  return {};
-}
-
-void SandboxImpl::TellInterfaces(const std::vector<std::string>& interfaces) {
-  std::string untold;
-  {
-    const std::lock_guard lock(mu_);
-    for (const std::string& name : interfaces) {
-      if (told_interfaces_.insert(name).second) {
-        untold += (untold.empty() ? "" : ", ") + name;
-      }
-    }
-  }
-  if (!untold.empty()) {
-    WV_WARN(
-        "sandbox {}: the guest does not get {} of its network namespace: this version has "
-        "loopback only",
-        options_.id, untold);
-  }
-}
-
-// A hook may have brought one, or whoever called Create (`ctr run --cni`).
-void SandboxImpl::TellNewInterfaces() {
-  const Busy busy(*this);  // Shutdown, which closes the namespace, waits
-  if (!CheckAlive().has_value()) {
-    return;
-  }
-  const auto interfaces = ListInterfaces(network_.fd);
-  if (!interfaces.has_value()) {
-    WV_WARN("sandbox {}: {}", options_.id, interfaces.error().message());
-    return;
-  }
-  TellInterfaces(*interfaces);
-}
-
 Result<> SandboxImpl::StartMachine() {
   WV_CHECK(cgroup_.has_value());  // MakeCgroup came before
   Cgroup& cgroup = *cgroup_;
@@ -253,6 +205,8 @@ Result<> SandboxImpl::ConnectAgent() {
   agent_ = std::move(*connected);
   const int64_t hello = timeline_.Now();
   timeline_.AddGuest(agent_->hello(), start, hello);
+  // The sandbox's sysctls may be of an interface by its name.
+  WV_TRY_VOID(ConnectNetwork());
   WV_TRY_VOID(agent_->CreateSandbox(facts_.hostname, "wyvern", facts_.sandbox_sysctls,
                                     GuestReclaim(config_.memory.reclaim)));
   WatchHostCache();

@@ -66,14 +66,16 @@ std::string FormatState(const SandboxRecord& record) {
                       {"cgroup", c.cgroup},
                       {"processes", ToJson(c.processes)}};
   }
-  const Json json = {{"version", 1},
-                     {"namespace", record.ns},
-                     {"id", record.id},
-                     {"bundle", record.bundle},
-                     {"owner", ToJson(record.owner)},
-                     {"processes", ToJson(record.processes)},
-                     {"cgroups", record.cgroups},
-                     {"containers", std::move(containers)}};
+  const Json json = {
+      {"version", 1},
+      {"namespace", record.ns},
+      {"id", record.id},
+      {"bundle", record.bundle},
+      {"owner", ToJson(record.owner)},
+      {"processes", ToJson(record.processes)},
+      {"cgroups", record.cgroups},
+      {"network", {{"path", record.network.path}, {"interfaces", record.network.interfaces}}},
+      {"containers", std::move(containers)}};
   return oci::Dump(json) + "\n";
 }
 
@@ -95,6 +97,11 @@ Result<SandboxRecord> ParseState(std::string_view text) {
     out.owner = ReadProcess(json.at("owner"));
     out.processes = ReadProcesses(json.at("processes"));
     out.cgroups = json.at("cgroups").get<std::vector<std::string>>();
+    // Not there in a file of an earlier version, which connected none.
+    if (const auto network = json.find("network"); network != json.end()) {
+      out.network = {network->at("path").get<std::string>(),
+                     network->at("interfaces").get<std::vector<int>>()};
+    }
     for (const auto& [id, container] : json.at("containers").items()) {
       out.containers.emplace(id, ReadContainer(container));
     }

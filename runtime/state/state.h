@@ -43,11 +43,18 @@ struct ContainerRecord {
   std::vector<ProcessRecord> processes;
 };
 
+// A namespace that is there after the sandbox: what was connected in it is to be disconnected.
+struct NetworkRecord {
+  std::string path;             // empty: the sandbox's own, which ends with it
+  std::vector<int> interfaces;  // indices
+};
+
 struct SandboxRecord {
   std::string ns, id, bundle;
   ProcessRecord owner;                   // the process that serves it
   std::vector<ProcessRecord> processes;  // vmm, fs
   std::vector<std::string> cgroups;      // directories in the order they were made
+  NetworkRecord network;
   std::map<std::string, ContainerRecord> containers;
 };
 

@@ -23,6 +23,7 @@ SandboxRecord Sample() {
   record.owner = *RecordProcess("owner", getpid());
   record.processes = {{"vmm", 123, 456}};
   record.cgroups = {"/sys/fs/cgroup/x", "/sys/fs/cgroup/x/y"};
+  record.network = {"/run/netns/p", {2, 5}};
   record.containers["box"] = {"/bundle",
                               0,
                               {"/bundle/rootfs"},

@@ -48,8 +48,8 @@ class PodTest : public ::testing::Test {
     auto outside = MakeNetworkNamespace();
     ASSERT_TRUE(pod.has_value()) << pod.error().message();
     ASSERT_TRUE(outside.has_value()) << outside.error().message();
-    pod_ = std::move(pod->fd);
-    outside_ = std::move(outside->fd);
+    pod_ = *std::move(pod);
+    outside_ = *std::move(outside);
     // Addresses are there at once, and nothing about them changes later. Outside nobody speaks by himself.
     (void)RunIn(pod_, {"/bin/sh", "-c", "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad"});
     (void)RunIn(outside_,

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <linux/capability.h>
 #include <linux/magic.h>
 #include <poll.h>
@@ -106,7 +107,7 @@ class TwoProcesses : public Machine {
   }
 
   Result<> AttachNetwork(const std::string& /*id*/, const std::vector<UniqueFd>& /*taps*/,
-                         const MacAddress& /*mac*/, uint32_t /*mtu*/) override {
+                         const std::array<uint8_t, 6>& /*mac*/, uint32_t /*mtu*/) override {
     return {};
   }
 
@@ -379,10 +380,24 @@ class HollowMachine final : public TwoProcesses {
     return {};
   }
 
+  Result<> AttachNetwork(const std::string& id, const std::vector<UniqueFd>& taps,
+                         const std::array<uint8_t, 6>& mac, uint32_t mtu) override {
+    const std::lock_guard lock(disks_->mu);
+    WV_TRY_VOID(Called(fmt::format("attach {} {:02x} mtu {}", id, fmt::join(mac, ":"), mtu)));
+    if (disks_->refuse_networks) {
+      return Fail(Code::kResourceExhausted, "the VMM refuses");
+    }
+    for (const UniqueFd& tap : taps) {
+      disks_->taps[id].emplace_back(fcntl(tap.get(), F_DUPFD_CLOEXEC, 0));
+    }
+    return {};
+  }
+
   Result<> DetachDevice(const std::string& id, bool force) override {
     const std::lock_guard lock(disks_->mu);
     WV_TRY_VOID(Called("detach " + id + (force ? " force" : "")));
     disks_->attached.erase(id);
+    disks_->taps.erase(id);
     return {};
   }
 
@@ -390,6 +405,7 @@ class HollowMachine final : public TwoProcesses {
   void OnEnd() override {
     const std::lock_guard lock(disks_->mu);
     disks_->attached.clear();
+    disks_->taps.clear();
   }
 
   // With disks_->mu held.

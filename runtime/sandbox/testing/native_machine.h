@@ -49,10 +49,12 @@ std::unique_ptr<Machine> MakeWatchedNativeMachine(std::shared_ptr<ExportWatch> w
 // A machine that boots nothing: two processes that end with us. For what happens around it.
 std::unique_ptr<Machine> MakeHollowMachine(const MachineOptions& options);
 
-// The disks of a hollow machine.
+// The disks and network interfaces of a hollow machine.
 struct DiskWatch {
   std::mutex mu;
-  std::map<std::string, UniqueFd> attached;  // until the machine's end
+  std::map<std::string, UniqueFd> attached;           // until the machine's end
+  std::map<std::string, std::vector<UniqueFd>> taps;  // likewise
+  bool refuse_networks = false;
   std::vector<std::string> calls;  // "attach c0-root", "detach c0-root", "detach c0-root force"
   std::map<std::string, Code> refused;  // calls that fail; kOk: none does
   Machine::EventCallback events;        // from Boot on: what the VMM says

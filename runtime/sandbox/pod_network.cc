@@ -1,0 +1,135 @@
+#include "sandbox/pod_network.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "base/log.h"
+#include "network/connect.h"
+#include "network/guest_network.h"
+
+namespace wyvern::runtime {
+
+Result<> PodNetwork::Sync() {
+  const std::lock_guard lock(mu_);
+  if (closed_) {
+    return {};
+  }
+  WV_TRY(NetworkScan scan, ScanNetwork(options_.network_namespace));
+  TellLeftOut(scan.left_out);
+  const NetworkChange change = Compare(given_, scan);
+  for (const int index : change.went) {
+    Disconnect(index);
+  }
+  Result<> first;
+  std::set<int> failed;
+  for (const Interface& interface : change.came) {
+    auto connected = Connect(interface);
+    if (!connected.has_value()) {
+      failed.insert(interface.index);
+      if (first.has_value()) {
+        first = tl::unexpected(
+            std::move(connected).error().WithContext("network interface " + interface.name));
+      }
+    }
+  }
+  // The guest is told of what it has, and the next time what failed has come again.
+  std::erase_if(scan.interfaces,
+                [&failed](const Interface& each) { return failed.contains(each.index); });
+  guest_due_ =
+      guest_due_ || (change.guest && !(scan.interfaces.empty() && given_.interfaces.empty()));
+  given_ = std::move(scan);
+  if (guest_due_) {
+    auto told = options_.agent->SetNetwork(ToSetNetwork(given_));
+    guest_due_ = !told.has_value();
+    if (first.has_value()) {
+      first = std::move(told);
+    }
+  }
+  return first;
+}
+
+Result<> PodNetwork::Connect(const Interface& interface) {
+  const std::string id = fmt::format("net-{}", next_++);
+  devices_.emplace(interface.index, id);
+  auto attached = [&]() -> Result<> {
+    WV_TRY_VOID(Record());
+    WV_TRY(const ConnectedInterface connected,
+           ConnectInterface(options_.network_namespace, interface, options_.queues));
+    // The machine has the taps then: its end is theirs.
+    return options_.machine->AttachNetwork(id, connected.taps, connected.mac, connected.mtu);
+  }();
+  if (!attached.has_value()) {
+    Disconnect(interface.index);
+  }
+  return attached;
+}
+
+void PodNetwork::Disconnect(int index) {
+  const auto it = devices_.find(index);
+  if (it == devices_.end()) {
+    return;
+  }
+  const auto warn = [this](const Result<>& result) {
+    if (!result.has_value()) {
+      WV_WARN("sandbox {}: {}", options_.id, result.error().message());
+    }
+  };
+  // Packets first: the guest's device hears no more of an interface that goes.
+  warn(DisconnectInterface(options_.network_namespace, index));
+  if (!options_.machine->DetachDevice(it->second, /*force=*/false).has_value()) {
+    warn(options_.machine->DetachDevice(it->second, /*force=*/true));
+  }
+  devices_.erase(it);
+  warn(Record());
+}
+
+Result<> PodNetwork::Record() {
+  std::vector<int> connected;
+  for (const auto& [index, id] : devices_) {
+    connected.push_back(index);
+  }
+  return options_.record(connected);
+}
+
+void PodNetwork::TellLeftOut(const std::vector<std::string>& lines) {
+  for (const std::string& line : lines) {
+    if (told_.size() < kMaxInterfaces && told_.insert(line).second) {
+      WV_WARN("sandbox {}: the guest does not get {}", options_.id, line);
+    }
+  }
+}
+
+Result<> PodNetwork::Watch(LoopThread& loop, std::function<void()> changed) {
+  loop_ = &loop;
+  Result<> started;
+  loop.Call([&] {
+    auto watch = NetworkWatch::Start(loop.loop(), options_.network_namespace, std::move(changed));
+    if (watch.has_value()) {
+      watch_ = std::move(*watch);
+    } else {
+      started = tl::unexpected(std::move(watch).error());
+    }
+  });
+  return started;
+}
+
+void PodNetwork::Close() {
+  const std::lock_guard lock(mu_);
+  if (std::exchange(closed_, true)) {
+    return;
+  }
+  if (loop_ != nullptr) {
+    loop_->Call([this] { watch_.reset(); });
+  }
+  for (const auto& [index, id] : devices_) {
+    if (auto gone = DisconnectInterface(options_.network_namespace, index); !gone.has_value()) {
+      WV_WARN("sandbox {}: {}", options_.id, gone.error().message());
+    }
+  }
+  devices_.clear();
+  static_cast<void>(Record());
+}
+
+}  // namespace wyvern::runtime
