@@ -11,7 +11,8 @@ namespace wyvern::runtime {
 std::string KernelCommandLine(const MachineOptions& options) {
   std::string line = fmt::format(
       "console=ttyS0 quiet panic=1 oops=panic pci=lastbus=0 root=/dev/pmem0 rootfstype=erofs "
-      "rootflags=dax=always ro rootwait=10 maxcpus={} init=/sbin/wyvern-agent wyvern.log={}",
+      "rootflags=dax=always ro rootwait=10 dummy.numdummies=0 maxcpus={} init=/sbin/wyvern-agent "
+      "wyvern.log={}",
       options.vcpus, LogLevelName(options.log_level));
   return options.extra_cmdline.empty() ? line : line + " " + options.extra_cmdline;
 }

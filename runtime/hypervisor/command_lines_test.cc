@@ -10,7 +10,8 @@ using testing::HasSubstr;
 
 constexpr char kWords[] =
     "console=ttyS0 quiet panic=1 oops=panic pci=lastbus=0 root=/dev/pmem0 rootfstype=erofs "
-    "rootflags=dax=always ro rootwait=10 maxcpus=1 init=/sbin/wyvern-agent wyvern.log=";
+    "rootflags=dax=always ro rootwait=10 dummy.numdummies=0 maxcpus=1 init=/sbin/wyvern-agent "
+    "wyvern.log=";
 
 TEST(CommandLinesTest, KernelIsToldWhereItsRootIsAndToWaitForIt) {
   EXPECT_EQ(KernelCommandLine({}), std::string(kWords) + "info");
