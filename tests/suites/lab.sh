@@ -35,7 +35,7 @@ interop
 1.7 1 test_memory.py test_limits.py
 1.7 1 test_resize.py test_observe.py
 1.7 1 test_debian_image.py
-1.7 1 test_wyvern_cli.py test_guest_import.py
+1.7 1 test_wyvern_cli.py test_guest_import.py test_network.py
 1.7 1 test_kill9.py
 1.6 1 test_ctr_run.py test_kill9.py -k kernel_is_the_guests+or+exit_code[255]+or+stdin_small+or+kill_9[vmm]+or+survives
 1.6 1 test_block_roots.py -k devmapper
