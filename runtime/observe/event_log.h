@@ -48,6 +48,7 @@ class EventLog {
   using Listener = std::function<void(const Event&)>;
 
   EventLog() = default;
+  ~EventLog() = default;
   EventLog(const EventLog&) = delete;
   EventLog& operator=(const EventLog&) = delete;
 

@@ -130,7 +130,7 @@ void SandboxImpl::Die(std::string reason) {
   // A VMM whose file server is gone would hang on: all of it ends, and so do calls to the agent that are under way.
   pool_->Run([this] {
     machine_->End();
-    CloseNetwork();
+    static_cast<void>(CloseNetwork());  // Shutdown tries again, and says why not
   });
   if (callback) {
     pool_->Run([callback, reason] { callback(reason); });
@@ -205,7 +205,7 @@ Result<> SandboxImpl::ReleaseAll() {
   if (state_ != nullptr) {
     keep(CleanRecordedContainers(config_.cgroup_root, state_->Snapshot()));
   }
-  CloseNetwork();
+  keep(CloseNetwork());
   network_.Reset();
   if (cgroup_.has_value()) {
     keep(RemoveCgroup(config_.cgroup_root, cgroup_->directory()));

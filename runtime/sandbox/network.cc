@@ -1,6 +1,7 @@
 // The sandbox's network namespace, and what of it the guest has.
 #include <algorithm>
 
+#include "base/check.h"
 #include "base/log.h"
 #include "network/connect.h"
 #include "sandbox/sandbox_impl.h"
@@ -25,6 +26,7 @@ Result<> SandboxImpl::OpenNetwork() {
 }
 
 Result<> SandboxImpl::ConnectNetwork() {
+  WV_CHECK(sizer_.has_value());  // StartMachine came before
   pod_network_ = std::make_unique<PodNetwork>(
       PodNetwork::Options{.id = options_.id,
                           .network_namespace = network_,
@@ -56,10 +58,8 @@ Result<> SandboxImpl::SyncNetwork() {
   return pod_network_->Sync();
 }
 
-void SandboxImpl::CloseNetwork() {
-  if (pod_network_ != nullptr) {
-    pod_network_->Close();
-  }
+Result<> SandboxImpl::CloseNetwork() {
+  return pod_network_ == nullptr ? Result<>() : pod_network_->Close();
 }
 
 }  // namespace wyvern::runtime

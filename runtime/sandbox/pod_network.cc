@@ -87,6 +87,7 @@ void PodNetwork::Disconnect(int index) {
 
 Result<> PodNetwork::Record() {
   std::vector<int> connected;
+  connected.reserve(devices_.size());
   for (const auto& [index, id] : devices_) {
     connected.push_back(index);
   }
@@ -115,21 +116,26 @@ Result<> PodNetwork::Watch(LoopThread& loop, std::function<void()> changed) {
   return started;
 }
 
-void PodNetwork::Close() {
+Result<> PodNetwork::Close() {
   const std::lock_guard lock(mu_);
-  if (std::exchange(closed_, true)) {
-    return;
+  closed_ = true;
+  if (LoopThread* const loop = std::exchange(loop_, nullptr); loop != nullptr) {
+    loop->Call([this] { watch_.reset(); });
   }
-  if (loop_ != nullptr) {
-    loop_->Call([this] { watch_.reset(); });
+  if (devices_.empty()) {
+    return {};
   }
-  for (const auto& [index, id] : devices_) {
-    if (auto gone = DisconnectInterface(options_.network_namespace, index); !gone.has_value()) {
-      WV_WARN("sandbox {}: {}", options_.id, gone.error().message());
+  Result<> first;
+  std::erase_if(devices_, [&](const auto& device) {
+    auto gone = DisconnectInterface(options_.network_namespace, device.first);
+    const bool done = gone.has_value();
+    if (!done && first.has_value()) {
+      first = std::move(gone);
     }
-  }
-  devices_.clear();
-  static_cast<void>(Record());
+    return done;
+  });
+  auto recorded = Record();
+  return first.has_value() ? std::move(recorded) : std::move(first);
 }
 
 }  // namespace wyvern::runtime

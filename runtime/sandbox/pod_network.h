@@ -36,7 +36,7 @@ class PodNetwork {
 
   explicit PodNetwork(Options options) : options_(std::move(options)) {}
 
-  ~PodNetwork() { Close(); }
+  ~PodNetwork() { static_cast<void>(Close()); }
 
   PodNetwork(const PodNetwork&) = delete;
   PodNetwork& operator=(const PodNetwork&) = delete;
@@ -47,8 +47,9 @@ class PodNetwork {
   // Calls `changed` on the loop when Sync is due.
   Result<> Watch(LoopThread& loop, std::function<void()> changed);
 
-  // The namespace is as it was before. The guest is not asked, nor its machine. Idempotent.
-  void Close();
+  // The namespace is as it was before. The guest is not asked, nor its machine. Idempotent; after an error what could not be disconnected is
+  // in the record still, and tried again by the next call.
+  Result<> Close();
 
  private:
   Result<> Connect(const Interface& interface);

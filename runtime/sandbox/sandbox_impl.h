@@ -168,7 +168,7 @@ class SandboxImpl final : public Sandbox {
   Result<> OpenNetwork();
   Result<> ConnectNetwork();
   Result<> SyncNetwork();
-  void CloseNetwork();
+  Result<> CloseNetwork();
 
   // memory.cc
   void TellOom(const std::string& id);

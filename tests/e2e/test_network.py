@@ -97,6 +97,7 @@ def test_containers_have_what_is_in_the_namespace(pod):
     ours = run(BUSYBOX, "sh", "-c", script, flags=pod.flags)
     assert theirs.returncode == ours.returncode == 0, ours.stderr.decode()
     theirs, ours = theirs.stdout.decode(), ours.stdout.decode()
+    assert len(addresses(theirs)) >= 4, theirs  # name and MTU, MAC, both families
     assert addresses(ours) == addresses(theirs), (ours, theirs)
     for text in (r"^default via 10\.88\.0\.1 dev eth0", r"^10\.99\.0\.0/16 via 10\.88\.0\.7 dev eth0\s+metric 5",
                  r"^default via fd88:", r"^10\.88\.0\.7 .* 02:00:00:00:00:77 "):
