@@ -52,7 +52,7 @@ Result<> PodNetwork::Sync() {
 
 Result<> PodNetwork::Connect(const Interface& interface) {
   const std::string id = fmt::format("net-{}", next_++);
-  devices_.emplace(interface.index, id);
+  devices_.insert_or_assign(interface.index, id);
   auto attached = [&]() -> Result<> {
     WV_TRY_VOID(Record());
     WV_TRY(const ConnectedInterface connected,
@@ -77,11 +77,14 @@ void PodNetwork::Disconnect(int index) {
     }
   };
   // Packets first: the guest's device hears no more of an interface that goes.
-  warn(DisconnectInterface(options_.network_namespace, index));
+  const auto disconnected = DisconnectInterface(options_.network_namespace, index);
+  warn(disconnected);
   if (!options_.machine->DetachDevice(it->second, /*force=*/false).has_value()) {
     warn(options_.machine->DetachDevice(it->second, /*force=*/true));
   }
-  devices_.erase(it);
+  if (disconnected.has_value()) {  // else Close tries again
+    devices_.erase(it);
+  }
   warn(Record());
 }
 
