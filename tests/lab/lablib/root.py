@@ -27,7 +27,8 @@ PACKAGES = (
     "systemd", "systemd-sysv", "dbus", "kmod", "udev", "util-linux", "e2fsprogs", "erofs-utils",
     "containerd", "runc", "crun", "virtiofsd", "busybox-static", "ca-certificates",
     "python3", "python3-pytest", "iproute2", "iptables", "procps", "psmisc", "lsof", "strace", "gdb-minimal",
-    "attr", "libcap2-bin", "dmsetup", "rng-tools5")
+    "attr", "libcap2-bin", "dmsetup", "rng-tools5",
+    "containernetworking-plugins", "docker.io", "docker-cli", "passt")
 OLD_PACKAGES = ("containerd", "linux-image-cloud-amd64")  # from Debian 12
 
 # Units that the machine starts; every other *.wants link of Debian's is removed.  The units stay

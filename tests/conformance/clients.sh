@@ -1,0 +1,47 @@
+#!/bin/bash
+# tests/conformance/clients.sh NAME… — builds clients that Debian has not, from their Go modules at pinned versions, into
+# $WYVERN_CACHE/clients/<name>-<version>/ and prints each directory. NAME: crictl critest nerdctl.
+# Exit 3 and a reason on stderr where Go or its module proxy is not at hand: a suite then skips with that reason.
+set -euo pipefail
+
+cri_tools=v1.32.0  # of the Kubernetes release that Debian 13's containerd 1.7 is a peer of
+nerdctl=v2.0.5
+
+cache=${WYVERN_CACHE:-${HOME:-/root}/.cache/wyvern}/clients
+command -v go >/dev/null || { echo "clients.sh: no Go on this host" >&2; exit 3; }
+[ $# -gt 0 ] || { sed -n '2,4s/^# //p' "$0" >&2; exit 2; }
+
+# build NAME MODULE VERSION COMMAND…: COMMAND runs in the module's sources and leaves what it built in $out.
+build() {
+  local name=$1 module=$2 version=$3 source work
+  shift 3
+  out=$cache/$name-$version
+  if [ ! -e "$out/$name" ]; then
+    mkdir -p "$cache"
+    source=$(cd / && GOFLAGS=-mod=mod go mod download -json "$module@$version" | sed -n 's/^\t"Dir": "\(.*\)",*$/\1/p')
+    [ -n "$source" ] || { echo "clients.sh: $module@$version cannot be had here" >&2; exit 3; }
+    work=$(mktemp -d "$cache/$name.XXXXXX")
+    cp -r "$source" "$work/source"
+    chmod -R u+w "$work"
+    mkdir "$work/out"
+    if ! (cd "$work/source" && export GOFLAGS=-mod=mod CGO_ENABLED=0 && "$@" -trimpath -o "$work/out/$name" -ldflags '-s -w') >"$work/log" 2>&1; then
+      tail -20 "$work/log" >&2
+      rm -rf "$work"
+      echo "clients.sh: $name does not build" >&2
+      exit 1
+    fi
+    rm -rf "$out"
+    mv "$work/out" "$out"
+    rm -rf "$work"
+  fi
+  echo "$out"
+}
+
+for name in "$@"; do
+  case $name in
+    crictl) build crictl sigs.k8s.io/cri-tools $cri_tools go build ./cmd/crictl ;;
+    critest) build critest sigs.k8s.io/cri-tools $cri_tools go test -c ./cmd/critest ;;
+    nerdctl) build nerdctl github.com/containerd/nerdctl/v2 $nerdctl go build ./cmd/nerdctl ;;
+    *) echo "clients.sh: unknown client '$name'" >&2; exit 2 ;;
+  esac
+done
