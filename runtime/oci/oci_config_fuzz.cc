@@ -13,6 +13,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (spec.has_value()) {
     oci::TranslateOptions options{.container_id = "c", .bundle = "/b", .share_prefix = "c0"};
     options.disk_filesystems = {"ext4", "erofs"};
+    constexpr std::string_view kGuests[] = {"x86_64", "aarch64", "riscv64"};
+    options.arch = kGuests[size % 3];
     uint32_t minor = 0;
     for (const oci::BlockDevice& device : spec->facts().block_devices) {
       options.devices[device.number] = {254, minor++};
