@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "agent/idle_cache.h"
+#include "agent/pod.h"
 #include "base/log.h"
 
 namespace wyvern::agent {
@@ -46,9 +47,16 @@ std::string WithConsoleSize(const std::string& process_json, const v1::Stdio& st
          process_json.substr(brace + 1);
 }
 
-std::string PidNamespace(const std::string& process) {
-  std::error_code ignored;
-  return std::filesystem::read_symlink("/proc/" + process + "/ns/pid", ignored).string();
+// By the last of its numbers: that in its own namespace.
+bool IsFirstOfPidNamespace(pid_t pid) {
+  const std::string status = ReadFile("/proc/" + std::to_string(pid) + "/status").value_or("");
+  const size_t line = status.find("\nNSpid:");
+  if (line == std::string::npos) {
+    return false;
+  }
+  const std::string_view numbers =
+      std::string_view(status).substr(line + 1, status.find('\n', line + 1) - line - 1);
+  return numbers.substr(numbers.find_last_of(" \t") + 1) == "1";
 }
 
 }  // namespace
@@ -117,11 +125,12 @@ void Container::Create(const v1::CreateContainerRequest& request, PidDone done) 
 
 Result<pid_t> Container::Created(const Spawned& spawned) {
   init_->pid = spawned.pid;
-  own_pid_namespace_ = PidNamespace(std::to_string(spawned.pid)) != PidNamespace("self");
+  own_pid_namespace_ = IsFirstOfPidNamespace(spawned.pid);
   WV_TRY(cgroup_, Cgroup::OfProcess(spawned.pid));
   WV_TRY_VOID(init_->io->ChildStarted());
   environment_.oom.Add(id_, cgroup_);
   environment_.idle_cache.Add(id_, cgroup_.directory());
+  environment_.pod.Add(id_, spawned.pid);
   init_->state = State::kCreated;
   environment_.reaper.Watch(
       spawned.pid, [self = shared_from_this()](ExitStatus status) { self->OnInitExit(status); });
@@ -130,6 +139,7 @@ Result<pid_t> Container::Created(const Spawned& spawned) {
 
 void Container::OnInitExit(ExitStatus status) {
   environment_.oom.Check(id_);
+  environment_.pod.Remove(id_);
   if (!own_pid_namespace_) {
     // The kernel ends the rest of a pid namespace only with its first process.
     (void)cgroup_.Kill();

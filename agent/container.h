@@ -64,7 +64,7 @@ class Container final : public ProcessTable, public std::enable_shared_from_this
   const std::string bundle_;
   std::shared_ptr<Process> init_;
   Cgroup cgroup_;
-  bool own_pid_namespace_ = false;
+  bool own_pid_namespace_ = false;  // its init is the first of it
   uint64_t file_counter_ = 0;
   std::vector<ExitDone> deletions_;  // not empty: being deleted
 };

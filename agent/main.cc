@@ -22,6 +22,7 @@
 #include "agent/guest_processes.h"
 #include "agent/kernel_files.h"
 #include "agent/machine.h"
+#include "agent/pod_init.h"
 #include "agent/reaper.h"
 #include "agent/service.h"
 #include "agent/stdio.h"
@@ -226,6 +227,9 @@ int Main(const std::vector<std::string>& args) {
   }
   if (args.size() == 1 && args[0] == "--drop-caches") {
     return Report(WriteFile("/proc/sys/vm/drop_caches", "3"));
+  }
+  if (args.size() == 2 && args[0] == kPodInitArgument) {
+    return RunPodInit(args[1]);
   }
   if (const auto exit_code = RunDiskCall(args); exit_code.has_value()) {
     return *exit_code;

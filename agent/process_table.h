@@ -23,6 +23,7 @@ namespace wyvern::agent {
 class Crun;
 class IdleCache;
 class OomWatch;
+class Pod;
 class Reaper;
 
 // What all places share; outlives them.
@@ -33,6 +34,7 @@ struct Environment {
   StdioHub& stdio;
   OomWatch& oom;
   IdleCache& idle_cache;
+  Pod& pod;
   std::string containers_dir;
   std::string scratch_dir;
 };

@@ -42,7 +42,7 @@ Result<v1::Empty> ToEmpty(Result<> result) {
 
 Result<std::unique_ptr<Service>> Service::Create(EventLoop& loop, Reaper& reaper, Crun& crun,
                                                  StdioHub& stdio, ServiceOptions options) {
-  std::unique_ptr<Service> service(new Service(loop, crun, std::move(options)));
+  std::unique_ptr<Service> service(new Service(loop, reaper, crun, std::move(options)));
   Service* raw = service.get();
   WV_TRY(service->oom_, OomWatch::Create(loop, [raw](const std::string& id, OomWatch::Reach reach) {
            raw->OnOom(id, reach);
@@ -54,15 +54,17 @@ Result<std::unique_ptr<Service>> Service::Create(EventLoop& loop, Reaper& reaper
                   .stdio = stdio,
                   .oom = *service->oom_,
                   .idle_cache = service->idle_cache_,
+                  .pod = service->pod_,
                   .containers_dir = service->options_.root_dir + "/containers",
                   .scratch_dir = service->options_.root_dir + "/scratch"});
   service->guest_ = std::make_shared<GuestProcesses>(*service->environment_);
   return service;
 }
 
-Service::Service(EventLoop& loop, Crun& crun, ServiceOptions options)
+Service::Service(EventLoop& loop, Reaper& reaper, Crun& crun, ServiceOptions options)
     : crun_(crun),
       options_(std::move(options)),
+      pod_(crun, reaper, options_.root_dir + "/pod"),
       disks_(crun, options_.disks),
       network_(loop, options_.owns_machine) {}
 
@@ -84,6 +86,11 @@ void Service::RegisterSandboxCalls(ttrpc::Server& server) {
       kService, "CreateSandbox",
       [this](const v1::CreateSandboxRequest& request, const CallContext&,
              const Responder<v1::Empty>& responder) { responder.Answer(CreateSandbox(request)); });
+  server.RegisterUnary<v1::Empty, v1::Empty>(
+      kService, "SharePids",
+      [this](const v1::Empty&, const CallContext&, Responder<v1::Empty> responder) {
+        pod_.SharePids(AnswerEmpty(std::move(responder)));
+      });
   server.RegisterUnary<v1::Empty, v1::GuestUsageResponse>(
       kService, "GuestUsage",
       [](const v1::Empty&, const CallContext&, const Responder<v1::GuestUsageResponse>& responder) {
@@ -296,6 +303,9 @@ Result<v1::Empty> Service::CreateSandbox(const v1::CreateSandboxRequest& request
       WV_TRY_VOID(SetSysctl(sysctl));
     }
   }
+  if (request.has_pod()) {
+    WV_TRY_VOID(pod_.Create(request.pod()));
+  }
   idle_cache_.Start(request.cache_reclaim());
   sandbox_created_ = true;
   return v1::Empty();
@@ -391,6 +401,7 @@ void Service::KillAll() {
     container->KillAll();
   }
   guest_->KillAll();
+  pod_.KillAll();
 }
 
 void Service::OnOom(const std::string& id, OomWatch::Reach reach) {

@@ -15,6 +15,7 @@
 #include "agent/guest_processes.h"
 #include "agent/idle_cache.h"
 #include "agent/network.h"
+#include "agent/pod.h"
 #include "base/event_loop.h"
 #include "proto/agent.pb.h"
 #include "ttrpc/server.h"
@@ -27,7 +28,7 @@ struct TimelinePoint {
 };
 
 struct ServiceOptions {
-  std::string root_dir = "/run/wyvern";  // containers/, share/
+  std::string root_dir = "/run/wyvern";  // containers/, pod/, share/
   // False in tests on a machine that is not ours: its clock, name, entropy, mounts and network are left alone.
   bool owns_machine = true;
   std::vector<TimelinePoint> timeline;
@@ -50,7 +51,7 @@ class Service {
   template <typename T>
   using Responder = ttrpc::Responder<T>;
 
-  Service(EventLoop& loop, Crun& crun, ServiceOptions options);
+  Service(EventLoop& loop, Reaper& reaper, Crun& crun, ServiceOptions options);
 
   void RegisterSandboxCalls(ttrpc::Server& server);
   void RegisterProcessCalls(ttrpc::Server& server);
@@ -73,6 +74,7 @@ class Service {
   const ServiceOptions options_;
   std::unique_ptr<OomWatch> oom_;
   IdleCache idle_cache_;
+  Pod pod_;
   std::unique_ptr<Environment> environment_;
   std::map<std::string, std::shared_ptr<Container>> containers_;
   std::shared_ptr<GuestProcesses> guest_;

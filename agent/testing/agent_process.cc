@@ -101,7 +101,11 @@ std::string ConfigJson(const std::string& id, const std::string& root,
                                     : R"("resources":{"memory":{"limit":)" +
                                           std::to_string(config.memory_limit) + R"(,"swap":)" +
                                           std::to_string(config.memory_limit) + "}},";
-  namespaces += config.own_pid_namespace ? R"(,{"type":"pid"})" : "";
+  if (!config.pid_namespace_path.empty()) {
+    namespaces += R"(,{"type":"pid","path":")" + config.pid_namespace_path + "\"}";
+  } else if (config.own_pid_namespace) {
+    namespaces += R"(,{"type":"pid"})";
+  }
   return R"({"ociVersion":"1.0.2","process":)" + ProcessJson(config.args, config.terminal) +
          R"(,"root":{"path":")" + root + R"("},"hostname":"t","mounts":[)" +
          R"({"destination":"/proc","type":"proc","source":"proc"},)" +
@@ -164,6 +168,7 @@ AgentProcess::~AgentProcess() {
   const auto status = agent_->Wait();
   EXPECT_TRUE(status && status->AsShell() == 0) << "the agent did not end well";
   std::error_code ignored;
+  (void)umount2((dir_ + "/pod/shm").c_str(), MNT_DETACH);  // a guest's goes with it
   fs::remove_all(dir_, ignored);
 }
 

@@ -40,6 +40,7 @@ struct ContainerConfig {
   std::vector<std::string> args = {"sleep", "1000"};
   bool terminal = false;
   bool own_pid_namespace = true;
+  std::string pid_namespace_path;  // to join
   uint64_t memory_limit = 0;  // bytes; 0: none
 };
 
