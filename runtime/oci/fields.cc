@@ -182,7 +182,7 @@ constexpr Field kFields[] = {
     {"linux.cgroupsPath", kString, kHost, "where the anchor lives on the host; in the guest always /wyvern/<id>"},
     {"linux.namespaces", kArray, kTranslated, ""},
     {"linux.namespaces[].type", kString, kTranslated, "pid, ipc, uts, mount, cgroup, time: new ones in the guest; network: the sandbox's, or a new one for another container than the sandbox's first that names none; user: refused"},
-    {"linux.namespaces[].path", kString, kTranslated, "network: the sandbox's, of which the guest's own is the image; another is refused; of other types: a namespace of its own in the guest"},
+    {"linux.namespaces[].path", kString, kTranslated, "network: the sandbox's, of which the guest's own is the image; another is refused; in a pod pid, ipc and uts: never joined on the host, but the pod's or that of another of its containers in the guest, any other is refused; else: a namespace of its own in the guest"},
     {"linux.devices", kArray, kTranslated, ""},
     {"linux.devices[].path", kString, kTranslated, "character devices that every Linux has, and FIFOs; block devices that a rule lets the container read or write become disks of the guest; others are refused (dropped for containers that may use all devices)"},
     {"linux.devices[].type", kString, kTranslated, "character devices that every Linux has, and FIFOs; block devices that a rule lets the container read or write become disks of the guest; others are refused (dropped for containers that may use all devices)"},

@@ -35,16 +35,22 @@ Result<bool> NamespaceStays(const Json& entry, size_t index, bool own_network, N
   return true;
 }
 
-Result<> TranslateNamespaces(Json& linux_section, bool own_network, Notes& notes) {
+Result<> TranslateNamespaces(Json& linux_section, const TranslateOptions& options, Notes& notes) {
   Json out = Json::array();
   bool has_mount = false;
   if (const Json* namespaces = Child(linux_section, "namespaces"); namespaces != nullptr) {
     for (size_t i = 0; i < namespaces->size(); ++i) {
-      WV_TRY(const bool stays, NamespaceStays((*namespaces)[i], i, own_network, notes));
+      const std::string type = GetString((*namespaces)[i], "type");
+      if (const auto shared = options.namespaces.find(type); shared != options.namespaces.end()) {
+        if (!shared->second.empty()) {
+          out.push_back({{"type", type}, {"path", shared->second}});
+        }
+        continue;
+      }
+      WV_TRY(const bool stays, NamespaceStays((*namespaces)[i], i, options.own_network, notes));
       if (!stays) {
         continue;
       }
-      const std::string type = GetString((*namespaces)[i], "type");
       has_mount |= type == "mount";
       out.push_back({{"type", type}});
     }
@@ -88,15 +94,15 @@ void TranslateSysctl(Json& linux_section, bool ipc, bool uts, bool own_network) 
 
 }  // namespace
 
-std::vector<std::string> SandboxSysctls(const Json& document) {
+std::vector<std::string> SandboxSysctls(const Json& document, bool all) {
   std::vector<std::string> out;
   const Json* linux_section = Child(document, "linux");
   const Json* sysctl = linux_section == nullptr ? nullptr : Child(*linux_section, "sysctl");
   if (sysctl == nullptr) {
     return out;
   }
-  const bool ipc = HasNamespace(document, "ipc");
-  const bool uts = HasNamespace(document, "uts");
+  const bool ipc = !all && HasNamespace(document, "ipc");
+  const bool uts = !all && HasNamespace(document, "uts");
   for (const auto& [key, value] : sysctl->items()) {
     if (!IsContainerSysctl(key, ipc, uts) && value.is_string()) {
       out.push_back(key + "=" + value.get<std::string>());
@@ -107,10 +113,14 @@ std::vector<std::string> SandboxSysctls(const Json& document) {
 
 Result<> TranslateLinux(Json& document, const TranslateOptions& options,
                         const runtime::Limits& limits, Notes& notes) {
-  const bool ipc = HasNamespace(document, "ipc");
-  const bool uts = HasNamespace(document, "uts");
+  const bool ipc = HasNamespace(document, "ipc") && !options.namespaces.contains("ipc");
+  const bool uts = HasNamespace(document, "uts") && !options.namespaces.contains("uts");
   if (Child(document, "linux") == nullptr) {
     document["linux"] = Json::object();
+  }
+  if (options.namespaces.contains("uts")) {
+    document.erase("hostname");  // the pod's
+    document.erase("domainname");
   }
   Json& section = document["linux"];
   if (!HasNamespace(document, "pid")) {
@@ -118,7 +128,7 @@ Result<> TranslateLinux(Json& document, const TranslateOptions& options,
         "linux.namespaces: no pid namespace: the container sees the processes of its virtual "
         "machine, never the host's");
   }
-  WV_TRY_VOID(TranslateNamespaces(section, options.own_network, notes));
+  WV_TRY_VOID(TranslateNamespaces(section, options, notes));
   TranslateSysctl(section, ipc, uts, options.own_network);
   WV_TRY_VOID(TranslateDevices(section, options.devices, notes));
   if (Json* resources = Child(section, "resources"); resources != nullptr) {

@@ -108,6 +108,11 @@ Result<> TranslateBind(Json& mount, const std::string& field, const TranslateOpt
   if (source.front() != '/') {
     source = options.bundle + "/" + source;
   }
+  if (source == options.shm_source && GetString(mount, "destination") == "/dev/shm") {
+    mount["source"] = kGuestPodShm;
+    mount["type"] = "bind";
+    return {};
+  }
   const bool read_only = IsReadOnly(words);
   const bool recursive = Has(words, "rbind") || !Has(words, "bind");
   auto it = std::ranges::find(exports, source, &Export::source);

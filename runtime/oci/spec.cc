@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 
 #include "oci/json.h"
 #include "oci/translate.h"
@@ -54,22 +55,47 @@ Result<> CheckHooks(const Json& hooks) {
   return {};
 }
 
-void ReadNetwork(const Json& linux_section, Facts& facts) {
+// How containerd's CRI and CRI-O mark the container that only stands for a pod.
+constexpr std::array<std::string_view, 2> kPodMarks = {"io.kubernetes.cri.container-type",
+                                                       "io.kubernetes.cri-o.ContainerType"};
+
+bool StandsForPod(const Facts& facts) {
+  return std::ranges::any_of(kPodMarks, [&](std::string_view mark) {
+    const auto it = facts.annotations.find(std::string(mark));
+    return it != facts.annotations.end() && it->second == "sandbox";
+  });
+}
+
+std::string ShmSource(const Json& document) {
+  const Json* mounts = Child(document, "mounts");
+  for (size_t i = 0; mounts != nullptr && i < mounts->size(); ++i) {
+    const Json& mount = (*mounts)[i];
+    if (GetString(mount, "destination") == "/dev/shm" && GetString(mount, "type") == "bind") {
+      return GetString(mount, "source");
+    }
+  }
+  return {};
+}
+
+void ReadNamespaces(const Json& linux_section, Facts& facts) {
   const Json* namespaces = Child(linux_section, "namespaces");
   if (namespaces == nullptr) {
     return;
   }
   for (const Json& entry : *namespaces) {
+    const std::string path = GetString(entry, "path");
     if (GetString(entry, "type") == "network") {
       facts.network_namespace = true;
-      facts.network_namespace_path = GetString(entry, "path");
+      facts.network_namespace_path = path;
+    } else if (!path.empty()) {
+      facts.namespace_paths[GetString(entry, "type")] = path;
     }
   }
 }
 
 Result<> ReadLinux(const Json& linux_section, Facts& facts) {
   facts.cgroups_path = GetString(linux_section, "cgroupsPath");
-  ReadNetwork(linux_section, facts);
+  ReadNamespaces(linux_section, facts);
   const Json* resources = Child(linux_section, "resources");
   if (resources == nullptr) {
     return {};
@@ -119,7 +145,9 @@ Result<Facts> ReadFacts(const Json& document) {
     WV_TRY_VOID(ReadLinux(*linux_section, facts));
     WV_TRY(facts.block_devices, FindBlockDevices(*linux_section));
   }
-  facts.sandbox_sysctls = SandboxSysctls(document);
+  facts.stands_for_pod = StandsForPod(facts);
+  facts.shm_source = ShmSource(document);
+  facts.sandbox_sysctls = SandboxSysctls(document, facts.stands_for_pod);
   return facts;
 }
 

@@ -23,7 +23,8 @@ inline constexpr size_t kMaxConfigBytes =
     3U << 20U;  // an agent message, with its other fields, must stay below 4 MiB
 inline constexpr std::string_view kGuestShare = "/run/wyvern/share";
 inline constexpr std::string_view kGuestDisks = "/run/wyvern/disks";
-inline constexpr size_t kMaxDisks = 64;  // of a container
+inline constexpr std::string_view kGuestPodShm = "/run/wyvern/pod/shm";  // agent.proto, Pod
+inline constexpr size_t kMaxDisks = 64;                                  // of a container
 
 struct Hook {
   std::string path;
@@ -71,9 +72,15 @@ struct Facts {
   std::string cgroups_path;            // linux.cgroupsPath as given
   bool network_namespace = false;      // false: the host's network was asked for
   std::string network_namespace_path;  // empty: a new one
+  std::map<std::string, std::string>
+      namespace_paths;  // "pid": "/proc/12/ns/pid"; those that name one
+  bool stands_for_pod =
+      false;  // by its annotations: a pause, which containerd's CRI and CRI-O have one of in each pod
+  std::string shm_source;  // of the bind mount on /dev/shm; empty: none
   std::map<std::string, std::string> annotations;
-  std::vector<std::string> sandbox_sysctls;  // "net.ipv4.ip_forward=1": for the whole guest
-  runtime::Limits limits;                    // linux.resources, checked
+  std::vector<std::string>
+      sandbox_sysctls;     // "net.ipv4.ip_forward=1": for the whole guest; of a pause all
+  runtime::Limits limits;  // linux.resources, checked
   HostHooks hooks;
   std::vector<BlockDevice> block_devices;  // each number once
 };
@@ -111,6 +118,10 @@ struct TranslateOptions {
   bool terminal = false;
   // A network namespace of its own in the guest, which has loopback; otherwise the guest's own, which is the sandbox's.
   bool own_network = false;
+  // Of a pod's container, by type ("pid", "ipc", "uts"): the guest's path of the one to join, or empty for the guest's own. Of a type that
+  // is not here the container gets what linux.namespaces says, without its path.
+  std::map<std::string, std::string> namespaces = {};
+  std::string shm_source = {};  // of the pod's /dev/shm, which the guest has; empty: no pod
   std::string arch = "x86_64";  // the guest's
 };
 

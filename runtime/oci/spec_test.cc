@@ -209,6 +209,50 @@ TEST(SpecTest, NamespacesLoseTheirPathsAndNetworkGoes) {
   EXPECT_THAT(NotesOf(json), Contains(HasSubstr("linux.namespaces[0].path: ignored")));
 }
 
+TEST(SpecTest, WhatAPodSharesIsNamedOrTheGuestsOwn) {
+  Json json = Minimal();
+  json["hostname"] = "web-0";
+  json["linux"]["namespaces"] =
+      Json::parse(R"([{"type":"pid","path":"/proc/7/ns/pid"},{"type":"ipc","path":"/proc/7/ns/ipc"},
+                      {"type":"uts","path":"/proc/7/ns/uts"},{"type":"mount"}])");
+  json["linux"]["sysctl"] = {{"kernel.shmmax", "5"}};
+  json["mounts"] = Json::parse(
+      R"([{"destination":"/dev/shm","type":"bind","source":"/run/pods/7/shm","options":["rbind","rw"]},
+          {"destination":"/other","type":"bind","source":"/run/pods/7/shm","options":["rbind"]}])");
+  const auto spec = Spec::Parse(json.dump());
+  ASSERT_TRUE(spec.has_value());
+  EXPECT_EQ(spec->facts().namespace_paths.at("pid"), "/proc/7/ns/pid");
+  EXPECT_EQ(spec->facts().shm_source, "/run/pods/7/shm");
+  EXPECT_FALSE(spec->facts().stands_for_pod);
+  TranslateOptions options;
+  options.container_id = "c";
+  options.bundle = "/b";
+  options.share_prefix = "c7";
+  options.namespaces = {{"pid", "/run/wyvern/pod/pid"}, {"ipc", ""}, {"uts", ""}};
+  options.shm_source = "/run/pods/7/shm";
+  const auto guest = spec->Translate(options);
+  ASSERT_TRUE(guest.has_value());
+  const Json translated = Json::parse(guest->config_json);
+  EXPECT_EQ(translated["linux"]["namespaces"],
+            Json::parse(R"([{"type":"pid","path":"/run/wyvern/pod/pid"},{"type":"mount"}])"));
+  EXPECT_FALSE(translated.contains("hostname")) << "crun refuses one without a namespace";
+  EXPECT_TRUE(translated["linux"]["sysctl"].empty()) << "the same";
+  EXPECT_EQ(translated["mounts"][0]["source"], "/run/wyvern/pod/shm");
+  EXPECT_EQ(translated["mounts"][1]["source"], "/run/wyvern/share/c7-v0");
+}
+
+TEST(SpecTest, ThePausesSysctlsAreTheGuests) {
+  Json json = Minimal();
+  json["annotations"] = {{"io.kubernetes.cri.container-type", "sandbox"}};
+  json["linux"]["namespaces"] = Json::parse(R"([{"type":"ipc"},{"type":"uts"}])");
+  json["linux"]["sysctl"] = {{"net.ipv4.ip_forward", "1"}, {"kernel.shm_rmid_forced", "1"}};
+  const auto spec = Spec::Parse(json.dump());
+  ASSERT_TRUE(spec.has_value());
+  EXPECT_TRUE(spec->facts().stands_for_pod);
+  EXPECT_THAT(spec->facts().sandbox_sysctls,
+              ElementsAre("kernel.shm_rmid_forced=1", "net.ipv4.ip_forward=1"));
+}
+
 TEST(SpecTest, ANetworkOfItsOwnStaysWithItsSysctls) {
   Json json = Minimal();
   json["linux"]["namespaces"] = Json::parse(R"([{"type":"network"}])");

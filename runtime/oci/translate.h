@@ -40,7 +40,7 @@ Result<> TranslateDevices(Json& linux_section, const std::map<DeviceNumber, Devi
 void TranslateDeviceRules(Json& resources, const std::map<DeviceNumber, DeviceNumber>& devices,
                           Notes& notes);
 
-// "net.*" and everything that no namespace of the container holds.
-std::vector<std::string> SandboxSysctls(const Json& document);
+// "net.*" and everything that no namespace of the container holds; or `all`.
+std::vector<std::string> SandboxSysctls(const Json& document, bool all);
 
 }  // namespace wyvern::oci
