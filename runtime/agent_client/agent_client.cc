@@ -149,16 +149,11 @@ Result<> AgentClient::Hello() {
   return {};
 }
 
-Result<> AgentClient::CreateSandbox(const std::string& hostname, const std::string& share_tag,
-                                    const std::vector<std::string>& sysctls,
-                                    agent_pb::CacheReclaim cache_reclaim) {
-  agent_pb::CreateSandboxRequest request;
-  request.set_hostname(hostname);
-  request.set_share_tag(share_tag);
-  for (const std::string& sysctl : sysctls) {
-    request.add_sysctls(sysctl);
-  }
-  request.set_cache_reclaim(cache_reclaim);
+Result<> AgentClient::SharePids() {
+  return CallEmpty("SharePids", agent_pb::Empty());
+}
+
+Result<> AgentClient::CreateSandbox(const agent_pb::CreateSandboxRequest& request) {
   WV_TRY_VOID(CallEmpty("CreateSandbox", request));
   WV_TRY(rep_->events,
          WorkerThread::Start("agent-events", [this](const EventFd&) { WatchEvents(); }));

@@ -59,10 +59,10 @@ class AgentClient {
 
   const agent_pb::HelloResponse& hello() const { return hello_; }
 
-  // Subscribes to events; call once, after CreateSandbox.
-  Result<> CreateSandbox(const std::string& hostname, const std::string& share_tag,
-                         const std::vector<std::string>& sysctls,
-                         agent_pb::CacheReclaim cache_reclaim);
+  // Subscribes to events; call once.
+  Result<> CreateSandbox(const agent_pb::CreateSandboxRequest& request);
+  // Of a sandbox that was created as a pod.
+  Result<> SharePids();
   Result<StdioStreams> OpenStdio(const StdioWanted& wanted);
   Result<> CreateContainer(const std::string& id, const std::string& config_json,
                            const agent_pb::Stdio& stdio);

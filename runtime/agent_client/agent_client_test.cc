@@ -143,7 +143,7 @@ TEST_F(AgentClientTest, EventsThatAreNotTakenInTimeAreGivenUp) {
   };
   const auto client = Connect(std::move(options));
   ASSERT_NE(client, nullptr);
-  ASSERT_TRUE(client->CreateSandbox("box", "", {}, agent_pb::CACHE_RECLAIM_NEVER).has_value());
+  ASSERT_TRUE(client->CreateSandbox({}).has_value());
   for (int i = 0; i < 500 && taken < 1; ++i) {
     std::this_thread::sleep_for(milliseconds(10));
   }

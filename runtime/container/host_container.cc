@@ -78,6 +78,15 @@ Result<> HostContainer::CheckNetwork() const {
   return {};
 }
 
+// The paths of a pause itself name nothing that is there before it.
+Result<> HostContainer::ShareInPod() {
+  if (environment_.pod == nullptr || options_.stands_for_pod) {
+    return {};
+  }
+  WV_TRY(shared_, environment_.pod->Find(spec_.facts().namespace_paths));
+  return shared_.shared_pids ? environment_.agent->SharePids() : Result<>();
+}
+
 Result<> HostContainer::Translate() {
   oci::TranslateOptions translate;
   translate.container_id = options_.id;
@@ -88,11 +97,14 @@ Result<> HostContainer::Translate() {
   translate.disk_filesystems = environment_.disk_filesystems;
   translate.devices = devices_;
   translate.own_network = HasOwnNetwork();
+  translate.namespaces = shared_.namespaces;
+  translate.shm_source = environment_.shm_source;
   WV_TRY(guest_, spec_.Translate(translate));
   return {};
 }
 
 Result<> HostContainer::Make() {
+  WV_TRY_VOID(ShareInPod());
   WV_TRY_VOID(Translate());  // what cannot be is refused before anything is made
   WV_TRY_VOID(CheckNetwork());
   recorded_ = true;
@@ -100,6 +112,9 @@ Result<> HostContainer::Make() {
     record.bundle = options_.bundle;
     record.index = options_.index;
   }));
+  if (options_.stands_for_pod) {
+    return StartAnchor();
+  }
   WV_TRY_VOID(MakeRoot());
   WV_TRY_VOID(AttachDevices());
   if (root_on_disk_ || !devices_.empty()) {

@@ -4,6 +4,8 @@
 //          is empty then, for hooks and in the anchor. Any other is mounted there and shared.
 // Network: the sandbox's, as in a pod, where the spec names it or is the one that the sandbox was made of; any other that asks for a new one gets
 //          that, as from runc: in the guest by crun, and an empty one on the host for the anchor to show. A path to another is refused.
+// Pod:     the container that only stands for one (a pause) has an anchor and its cgroup, and nothing in the guest; the others have what the pod
+//          shares (pod_namespaces.h).
 // State:   each thing is in the state file before it exists.
 // Threads: Prepare and Release are not called at the same time for one container; different containers are independent.
 #pragma once
@@ -19,6 +21,7 @@
 #include "config/config.h"
 #include "container/anchor_process.h"
 #include "container/disks.h"
+#include "container/pod_namespaces.h"
 #include "hypervisor/machine.h"
 #include "oci/spec.h"
 #include "state/state.h"
@@ -35,6 +38,8 @@ struct HostEnvironment {
   FdRef network_namespace{-1};
   std::string sandbox_bundle;                 // whose spec says what the network is
   std::vector<std::string> disk_filesystems;  // that the guest mounts
+  const PodNamespaces* pod = nullptr;         // null: the sandbox is no pod
+  std::string shm_source = {};                // of the pod's /dev/shm
 };
 
 class HostContainer {
@@ -45,6 +50,7 @@ class HostContainer {
     std::vector<MountEntry> rootfs;
     uint32_t index = 0;  // unique in the sandbox's life
     bool terminal = false;
+    bool stands_for_pod = false;
   };
 
   // On error nothing is left.
@@ -81,6 +87,7 @@ class HostContainer {
   Result<> Make();
   Result<> CheckNetwork() const;
   bool HasOwnNetwork() const;
+  Result<> ShareInPod();
   Result<> Translate();
   Result<> MakeRoot();
   Result<> MountRoot();
@@ -94,6 +101,7 @@ class HostContainer {
   const HostEnvironment environment_;
   const Options options_;
   const oci::Spec spec_;
+  PodNamespaces::InGuest shared_;
   oci::GuestSpec guest_;
   ContainerDisks disks_;
   std::map<oci::DeviceNumber, oci::DeviceNumber> devices_;

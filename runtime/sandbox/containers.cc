@@ -41,11 +41,14 @@ std::vector<MountEntry> ToEntries(const std::vector<Mount>& mounts) {
 
 }  // namespace
 
-Result<SandboxImpl::ContainerPtr> SandboxImpl::AddContainer(const std::string& id) {
+Result<SandboxImpl::ContainerPtr> SandboxImpl::AddContainer(const ContainerOptions& options) {
+  const std::string& id = options.id;
   WV_TRY_VOID(oci::CheckId(id));
   WV_TRY_VOID(CheckAlive());
+  WV_TRY_VOID(CheckPod());
   auto container = std::make_shared<Container>();
   container->id = id;
+  container->stands_for_pod = facts_.stands_for_pod && options.bundle == options_.bundle;
   const std::lock_guard lock(mu_);
   if (!containers_.emplace(id, container).second) {
     return Fail(Code::kAlreadyExists, fmt::format("container {} exists already", id));
@@ -65,7 +68,7 @@ HookState SandboxImpl::HookStateOf(const Container& container, const char* statu
 
 Result<ProcessIo> SandboxImpl::CreateContainer(const ContainerOptions& options) {
   const Busy busy(*this);
-  WV_TRY(const ContainerPtr container, AddContainer(options.id));
+  WV_TRY(const ContainerPtr container, AddContainer(options));
   const int64_t start = timeline_.Now();
   auto io = MakeContainer(container, options);
   if (!io.has_value()) {
@@ -90,11 +93,15 @@ Result<ProcessIo> SandboxImpl::MakeContainer(const ContainerPtr& container,
   host.rootfs = ToEntries(options.rootfs);
   host.index = next_index_++;
   host.terminal = options.io.terminal;
+  host.stands_for_pod = container->stands_for_pod;
+  HostEnvironment environment{machine_.get(), agent_.get(),    state_.get(),     &config_,
+                              network_,       options_.bundle, disk_filesystems_};
+  if (facts_.stands_for_pod) {
+    environment.pod = &pod_namespaces_;
+    environment.shm_source = facts_.shm_source;
+  }
   const int64_t start = timeline_.Now();
-  WV_TRY(container->host,
-         HostContainer::Prepare({machine_.get(), agent_.get(), state_.get(), &config_, network_,
-                                 options_.bundle, disk_filesystems_},
-                                std::move(host)));
+  WV_TRY(container->host, HostContainer::Prepare(environment, std::move(host)));
   container->anchor_pid = container->host->anchor().pid();
   timeline_.Add("rootfs", start);
   auto granted = GrantHostLimits(container);
@@ -105,7 +112,8 @@ Result<ProcessIo> SandboxImpl::MakeContainer(const ContainerPtr& container,
     UndoCreate(container, /*in_guest=*/false);
     return tl::unexpected(std::move(granted).error());
   }
-  auto streams = CreateInGuest(container, options.io);
+  const bool in_guest = !container->stands_for_pod;
+  auto streams = in_guest ? CreateInGuest(container, options.io) : PauseStreams(options.io);
   if (!streams.has_value()) {
     UndoCreate(container, /*in_guest=*/false);
     return tl::unexpected(std::move(streams).error());
@@ -118,24 +126,29 @@ Result<ProcessIo> SandboxImpl::MakeContainer(const ContainerPtr& container,
                       stop_hooks_.get_token());
   }
   if (!hooked.has_value()) {
-    UndoCreate(container, /*in_guest=*/true);
+    UndoCreate(container, in_guest);
     return tl::unexpected(std::move(hooked).error());
   }
   auto init = std::make_shared<Process>();
   init->terminal = options.io.terminal;
   bool dead = false;
+  bool late = false;
   {
     const std::lock_guard lock(mu_);
     dead = death_.has_value() || stopping_;
+    late = pod_ends_;
     container->processes.emplace("", init);
-    container->created = !dead;
+    container->created = !dead && !late;
   }
-  if (dead) {
-    UndoCreate(container, /*in_guest=*/false);
-    return CheckAlive().map([] { return ProcessIo(); });
+  if (dead || late) {
+    UndoCreate(container, in_guest && !dead);
+    return (dead ? CheckAlive() : CheckPod()).map([] { return ProcessIo(); });
   }
+  pod_namespaces_.Add(container->anchor_pid, container->id, container->stands_for_pod);
   WatchAnchor(container);
-  AwaitExit(container, "", init);
+  if (in_guest) {
+    AwaitExit(container, "", init);
+  }
   return ToIo(std::move(*streams));
 }
 
@@ -168,6 +181,7 @@ void SandboxImpl::UndoCreate(const ContainerPtr& container, bool in_guest) {
 
 // The guest lets go first, unless it obeys nobody; then the host's things are undone.
 Result<> SandboxImpl::ReleaseContainer(const ContainerPtr& container, bool guest_obeys) {
+  pod_namespaces_.Remove(container->anchor_pid);
   UnwatchAnchor(container);
   const bool alive = CheckAlive().has_value();
   if (alive && guest_obeys) {
@@ -228,6 +242,12 @@ Result<ProcessIo> SandboxImpl::AddExec(const std::string& id, const std::string&
     WV_INFO("container {}: exec {}: {}", id, exec_id, note);
   }
   WV_TRY(const ContainerPtr container, FindContainer(id));
+  if (container->stands_for_pod) {
+    return Fail(Code::kFailedPrecondition,
+                fmt::format("container {} stands for its pod and runs nothing: exec in another "
+                            "container of the pod",
+                            id));
+  }
   auto process = std::make_shared<Process>();
   process->terminal = io.terminal;
   {
@@ -353,7 +373,8 @@ Result<ExitInfo> SandboxImpl::DeleteInit(const ContainerPtr& container, const Pr
   if (CheckAlive().has_value()) {
     EndUnstarted(container, init);
   }
-  const bool obeys = !CheckAlive().has_value() || DeleteInGuest(container);
+  const bool obeys =
+      container->stands_for_pod || !CheckAlive().has_value() || DeleteInGuest(container);
   SetExited(init, 128 + SIGKILL);
   auto released = ReleaseContainer(container, obeys);
   if (!released.has_value()) {

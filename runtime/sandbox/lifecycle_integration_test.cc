@@ -18,11 +18,6 @@ namespace {
 
 using testing::HasSubstr;
 
-template <typename T>
-Code CodeOf(const Result<T>& result) {
-  return result.has_value() ? Code::kOk : result.error().code();
-}
-
 class LifecycleTest : public SandboxFixture {
  protected:
   // A container that sleeps, started.

@@ -26,7 +26,7 @@ Result<> SandboxImpl::GrantHostLimits(const ContainerPtr& container) {
   {
     const std::lock_guard lock(mu_);
     container->limits = facts.limits;
-    container->counts = !IsPause(facts);
+    container->counts = !container->stands_for_pod;
   }
   return ApplyHostLimits();
 }
@@ -74,7 +74,7 @@ Result<> SandboxImpl::UpdateContainer(const std::string& id, const std::string& 
   if (done.has_value()) {
     done = ApplyHostLimits();
   }
-  if (done.has_value()) {
+  if (done.has_value() && !container->stands_for_pod) {
     done = agent_->UpdateContainer(id, resources);
   }
   if (!done.has_value()) {

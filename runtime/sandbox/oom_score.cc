@@ -2,31 +2,15 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
-#include <string_view>
 
 #include "base/log.h"
 #include "sandbox/sandbox_impl.h"
 
 namespace wyvern::runtime {
-namespace {
-
-// How containerd's CRI and CRI-O mark the container that only stands for a pod.
-constexpr std::array<std::string_view, 2> kPodMarks = {"io.kubernetes.cri.container-type",
-                                                       "io.kubernetes.cri-o.ContainerType"};
-
-}  // namespace
-
-bool IsPause(const oci::Facts& facts) {
-  return std::any_of(kPodMarks.begin(), kPodMarks.end(), [&](std::string_view mark) {
-    const auto it = facts.annotations.find(std::string(mark));
-    return it != facts.annotations.end() && it->second == "sandbox";
-  });
-}
 
 // kubelet protects a pause (-998): with it would be protected all that its pod uses.
 std::optional<int> OomScoreOf(const oci::Facts& facts) {
-  return IsPause(facts) ? std::nullopt : facts.oom_score_adj;
+  return facts.stands_for_pod ? std::nullopt : facts.oom_score_adj;
 }
 
 // Else they would inherit the shim's own, which the host's memory pressure shall spare.
@@ -44,7 +28,7 @@ void SandboxImpl::AdjustOomScore() {
       return;
     }
     for (const auto& [id, container] : containers_) {
-      if (!container->created || IsPause(container->host->facts())) {
+      if (!container->created || container->stands_for_pod) {
         continue;
       }
       const int score = container->host->facts().oom_score_adj.value_or(0);

@@ -141,7 +141,7 @@ Result<> SandboxImpl::StartProcess(const std::string& id, const std::string& exe
     return network;
   }
   const int64_t start = timeline_.Now();
-  auto started = agent_->StartProcess(id, exec_id);
+  auto started = container->stands_for_pod ? Result<>() : agent_->StartProcess(id, exec_id);
   {
     const std::lock_guard lock(mu_);
     process->starting = false;
@@ -192,6 +192,9 @@ Result<> SandboxImpl::Signal(const std::string& id, const std::string& exec_id, 
     }
   }
   WV_TRY_VOID(CheckAlive());
+  if (container->stands_for_pod) {
+    return SignalPause(container, process, signal);
+  }
   if (signal == SIGKILL && exec_id.empty()) {
     return KillInit(container, process, all);
   }
@@ -200,6 +203,9 @@ Result<> SandboxImpl::Signal(const std::string& id, const std::string& exec_id, 
 
 // No request: the init ends, or the machine does. NOT_FOUND when the guest says that it has ended: then it has to say how.
 Result<> SandboxImpl::KillInit(const ContainerPtr& container, const ProcessPtr& init, bool all) {
+  if (container->stands_for_pod) {
+    return SignalPause(container, init, SIGKILL);
+  }
   auto killed =
       agent_->SignalProcess(container->id, "", SIGKILL, all, backend_.patience.kill_answer);
   if (!killed.has_value() && killed.error().code() != Code::kNotFound && !HasEnded(init)) {
@@ -227,10 +233,11 @@ Result<> SandboxImpl::KillInit(const ContainerPtr& container, const ProcessPtr& 
 
 Result<> SandboxImpl::ResizeTerminal(const std::string& id, const std::string& exec_id,
                                      uint32_t rows, uint32_t columns) {
-  WV_TRY(const ProcessPtr process, FindProcess(id, exec_id));
+  ContainerPtr container;
+  WV_TRY(const ProcessPtr process, FindProcess(id, exec_id, &container));
   {
     const std::lock_guard lock(mu_);
-    if (!process->terminal || process->exit.has_value()) {
+    if (!process->terminal || process->exit.has_value() || container->stands_for_pod) {
       return {};
     }
   }
@@ -239,10 +246,11 @@ Result<> SandboxImpl::ResizeTerminal(const std::string& id, const std::string& e
 }
 
 Result<> SandboxImpl::CloseStdin(const std::string& id, const std::string& exec_id) {
-  WV_TRY(const ProcessPtr process, FindProcess(id, exec_id));
+  ContainerPtr container;
+  WV_TRY(const ProcessPtr process, FindProcess(id, exec_id, &container));
   {
     const std::lock_guard lock(mu_);
-    if (process->exit.has_value()) {
+    if (process->exit.has_value() || container->stands_for_pod) {
       return {};
     }
   }
@@ -278,8 +286,10 @@ Result<> SandboxImpl::PauseContainer(const std::string& id) {
       return Fail(Code::kFailedPrecondition, fmt::format("container {} is not running", id));
     }
   }
-  WV_TRY_VOID(agent_->PauseContainer(id));
-  WriteBack(*container, config_.timeouts.agent_call);
+  if (!container->stands_for_pod) {
+    WV_TRY_VOID(agent_->PauseContainer(id));
+    WriteBack(*container, config_.timeouts.agent_call);
+  }
   const std::lock_guard lock(mu_);
   container->paused = true;
   return {};
@@ -295,7 +305,9 @@ Result<> SandboxImpl::ResumeContainer(const std::string& id) {
       return Fail(Code::kFailedPrecondition, fmt::format("container {} is not paused", id));
     }
   }
-  WV_TRY_VOID(agent_->ResumeContainer(id));
+  if (!container->stands_for_pod) {
+    WV_TRY_VOID(agent_->ResumeContainer(id));
+  }
   const std::lock_guard lock(mu_);
   container->paused = false;
   return {};
@@ -314,8 +326,11 @@ Result<std::vector<std::pair<pid_t, std::string>>> SandboxImpl::Pids(const std::
 }
 
 Result<ContainerStats> SandboxImpl::Stats(const std::string& id) {
-  WV_TRY_VOID(FindContainer(id));
+  WV_TRY(const ContainerPtr container, FindContainer(id));
   WV_TRY_VOID(CheckAlive());
+  if (container->stands_for_pod) {
+    return PauseStats();
+  }
   WV_TRY(const agent_pb::ContainerStatsResponse in, agent_->ContainerStats(id));
   ContainerStats out;
   out.cpu_usage_usec = in.cpu_usage_usec();

@@ -43,7 +43,7 @@ std::optional<int64_t> NumberOf(const oci::Facts& facts, const char* name) {
 
 // What is known of its containers when a sandbox starts.
 Limits LimitsAtStart(const oci::Facts& facts) {
-  if (!IsPause(facts)) {
+  if (!facts.stands_for_pod) {
     return facts.limits;
   }
   Limits limits;
@@ -181,7 +181,7 @@ void SandboxImpl::ShrinkAfterExit() {
   {
     const std::lock_guard lock(mu_);
     const auto first = containers_.find(options_.id);
-    others = IsPause(facts_) && first != containers_.end() && !first->second->Stopped();
+    others = facts_.stands_for_pod && first != containers_.end() && !first->second->Stopped();
     for (const auto& [id, container] : containers_) {
       others |= container->counts && !container->Stopped();
     }

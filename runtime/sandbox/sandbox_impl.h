@@ -37,8 +37,6 @@
 
 namespace wyvern::runtime {
 
-// oom_score.cc: it only stands for a pod, and uses nothing of the guest.
-bool IsPause(const oci::Facts& facts);
 // oom_score.cc: what a container wants to count for when the host is short of memory. None: it does not say, or is a pod's pause.
 std::optional<int> OomScoreOf(const oci::Facts& facts);
 Result<> SetOomScore(pid_t pid, int score);
@@ -68,6 +66,7 @@ struct Process {
 
 struct Container {
   std::string id;
+  bool stands_for_pod = false;  // pod.cc; set before others see it
   std::unique_ptr<HostContainer> host;
   Limits limits;        // as config.json and updates since want them
   bool counts = false;  // the sandbox has what its limits ask for
@@ -178,7 +177,7 @@ class SandboxImpl final : public Sandbox {
   bool WantsHostCache();
 
   // containers.cc
-  Result<ContainerPtr> AddContainer(const std::string& id);
+  Result<ContainerPtr> AddContainer(const ContainerOptions& options);
   Result<ProcessIo> MakeContainer(const ContainerPtr& container, const ContainerOptions& options);
   Result<StdioStreams> CreateInGuest(const ContainerPtr& container, const IoWanted& io);
   Result<> KillAndDeleteInGuest(const std::string& id);
@@ -192,6 +191,16 @@ class SandboxImpl final : public Sandbox {
   Result<ExitInfo> DeleteExec(const ContainerPtr& container, const std::string& exec_id,
                               const ProcessPtr& exec);
   HookState HookStateOf(const Container& container, const char* status) const;
+
+  // pod.cc: the container that only stands for a pod is on the host alone; its end is the end of all the others.
+  Result<agent_pb::CreateSandboxRequest> GuestSandbox() const;
+  Result<> CheckPod();
+  static Result<StdioStreams> PauseStreams(const IoWanted& io);
+  Result<> SignalPause(const ContainerPtr& pause, const ProcessPtr& init, int signal);
+  void EndPod(const ContainerPtr& pause, const ProcessPtr& init, uint32_t status);
+  std::vector<std::pair<ContainerPtr, ProcessPtr>> OthersAlive(
+      const ContainerPtr& pause) const;  // with mu_ held
+  static ContainerStats PauseStats();
 
   // oom_score.cc
   void AdjustOomScore();
@@ -262,6 +271,7 @@ class SandboxImpl final : public Sandbox {
   std::unique_ptr<LoopThread> loop_;
   std::unique_ptr<ttrpc::BlockingPool> pool_;
   std::atomic<uint32_t> next_index_{0};
+  PodNamespaces pod_namespaces_;  // its lock is a leaf
 
   std::stop_source stop_hooks_;  // by Shutdown, which waits for who runs them
 
@@ -285,6 +295,7 @@ class SandboxImpl final : public Sandbox {
   bool shrink_asked_ = false;         // since the thread that shrinks last looked
   bool shrinks_ = false;              // there is that thread
   std::optional<std::string> death_;  // why; set once
+  bool pod_ends_ = false;             // what stands for it has ended: there is no new container
   std::function<void(std::string)> on_death_;
   std::function<void(std::string)> on_oom_;
   bool death_told_ = false;

@@ -207,8 +207,8 @@ Result<> SandboxImpl::ConnectAgent() {
   timeline_.AddGuest(agent_->hello(), start, hello);
   // The sandbox's sysctls may be of an interface by its name.
   WV_TRY_VOID(ConnectNetwork());
-  WV_TRY_VOID(agent_->CreateSandbox(facts_.hostname, "wyvern", facts_.sandbox_sysctls,
-                                    GuestReclaim(config_.memory.reclaim)));
+  WV_TRY(const agent_pb::CreateSandboxRequest request, GuestSandbox());
+  WV_TRY_VOID(agent_->CreateSandbox(request));
   WatchHostCache();
   timeline_.Add("sandbox", hello);
   FindDiskFilesystems();

@@ -33,6 +33,7 @@ namespace wyvern::runtime {
 namespace {
 
 constexpr const char* kShare = "/run/wyvern/share";
+constexpr const char* kPod = "/run/wyvern/pod";
 
 std::string Prepare() {
   signal(SIGPIPE, SIG_IGN);
@@ -202,6 +203,11 @@ class NativeMachine final : public TwoProcesses {
     WV_TRY_VOID(SpawnFs(spawned));
     std::string name = "/run/wyvern/agent-XXXXXX";
     dir_ = mkdtemp(name.data());
+    // The agent's own, which the guest's paths name.
+    static_cast<void>(unlink(kPod));
+    if (symlink((dir_ + "/pod").c_str(), kPod) != 0) {
+      return SysError("symlink /run/wyvern/pod");
+    }
     SpawnOptions options;
     options.argv = {WYVERN_AGENT_BINARY, "--test-unix", dir_};
     if (prctl(PR_CAPBSET_READ, CAP_SYS_RESOURCE) == 0) {
@@ -323,7 +329,22 @@ class NativeMachine final : public TwoProcesses {
       disks_.clear();
       watch_->disks.clear();
     }
+    if (!dir_.empty()) {
+      EndPod();
+    }
     std::filesystem::remove_all(dir_, error);
+  }
+
+  // The agent is dead: what it left is ours.
+  void EndPod() const {
+    const std::string link = dir_ + "/pod/pid";
+    std::error_code none;
+    const std::string target = std::filesystem::read_symlink(link, none).string();
+    int pid = 0;
+    if (std::sscanf(target.c_str(), "/proc/%d/ns/pid", &pid) == 1 && pid > 1) {
+      kill(pid, SIGKILL);
+    }
+    Unmount(dir_ + "/pod/shm");
   }
 
   struct Disk {

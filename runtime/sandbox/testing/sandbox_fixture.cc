@@ -23,7 +23,7 @@ void MakeRoot(const std::string& root) {
   }
   fs::copy_file("/bin/busybox", root + "/bin/busybox");
   for (const char* name : {"sh", "sleep", "cat", "echo", "true", "false", "touch", "ls", "test",
-                           "kill", "grep", "head", "wc"}) {
+                           "readlink", "df", "cut", "kill", "grep", "head", "wc"}) {
     fs::create_symlink("busybox", root + "/bin/" + name);
   }
 }
@@ -91,8 +91,7 @@ std::string SandboxFixture::MakeBundle(const std::string& id, const BundleOption
       R"({"destination":"/dev","type":"tmpfs","source":"tmpfs","options":["nosuid","mode=755"]},)"
       R"({"destination":"/dev/pts","type":"devpts","source":"devpts","options":["newinstance","ptmxmode=0666","mode=0620"]})" +
       options.mounts + R"(],"linux":{)" + resources + R"("cgroupsPath":")" + cgroup +
-      R"(","namespaces":[{"type":"pid"},{"type":"ipc"},{"type":"uts"},{"type":"mount"})" +
-      options.network + "]}}";
+      R"(","namespaces":[)" + options.namespaces + options.network + "]}}";
   EXPECT_TRUE(WriteFile(bundle + "/config.json", text).has_value());
   return bundle;
 }

@@ -12,6 +12,11 @@
 
 namespace wyvern::runtime {
 
+template <typename T>
+Code CodeOf(const Result<T>& result) {
+  return result.has_value() ? Code::kOk : result.error().code();
+}
+
 struct BundleOptions {
   std::vector<std::string> args = {"true"};
   std::string mounts;        // more JSON objects for mounts[], each with a comma in front
@@ -20,6 +25,8 @@ struct BundleOptions {
   std::string annotations;   // JSON object
   std::string resources;     // of linux, JSON object
   std::string cgroups_path;  // empty: one of the test's own
+  std::string namespaces =
+      R"({"type":"pid"},{"type":"ipc"},{"type":"uts"},{"type":"mount"})";  // of linux
   std::string network = R"(,{"type":"network"})";  // of linux.namespaces, with a comma in front
   bool read_only_root = false;
 };
