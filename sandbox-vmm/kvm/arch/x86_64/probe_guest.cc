@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "kvm/ioctl.h"
 
 namespace wyvern::kvm {
 
@@ -23,6 +24,27 @@ constexpr uint64_t kLargePage = 0x80;
 constexpr uint64_t kCr0 = 0x80000011;  // paging, extension type, protected mode
 constexpr uint64_t kCr4 = 0x20;        // physical address extension
 constexpr uint64_t kEfer = 0x500;      // long mode, enabled and active
+
+constexpr uint32_t kCpuidPae = 1U << 6U;        // leaf 1, edx
+constexpr uint32_t kCpuidLongMode = 1U << 29U;  // leaf 0x80000001, edx
+
+// Linux refuses an EFER that the guest's CPUID does not have (6.12.117 of Debian 13 does, 6.12.107 did not).
+Result<> SetProbeCpuid(FdRef vcpu) {
+  struct : CountedHeader {
+    std::array<kvm_cpuid_entry2, 4> leaves{};
+  } cpuid;
+
+  cpuid.count = cpuid.leaves.size();
+  cpuid.leaves[0].eax = 1;  // the last one
+  cpuid.leaves[1].function = 1;
+  cpuid.leaves[1].edx = kCpuidPae;
+  cpuid.leaves[2].function = 0x80000000;
+  cpuid.leaves[2].eax = 0x80000001;  // the last one of these
+  cpuid.leaves[3].function = 0x80000001;
+  cpuid.leaves[3].edx = kCpuidLongMode;
+  constexpr unsigned long kSetCpuid = _IOW(KVMIO, 0x90, CountedHeader);  // KVM API 4.20
+  return RetryIoctl(vcpu, kSetCpuid, &cpuid) < 0 ? SysError("ioctl(KVM_SET_CPUID2)") : Result<>();
+}
 
 kvm_segment Segment(uint8_t type, uint16_t selector, bool long_mode) {
   kvm_segment segment{};
@@ -71,6 +93,7 @@ void WriteProbeGuest(std::span<std::byte> memory) {
 }
 
 Result<> SetProbeRegisters(FdRef vcpu) {
+  WV_TRY_VOID(SetProbeCpuid(vcpu));
   kvm_sregs sregs{};
   if (::ioctl(vcpu.get(), KVM_GET_SREGS, &sregs) < 0) {
     return SysError("ioctl(KVM_GET_SREGS)");
