@@ -4,7 +4,7 @@
 set -uo pipefail
 smoke=$([ "${WYVERN_LAB:-}" = smoke ] && echo yes)
 ./deploy/packages.sh lab guest $([ "$smoke" ] || echo guest-test interop) || exit 1
-cmake --preset release && ninja -C build/release && { [ "$smoke" ] || ninja -C build/release wyvern-bench; } || exit 1
+cmake --preset release && ninja -C build/release && { [ "$smoke" ] || ninja -C build/release wyvern-bench wyvern-cri; } || exit 1
 [ "$smoke" ] || { cmake --preset unit && ninja -C build/unit vhost_user_fs_test vhost_user_serve vhost_user_peers_test machine_test; } || exit 1
 kernel=$(deploy/guest/build-kernel.sh | tail -1) || exit 1
 deploy/guest/build-image.sh --agent build/release/bin/wyvern-agent || exit 1
@@ -36,6 +36,7 @@ interop
 1.7 1 test_resize.py test_observe.py
 1.7 1 test_debian_image.py
 1.7 1 test_wyvern_cli.py test_guest_import.py test_network.py
+1.7 1 test_pods.py
 1.7 1 test_kill9.py
 1.6 1 test_ctr_run.py test_kill9.py -k kernel_is_the_guests+or+exit_code[255]+or+stdin_small+or+kill_9[vmm]+or+survives
 1.6 1 test_block_roots.py -k devmapper
@@ -56,6 +57,7 @@ machine() {
   [ "${WYVERN_LONG:-0}" = 1 ] && [[ $name == *-test_memory ]] && memory=8192
   local extra=()
   [ -x build/release/bin/wyvern-bench ] && extra=(--add build/release/bin/wyvern-bench)
+  [ -x build/release/bin/wyvern-cri ] && extra+=(--add build/release/bin/wyvern-cri)
   [ -x build/unit/sandbox-vmm/machine/machine_test ] && extra+=(--add build/unit/sandbox-vmm/machine/machine_test)
   for attempt in 1 2; do
     rm -rf "${out:?}/$name"

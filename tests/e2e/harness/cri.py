@@ -1,0 +1,274 @@
+"""A containerd of the test's own with CRI, handlers `wyvern` and `runc` and a bridge, driven as a kubelet would (by tests/tools/cri)."""
+
+import base64
+import contextlib
+import hashlib
+import io
+import json
+import pathlib
+import signal
+import subprocess
+import tarfile
+
+from harness.containerd import version
+from harness.ctr import call, unique, wait_until
+
+CLIENT = pathlib.Path("/opt/wyvern/extra/wyvern-cri")
+BUSYBOX = "docker.io/library/busybox:latest"
+PAUSE = "registry.k8s.io/pause:3.8"
+CGROUPS = pathlib.Path("/sys/fs/cgroup")
+POD, CONTAINER, NODE, TARGET = "POD", "CONTAINER", "NODE", "TARGET"
+
+CONFIG = """version = 2
+root = "{0}/root"
+state = "{0}/state"
+disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.aufs",
+                    "io.containerd.snapshotter.v1.devmapper", "io.containerd.internal.v1.opt"]
+[grpc]
+  address = "{0}/containerd.sock"
+[ttrpc]
+  address = "{0}/containerd.sock.ttrpc"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{1}"
+  stream_server_address = "127.0.0.1"
+  enable_unprivileged_ports = true
+  enable_unprivileged_icmp = true
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "/usr/lib/cni"
+    conf_dir = "{0}/cni"
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    default_runtime_name = "runc"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.wyvern]
+      runtime_type = "io.containerd.wyvern.v2"
+      privileged_without_host_devices = true
+"""
+
+
+def network(directory: pathlib.Path) -> dict:
+    return {"cniVersion": "0.4.0", "name": "wyvern-e2e", "plugins": [
+        {"type": "bridge", "bridge": "wve2e0", "isGateway": True, "ipMasq": False,
+         "ipam": {"type": "host-local", "dataDir": f"{directory}/ipam", "ranges": [[{"subnet": "10.89.0.0/16"}]],
+                  "routes": [{"dst": "0.0.0.0/0"}]}}]}
+
+
+def why_not() -> str:
+    """Empty: it can run here."""
+    if not CLIENT.exists():
+        return "the machine has no wyvern-cri (lab run --add build/release/bin/wyvern-cri)"
+    if not pathlib.Path("/usr/lib/cni/bridge").exists():
+        return "no CNI plugins in the machine"
+    if version() != "1.7":
+        return "the configuration is one of containerd 1.7"
+    return ""
+
+
+def pause_image(archive: pathlib.Path) -> None:
+    """What stands for a pod of runc: a shell that waits, and so reaps. (Of a pod of ours it is never run.)"""
+    layout = pathlib.Path("/opt/images/busybox")
+    blobs = {}
+
+    def read(digest: str) -> bytes:
+        return (layout / "blobs" / digest.replace(":", "/")).read_bytes()
+
+    def add(data: bytes, media_type: str) -> dict:
+        digest = "sha256:" + hashlib.sha256(data).hexdigest()
+        blobs[digest] = data
+        return {"mediaType": media_type, "digest": digest, "size": len(data)}
+
+    manifest = json.loads(read(json.loads((layout / "index.json").read_text())["manifests"][0]["digest"]))
+    config = json.loads(read(manifest["config"]["digest"]))
+    config["config"] = {"Entrypoint": ["/bin/sh", "-c", "trap 'exit 0' TERM INT; while :; do sleep 100000 & wait $!; done"]}
+    for layer in manifest["layers"]:
+        blobs[layer["digest"]] = read(layer["digest"])
+    manifest["config"] = add(json.dumps(config).encode(), manifest["config"]["mediaType"])
+    top = add(json.dumps(manifest).encode(), "application/vnd.oci.image.manifest.v1+json")
+    top["annotations"] = {"io.containerd.image.name": PAUSE}
+    files = {"oci-layout": b'{"imageLayoutVersion":"1.0.0"}',
+             "index.json": json.dumps({"schemaVersion": 2, "manifests": [top]}).encode()}
+    files |= {"blobs/" + digest.replace(":", "/"): data for digest, data in blobs.items()}
+    with tarfile.open(archive, "w") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+class CriError(Exception):
+    """An answer that is an error: "<number of gRPC> <text>"."""
+
+
+class Cri:
+    """In a with statement."""
+
+    def __init__(self, directory: pathlib.Path):
+        self.directory = directory
+        self.socket = directory / "containerd.sock"
+        (directory / "cni").mkdir()
+        (directory / "cni/10-bridge.conflist").write_text(json.dumps(network(directory)))
+        (directory / "config.toml").write_text(CONFIG.format(directory, PAUSE))
+
+    def __enter__(self):
+        self.log = open(self.directory / "log", "ab")
+        self.start()
+        try:
+            assert wait_until(lambda: self.answers("Version"), 60), self.said()
+            pause_image(self.directory / "pause.tar")
+            for archive in ("/opt/images/busybox.tar", self.directory / "pause.tar"):
+                done = self.ctr("images", "import", archive, timeout=200)
+                assert done.returncode == 0, done.stderr.decode()
+            # CRI hears of images by events.
+            for name in (BUSYBOX, PAUSE):
+                assert wait_until(lambda: self.call("ImageStatus", image={"image": name})["image"], 30), self.said()  # noqa: B023
+        except BaseException:
+            self.end()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        self.end()
+
+    def start(self):
+        self.process = subprocess.Popen(["containerd", "--config", self.directory / "config.toml"], stdin=subprocess.DEVNULL,
+                                        stdout=self.log, stderr=subprocess.STDOUT)
+
+    def end(self):
+        with contextlib.suppress(CriError, subprocess.TimeoutExpired):
+            for item in self.call("ListPodSandbox").get("items", []):
+                self.remove_pod(item["id"])
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.log.close()
+        call(["ip", "link", "delete", "wve2e0"])
+
+    def said(self) -> str:
+        text = (self.directory / "log").read_text(errors="replace")
+        return "\n".join(line for line in text.splitlines() if "level=info" not in line)[-4000:]
+
+    def ctr(self, *argv, **kwargs) -> subprocess.CompletedProcess:
+        return call(["ctr", "--address", self.socket, "-n", "k8s.io", *argv], **kwargs)
+
+    def call(self, method: str, seconds=120, **request) -> dict:
+        done = call([CLIENT, self.socket, method, seconds], stdin=json.dumps(request).encode(), timeout=seconds + 10)
+        if done.returncode != 0:
+            raise CriError(f"{method}: {done.stderr.decode()}")
+        return json.loads(done.stdout)
+
+    def answers(self, method: str) -> bool:
+        try:
+            self.call(method, seconds=5)
+            return True
+        except CriError:
+            return False
+
+    def remove_pod(self, pod: str) -> None:
+        """As `crictl rmp -f`."""
+        self.call("StopPodSandbox", pod_sandbox_id=pod)
+        self.call("RemovePodSandbox", pod_sandbox_id=pod)
+
+
+class Pod:
+    """A pod sandbox; in a with statement."""
+
+    def __init__(self, cri: Cri, handler: str, pid=CONTAINER, ipc=POD):
+        self.cri, self.handler = cri, handler
+        self.namespaces = {"network": POD, "pid": pid, "ipc": ipc}
+        self.name = unique("pod")
+        self.directory = cri.directory / self.name
+        self.directory.mkdir()
+        self.cgroup = CGROUPS / "kubepods" / self.name
+        self.config = {
+            "metadata": {"name": self.name, "namespace": "default", "uid": self.name, "attempt": 1},
+            "hostname": "web-0", "log_directory": str(self.directory),
+            "dns_config": {"servers": ["10.96.0.10"], "searches": ["default.svc.cluster.local"], "options": ["ndots:5"]},
+            "linux": {"cgroup_parent": f"/kubepods/{self.name}",
+                      "security_context": {"namespace_options": self.namespaces}}}
+        self.made = 0
+
+    def __enter__(self):
+        self.cgroup.mkdir(parents=True, exist_ok=True)  # a kubelet's work
+        try:
+            self.id = self.cri.call("RunPodSandbox", config=self.config, runtime_handler=self.handler)["pod_sandbox_id"]
+        except CriError as error:
+            self.without_cgroup()
+            raise AssertionError(f"{error}\n{self.cri.said()}") from None
+        return self
+
+    def __exit__(self, *_):
+        self.remove()
+        wait_until(self.without_cgroup, 10)
+
+    def remove(self) -> None:
+        self.cri.remove_pod(self.id)
+
+    def without_cgroup(self) -> bool:
+        for directory in (self.cgroup, self.cgroup.parent):
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+        return not self.cgroup.exists()
+
+    def status(self) -> dict:
+        return self.cri.call("PodSandboxStatus", pod_sandbox_id=self.id, verbose=True)
+
+    def state(self) -> str:
+        return self.status()["status"]["state"]
+
+    def ip(self) -> str:
+        return self.status()["status"]["network"]["ip"]
+
+    def pid(self) -> int:
+        return json.loads(self.status()["info"]["info"])["pid"]
+
+    def create(self, *command, name=None, mounts=(), target=None, **fields) -> str:
+        self.made += 1
+        name = name or f"c{self.made}"
+        options = self.namespaces | ({"pid": TARGET, "target_id": target} if target else {})
+        config = {"metadata": {"name": name, "attempt": self.made}, "image": {"image": BUSYBOX}, "command": list(command),
+                  "log_path": f"{name}.{self.made}.log",
+                  "mounts": [{"container_path": inside, "host_path": str(outside)} for outside, inside in mounts],
+                  "linux": {"security_context": {"namespace_options": options}}, **fields}
+        return self.cri.call("CreateContainer", pod_sandbox_id=self.id, config=config, sandbox_config=self.config)["container_id"]
+
+    def run(self, *command, **kwargs) -> str:
+        container = self.create(*(command or ("sleep", "100000")), **kwargs)
+        self.cri.call("StartContainer", container_id=container)
+        return container
+
+    def stop(self, container: str, seconds: int) -> None:
+        self.cri.call("StopContainer", container_id=container, timeout=seconds)
+
+    def delete(self, container: str) -> None:
+        self.cri.call("RemoveContainer", container_id=container)
+
+    def exec_sync(self, container: str, *command, seconds=60):
+        """(exit code, output, errors)"""
+        done = self.cri.call("ExecSync", container_id=container, cmd=list(command), timeout=seconds)
+        return done["exit_code"], base64.b64decode(done["stdout"]).decode(), base64.b64decode(done["stderr"]).decode()
+
+    def exec(self, container: str, *command) -> str:
+        code, out, err = self.exec_sync(container, *command)
+        assert code == 0, (command, code, out, err)
+        return out
+
+    def shell(self, container: str, script: str) -> str:
+        return self.exec(container, "sh", "-c", script)
+
+    def container(self, container: str) -> dict:
+        return self.cri.call("ContainerStatus", container_id=container)["status"]
+
+    def exited(self, container: str, seconds=60) -> int:
+        assert wait_until(lambda: self.container(container)["state"] == "CONTAINER_EXITED", seconds, 0.5), self.container(container)
+        return self.container(container)["exit_code"]
+
+    def logs(self, container: str) -> list:
+        """[(stream, line)]"""
+        lines = pathlib.Path(self.container(container)["log_path"]).read_text().splitlines()
+        return [(line.split(" ", 3)[1], line.split(" ", 3)[3]) for line in lines]
+
+    def figures(self, container: str) -> dict:
+        return self.cri.call("ContainerStats", container_id=container)["stats"]
