@@ -42,7 +42,7 @@ Result<v1::Empty> ToEmpty(Result<> result) {
 
 Result<std::unique_ptr<Service>> Service::Create(EventLoop& loop, Reaper& reaper, Crun& crun,
                                                  StdioHub& stdio, ServiceOptions options) {
-  std::unique_ptr<Service> service(new Service(loop, reaper, crun, std::move(options)));
+  std::unique_ptr<Service> service(new Service(loop, reaper, crun, stdio, std::move(options)));
   Service* raw = service.get();
   WV_TRY(service->oom_, OomWatch::Create(loop, [raw](const std::string& id, OomWatch::Reach reach) {
            raw->OnOom(id, reach);
@@ -61,10 +61,12 @@ Result<std::unique_ptr<Service>> Service::Create(EventLoop& loop, Reaper& reaper
   return service;
 }
 
-Service::Service(EventLoop& loop, Reaper& reaper, Crun& crun, ServiceOptions options)
+Service::Service(EventLoop& loop, Reaper& reaper, Crun& crun, StdioHub& stdio,
+                 ServiceOptions options)
     : crun_(crun),
       options_(std::move(options)),
       pod_(crun, reaper, options_.root_dir + "/pod"),
+      dialer_(loop, stdio),
       disks_(crun, options_.disks),
       network_(loop, options_.owns_machine) {}
 
@@ -240,6 +242,10 @@ void Service::RegisterDeviceCalls(ttrpc::Server& server) {
       kService, "SetNetwork",
       [this](const v1::SetNetworkRequest& request, const CallContext&,
              const Responder<v1::Empty>& responder) { network_.Set(request, responder); });
+  server.RegisterUnary<v1::DialTcpRequest, v1::Empty>(
+      kService, "DialTcp",
+      [this](const v1::DialTcpRequest& request, const CallContext&,
+             const Responder<v1::Empty>& responder) { dialer_.Dial(request, responder); });
 }
 
 Result<std::shared_ptr<Container>> Service::Find(const std::string& id) const {

@@ -12,6 +12,7 @@
 
 #include "agent/block_storage.h"
 #include "agent/container.h"
+#include "agent/dial.h"
 #include "agent/guest_processes.h"
 #include "agent/idle_cache.h"
 #include "agent/network.h"
@@ -51,7 +52,7 @@ class Service {
   template <typename T>
   using Responder = ttrpc::Responder<T>;
 
-  Service(EventLoop& loop, Reaper& reaper, Crun& crun, ServiceOptions options);
+  Service(EventLoop& loop, Reaper& reaper, Crun& crun, StdioHub& stdio, ServiceOptions options);
 
   void RegisterSandboxCalls(ttrpc::Server& server);
   void RegisterProcessCalls(ttrpc::Server& server);
@@ -75,6 +76,7 @@ class Service {
   std::unique_ptr<OomWatch> oom_;
   IdleCache idle_cache_;
   Pod pod_;
+  Dialer dialer_;
   std::unique_ptr<Environment> environment_;
   std::map<std::string, std::shared_ptr<Container>> containers_;
   std::shared_ptr<GuestProcesses> guest_;
