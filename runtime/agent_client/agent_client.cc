@@ -149,6 +149,14 @@ Result<> AgentClient::Hello() {
   return {};
 }
 
+Result<UniqueFd> AgentClient::DialTcp(uint16_t port) {
+  agent_pb::DialTcpRequest request;
+  request.set_port(port);
+  WV_TRY(UniqueFd stream, OpenStream(request.mutable_token()));
+  WV_TRY_VOID(CallEmpty("DialTcp", request));
+  return stream;
+}
+
 Result<> AgentClient::SharePids() {
   return CallEmpty("SharePids", agent_pb::Empty());
 }

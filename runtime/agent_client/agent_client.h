@@ -61,6 +61,8 @@ class AgentClient {
 
   // Subscribes to events; call once.
   Result<> CreateSandbox(const agent_pb::CreateSandboxRequest& request);
+  // A connection to a port of the guest's own loopback. UNAVAILABLE: nobody listens.
+  Result<UniqueFd> DialTcp(uint16_t port);
   // Of a sandbox that was created as a pod.
   Result<> SharePids();
   Result<StdioStreams> OpenStdio(const StdioWanted& wanted);

@@ -48,8 +48,27 @@ Result<> SandboxImpl::ConnectNetwork() {
     });
   }));
   WV_TRY_VOID(SyncNetwork());
+  ForwardLoopback();
   timeline_.Add("network", start);
   return {};
+}
+
+// Of a pod: other clients go by its addresses.
+void SandboxImpl::ForwardLoopback() {
+  if (!facts_.stands_for_pod) {
+    return;
+  }
+  auto forward =
+      PodForward::Start(*loop_, *pool_, network_, [this](uint16_t port) -> Result<UniqueFd> {
+        WV_TRY_VOID(CheckAlive());
+        return agent_->DialTcp(port);
+      });
+  if (forward.has_value()) {
+    pod_forward_ = std::move(*forward);
+  } else {
+    WV_WARN("sandbox {}: there is no port-forward to it: {}", options_.id,
+            forward.error().message());
+  }
 }
 
 Result<> SandboxImpl::SyncNetwork() {
@@ -59,6 +78,9 @@ Result<> SandboxImpl::SyncNetwork() {
 }
 
 Result<> SandboxImpl::CloseNetwork() {
+  if (pod_forward_ != nullptr) {
+    pod_forward_->Close();
+  }
   return pod_network_ == nullptr ? Result<>() : pod_network_->Close();
 }
 

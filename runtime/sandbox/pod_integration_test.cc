@@ -1,13 +1,18 @@
 // A pod as CRI makes one: a container that only stands for it, and others that come and go. Real agent, crun, namespaces, anchors.
 #include <fmt/format.h>
 #include <gmock/gmock.h>
+#include <netinet/in.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 
 #include <csignal>
 #include <filesystem>
 #include <future>
 
+#include "base/testing/must.h"
+#include "base/unix_socket.h"
+#include "network/netns.h"
 #include "sandbox/testing/sandbox_fixture.h"
 
 namespace wyvern::runtime {
@@ -206,6 +211,67 @@ TEST_F(SandboxPodTest, SharedMemoryThatIsNotThereIsNamed) {
   const auto sandbox = StartSandboxOf(MakeBundle("box", pause));
   ASSERT_FALSE(sandbox.has_value());
   EXPECT_THAT(sandbox.error().message(), HasSubstr("/absent-shm"));
+}
+
+// The guest is this host here: what listens on its own loopback is found by who dials that of the pod's namespace.
+class ForwardTest : public SandboxPodTest {
+ protected:
+  void SetUp() override {
+    SandboxPodTest::SetUp();
+    if (!IsSkipped()) {
+      network_ = Must(MakeNetworkNamespace());
+    }
+  }
+
+  // What is heard after `say`; the errno of a connection that is refused or reset.
+  std::string Talk(uint16_t port, const std::string& say) {
+    std::string heard;
+    const auto done = InNetworkNamespace(network_, [&]() -> Result<> {
+      UniqueFd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+      sockaddr_in address{};
+      address.sin_family = AF_INET;
+      address.sin_port = htons(port);
+      address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+      if (connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0) {
+        return SysError("connect");
+      }
+      WV_TRY_VOID(WriteAll(fd, std::string_view(say)));
+      shutdown(fd.get(), SHUT_WR);
+      WV_TRY(heard, ReadToEnd(fd, 100));
+      return {};
+    });
+    return done.has_value() ? heard : std::to_string(done.error().sys_errno());
+  }
+
+  UniqueFd network_;
+};
+
+TEST_F(ForwardTest, LoopbackOfThePodIsTheGuests) {
+  BundleOptions pause;
+  pause.annotations = R"({"io.kubernetes.cri.container-type":"sandbox"})";
+  pause.network = fmt::format(R"(,{{"type":"network","path":"/proc/self/fd/{}"}})", network_.get());
+  Boot(pause);
+  ASSERT_NE(sandbox_, nullptr);
+  UniqueFd listener(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(address);
+  ASSERT_EQ(bind(listener.get(), reinterpret_cast<sockaddr*>(&address), size), 0);
+  ASSERT_EQ(listen(listener.get(), 5), 0);
+  ASSERT_EQ(getsockname(listener.get(), reinterpret_cast<sockaddr*>(&address), &size), 0);
+  const uint16_t port = ntohs(address.sin_port);
+  auto served = std::async(std::launch::async, [&] {
+    const UniqueFd connection = Must(Accept(listener));
+    const std::string heard = Must(ReadToEnd(connection, 100));
+    return WriteAll(connection, std::string_view("answer")).has_value() ? heard : "";
+  });
+  EXPECT_EQ(Talk(port, "question"), "answer");
+  EXPECT_EQ(served.get(), "question");
+  listener.Reset();
+  EXPECT_EQ(Talk(port, "question"), std::to_string(ECONNRESET)) << "nobody listens any more";
+  ASSERT_TRUE(sandbox_->Shutdown().has_value());
+  EXPECT_EQ(Talk(port, "question"), std::to_string(ECONNREFUSED)) << "nothing is left";
 }
 
 }  // namespace

@@ -28,6 +28,7 @@
 #include "oci/spec.h"
 #include "sandbox/guest_sizer.h"
 #include "sandbox/host_limits.h"
+#include "sandbox/pod_forward.h"
 #include "sandbox/pod_network.h"
 #include "sandbox/sandbox.h"
 #include "sandbox/sizing.h"
@@ -166,6 +167,7 @@ class SandboxImpl final : public Sandbox {
   // network.cc
   Result<> OpenNetwork();
   Result<> ConnectNetwork();
+  void ForwardLoopback();
   Result<> SyncNetwork();
   Result<> CloseNetwork();
 
@@ -266,6 +268,7 @@ class SandboxImpl final : public Sandbox {
   std::unique_ptr<Machine> machine_;
   std::unique_ptr<AgentClient> agent_;
   std::unique_ptr<PodNetwork> pod_network_;  // set before there are containers
+  std::unique_ptr<PodForward> pod_forward_;  // the same; null: none
   std::vector<std::string>
       disk_filesystems_;  // that the guest mounts; set before there are containers
   std::unique_ptr<LoopThread> loop_;
