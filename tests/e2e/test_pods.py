@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from harness import cri as harness
-from harness.cri import NODE, POD, Cri, Pod
+from harness.cri import NODE, POD, Cri, Forward, Pod
 from harness.ctr import call, wait_until
 from harness.traces import processes
 
@@ -192,3 +192,17 @@ def test_namespaces_of_the_host_mean_the_pods(cri):
         commands = pod.shell(other, "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
         assert "sleep 77777" in commands and "containerd" not in commands
         assert pod.exec(one, "readlink", "/proc/self/ns/ipc") == pod.exec(other, "readlink", "/proc/self/ns/ipc")
+
+
+@both
+def test_port_forward_reaches_what_listens_on_localhost_only(cri, handler):
+    with Pod(cri, handler) as pod:
+        pod.run("sh", "-c", "mkdir /tmp/www; head -c 300000 /dev/zero | tr '\\0' 'x' > /tmp/www/file; exec httpd -f -p 127.0.0.1:8080 -h /tmp/www")
+        for _ in range(3):  # until it listens, and once more
+            with Forward(pod, 8080) as forward:
+                forward.send(b"GET /file HTTP/1.0\r\n\r\n")
+                data, _ = forward.to_the_end()
+        assert data.startswith(b"HTTP/1.") and data.endswith(b"x" * 300000), (len(data), data[:200])
+        with Forward(pod, 8081) as forward:
+            data, error = forward.to_the_end()
+            assert data == b"" and (handler == "wyvern" or b"8081" in error), (data, error)

@@ -7,8 +7,11 @@ import io
 import json
 import pathlib
 import signal
+import socket
+import struct
 import subprocess
 import tarfile
+import urllib.parse
 
 from harness.containerd import version
 from harness.ctr import call, unique, wait_until
@@ -272,3 +275,67 @@ class Pod:
 
     def figures(self, container: str) -> dict:
         return self.cri.call("ContainerStats", container_id=container)["stats"]
+
+
+class Forward:
+    """One connection to a port of a pod, as a kubelet's port-forward makes it; in a with statement.
+
+    By a WebSocket: a message's first byte is its channel, 0 the data, 1 the error; the first of each is the port.
+    """
+
+    DATA, ERROR = 0, 1
+
+    def __init__(self, pod: Pod, port: int):
+        url = urllib.parse.urlsplit(pod.cri.call("PortForward", pod_sandbox_id=pod.id, port=[port])["url"])
+        self.socket = socket.create_connection((url.hostname, url.port), timeout=60)
+        self.socket.sendall((f"GET {url.path} HTTP/1.1\r\nHost: {url.netloc}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                             "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+                             "Sec-WebSocket-Protocol: v4.channel.k8s.io\r\n\r\n").encode())
+        self.file = self.socket.makefile("rb")
+        status = self.file.readline()
+        assert b" 101 " in status, status
+        while self.file.readline().strip():
+            pass
+        self.heard = {self.DATA: b"", self.ERROR: b""}
+        while not all(len(text) >= 2 for text in self.heard.values()):
+            assert self._receive()
+        for channel, text in self.heard.items():
+            assert struct.unpack("<H", text[:2])[0] == port
+            self.heard[channel] = text[2:]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+        self.socket.close()
+
+    def _receive(self) -> bool:
+        header = self.file.read(2)
+        if len(header) < 2 or header[0] & 0x0F == 8:  # the end, or a message that says so
+            return False
+        length = header[1] & 0x7F
+        if length >= 126:
+            length = int.from_bytes(self.file.read(2 if length == 126 else 8), "big")
+        message = self.file.read(length)
+        if header[0] & 0x0F == 2 and message:
+            self.heard[message[0]] += message[1:]
+        return True
+
+    def send(self, data: bytes) -> None:
+        message = bytes([self.DATA]) + data
+        length = bytes([0x80 | len(message)]) if len(message) < 126 else bytes([0x80 | 126]) + len(message).to_bytes(2, "big")
+        self.socket.sendall(b"\x82" + length + bytes(4) + message)  # masked with zeros
+
+    def until(self, text: bytes) -> bytes:
+        """The data, once `text` is in it."""
+        while text not in self.heard[self.DATA]:
+            assert self._receive(), self.heard
+        return self.heard[self.DATA]
+
+    def to_the_end(self):
+        """(data, error)"""
+        with contextlib.suppress(OSError):
+            while self._receive():
+                pass
+        return self.heard[self.DATA], self.heard[self.ERROR]
