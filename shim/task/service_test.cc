@@ -750,7 +750,7 @@ TEST_F(TaskServiceTest, UpdateResizeAndCloseIoWhereTheyMeanNothing) {
   EXPECT_TRUE(Call<pb::Empty>("CloseIO", close));
 }
 
-TEST_F(TaskServiceTest, TerminalHasItsSizeBeforeTheProgramRuns) {
+TEST_F(TaskServiceTest, Scenario21_TerminalHasItsSizeBeforeTheProgramRuns) {
   task_pb::CreateTaskRequest request;
   request.set_id("t");
   request.set_bundle(ShellBundle("t", "stty size; read line; echo got $line"));
