@@ -179,7 +179,7 @@ TEST_F(LifecycleTest, HundredsOfShortExecsLoseNoStatusAndLeakNothing) {
   EXPECT_TRUE(fs::is_empty(agent->dir() + "/crun"));
 }
 
-TEST_F(LifecycleTest, InitExitEndsTheRestWithAndWithoutAPidNamespace) {
+TEST_F(LifecycleTest, Scenario13_InitExitEndsTheRestWithAndWithoutAPidNamespace) {
   for (const bool own : {true, false}) {
     const std::string id = own ? "own" : "shared";
     ContainerConfig config;

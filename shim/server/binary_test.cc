@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <set>
 #include <thread>
 
 #include "base/cleanup.h"
@@ -80,12 +81,17 @@ class BinaryTest : public ::testing::Test {
 
   // Runs one action with `input` as stdin, as containerd does: cwd is the bundle.
   CommandOutput Run(const std::string& id, const Strings& action, const std::string& input) {
+    return RunIn("testns", dir_ / "c.sock", id, action, input);
+  }
+
+  CommandOutput RunIn(const std::string& ns, const std::string& containerd, const std::string& id,
+                      const Strings& action, const std::string& input) {
     UniqueFd memory = Must(MakeMemfd("stdin", 0));
     EXPECT_TRUE(WriteAll(memory, input));
     lseek(memory.get(), 0, SEEK_SET);
     SpawnOptions options;
-    options.argv = {WV_FAKE_SHIM,      "-namespace",          "testns", "-address", dir_ / "c.sock",
-                    "-publish-binary", "/usr/bin/containerd", "-id",    id};
+    options.argv = {WV_FAKE_SHIM,      "-namespace",          ns,    "-address", containerd,
+                    "-publish-binary", "/usr/bin/containerd", "-id", id};
     options.argv.insert(options.argv.end(), action.begin(), action.end());
     options.env = Env();
     options.cwd = dir_ / id;
@@ -175,7 +181,8 @@ TEST_F(BinaryTest, PlainDialectWithRuntimeOptionsOnStdin) {
   RunTask(*client, "containerd.task.v2.Task", "t1");
 }
 
-TEST_F(BinaryTest, BootstrapDialectOfContainerd23SpeaksVersionThree) {
+TEST_F(BinaryTest,
+       Scenario40_BootstrapDialectOfContainerd23SpeaksVersionThreeInItsSocketDirectory) {
   boot::BootstrapResult result;
   ASSERT_TRUE(result.ParseFromString(Start("t1", Params("t1", dir_ / "dir"))));
   EXPECT_EQ(result.version(), 3);
@@ -256,6 +263,62 @@ TEST_F(BinaryTest, Scenario37_DeleteIsIdempotentWithAndWithoutEverything) {
   EXPECT_EQ(Run("t1", {"delete"}, "").status.AsShell(), 0);
 }
 
+TEST_F(BinaryTest, Scenario37_ManyDeletesAtOnceOfALivingSandbox) {
+  WV_CHECK(
+      WriteFile(dir_ / "t1/config.json", R"({"process":{"args":["/bin/sleep","60"],"cwd":"/"}})")
+          .has_value());
+  {
+    const auto client = Connect(Start("t1"));
+    task::CreateTaskRequest create;
+    create.set_id("t1");
+    create.set_bundle(dir_ / "t1");
+    ASSERT_TRUE((client->Call<task::CreateTaskRequest, task::CreateTaskResponse>(
+        "containerd.task.v2.Task", "Create", create)));
+  }
+  std::vector<std::thread> deletes;
+  for (int i = 0; i < 4; ++i) {
+    deletes.emplace_back([this] {
+      const CommandOutput output = Run("t1", {"-bundle", dir_ / "t1", "delete"}, "");
+      EXPECT_EQ(output.status.AsShell(), 0) << output.err;
+      task::DeleteResponse response;
+      EXPECT_TRUE(response.ParseFromString(output.out));
+      EXPECT_EQ(response.exit_status(), 137U);
+    });
+  }
+  for (std::thread& one : deletes) {
+    one.join();
+  }
+  EXPECT_TRUE(AwaitServers(0));
+  EXPECT_TRUE(std::filesystem::is_empty(dir_ / "s"));
+}
+
+TEST_F(BinaryTest, Scenario40_LongestNamesAndOneIdInTwoNamespacesAndTwoContainerds) {
+  const std::string id(64, 'i');
+  Bundle(id, "{}");
+
+  struct Place {
+    std::string ns;
+    std::string containerd;
+  };
+
+  const std::vector<Place> places = {{std::string(76, 'n'), dir_ / "c.sock"},
+                                     {"other", dir_ / "c.sock"},
+                                     {"other", dir_ / "another/containerd.sock"}};
+  std::vector<std::unique_ptr<ttrpc::Client>> clients;
+  for (const Place& place : places) {
+    const CommandOutput output = RunIn(place.ns, place.containerd, id, {"start"}, "");
+    EXPECT_EQ(output.status.AsShell(), 0) << output.err;
+    clients.push_back(Connect(output.out));
+  }
+  EXPECT_EQ(std::set<std::string>(sockets_.begin(), sockets_.end()).size(), places.size());
+  EXPECT_EQ(Servers().size(), places.size());
+  for (const auto& client : clients) {
+    RunTask(*client, "containerd.task.v2.Task", id);
+  }
+  EXPECT_TRUE(AwaitServers(0));
+  EXPECT_TRUE(std::filesystem::is_empty(dir_ / "s"));
+}
+
 TEST_F(BinaryTest, Scenario28_AfterKillOfTheServerDeleteCleansUpAndStartWorksAgain) {
   const std::string address = Start("t1");
   uint32_t pid = 0;
@@ -331,7 +394,7 @@ TEST_F(BinaryTest, LoggerThatTakesItsTimeWritesItsLastLineAfterShutdown) {
   EXPECT_EQ(Must(ReadFile(dir_ / "log")), "one\nlast\n");
 }
 
-TEST_F(BinaryTest, ServerIsDetachedFromItsParentsDescriptorsAndScoredForOom) {
+TEST_F(BinaryTest, Scenario73_LogThatIsFullBlocksNothingAndTheServerIsDetachedAndScoredForOom) {
   // The log FIFO is full and nobody reads it: nothing may block on it.
   ASSERT_EQ(mkfifo((dir_ / "t1/log").c_str(), 0700), 0);
   const UniqueFd log = Must(Open(dir_ / "t1/log", O_RDWR | O_NONBLOCK));
@@ -349,7 +412,7 @@ TEST_F(BinaryTest, ServerIsDetachedFromItsParentsDescriptorsAndScoredForOom) {
   RunTask(*client, "containerd.task.v2.Task", "t1");
 }
 
-TEST_F(BinaryTest, FailureOfStartIsTextOnStderrAndNothingStays) {
+TEST_F(BinaryTest, Scenario65_FailureOfStartIsTextOnStderrAndNothingStays) {
   WV_CHECK(WriteFile(dir_ / "t1/config.json", "not json").has_value());
   const CommandOutput output = Run("t1", {"start"}, "");
   EXPECT_NE(output.status.AsShell(), 0);
@@ -396,6 +459,19 @@ TEST_F(BinaryTest, Scenario73_GarbageOnTheSocketDoesNotHurt) {
     const UniqueFd socket = Must(ConnectUnix(sockets_[0]));
     EXPECT_TRUE(
         WriteAll(socket, std::string(static_cast<size_t>(i * 37), static_cast<char>(0xff - i))));
+  }
+  RunTask(*client, "containerd.task.v2.Task", "t1");
+}
+
+TEST_F(BinaryTest, Scenario73_ThousandConnectionsAndFramesThatEndInTheMiddle) {
+  const auto client = Connect(Start("t1"));
+  std::vector<UniqueFd> others;
+  for (int i = 0; i < 1000; ++i) {
+    others.push_back(Must(ConnectUnix(sockets_[0])));
+    // A frame of 100 bytes of which a part comes; then one with an even id, and an unknown type.
+    constexpr std::string_view kPart("\0\0\0\x64\0\0\0\1\1\0abc", 13);
+    constexpr std::string_view kEven("\0\0\0\0\0\0\0\2\1\0\0\0\0\0\0\0\0\3\x77\0", 20);
+    EXPECT_TRUE(WriteAll(others.back(), i % 2 == 0 ? kPart : kEven));
   }
   RunTask(*client, "containerd.task.v2.Task", "t1");
 }
