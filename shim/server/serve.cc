@@ -93,9 +93,12 @@ Result<> ServerProcess::Start() {
   // A `start` that comes while we flush our events must not be sent to us.
   options.on_ending = [this] { socket_file_.Remove(); };
   options.on_shutdown = [this] { Stop(); };
+  options.streams = StreamHub::Create(stdio_->loop());
+  const auto streams = options.streams;
   service_ = std::make_unique<TaskService>(std::move(options), stdio_->loop(), *events_, *pool_);
   WV_TRY(server_, ttrpc::Server::Create(*loop_, {.name = "shim"}));
   RegisterTaskService(*server_, *service_, *pool_);
+  streams->Register(*server_);
   WV_TRY_VOID(server_->Listen(std::move(listener), ttrpc::PeerIsRootOrSelf));
   WV_TRY_VOID(loop_->Add(signals_->fd(), EPOLLIN, [this](uint32_t) {
     while (const auto signal = signals_->Next()) {

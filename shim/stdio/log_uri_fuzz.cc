@@ -16,6 +16,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   WV_CHECK(target->kind == TargetKind::kNone || !target->path.empty());
   WV_CHECK(target->path.find('\0') == std::string::npos);
   WV_CHECK(target->arguments.size() % 2 == 0);
+  WV_CHECK((target->kind == TargetKind::kStream) == !target->stream.empty());
+  WV_CHECK(target->stream.find('\0') == std::string::npos);
   for (const std::string& argument : target->arguments) {
     WV_CHECK(argument.find('\0') == std::string::npos);
   }

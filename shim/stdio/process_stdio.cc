@@ -47,7 +47,8 @@ runtime::IoWanted WantedIo(const StdioSpec& spec) {
 // Everything below without a mutex belongs to the thread that opens until Attach, then to the loop's.
 class ProcessStdio::Impl : public std::enable_shared_from_this<Impl> {
  public:
-  explicit Impl(EventLoop& loop) : loop_(loop) {}
+  Impl(EventLoop& loop, std::shared_ptr<StreamHub> streams)
+      : loop_(loop), streams_(std::move(streams)) {}
 
   Result<> Open(const StdioSpec& spec);
   void AwaitClient();
@@ -85,6 +86,7 @@ class ProcessStdio::Impl : public std::enable_shared_from_this<Impl> {
     UniqueFd source;
     UniqueFd sink;
     UniqueFd own_reader;
+    StreamHub::Lease stream;
     std::shared_ptr<Pump> pump;
     EventLoop::Token retry = EventLoop::Token::kNone;
     std::chrono::milliseconds delay = kFirstRetry;
@@ -93,6 +95,8 @@ class ProcessStdio::Impl : public std::enable_shared_from_this<Impl> {
     bool done = true;
   };
 
+  Result<> OpenInput(const StdioSpec& spec);
+  Result<> OpenOutput(Output& output);
   Result<> OpenLogger(const StdioSpec& spec);
   void StartOutput(Output& output);
   void OpenFifo(Output& output);
@@ -104,11 +108,13 @@ class ProcessStdio::Impl : public std::enable_shared_from_this<Impl> {
   void CheckDrained();
 
   EventLoop& loop_;
+  const std::shared_ptr<StreamHub> streams_;
   const std::chrono::steady_clock::time_point opened_at_ = std::chrono::steady_clock::now();
   bool terminal_ = false;
   bool aborted_ = false;
   bool logger_watched_ = false;
   StdinEnds stdin_;
+  StreamHub::Lease stdin_stream_;
   UniqueFd stdin_sink_;
   std::shared_ptr<Pump> stdin_pump_;
   std::array<Output, 2> outputs_;  // stdout, stderr
@@ -127,26 +133,45 @@ Result<> ProcessStdio::Impl::Open(const StdioSpec& spec) {
   if (!spec.terminal) {
     WV_TRY(outputs_[1].target, ParseTarget(spec.stderr_uri));
   }
-  WV_TRY(const Target stdin_target, ParseTarget(spec.stdin_path));
-  if (stdin_target.kind != TargetKind::kNone && stdin_target.kind != TargetKind::kFifo) {
-    return Fail(Code::kInvalidArgument, "stdin must be a path: " + spec.stdin_path);
-  }
-  if (stdin_target.kind == TargetKind::kFifo) {
-    WV_TRY_CONTEXT(stdin_, OpenStdin(stdin_target.path), "stdin");
-  }
+  WV_TRY_VOID(OpenInput(spec));
   for (Output& output : outputs_) {
-    if (output.target.kind == TargetKind::kFile) {
-      WV_TRY_CONTEXT(output.sink, OpenLogFile(output.target.path), "stdio");
-    } else if (output.target.kind == TargetKind::kFifo) {
-      // A path that is wrong is told now; a client that is late is waited for later.
-      WV_TRY_CONTEXT(auto ends, TryOpenOutput(output.target.path), "stdio");
-      if (ends) {
-        output.sink = std::move(ends->writer);
-        output.own_reader = std::move(ends->own_reader);
-      }
-    }
+    WV_TRY_VOID_CONTEXT(OpenOutput(output), "stdio");
   }
   return OpenLogger(spec);
+}
+
+Result<> ProcessStdio::Impl::OpenInput(const StdioSpec& spec) {
+  WV_TRY(const Target target, ParseTarget(spec.stdin_path));
+  if (target.kind == TargetKind::kFifo) {
+    WV_TRY_CONTEXT(stdin_, OpenStdin(target.path), "stdin");
+  } else if (target.kind == TargetKind::kStream && streams_ != nullptr) {
+    WV_TRY_CONTEXT(stdin_stream_, streams_->OpenInput(target.stream, &stdin_), "stdin");
+  } else if (target.kind != TargetKind::kNone) {
+    return Fail(Code::kInvalidArgument, "stdin must be a path or a stream: " + spec.stdin_path);
+  }
+  return {};
+}
+
+Result<> ProcessStdio::Impl::OpenOutput(Output& output) {
+  if (output.target.kind == TargetKind::kFile) {
+    WV_TRY(output.sink, OpenLogFile(output.target.path));
+  } else if (output.target.kind == TargetKind::kFifo) {
+    // A path that is wrong is told now; a client that is late is waited for later.
+    WV_TRY(auto ends, TryOpenOutput(output.target.path));
+    if (ends) {
+      output.sink = std::move(ends->writer);
+      output.own_reader = std::move(ends->own_reader);
+    }
+  } else if (output.target.kind == TargetKind::kStream) {
+    if (streams_ == nullptr) {
+      return Fail(Code::kInvalidArgument, "no streams are served here");
+    }
+    OutputEnds ends;
+    WV_TRY(output.stream, streams_->OpenOutput(output.target.stream, &ends));
+    output.sink = std::move(ends.writer);
+    output.own_reader = std::move(ends.own_reader);
+  }
+  return {};
 }
 
 Result<> ProcessStdio::Impl::OpenLogger(const StdioSpec& spec) {
@@ -311,6 +336,7 @@ void ProcessStdio::Impl::StdinEnded() {
 
 void ProcessStdio::Impl::CloseStdin() {
   stdin_.own_writer.Reset();
+  stdin_stream_.CloseInput();
 }
 
 void ProcessStdio::Impl::EndStdin() {
@@ -318,6 +344,7 @@ void ProcessStdio::Impl::EndStdin() {
     std::exchange(stdin_pump_, nullptr)->Stop();
   }
   stdin_ = StdinEnds();
+  stdin_stream_ = {};
   stdin_sink_.Reset();
 }
 
@@ -330,6 +357,7 @@ void ProcessStdio::Impl::Abort() {
     }
     loop_.Remove(std::exchange(output.retry, EventLoop::Token::kNone));
     EndOutput(output);
+    output.stream = {};
   }
   WatchLogger();
   if (logger_ != nullptr && !logger_->exited()) {
@@ -343,8 +371,9 @@ ProcessStdio::~ProcessStdio() {
   Abort();
 }
 
-Result<std::unique_ptr<ProcessStdio>> ProcessStdio::Open(EventLoop& loop, const StdioSpec& spec) {
-  auto impl = std::make_shared<Impl>(loop);
+Result<std::unique_ptr<ProcessStdio>> ProcessStdio::Open(EventLoop& loop, const StdioSpec& spec,
+                                                         std::shared_ptr<StreamHub> streams) {
+  auto impl = std::make_shared<Impl>(loop, std::move(streams));
   WV_TRY_VOID(impl->Open(spec));
   return std::unique_ptr<ProcessStdio>(new ProcessStdio(std::move(impl)));
 }

@@ -12,6 +12,7 @@
 
 #include "base/event_loop.h"
 #include "sandbox/sandbox.h"
+#include "stdio/stream_hub.h"
 
 namespace wyvern::shim {
 
@@ -31,8 +32,9 @@ class ProcessStdio {
  public:
   static constexpr std::chrono::milliseconds kClientPatience{1000};
 
-  // `loop` outlives the object and runs on another thread.
-  static Result<std::unique_ptr<ProcessStdio>> Open(EventLoop& loop, const StdioSpec& spec);
+  // `loop` outlives the object and runs on another thread. `streams`: where streams are served (of the same loop); null: a stream is INVALID_ARGUMENT.
+  static Result<std::unique_ptr<ProcessStdio>> Open(EventLoop& loop, const StdioSpec& spec,
+                                                    std::shared_ptr<StreamHub> streams = nullptr);
   // Abort.
   ~ProcessStdio();
   ProcessStdio(const ProcessStdio&) = delete;

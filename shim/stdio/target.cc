@@ -74,6 +74,16 @@ std::optional<std::vector<std::string>> ParseQuery(std::string_view query) {
   return arguments;
 }
 
+// Of k v k v …; empty where there is none.
+std::string ValueOf(const std::vector<std::string>& query, std::string_view key) {
+  for (size_t i = 0; i + 1 < query.size(); i += 2) {
+    if (query[i] == key) {
+      return query[i + 1];
+    }
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<Target> ParseTarget(const std::string& uri) {
@@ -102,8 +112,11 @@ Result<Target> ParseTarget(const std::string& uri) {
   } else if (scheme == "binary" || scheme == "binary-v2") {
     target.kind = TargetKind::kBinary;
     target.must_say_ready = scheme == "binary-v2";
+  } else if (scheme == "ttrpc+unix") {
+    target.kind = TargetKind::kStream;
   } else {
-    return invalid("this scheme is not supported (a path, fifo://, file://, binary:// are)");
+    return invalid(
+        "this scheme is not supported (a path, fifo://, file://, binary://, ttrpc+unix:// are)");
   }
   rest = rest.substr(0, rest.find('#'));
   const size_t question = rest.find('?');
@@ -112,12 +125,21 @@ Result<Target> ParseTarget(const std::string& uri) {
     return invalid("an absolute path must follow the scheme");
   }
   target.path = *path;
-  if (target.kind == TargetKind::kBinary && question != std::string_view::npos) {
-    auto arguments = ParseQuery(rest.substr(question + 1));
-    if (!arguments) {
+  std::vector<std::string> query;
+  if (question != std::string_view::npos) {
+    auto parsed = ParseQuery(rest.substr(question + 1));
+    if (!parsed && (target.kind == TargetKind::kBinary || target.kind == TargetKind::kStream)) {
       return invalid("the query is not percent-encoded properly");
     }
-    target.arguments = *std::move(arguments);
+    query = std::move(parsed).value_or(std::vector<std::string>());
+  }
+  if (target.kind == TargetKind::kBinary) {
+    target.arguments = std::move(query);
+  } else if (target.kind == TargetKind::kStream) {
+    target.stream = ValueOf(query, "streaming_id");
+    if (target.stream.empty()) {
+      return invalid("streaming_id is missing");
+    }
   }
   return target;
 }

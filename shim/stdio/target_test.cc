@@ -28,10 +28,20 @@ TEST(TargetTest, LoggerGetsItsQueryAsArgumentsInOrder) {
   EXPECT_TRUE(ParseTarget("binary-v2:///x")->must_say_ready);
 }
 
+TEST(TargetTest, StreamIsItsId) {
+  const auto target =
+      ParseTarget("ttrpc+unix:///run/containerd/s/ab?other=1&streaming_id=app%2Dstdout");
+  ASSERT_TRUE(target);
+  EXPECT_EQ(target->kind, TargetKind::kStream);
+  EXPECT_EQ(target->stream, "app-stdout");
+  EXPECT_TRUE(target->arguments.empty());
+}
+
 TEST(TargetTest, WrongOnesAreRefusedByName) {
   for (const char* const uri :
        {"binary://", "binary://nerdctl?x=1", "file://", "file://relative/path",
-        "ttrpc+unix:///sock?streaming_id=x", "http://x/y", "file:///a%zz", "binary:///x?a=%4",
+        "ttrpc+unix:///sock", "ttrpc+unix:///sock?streaming_id=", "ttrpc+unix:///s?streaming_id=%z",
+        "grpc+vsock://1:2?streaming_id=x", "http://x/y", "file:///a%zz", "binary:///x?a=%4",
         "binary:///x?a=%00", "file:///%00"}) {
     const auto target = ParseTarget(uri);
     ASSERT_FALSE(target) << uri;

@@ -11,6 +11,7 @@
 
 #include "base/testing/must.h"
 #include "base/unix_socket.h"
+#include "testing/stream_client.h"
 #include "testing/task_fixture.h"
 
 namespace wyvern::shim {
@@ -223,6 +224,76 @@ TEST_F(ScenarioTest, Scenario18_TwoStalledReadersKeepNothingFromItsEnd) {
     std::this_thread::sleep_for(milliseconds(20));
   }
   EXPECT_TRUE(shut_down_);  // kata#13676: the VM stayed
+}
+
+TEST_F(ScenarioTest, Scenario18_StreamWhoseClientGrantsNothingKeepsNothingFromItsEnd) {
+  StreamClient stalled = Must(StreamClient::Open(*client_, "t-stdout"));
+  ASSERT_TRUE(CreateWithOutput("t", "exec cat /dev/zero",
+                               "ttrpc+unix://" + (dir_ / "shim.sock") + "?streaming_id=t-stdout"));
+  ASSERT_TRUE(Start("t"));
+  std::this_thread::sleep_for(milliseconds(300));
+  EXPECT_EQ(State("t")->status(), task_pb::RUNNING);
+  ASSERT_TRUE(Kill("t", "", SIGKILL));
+  EXPECT_EQ(Wait("t")->exit_status(), 137U);
+  EXPECT_TRUE(Delete("t"));
+  // What the pipe held is its client's still.
+  size_t left = 0;
+  ASSERT_TRUE(stalled.Grant(1 << 20));
+  for (auto data = stalled.Read(); data && *data; data = stalled.Read()) {
+    left += (*data)->size();
+  }
+  EXPECT_GT(left, 0U);
+}
+
+TEST_F(ScenarioTest, Scenario20_StreamsOfAllThreeAndTheEndOfInputByCloseIo) {
+  const std::string address = "ttrpc+unix://" + (dir_ / "shim.sock") + "?streaming_id=";
+  task_pb::CreateTaskRequest request;
+  request.set_id("t");
+  request.set_bundle(ShellBundle("t", "cat; echo bad >&2; exit 3"));
+  request.set_stdin(address + "t-stdin");
+  request.set_stdout(address + "t-stdout");
+  request.set_stderr(address + "t-stderr");
+  // containerd opens them before it creates the task.
+  StreamClient in = Must(StreamClient::Open(*client_, "t-stdin"));
+  StreamClient out = Must(StreamClient::Open(*client_, "t-stdout"));
+  StreamClient err = Must(StreamClient::Open(*client_, "t-stderr"));
+  ASSERT_TRUE(Call<task_pb::CreateTaskResponse>("Create", request));
+  ASSERT_TRUE(Start("t"));
+  while (in.granted() == 0) {
+    ASSERT_TRUE(in.Read());
+  }
+  ASSERT_TRUE(in.SendData("typed\n"));
+  ASSERT_TRUE(in.CloseSend());
+  std::this_thread::sleep_for(milliseconds(100));
+  EXPECT_EQ(State("t")->status(), task_pb::RUNNING);  // its client has gone: that is no end
+  task_pb::CloseIORequest close;
+  close.set_id("t");
+  close.set_stdin(true);
+  ASSERT_TRUE(Call<pb::Empty>("CloseIO", close));
+  EXPECT_EQ(Wait("t")->exit_status(), 3U);
+  EXPECT_EQ(out.ReadAll(), "typed\n");
+  EXPECT_EQ(err.ReadAll(), "bad\n");
+  EXPECT_EQ(State("t")->stdout(), address + "t-stdout");
+  EXPECT_TRUE(Delete("t"));
+}
+
+TEST_F(ScenarioTest, Scenario19_StreamAfterARestartOfContainerd) {
+  ASSERT_TRUE(CreateWithOutput(
+      "t", "echo one; while [ ! -e " + (dir_ / "go") + " ]; do sleep 0.02; done; echo two",
+      "ttrpc+unix://" + (dir_ / "shim.sock") + "?streaming_id=t-stdout"));
+  {
+    StreamClient first = Must(StreamClient::Open(*client_, "t-stdout"));
+    ASSERT_TRUE(first.Grant(65536));
+    ASSERT_TRUE(Start("t"));
+    EXPECT_EQ(first.Read()->value_or(""), "one\n");
+  }
+  Reconnect();
+  ASSERT_TRUE(WriteFile(dir_ / "go", ""));
+  EXPECT_EQ(Wait("t")->exit_status(), 0U);
+  // containerd reads what is left of a task that has ended, before it deletes it.
+  StreamClient second = Must(StreamClient::Open(*client_, "t-stdout"));
+  EXPECT_EQ(second.ReadAll(), "two\n");
+  EXPECT_TRUE(Delete("t"));
 }
 
 TEST_F(ScenarioTest, Scenario19_ReaderAndContainerdGoAndComeBack) {

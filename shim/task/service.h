@@ -47,6 +47,8 @@ struct TaskServiceOptions {
   std::function<void()> on_ending;
   // The process may end now; called once.
   std::function<void()> on_shutdown;
+  // Where clients get stdio by streams; of the loop that moves stdio. May be null.
+  std::shared_ptr<StreamHub> streams;
   std::chrono::milliseconds drain_patience{10000};
   // Execs have so long to end after their container's init; then they count as killed.
   std::chrono::milliseconds exec_exit_patience{5000};

@@ -128,7 +128,7 @@ Result<TaskService::ContainerPtr> TaskService::CreateInSandbox(
     const task_pb::CreateTaskRequest& request, const CreateOptions& options) {
   const StdioSpec spec{options_.ns,      request.id(),     request.stdin(),
                        request.stdout(), request.stderr(), request.terminal()};
-  WV_TRY(std::shared_ptr<ProcessStdio> stdio, ProcessStdio::Open(loop_, spec));
+  WV_TRY(std::shared_ptr<ProcessStdio> stdio, ProcessStdio::Open(loop_, spec, options_.streams));
   bool sandbox_is_new = false;
   Cleanup undo([&] {
     if (sandbox_is_new) {

@@ -55,7 +55,8 @@ Result<> TaskService::CheckStartLocked(const Found& found) const {
 
 Result<> TaskService::StartExecIo(const Found& found) {
   Process& process = *found.process;
-  WV_TRY(std::shared_ptr<ProcessStdio> stdio, ProcessStdio::Open(loop_, process.spec));
+  WV_TRY(std::shared_ptr<ProcessStdio> stdio,
+         ProcessStdio::Open(loop_, process.spec, options_.streams));
   stdio->AwaitClient();
   const std::lock_guard lock(mu_);
   if (found.container->init_gone) {

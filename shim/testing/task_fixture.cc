@@ -72,6 +72,8 @@ TaskFixture::TaskFixture() : events_(dir_ / "events.sock") {
     ++sandboxes_;
     return sandbox;
   };
+  const auto streams = StreamHub::Create(stdio_->loop());
+  options.streams = streams;
   options.on_ending = [this] { ++endings_; };
   options.on_shutdown = [this] { shut_down_ = true; };
   options.drain_patience = std::chrono::milliseconds(2000);
@@ -81,6 +83,7 @@ TaskFixture::TaskFixture() : events_(dir_ / "events.sock") {
   server_thread_->Call([&] {
     server_ = Must(ttrpc::Server::Create(server_thread_->loop()));
     RegisterTaskService(*server_, *service_, *pool_);
+    streams->Register(*server_);
     WV_CHECK(server_->Listen(Must(ListenUnix(path, 0600)), ttrpc::PeerIsRootOrSelf).has_value());
   });
   client_ = Must(ttrpc::Client::Create(Must(ConnectUnix(path))));
@@ -93,6 +96,7 @@ TaskFixture::~TaskFixture() {
   server_thread_.reset();
   pool_.reset();
   service_.reset();
+  stdio_->Call([] {});  // what the service left there is done
   stdio_.reset();
   publisher_.reset();
 }
