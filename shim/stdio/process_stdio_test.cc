@@ -278,6 +278,17 @@ TEST_F(ProcessStdioTest, Scenario23_LoggerOfVersionTwoMustSayReady) {
   EXPECT_FALSE(ProcessStdio::Open(loop_->loop(), spec_));
 }
 
+TEST_F(ProcessStdioTest, Scenario23_LoggerThatNeverSaysReadyFailsOpenAndIsEnded) {
+  spec_.stdout_uri = "binary://" + Script("echo $$ >" + (dir_ / "pid") + "; exec sleep 600");
+  const auto begin = std::chrono::steady_clock::now();
+  const auto opened = ProcessStdio::Open(loop_->loop(), spec_);
+  ASSERT_FALSE(opened);
+  EXPECT_EQ(opened.error().code(), Code::kDeadlineExceeded);
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, milliseconds(15000));
+  const pid_t pid = std::stoi(Must(ReadFile(dir_ / "pid")));
+  EXPECT_NE(kill(pid, 0), 0);
+}
+
 TEST_F(ProcessStdioTest, Scenario23_SlowLoggerIsWaitedForThenTerminated) {
   spec_.stdout_uri = "binary://" + Script("printf x >&5; exec sleep 600");
   Open();
