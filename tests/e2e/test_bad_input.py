@@ -217,7 +217,7 @@ def full_run_wyvern():
 
 
 @pytest.mark.wyvern_only
-def test_full_state_directory_through_containerd(full_run_wyvern):
+def test_scenario_41_full_state_directory_through_containerd(full_run_wyvern):
     name = unique()
     assert_clear(run(BUSYBOX, "true", name=name), "No space left", code=1)
     assert os.listdir(full_run_wyvern) == ["fill"]

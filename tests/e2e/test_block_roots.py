@@ -257,7 +257,7 @@ def raw(scratch):
         yield device, contents
 
 
-def test_device_is_read_and_written(scratch, raw):
+def test_scenario_56_device_is_read_and_written(scratch, raw):
     device, contents = raw
     script = f"sha256sum <{device}; echo written | dd of={device} bs=1M seek=1 conv=notrunc,fsync 2>/dev/null; stat -c '%t:%T' {device}"
     out = check_output(BUSYBOX, "sh", "-c", script, flags=["--device", device])

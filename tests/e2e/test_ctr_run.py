@@ -214,7 +214,7 @@ def test_capabilities_of_the_default_spec():
     assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0xa80425fb
 
 
-def test_capability_added_and_dropped():
+def test_scenario_63_capability_added_and_dropped():
     output = shell("grep CapEff /proc/self/status",
                    flags=["--cap-add", "CAP_SYS_ADMIN", "--cap-drop", "CAP_CHOWN"])
     effective = int(output.split()[1], 16)
@@ -271,7 +271,7 @@ def run_spec(path, **kwargs):
     return call(["ctr", "run", "--rm", "--runtime", RUNTIME, "--config", path, unique()], **kwargs)
 
 
-def test_user_and_groups(spec_file):
+def test_scenario_62_user_and_groups(spec_file):
     def change(spec):
         spec["process"]["user"] = {"uid": 1234, "gid": 100, "additionalGids": [5, 7], "umask": 0o027}
         spec["process"]["args"] = ["sh", "-c", "id -u; id -g; id -G; umask"]

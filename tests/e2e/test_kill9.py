@@ -111,7 +111,7 @@ def test_kill_9_with_a_client_that_waits(part):
 
 
 @pytest.mark.wyvern_only
-def test_kill_9_in_the_middle_of_work(scratch):
+def test_scenario_30_kill_9_in_the_middle_of_work(scratch):
     """The file server dies while the container writes to a volume: a defined end, no hang."""
     watch = Watch()
     flags = ["--mount", f"type=bind,src={scratch},dst=/data,options=rbind:rw"]
@@ -133,7 +133,7 @@ def restart_containerd(how: str):
 
 
 @pytest.mark.parametrize("how", ["kill -9", more("restart")])
-def test_container_survives_containerd(scratch, how):
+def test_scenario_32_container_survives_containerd(scratch, how):
     """It runs on, writes on, and who waits for it at its shim waits on."""
     log = scratch / "log"
     script = "trap 'exit 9' TERM; i=0; while :; do echo $((i+=1)); sleep 0.1; done"
@@ -160,7 +160,7 @@ def test_container_survives_containerd(scratch, how):
 
 
 @pytest.mark.thorough
-def test_exit_while_containerd_is_down(scratch):
+def test_scenario_32_exit_while_containerd_is_down(scratch):
     stop = scratch / "stop"
     flags = ["--mount", f"type=bind,src={scratch},dst=/data,options=rbind:rw"]
     with Container(BUSYBOX, "sh", "-c", "until [ -e /data/stop ]; do sleep 0.1; done; exit 6",
@@ -194,7 +194,7 @@ def counts() -> dict:
 
 
 @pytest.mark.limit(3000)
-def test_many_runs_leave_and_grow_nothing(long):
+def test_scenario_39_many_runs_leave_and_grow_nothing(long):
     assert run(BUSYBOX, "true").returncode == 0
     before, fewer = traces.snapshot(), counts()
     for _ in range(200 if long else 3):
@@ -213,7 +213,7 @@ def test_many_runs_leave_and_grow_nothing(long):
 @pytest.mark.thorough
 @pytest.mark.wyvern_only
 @pytest.mark.limit(900)
-def test_many_execs_grow_nothing(long):
+def test_scenario_25_many_execs_grow_nothing(long):
     watch = Watch()
     with Container() as container:
         pids = {part: watch.pid(name) for part, name in PARTS.items()}

@@ -73,7 +73,7 @@ def read(directory: pathlib.Path, name: str) -> str:
     return (directory / name).read_text().strip()
 
 
-def test_limits_reach_the_guest_and_the_host(scratch, telling, disk):
+def test_scenario_57_limits_reach_the_guest_and_the_host(scratch, telling, disk):
     spec, told = telling
     path, major, minor = disk
     spec["linux"].setdefault("devices", []).append({"path": path, "type": "b", "major": major, "minor": minor})

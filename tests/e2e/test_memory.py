@@ -157,7 +157,7 @@ def test_oom_in_a_container_kills_only_in_it():
         assert Charged(container.name).kills() == 0
 
 
-def test_oom_that_ends_the_init_is_137_and_told_before_the_exit():
+def test_scenario_59_oom_that_ends_the_init_is_137_and_told_before_the_exit():
     with Events() as events, \
             Container(DEBIAN, "python3", "-c", FILL.format(400 * MIB), flags=["--memory-limit", str(128 * MIB)]) as container:
         assert container.wait_status("STOPPED", 60)
@@ -183,7 +183,7 @@ def declared(guest: int) -> int:
 
 
 @pytest.mark.parametrize("seconds", [10, more(120)])
-def test_full_guest_never_meets_the_hosts_oom_killer(seconds, scratch):
+def test_scenario_66_full_guest_never_meets_the_hosts_oom_killer(seconds, scratch):
     """All memory of the guest touched, its page cache dirty all the time, and the host's limit at guest memory and overhead."""
     guest = 256 * MIB
     mount = ["--mount", f"type=bind,src={scratch},dst=/data,options=rbind:rw"]

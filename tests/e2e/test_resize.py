@@ -123,7 +123,7 @@ def controls(name: str) -> list:
 
 
 @pytest.mark.limit(600)
-def test_update_grows_and_shrinks(limited):
+def test_scenario_58_update_grows_and_shrinks(limited):
     name = limited.name
     assert size(name) == (1, 256) and controls(name) == ["100000 100000", str(128 * MIB)]
     for _ in range(3):

@@ -93,7 +93,7 @@ def test_mount_that_fails_leaves_nothing(scratch, busybox_root):
         assert not os.path.ismount(shim.bundle / "rootfs")
 
 
-def test_mount_below_a_volume(scratch):
+def test_scenario_54_mount_below_a_volume(scratch):
     """rbind: it is in the container, as a device of its own; afterwards the host can unmount it, and nobody else has it."""
     volume, image = scratch / "volume", scratch / "sub.ext4"
     point = volume / "sub"

@@ -27,8 +27,9 @@ NAME = re.compile(r"\w+\.\w+")
 
 
 class Tables:
-    def __init__(self, root):
+    def __init__(self, root, directory="tests/spec"):
         self.root = root
+        self.directory = directory
         self.faults = []
         self.mapped = 0
         self.explained = 0
@@ -59,12 +60,12 @@ class Tables:
 
     def rows(self, name, columns):
         """(place, row) of a table: comments and the line with the columns are passed over."""
-        path = self.root / "tests/spec" / name
+        path = self.root / self.directory / name
         header = None
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             if not line or line.startswith("#"):
                 continue
-            place, fields = f"tests/spec/{name}:{number}", line.split("\t")
+            place, fields = f"{self.directory}/{name}:{number}", line.split("\t")
             if header is None:
                 header = fields
                 if header != columns:

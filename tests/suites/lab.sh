@@ -29,6 +29,7 @@ plan() {
 interop
 1.7 1 test_ctr_run.py test_quickstart.py
 1.7 1 test_exec.py test_task_api.py test_tty.py
+1.7 1 test_scenarios.py
 1.7 1 test_bad_input.py test_rootfs.py test_confinement.py test_virtio_blk.py test_fs_differential.py test_fs_escape.py test_dax.py
 1.7 1 test_hotplug_soak.py
 1.7 1 test_block_roots.py test_devices_vcpus.py test_kvm_units.py

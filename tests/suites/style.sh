@@ -25,6 +25,8 @@ result shell "$(git ls-files '*.sh' | xargs -n1 bash -n 2>&1)"
 for test in $(git ls-files '*_test.py'); do result "$(basename "$test" .py)" "$(failures python3 "$test")"; done
 # Every clause of VIRTIO and every known fault of others has its test, or the reason why not.
 result tables "$(failures python3 tests/spec/check_tables.py)"
+# Every acceptance scenario of containerd's shims has its tests, or says what is missing.
+result scenarios "$(failures python3 tests/conformance/check_scenarios.py)"
 # A test that no machine of the lab runs shows nothing.
 result lab-plan "$(for test in tests/e2e/test_*.py; do grep -q " ${test##*/}" tests/suites/lab.sh || echo "$test is in no line of lab.sh's plan"; done)"
 result python "$(git ls-files '*.py' | xargs -r python3 -m py_compile 2>&1)"
