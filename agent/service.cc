@@ -68,7 +68,8 @@ Service::Service(EventLoop& loop, Reaper& reaper, Crun& crun, StdioHub& stdio,
       pod_(crun, reaper, options_.root_dir + "/pod"),
       dialer_(loop, stdio),
       disks_(crun, options_.disks),
-      network_(loop, options_.owns_machine) {}
+      network_(loop, options_.owns_machine),
+      volumes_(loop, options_.volumes) {}
 
 Service::~Service() = default;
 
@@ -77,6 +78,7 @@ void Service::Register(ttrpc::Server& server) {
   RegisterProcessCalls(server);
   RegisterContainerCalls(server);
   RegisterDeviceCalls(server);
+  volumes_.Register(server, kService);
 }
 
 void Service::RegisterSandboxCalls(ttrpc::Server& server) {

@@ -14,6 +14,7 @@
 #include "agent/container.h"
 #include "agent/dial.h"
 #include "agent/guest_processes.h"
+#include "agent/guest_volumes.h"
 #include "agent/idle_cache.h"
 #include "agent/network.h"
 #include "agent/pod.h"
@@ -34,6 +35,7 @@ struct ServiceOptions {
   bool owns_machine = true;
   std::vector<TimelinePoint> timeline;
   BlockStorageOptions disks;
+  VolumeOptions volumes;
 };
 
 class Service {
@@ -82,6 +84,7 @@ class Service {
   std::shared_ptr<GuestProcesses> guest_;
   BlockStorage disks_;
   GuestNetwork network_;
+  GuestVolumes volumes_;
   std::vector<ttrpc::ServerStream<v1::Event>> watchers_;
   bool sandbox_created_ = false;
 };
