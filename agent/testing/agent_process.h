@@ -41,7 +41,7 @@ struct ContainerConfig {
   bool terminal = false;
   bool own_pid_namespace = true;
   std::string pid_namespace_path;  // to join
-  uint64_t memory_limit = 0;  // bytes; 0: none
+  uint64_t memory_limit = 0;       // bytes; 0: none
 };
 
 class AgentProcess {
