@@ -102,10 +102,10 @@ Result<Subprocess> Subprocess::Spawn(const SpawnOptions& options) {
   const std::vector<char*> argv = PointersOf(options.argv);
   const std::vector<char*> env = PointersOf(options.env);
   pid_t pid = -1;
-  const int error =
-      posix_spawn(&pid, options.argv.at(0).c_str(), &actions, &attributes, argv.data(), env.data());
+  const std::string& path = options.path.empty() ? options.argv.at(0) : options.path;
+  const int error = posix_spawn(&pid, path.c_str(), &actions, &attributes, argv.data(), env.data());
   if (error != 0) {
-    return SysErrorFrom(error, "start " + options.argv.at(0));
+    return SysErrorFrom(error, "start " + path);
   }
   // Nobody else reaps our children by number, so the pid is still ours.
   auto pid_fd = PidFd::OpenPid(pid);

@@ -22,6 +22,7 @@ struct SpawnOptions {
   std::string cwd;  // empty: the parent's
   bool new_process_group = false;
   bool new_session = false;
+  std::string path = {};  // of the program, where that is not argv[0]
 };
 
 class Subprocess {

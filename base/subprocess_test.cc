@@ -36,6 +36,13 @@ TEST(SubprocessTest, MissingProgramIsAnError) {
   EXPECT_EQ(result.error().code(), Code::kNotFound);
 }
 
+TEST(SubprocessTest, ProgramMayBeAnotherThanItsName) {
+  SpawnOptions options = Shell("echo $0");
+  options.argv = {"name", "-c", "cat /proc/$$/cmdline"};
+  options.path = "/bin/sh";
+  EXPECT_EQ(RunCommand(options, 10000)->out.substr(0, 5), std::string("name\0", 5));
+}
+
 TEST(SubprocessTest, ChildHasOnlyTheDescriptorsNamed) {
   const UniqueFd secret = *Open("/dev/null", O_RDONLY);
   // Sources and targets overlap: 3 ← a, 4 ← b where a or b may be 3 or 4 here.
