@@ -47,7 +47,10 @@ Result<UniqueFd> OpenTap(const std::string& name, unsigned flags) {
   if (ioctl(tap.get(), TUNSETIFF, &request) != 0) {
     if (errno == EBUSY) {
       return Fail(Code::kAlreadyExists,
-                  "its tap, " + name + ", is in use: it is connected to another guest");
+                  "its tap, " + name +
+                      ", is in use: it is connected to another guest; two sandboxes cannot share a "
+                      "network namespace (--network container:…): give it one of its own, or "
+                      "make both containers of one pod");
     }
     return SysError("ioctl(TUNSETIFF) " + name);
   }

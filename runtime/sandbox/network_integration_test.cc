@@ -170,6 +170,27 @@ TEST_F(SandboxNetworkTest, InterfaceThatTheMachineRefusesFailsTheStartByItsName)
   EXPECT_EQ(LeftBehind(), "");
 }
 
+// --network container:…: the one that has it keeps it.
+TEST_F(SandboxNetworkTest, AnotherSandboxInTheNamespaceIsRefusedAndChangesNothing) {
+  const auto started = StartIn(InNetwork());
+  ASSERT_TRUE(started.has_value()) << started.error().message();
+  const auto redirection = [this] {
+    return RunIn(network_, {"/sbin/tc", "filter", "show", "dev", "pod0", "ingress"}).value_or("");
+  };
+  const std::string before = redirection();
+  EXPECT_THAT(before, HasSubstr("mirred"));
+  Backend backend;
+  FakeAgent agent;
+  backend.make_machine = [&](const MachineOptions&) {
+    return MakeHollowMachineWithAgent(agent.Connector(), std::make_shared<DiskWatch>());
+  };
+  const auto other = StartSandbox(OptionsOf(MakeBundle("other", InNetwork()), "other"), backend);
+  ASSERT_FALSE(other.has_value());
+  EXPECT_THAT(other.error().message(), HasSubstr("connected to another guest"));
+  EXPECT_EQ(redirection(), before);
+  EXPECT_THAT(InNamespace(), SizeIs(2));
+}
+
 TEST_F(SandboxNetworkTest, DeathOfTheMachineDisconnects) {
   ASSERT_TRUE(StartIn(InNetwork()).has_value());
   Machine::EventCallback tell;

@@ -53,13 +53,17 @@ Result<> PodNetwork::Sync() {
 Result<> PodNetwork::Connect(const Interface& interface) {
   const std::string id = fmt::format("net-{}", next_++);
   devices_.insert_or_assign(interface.index, id);
-  auto attached = [&]() -> Result<> {
-    WV_TRY_VOID(Record());
-    WV_TRY(const ConnectedInterface connected,
-           ConnectInterface(options_.network_namespace, interface, options_.queues));
-    // The machine has the taps then: its end is theirs.
-    return options_.machine->AttachNetwork(id, connected.taps, connected.mac, connected.mtu);
-  }();
+  auto connected = Record().and_then(
+      [&] { return ConnectInterface(options_.network_namespace, interface, options_.queues); });
+  if (!connected.has_value()) {
+    // It left nothing. What is there is another sandbox's, whose network this one wanted to share: not to be touched, now or by a clean-up.
+    devices_.erase(interface.index);
+    static_cast<void>(Record());
+    return tl::unexpected(std::move(connected).error());
+  }
+  // The machine has the taps then: its end is theirs.
+  auto attached =
+      options_.machine->AttachNetwork(id, connected->taps, connected->mac, connected->mtu);
   if (!attached.has_value()) {
     Disconnect(interface.index);
   }
