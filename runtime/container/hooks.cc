@@ -2,15 +2,20 @@
 
 #include <fmt/format.h>
 #include <poll.h>
+#include <sched.h>
+#include <sys/mount.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <csignal>
 #include <utility>
 
 #include "base/event_fd.h"
+#include "base/log.h"
 #include "base/subprocess.h"
+#include "network/netns.h"
 #include "oci/json.h"
 
 namespace wyvern::runtime {
@@ -31,6 +36,15 @@ std::string StateJson(const HookState& state) {
     json["annotations"] = state.annotations;
   }
   return oci::Dump(json);
+}
+
+// Nobody of ours changes the environment once threads run.
+std::vector<std::string> OurEnvironment() {
+  std::vector<std::string> out;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    out.emplace_back(*entry);
+  }
+  return out;
 }
 
 Result<UniqueFd> InputOf(const std::string& text) {
@@ -119,32 +133,65 @@ Result<HookEnd> RunOne(SpawnOptions spawn, std::chrono::milliseconds timeout,
   return end;
 }
 
+Result<> RunHook(const char* kind, const oci::Hook& hook, const HookState& state,
+                 const std::stop_token& stop, std::chrono::seconds limit = kMaxHookTimeout) {
+  const std::string name = fmt::format("{} hook {}", kind, hook.path);
+  if (stop.stop_requested()) {
+    return Fail(Code::kAborted, name + " was not run: the sandbox is shutting down");
+  }
+  WV_TRY(const UniqueFd input, InputOf(StateJson(state)));
+  SpawnOptions spawn;
+  spawn.path = hook.path;
+  spawn.argv = hook.args.empty() ? std::vector<std::string>{hook.path} : hook.args;
+  spawn.env = hook.env.has_value() ? *hook.env : OurEnvironment();
+  spawn.cwd = state.bundle;
+  spawn.fds = {{0, input}};
+  const auto timeout =
+      hook.timeout_seconds > 0 ? std::chrono::seconds(hook.timeout_seconds) : kDefaultTimeout;
+  WV_TRY_CONTEXT(const HookEnd end, RunOne(std::move(spawn), std::min(timeout, limit), stop), name);
+  if (end.status.AsShell() != 0) {
+    return Fail(Code::kAborted, fmt::format("{} ended with {}: {}", name, end.status.AsShell(),
+                                            end.err.substr(0, kErrorText)));
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<> RunHooks(const char* kind, const std::vector<oci::Hook>& hooks, const HookState& state,
                   const std::stop_token& stop) {
-  const std::string text = StateJson(state);
   for (const oci::Hook& hook : hooks) {
-    const std::string name = fmt::format("{} hook {}", kind, hook.path);
-    if (stop.stop_requested()) {
-      return Fail(Code::kAborted, name + " was not run: the sandbox is shutting down");
-    }
-    WV_TRY(const UniqueFd input, InputOf(text));
-    SpawnOptions spawn;
-    spawn.argv = hook.args.empty() ? std::vector<std::string>{hook.path} : hook.args;
-    spawn.argv[0] = hook.path;
-    spawn.env = hook.env;
-    spawn.cwd = state.bundle;
-    spawn.fds = {{0, input}};
-    const auto timeout =
-        hook.timeout_seconds > 0 ? std::chrono::seconds(hook.timeout_seconds) : kDefaultTimeout;
-    WV_TRY_CONTEXT(const HookEnd end, RunOne(std::move(spawn), timeout, stop), name);
-    if (end.status.AsShell() != 0) {
-      return Fail(Code::kAborted, fmt::format("{} ended with {}: {}", name, end.status.AsShell(),
-                                              end.err.substr(0, kErrorText)));
-    }
+    WV_TRY_VOID(RunHook(kind, hook, state, stop));
   }
   return {};
+}
+
+Result<> RunCreateHooks(const oci::HostHooks& hooks, const HookState& state,
+                        const std::stop_token& stop) {
+  WV_TRY_VOID(RunHooks("prestart", hooks.prestart, state, stop));
+  WV_TRY_VOID(RunHooks("createRuntime", hooks.create_runtime, state, stop));
+  if (hooks.create_container.empty()) {
+    return {};
+  }
+  WV_TRY_CONTEXT(const UniqueFd network,
+                 OpenNetworkNamespace(fmt::format("/proc/{}/ns/net", state.pid)),
+                 "createContainer hooks");
+  return InNetworkNamespace(network, [&]() -> Result<> {
+    // The host's mounts still come and go in it: a hook may wait for one.
+    if (unshare(CLONE_NEWNS) != 0 || mount("none", "/", nullptr, MS_REC | MS_SLAVE, nullptr) != 0) {
+      return SysError("a mount namespace for createContainer hooks");
+    }
+    return RunHooks("createContainer", hooks.create_container, state, stop);
+  });
+}
+
+void RunPoststopHooks(const std::vector<oci::Hook>& hooks, const HookState& state,
+                      const std::stop_token& stop, std::chrono::seconds limit) {
+  for (const oci::Hook& hook : hooks) {
+    if (auto ran = RunHook("poststop", hook, state, stop, limit); !ran.has_value()) {
+      WV_WARN("container {}: {}", state.id, ran.error().message());
+    }
+  }
 }
 
 }  // namespace wyvern::runtime

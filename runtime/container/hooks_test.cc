@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cstdlib>
@@ -9,6 +10,7 @@
 #include <thread>
 
 #include "base/fd.h"
+#include "base/subprocess.h"
 #include "state/state.h"
 
 namespace wyvern::runtime {
@@ -16,6 +18,7 @@ namespace {
 
 using testing::AllOf;
 using testing::HasSubstr;
+using testing::Not;
 
 class HooksTest : public testing::Test {
  protected:
@@ -37,7 +40,7 @@ class HooksTest : public testing::Test {
 
   // Its directory is dir_.
   static oci::Hook Shell(const std::string& script, int timeout_seconds = 0) {
-    return {"/bin/sh", {"sh", "-c", script}, {"PATH=/usr/bin:/bin"}, timeout_seconds};
+    return {"/bin/sh", {"sh", "-c", script}, {{"PATH=/usr/bin:/bin"}}, timeout_seconds};
   }
 
   Result<> Run(const std::vector<oci::Hook>& hooks) {
@@ -121,6 +124,70 @@ TEST_F(HooksTest, FailureIsNamedWithWhatItSaid) {
   EXPECT_EQ(ran.error().code(), Code::kAborted);
   EXPECT_THAT(ran.error().message(),
               AllOf(HasSubstr("ended with 4"), HasSubstr(R"("id":"box")"), HasSubstr("no way")));
+}
+
+// docker's libnetwork-setkey is a name in args[0], its path that of dockerd.
+TEST_F(HooksTest, ProgramIsThePathItsNameIsTheFirstArgument) {
+  oci::Hook hook = Shell("cat /proc/$$/cmdline | tr '\\0' ' ' > argv; echo $WHO > who");
+  hook.args[0] = "libnetwork-setkey";
+  hook.env->emplace_back("WHO=me");
+  ASSERT_TRUE(Run({hook}).has_value());
+  EXPECT_THAT(ReadFile(dir_ + "/argv").value_or(""), testing::StartsWith("libnetwork-setkey -c "));
+  EXPECT_EQ(ReadFile(dir_ + "/who").value_or(""), "me\n");
+}
+
+TEST_F(HooksTest, EnvironmentIsOursWhereItNamesNone) {
+  setenv("WYVERN_HOOKS_TEST", "ours", 1);
+  oci::Hook hook = Shell("echo $WYVERN_HOOKS_TEST > env");
+  hook.env = {};
+  ASSERT_TRUE(Run({hook}).has_value());
+  EXPECT_EQ(ReadFile(dir_ + "/env").value_or(""), "ours\n");
+  hook.env.emplace();
+  ASSERT_TRUE(Run({hook}).has_value());
+  EXPECT_EQ(ReadFile(dir_ + "/env").value_or(""), "\n");
+}
+
+TEST_F(HooksTest, PoststopHooksRunWhateverFails) {
+  state_.status = "stopped";
+  RunPoststopHooks({Shell("exit 3"), Shell("sleep 100", 50), Shell("cat > last")}, state_,
+                   stop_.get_token(), std::chrono::seconds(1));
+  EXPECT_THAT(ReadFile(dir_ + "/last").value_or(""),
+              AllOf(HasSubstr(R"("status":"stopped")"), Not(HasSubstr("pid"))));
+}
+
+// What they mount is theirs; where they are is the network namespace of the process that the state names.
+TEST_F(HooksTest, CreateContainerHooksAreInNamespacesOfTheContainer) {
+  if (geteuid() != 0) {
+    GTEST_SKIP() << "needs root";
+  }
+  const auto started = Subprocess::Spawn(
+      {.argv = {"/usr/bin/unshare", "--net", "sleep", "100"}, .env = {}, .fds = {}, .cwd = ""});
+  ASSERT_TRUE(started.has_value());
+  state_.pid = started->pid();
+  const auto net = [](const std::string& of) {
+    std::error_code error;
+    return std::filesystem::read_symlink("/proc/" + of + "/ns/net", error).string();
+  };
+  for (int i = 0; i < 500 && net(std::to_string(state_.pid)) == net("self"); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  const std::string theirs = net(std::to_string(state_.pid));
+  const std::string seen = "readlink /proc/self/ns/net >> ";
+  std::filesystem::create_directory(dir_ + "/m");
+  oci::HostHooks hooks;
+  hooks.prestart = {Shell(seen + "pre")};
+  hooks.create_runtime = {Shell("test -s pre; " + seen + "rt")};
+  hooks.create_container = {
+      Shell("test -s rt && mount -t tmpfs none m && touch m/mine; " + seen + "cc")};
+  const auto ran = RunCreateHooks(hooks, state_, stop_.get_token());
+  static_cast<void>(started->Kill(SIGKILL));
+  static_cast<void>(started->Wait());
+  ASSERT_TRUE(ran.has_value()) << ran.error().message();
+  EXPECT_EQ(ReadFile(dir_ + "/pre").value_or(""), net("self") + "\n");
+  EXPECT_EQ(ReadFile(dir_ + "/rt").value_or(""), net("self") + "\n");
+  EXPECT_EQ(ReadFile(dir_ + "/cc").value_or(""), theirs + "\n");
+  EXPECT_NE(theirs, net("self"));
+  EXPECT_FALSE(std::filesystem::exists(dir_ + "/m/mine"));
 }
 
 TEST_F(HooksTest, MuchOnBothStreamsDoesNotBlockIt) {

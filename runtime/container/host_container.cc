@@ -142,6 +142,11 @@ Result<> HostContainer::MakeRoot() {
   if (mount == nullptr || environment_.config->storage.block == Config::BlockStorage::kShare) {
     return MountRoot();
   }
+  if (!spec_.facts().hooks.create_container.empty()) {
+    return Fail(Code::kFailedPrecondition,
+                "hooks.createContainer: they work on the container's root, which would be a disk "
+                "of the guest (storage.block: share has the host mount it)");
+  }
   const ParsedOptions parsed = ParseMountOptions(mount->options, /*overlay=*/false);
   const bool read_only = (parsed.flags & MS_RDONLY) != 0 || oci::IsReadOnlyFilesystem(mount->type);
   const auto file = OpenBlockSource(mount->source, read_only);
@@ -238,8 +243,9 @@ Result<> HostContainer::StartAnchor() {
   WV_TRY(Cgroup group, Cgroup::Make(config.cgroup_root, place, options_.id));
   cgroup_.emplace(std::move(group));
   WV_TRY(const UniqueFd procs, cgroup_->OpenProcs());
+  // Who copies into a running container by its pid (`nerdctl cp`) writes here; an empty stand-in takes nothing.
   TreeOptions root;
-  root.read_only = true;
+  root.read_only = root_on_disk_ || spec_.facts().root_readonly;
   WV_TRY_CONTEXT(const UniqueFd tree, CloneTree(RootPath(), root), "container root");
   AnchorOptions options;
   options.binary = config.paths.anchor;

@@ -37,8 +37,11 @@ std::vector<Hook> ReadHooks(const Json& hooks, const char* kind) {
     return out;
   }
   for (const Json& item : *list) {
-    out.push_back({GetString(item, "path"), GetStrings(item, "args"), GetStrings(item, "env"),
+    out.push_back({GetString(item, "path"), GetStrings(item, "args"), std::nullopt,
                    static_cast<int>(std::clamp<int64_t>(GetInt(item, "timeout"), 0, 3600))});
+    if (Child(item, "env") != nullptr) {
+      out.back().env = GetStrings(item, "env");
+    }
   }
   return out;
 }
@@ -139,7 +142,8 @@ Result<Facts> ReadFacts(const Json& document) {
   if (const Json* hooks = Child(document, "hooks"); hooks != nullptr) {
     WV_TRY_VOID(CheckHooks(*hooks));
     facts.hooks = {ReadHooks(*hooks, "prestart"), ReadHooks(*hooks, "createRuntime"),
-                   ReadHooks(*hooks, "poststart"), ReadHooks(*hooks, "poststop")};
+                   ReadHooks(*hooks, "createContainer"), ReadHooks(*hooks, "poststart"),
+                   ReadHooks(*hooks, "poststop")};
   }
   if (const Json* linux_section = Child(document, "linux"); linux_section != nullptr) {
     WV_TRY_VOID(ReadLinux(*linux_section, facts));

@@ -28,14 +28,14 @@ inline constexpr size_t kMaxDisks = 64;                                  // of a
 
 struct Hook {
   std::string path;
-  std::vector<std::string> args;
-  std::vector<std::string> env;
-  int timeout_seconds = 0;  // 0: the caller's own bound
+  std::vector<std::string> args;  // argv, its first element included; empty: the path alone
+  std::optional<std::vector<std::string>> env;  // none: that of the runtime, as runc and crun do it
+  int timeout_seconds = 0;                      // 0: the caller's own bound
 };
 
 // Those that run on the host.
 struct HostHooks {
-  std::vector<Hook> prestart, create_runtime, poststart, poststop;
+  std::vector<Hook> prestart, create_runtime, create_container, poststart, poststop;
 };
 
 // That a guest may be given on a disk, in mounts[] or as a root.

@@ -497,8 +497,16 @@ TEST(SpecTest, HooksGoToTheirSide) {
   EXPECT_EQ(Guest(json)["hooks"], Json::parse(R"({"startContainer":[{"path":"/bin/g"}]})"));
   json["hooks"]["prestart"][0]["path"] = "bin/a";
   EXPECT_THAT(ParseError(json), HasSubstr("hooks.prestart[0].path: must be an absolute path"));
-  json["hooks"] = Json::parse(R"({"createContainer":[{"path":"/bin/g"}]})");
-  EXPECT_THAT(ParseError(json), HasSubstr("hooks.createContainer: refused"));
+  json["hooks"] = Json::parse(
+      R"({"createContainer":[{"path":"/bin/g"},{"path":"/bin/h","env":[]},{"path":"/bin/i","env":["A=b"]}]})");
+  EXPECT_FALSE(Guest(json).contains("hooks"));
+  spec = Spec::Parse(json.dump());
+  ASSERT_TRUE(spec.has_value());
+  const std::vector<Hook>& hooks = spec->facts().hooks.create_container;
+  ASSERT_EQ(hooks.size(), 3U);
+  EXPECT_EQ(hooks[0].env, std::nullopt);
+  EXPECT_EQ(hooks[1].env, std::vector<std::string>());
+  EXPECT_EQ(hooks[2].env, std::vector<std::string>{"A=b"});
 }
 
 TEST(SpecTest, AnnotationsStayOnTheHost) {

@@ -7,8 +7,10 @@
 #include "base/log.h"
 #include "cgroup/cgroup.h"
 #include "config/config.h"
+#include "container/hooks.h"
 #include "network/connect.h"
 #include "network/netns.h"
+#include "oci/spec.h"
 #include "sandbox/cleanup.h"
 #include "sandbox/sandbox.h"
 #include "state/state.h"
@@ -70,6 +72,25 @@ void CleanContainer(const std::string& cgroup_root, const ContainerRecord& conta
   }
 }
 
+// What its create hooks made, nobody else undoes. Its spec is the client's, as at Create.
+void RunPoststop(const std::string& id, const ContainerRecord& container) {
+  if (!container.hooked) {
+    return;
+  }
+  const auto spec = ReadFile(container.bundle + "/config.json", oci::kMaxConfigBytes)
+                        .and_then([](const std::string& text) { return oci::Spec::Parse(text); });
+  if (!spec.has_value()) {
+    WV_WARN("clean-up: the poststop hooks of {} are not run: {}", id, spec.error().message());
+    return;
+  }
+  HookState state;
+  state.id = id;
+  state.status = "stopped";
+  state.bundle = container.bundle;
+  state.annotations = spec->facts().annotations;
+  RunPoststopHooks(spec->facts().hooks.poststop, state, {}, kMaxHookTimeout);
+}
+
 void CleanContainers(const std::string& cgroup_root, const SandboxRecord& record,
                      Collector& collector) {
   for (const auto& [id, container] : record.containers) {
@@ -117,6 +138,10 @@ Result<> CleanSandbox(const Places& places, const std::string& directory,
   }
   if (collector.ok()) {
     collector.Keep(RemoveStateDirectory(directory));
+    // At the end, and once: whoever asked for this may have lost patience meanwhile, a hook goes on by itself then.
+    for (const auto& [id, container] : record.containers) {
+      RunPoststop(id, container);
+    }
   }
   return collector.Take();
 }

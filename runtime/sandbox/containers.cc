@@ -3,6 +3,7 @@
 
 #include <csignal>
 #include <thread>
+#include <utility>
 
 #include "base/check.h"
 #include "base/log.h"
@@ -14,6 +15,7 @@ namespace wyvern::runtime {
 namespace {
 
 constexpr std::chrono::milliseconds kDeleteRetry{100};
+constexpr std::chrono::seconds kPoststopAtShutdown{5};  // for each
 
 StdioWanted ToWanted(const IoWanted& io) {
   StdioWanted out;
@@ -56,14 +58,50 @@ Result<SandboxImpl::ContainerPtr> SandboxImpl::AddContainer(const ContainerOptio
   return container;
 }
 
-HookState SandboxImpl::HookStateOf(const Container& container, const char* status) const {
+HookState SandboxImpl::HookStateOf(const Container& container, const char* status,
+                                   pid_t pid) const {
   HookState state;
   state.id = container.id;
   state.status = status;
-  state.pid = container.anchor_pid;
+  state.pid = pid;
   state.bundle = container.host->bundle();
   state.annotations = container.host->facts().annotations;
   return state;
+}
+
+// Before the guest makes the container: what they do to its root counts for what the guest finds there.
+Result<> SandboxImpl::RunHooksOf(const ContainerPtr& container) {
+  const oci::HostHooks& hooks = container->host->facts().hooks;
+  container->hooked = true;
+  if (!hooks.poststop.empty()) {
+    WV_TRY_VOID(state_->Update(
+        "hooks", [&](SandboxRecord& record) { record.containers[container->id].hooked = true; }));
+  }
+  return RunCreateHooks(hooks, HookStateOf(*container, "creating", container->anchor_pid),
+                        stop_hooks_.get_token());
+}
+
+// Once, and in a sandbox that is shutting down, too: what the create hooks made (a network) is nobody else's to undo.
+void SandboxImpl::RunPoststop(const ContainerPtr& container) {
+  if (!std::exchange(container->hooked, false)) {
+    return;
+  }
+  const std::vector<oci::Hook>& hooks = container->host->facts().hooks.poststop;
+  if (hooks.empty()) {
+    return;
+  }
+  auto told = state_->Update("poststop", [&](SandboxRecord& record) {
+    if (const auto it = record.containers.find(container->id); it != record.containers.end()) {
+      it->second.hooked = false;
+    }
+  });
+  if (!told.has_value()) {
+    WV_WARN("container {}: {}", container->id, told.error().message());
+  }
+  const bool stopping = stop_hooks_.stop_requested();
+  RunPoststopHooks(hooks, HookStateOf(*container, "stopped", 0),
+                   stopping ? std::stop_token() : stop_hooks_.get_token(),
+                   stopping ? kPoststopAtShutdown : kMaxHookTimeout);
 }
 
 Result<ProcessIo> SandboxImpl::CreateContainer(const ContainerOptions& options) {
@@ -104,30 +142,16 @@ Result<ProcessIo> SandboxImpl::MakeContainer(const ContainerPtr& container,
   WV_TRY(container->host, HostContainer::Prepare(environment, std::move(host)));
   container->anchor_pid = container->host->anchor().pid();
   timeline_.Add("rootfs", start);
-  auto granted = GrantHostLimits(container);
-  if (granted.has_value()) {
-    granted = Grow();
-  }
-  if (!granted.has_value()) {
-    UndoCreate(container, /*in_guest=*/false);
-    return tl::unexpected(std::move(granted).error());
-  }
   const bool in_guest = !container->stands_for_pod;
-  auto streams = in_guest ? CreateInGuest(container, options.io) : PauseStreams(options.io);
-  if (!streams.has_value()) {
-    UndoCreate(container, /*in_guest=*/false);
-    return tl::unexpected(std::move(streams).error());
-  }
-  const oci::HostHooks& hooks = container->host->facts().hooks;
-  auto hooked = RunHooks("prestart", hooks.prestart, HookStateOf(*container, "created"),
-                         stop_hooks_.get_token());
-  if (hooked.has_value()) {
-    hooked = RunHooks("createRuntime", hooks.create_runtime, HookStateOf(*container, "created"),
-                      stop_hooks_.get_token());
-  }
-  if (!hooked.has_value()) {
-    UndoCreate(container, in_guest);
-    return tl::unexpected(std::move(hooked).error());
+  auto made = [&]() -> Result<StdioStreams> {
+    WV_TRY_VOID(GrantHostLimits(container));
+    WV_TRY_VOID(Grow());
+    WV_TRY_VOID(RunHooksOf(container));
+    return in_guest ? CreateInGuest(container, options.io) : PauseStreams(options.io);
+  }();
+  if (!made.has_value()) {
+    UndoCreate(container, /*in_guest=*/false);  // the agent undoes what it could not make
+    return tl::unexpected(std::move(made).error());
   }
   auto init = std::make_shared<Process>();
   init->terminal = options.io.terminal;
@@ -149,7 +173,7 @@ Result<ProcessIo> SandboxImpl::MakeContainer(const ContainerPtr& container,
   if (in_guest) {
     AwaitExit(container, "", init);
   }
-  return ToIo(std::move(*streams));
+  return ToIo(std::move(*made));
 }
 
 Result<StdioStreams> SandboxImpl::CreateInGuest(const ContainerPtr& container, const IoWanted& io) {
@@ -177,6 +201,7 @@ void SandboxImpl::UndoCreate(const ContainerPtr& container, bool in_guest) {
     }
   }
   static_cast<void>(ReleaseContainer(container, obeys));
+  RunPoststop(container);
 }
 
 // The guest lets go first, unless it obeys nobody; then the host's things are undone.
@@ -380,11 +405,7 @@ Result<ExitInfo> SandboxImpl::DeleteInit(const ContainerPtr& container, const Pr
   if (!released.has_value()) {
     return give_up(std::move(released).error());
   }
-  if (auto hooked = RunHooks("poststop", container->host->facts().hooks.poststop,
-                             HookStateOf(*container, "stopped"), stop_hooks_.get_token());
-      !hooked.has_value()) {
-    WV_WARN("container {}: {}", id, hooked.error().message());
-  }
+  RunPoststop(container);
   std::vector<ProcessPtr> rest;
   {
     const std::lock_guard lock(mu_);

@@ -218,6 +218,47 @@ TEST_F(CrashTest, CleanUpOfABundleBelowASymlink) {
   EXPECT_EQ(LeftBehind(), "");
 }
 
+// nerdctl's network is undone by one: nobody else does it.
+TEST_F(CrashTest, CleanUpRunsPoststopHooksOnceAndOnlyAfterCreateHooks) {
+  for (const char* name : {"upper", "work"}) {
+    std::filesystem::create_directory(dir_ + "/" + name);
+  }
+  const std::string told = dir_ + "/told";
+  BundleOptions options;
+  options.args = {"sleep", "1000"};
+  options.annotations = R"({"a":"b"})";
+  options.hooks = R"({"poststop":[{"path":"/bin/busybox","args":["busybox","sh","-c","cat >> )" +
+                  told + R"("]}]})";
+  options.cgroups_path = "/wyvern-host-" + std::to_string(getpid()) + "/box";
+  const std::string bundle = MakeBundle("box", options);
+  const std::string log = dir_ + "/steps";
+  const auto die_and_clean = [&](int fatal) {
+    std::filesystem::remove(log);
+    const pid_t child = fork();
+    if (child == 0) {
+      LiveUntil(fatal, bundle, log);
+    }
+    EXPECT_EQ(waitpid(child, nullptr, 0), child);
+    for (int i = 0; i < 2; ++i) {
+      EXPECT_TRUE(
+          CleanUpIn({state_dir_, config_->cgroup_root}, "default", "box", bundle).has_value());
+    }
+    for (const auto& entry : std::filesystem::directory_iterator("/run/wyvern/share")) {
+      static_cast<void>(umount2(entry.path().c_str(), MNT_DETACH));
+      std::filesystem::remove(entry.path());
+    }
+    EXPECT_EQ(LeftBehind(), "");
+  };
+  die_and_clean(5);
+  EXPECT_FALSE(std::filesystem::exists(told)) << *ReadFile(log);
+  die_and_clean(-1);
+  const std::string text = ReadFile(told).value_or("");
+  EXPECT_THAT(text, testing::AllOf(testing::HasSubstr(R"("id":"box")"),
+                                   testing::HasSubstr(R"("annotations":{"a":"b"})"),
+                                   testing::HasSubstr(R"("status":"stopped")")));
+  EXPECT_EQ(text.find("ociVersion"), text.rfind("ociVersion"));
+}
+
 TEST_F(CrashTest, CleanUpOfNothingIsSuccess) {
   EXPECT_TRUE(CleanUpIn({state_dir_, config_->cgroup_root}, "default", "never", dir_ + "/absent")
                   .has_value());

@@ -195,6 +195,7 @@ Result<> SandboxImpl::ReleaseAll() {
     UnwatchAnchor(container);
     auto released =
         container->host == nullptr ? Result<>() : container->host->Release(GuestState::kGone);
+    RunPoststop(container);
     if (released.has_value()) {
       const std::lock_guard lock(mu_);
       containers_.erase(container->id);

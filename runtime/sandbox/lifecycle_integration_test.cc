@@ -242,7 +242,8 @@ TEST_F(LifecycleTest, VolumesAndRootfsList) {
   EXPECT_EQ(MountsBelow(dir_)->size(), 0U);
 }
 
-TEST_F(LifecycleTest, ExportsAreNodevAndTheAnchorsRootIsAsItWas) {
+// Who copies by the anchor's pid writes there.
+TEST_F(LifecycleTest, ExportsAreNodevAndTheAnchorsRootIsTheContainers) {
   Boot({});
   Sleeper("c");
   struct statvfs info = {};
@@ -250,7 +251,16 @@ TEST_F(LifecycleTest, ExportsAreNodevAndTheAnchorsRootIsAsItWas) {
   EXPECT_EQ(info.f_flag & (ST_NODEV | ST_NOSUID), unsigned{ST_NODEV | ST_NOSUID});
   const std::string anchor = "/proc/" + std::to_string(sandbox_->State("c", "")->pid) + "/root";
   ASSERT_EQ(statvfs(anchor.c_str(), &info), 0);
-  EXPECT_EQ(info.f_flag & (ST_NODEV | ST_NOSUID | ST_RDONLY), unsigned{ST_RDONLY});
+  EXPECT_EQ(info.f_flag & (ST_NODEV | ST_NOSUID | ST_RDONLY), 0U);
+  EXPECT_TRUE(std::filesystem::exists(anchor + "/bin/busybox"));
+  BundleOptions options;
+  options.args = {"sleep", "1000"};
+  options.read_only_root = true;
+  ASSERT_TRUE(sandbox_->CreateContainer(ContainerOf("ro", MakeBundle("ro", options), false, false))
+                  .has_value());
+  const std::string other = "/proc/" + std::to_string(sandbox_->State("ro", "")->pid) + "/root";
+  ASSERT_EQ(statvfs(other.c_str(), &info), 0);
+  EXPECT_EQ(info.f_flag & ST_RDONLY, unsigned{ST_RDONLY});
 }
 
 TEST_F(LifecycleTest, CachesOfRootsAndVolumes) {
@@ -367,20 +377,69 @@ TEST_F(LifecycleTest, HostHooksSeeTheContainer) {
     return R"([{"path":"/bin/busybox","args":["busybox","sh","-c","(echo )" + name +
            R"(; cat; echo) >> )" + log + R"("]}])";
   };
+  options.args = {"cat", "/made"};
   options.hooks = R"({"prestart":)" + hook("pre") + R"(,"createRuntime":)" + hook("rt") +
-                  R"(,"poststart":)" + hook("post") + R"(,"poststop":)" + hook("stop") + "}";
-  ASSERT_EQ(Run("h", options).status, 0U);
+                  R"(,"createContainer":)" + hook("cc") + R"(,"poststart":)" + hook("post") +
+                  R"(,"poststop":)" + hook("stop") + "}";
+  ASSERT_TRUE(WriteFile(dir_ + "/root/made", "by a hook").has_value());
+  EXPECT_EQ(Run("h", options).out, "by a hook");
   const std::string text = ReadFile(log).value_or("");
-  EXPECT_THAT(text, testing::MatchesRegex("pre\n.*rt\n.*post\n.*stop\n.*\n"));
-  EXPECT_THAT(text, testing::AllOf(HasSubstr(R"("id":"h")"), HasSubstr(R"("status":"created")"),
-                                   HasSubstr(R"("status":"stopped")")));
-  options.hooks =
-      R"({"createRuntime":[{"path":"/bin/busybox","args":["busybox","sh","-c","echo no way >&2; exit 4"]}]})";
-  auto io = sandbox_->CreateContainer(ContainerOf("i", MakeBundle("i", options), false, false));
-  ASSERT_FALSE(io.has_value());
-  EXPECT_THAT(io.error().message(),
-              testing::AllOf(HasSubstr("createRuntime hook"), HasSubstr("no way")));
+  EXPECT_THAT(text, testing::MatchesRegex("pre\n.*rt\n.*cc\n.*post\n.*stop\n.*\n"));
+  EXPECT_THAT(
+      text, testing::AllOf(HasSubstr(R"("id":"h")"), HasSubstr(R"("status":"creating")"),
+                           HasSubstr(R"("status":"running")"), HasSubstr(R"("status":"stopped")")));
+}
+
+// One that fails: an error at Create, and what the others made is undone by the poststop hooks.
+TEST_F(LifecycleTest, HostHookThatFailsEndsTheContainer) {
+  Boot({});
+  const std::string log = dir_ + "/hooks";
+  const std::string stop = R"("poststop":[{"path":"/bin/busybox","args":["busybox","sh","-c",")"
+                           "echo stop >> " +
+                           log + R"("]}])";
+  const std::string fails =
+      R"([{"path":"/bin/busybox","args":["busybox","sh","-c","echo no way >&2; exit 4"]}],)";
+  BundleOptions options;
+  for (const std::string kind : {"prestart", "createRuntime", "createContainer"}) {
+    options.hooks = "{\"" + kind + "\":" + fails + stop + "}";
+    const auto io =
+        sandbox_->CreateContainer(ContainerOf("i", MakeBundle("i", options), false, false));
+    ASSERT_FALSE(io.has_value());
+    EXPECT_THAT(io.error().message(),
+                testing::AllOf(HasSubstr(kind + " hook"), HasSubstr("no way")));
+    EXPECT_EQ(ReadFile(log).value_or(""), "stop\n");
+    std::filesystem::remove(log);
+  }
+  options.args = {"no-such-program"};
+  options.hooks = "{" + stop + "}";
+  EXPECT_FALSE(sandbox_->CreateContainer(ContainerOf("i", MakeBundle("i", options), false, false))
+                   .has_value());
+  EXPECT_EQ(ReadFile(log).value_or(""), "stop\n");
+  std::filesystem::remove(log);
+  options.args = {"sleep", "1000"};
+  options.hooks = "{\"poststart\":" + fails + stop + "}";
+  ASSERT_TRUE(sandbox_->CreateContainer(ContainerOf("i", MakeBundle("i", options), false, false))
+                  .has_value());
+  const auto started = sandbox_->StartProcess("i", "");
+  ASSERT_FALSE(started.has_value());
+  EXPECT_THAT(started.error().message(), HasSubstr("no way"));
+  EXPECT_EQ(sandbox_->Wait("i", "")->status, 137U);
+  EXPECT_TRUE(sandbox_->DeleteProcess("i", "").has_value());
+  EXPECT_EQ(ReadFile(log).value_or(""), "stop\n");
   EXPECT_EQ(Run("i", {}).status, 0U);  // nothing of it is left in the guest either
+}
+
+TEST_F(LifecycleTest, ShutdownRunsPoststopHooksOfWhatIsLeft) {
+  Boot({});
+  const std::string log = dir_ + "/hooks";
+  BundleOptions options;
+  options.args = {"sleep", "1000"};
+  options.hooks = R"({"poststop":[{"path":"/bin/busybox","args":["busybox","sh","-c","cat >> )" +
+                  log + R"("]}]})";
+  ASSERT_TRUE(sandbox_->CreateContainer(ContainerOf("i", MakeBundle("i", options), false, false))
+                  .has_value());
+  ASSERT_TRUE(sandbox_->Shutdown().has_value());
+  EXPECT_THAT(ReadFile(log).value_or(""), HasSubstr(R"("id":"i")"));
 }
 
 TEST_F(LifecycleTest, ShutdownDoesNotWaitForAHook) {

@@ -157,10 +157,12 @@ Result<> SandboxImpl::StartProcess(const std::string& id, const std::string& exe
   timeline_.Add(exec_id.empty() ? "crun-start" : "exec-start", start);
   if (exec_id.empty()) {
     TellStarted(id, process);
-    if (auto hooked = RunHooks("poststart", container->host->facts().hooks.poststart,
-                               HookStateOf(*container, "running"), stop_hooks_.get_token());
-        !hooked.has_value()) {
-      WV_WARN("container {}: {}", id, hooked.error().message());
+    auto hooked = RunHooks("poststart", container->host->facts().hooks.poststart,
+                           HookStateOf(*container, "running", container->anchor_pid),
+                           stop_hooks_.get_token());
+    if (!hooked.has_value()) {  // as runc does
+      static_cast<void>(KillInit(container, process, /*all=*/true));
+      return hooked;
     }
   }
   return {};

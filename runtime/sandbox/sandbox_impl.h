@@ -78,6 +78,7 @@ struct Container {
   bool oom = false;           // being told
   bool written_back = false;  // nothing of it runs, and what it wrote is on the host
   pid_t anchor_pid = 0;
+  bool hooked = false;  // its create hooks have begun; of the thread that creates or deletes it
   EventLoop::Token anchor_watch = EventLoop::Token::kNone;  // loop thread only
 
   // Its init has ended.
@@ -182,6 +183,8 @@ class SandboxImpl final : public Sandbox {
   Result<ContainerPtr> AddContainer(const ContainerOptions& options);
   Result<ProcessIo> MakeContainer(const ContainerPtr& container, const ContainerOptions& options);
   Result<StdioStreams> CreateInGuest(const ContainerPtr& container, const IoWanted& io);
+  Result<> RunHooksOf(const ContainerPtr& container);
+  void RunPoststop(const ContainerPtr& container);
   Result<> KillAndDeleteInGuest(const std::string& id);
   void UndoCreate(const ContainerPtr& container, bool in_guest);
   Result<> ReleaseContainer(const ContainerPtr& container, bool guest_obeys);
@@ -192,7 +195,7 @@ class SandboxImpl final : public Sandbox {
   Result<ExitInfo> DeleteInit(const ContainerPtr& container, const ProcessPtr& init);
   Result<ExitInfo> DeleteExec(const ContainerPtr& container, const std::string& exec_id,
                               const ProcessPtr& exec);
-  HookState HookStateOf(const Container& container, const char* status) const;
+  HookState HookStateOf(const Container& container, const char* status, pid_t pid) const;
 
   // pod.cc: the container that only stands for a pod is on the host alone; its end is the end of all the others.
   Result<agent_pb::CreateSandboxRequest> GuestSandbox() const;

@@ -45,6 +45,7 @@ ContainerRecord ReadContainer(const Json& json) {
     out.disks.push_back({disk.at("id").get<std::string>(), disk.at("source").get<std::string>()});
   }
   out.cgroup = json.at("cgroup").get<std::string>();
+  out.hooked = json.value("hooked", false);  // the same
   out.processes = ReadProcesses(json.at("processes"));
   return out;
 }
@@ -58,13 +59,10 @@ std::string FormatState(const SandboxRecord& record) {
     for (const DiskRecord& disk : c.disks) {
       disks.push_back({{"id", disk.id}, {"source", disk.source}});
     }
-    containers[id] = {{"bundle", c.bundle},
-                      {"index", c.index},
-                      {"mounts", c.mounts},
-                      {"exports", c.exports},
-                      {"disks", std::move(disks)},
-                      {"cgroup", c.cgroup},
-                      {"processes", ToJson(c.processes)}};
+    containers[id] = {{"bundle", c.bundle},        {"index", c.index},
+                      {"mounts", c.mounts},        {"exports", c.exports},
+                      {"disks", std::move(disks)}, {"cgroup", c.cgroup},
+                      {"hooked", c.hooked},        {"processes", ToJson(c.processes)}};
   }
   const Json json = {
       {"version", 1},

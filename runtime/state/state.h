@@ -41,6 +41,7 @@ struct ContainerRecord {
   std::vector<DiskRecord> disks;
   std::string cgroup;  // absolute path; empty: none
   std::vector<ProcessRecord> processes;
+  bool hooked = false;  // its create hooks have begun: the poststop hooks are due when it goes
 };
 
 // A namespace that is there after the sandbox: what was connected in it is to be disconnected.

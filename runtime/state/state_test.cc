@@ -30,7 +30,8 @@ SandboxRecord Sample() {
                               {"c0-root"},
                               {{"c0-b0", "/dev/sdb"}},
                               "/sys/fs/cgroup/x/box",
-                              {{"anchor", 7, 8}}};
+                              {{"anchor", 7, 8}},
+                              true};
   return record;
 }
 
@@ -70,16 +71,20 @@ TEST(ParseStateTest, RoundTrip) {
   EXPECT_EQ(FormatState(*again), FormatState(record));
   EXPECT_EQ(again->containers.at("box").processes.at(0).start_time, 8U);
   EXPECT_EQ(again->containers.at("box").disks.at(0).source, "/dev/sdb");
+  EXPECT_TRUE(again->containers.at("box").hooked);
 }
 
-TEST(ParseStateTest, FileOfAVersionWithoutDisksIsRead) {
+TEST(ParseStateTest, FileOfAVersionWithoutDisksAndHooksIsRead) {
   std::string text = FormatState(Sample());
-  const std::string disks = R"("disks":[{"id":"c0-b0","source":"/dev/sdb"}],)";
-  ASSERT_NE(text.find(disks), std::string::npos) << text;
-  text.erase(text.find(disks), disks.size());
+  for (const std::string_view later :
+       {R"("disks":[{"id":"c0-b0","source":"/dev/sdb"}],)", R"("hooked":true,)"}) {
+    ASSERT_NE(text.find(later), std::string::npos) << text;
+    text.erase(text.find(later), later.size());
+  }
   const auto record = ParseState(text);
   ASSERT_TRUE(record.has_value()) << record.error().message();
   EXPECT_TRUE(record->containers.at("box").disks.empty());
+  EXPECT_FALSE(record->containers.at("box").hooked);
 }
 
 TEST(StateDirectoryTest, NamespaceAndIdDoNotRunTogether) {
