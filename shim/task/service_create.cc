@@ -24,6 +24,20 @@ std::vector<runtime::Mount> MountsOf(const task_pb::CreateTaskRequest& request) 
   return mounts;
 }
 
+// docker's client tells 127 and 126 by Go's texts of these errors, and only by them. A file that is missing elsewhere is no missing command.
+Error AsDockerReads(Error error) {
+  std::string text = error.message();
+  if (text.find("executable") == std::string::npos) {
+    return error;
+  }
+  for (const std::string_view phrase : {"No such file or directory", "Permission denied"}) {
+    if (const size_t at = text.find(phrase); at != std::string::npos) {
+      text[at] = static_cast<char>(text[at] + ('a' - 'A'));
+    }
+  }
+  return Error(error.code(), std::move(text));
+}
+
 containerd::events::TaskCreate CreateEvent(const task_pb::CreateTaskRequest& request, pid_t pid) {
   containerd::events::TaskCreate event;
   event.set_container_id(request.id());
@@ -143,7 +157,7 @@ Result<TaskService::ContainerPtr> TaskService::CreateInSandbox(
   wanted.bundle = request.bundle();
   wanted.rootfs = MountsOf(request);
   wanted.io = WantedIo(spec);
-  WV_TRY(runtime::ProcessIo io, box->CreateContainer(wanted));
+  WV_TRY(runtime::ProcessIo io, box->CreateContainer(wanted).map_error(AsDockerReads));
   WV_TRY(const runtime::ProcessState state, box->State(request.id(), ""));
   undo.Cancel();
   stdio->AwaitClient();

@@ -109,6 +109,31 @@ TEST_F(TaskServiceTest, Scenario03_MissingBinaryFailsCreateAndTheIdIsFreeAgain) 
   EXPECT_EQ(sandboxes_, 2);  // the failed Create took its sandbox along
 }
 
+// docker's exit codes 127 and 126 come from these words, as Go writes them.
+TEST_F(TaskServiceTest, Scenario03_CreateSaysWhatDockerReads) {
+  std::string says;
+  hook_ = [&says](const std::string& operation) -> Result<> {
+    if (operation == "create") {
+      return Fail(Code::kUnknown, says);
+    }
+    return {};
+  };
+  task_pb::CreateTaskRequest request;
+  request.set_id("t");
+  request.set_bundle(Bundle("t", {"/bin/true"}));
+  for (const auto& [guest, read] :
+       {std::pair("executable file `x` not found in $PATH: No such file or directory",
+                  "executable file `x` not found in $PATH: no such file or directory"),
+        std::pair("open executable: Permission denied", "open executable: permission denied"),
+        std::pair("mount `/x`: No such file or directory",
+                  "mount `/x`: No such file or directory")}) {
+    says = guest;
+    const auto failed = Call<task_pb::CreateTaskResponse>("Create", request);
+    ASSERT_FALSE(failed);
+    EXPECT_NE(failed.error().message().find(read), std::string::npos) << failed.error().message();
+  }
+}
+
 TEST_F(TaskServiceTest, Scenario04_ExecOfMissingBinaryFailsAtStart) {
   ASSERT_TRUE(Create("t", "sleep 60"));
   ASSERT_TRUE(Start("t"));
