@@ -175,6 +175,39 @@ def test_interface_that_comes_later_by_the_pid(pod):
         assert wait_until(answers, 30)
 
 
+@contextlib.contextmanager
+def cni_network(name: str, subnet: str):
+    """A bridge where `ctr run --cni` looks for one."""
+    plugins, networks = pathlib.Path("/opt/cni/bin"), pathlib.Path("/etc/cni/net.d")
+    networks.mkdir(parents=True, exist_ok=True)
+    made = not plugins.exists()
+    if made:
+        plugins.parent.mkdir(parents=True, exist_ok=True)
+        plugins.symlink_to("/usr/lib/cni")
+    path = networks / f"00-{name}.conflist"
+    path.write_text(json.dumps({"cniVersion": "1.0.0", "name": name, "plugins": [
+        {"type": "bridge", "bridge": name, "isGateway": True, "mtu": 1450,
+         "ipam": {"type": "host-local", "subnet": f"{subnet}.0/24", "routes": [{"dst": "0.0.0.0/0"}]}}]}))
+    try:
+        yield pathlib.Path("/var/lib/cni/networks", name)
+    finally:
+        path.unlink()
+        if made:
+            plugins.unlink()
+        call(["ip", "link", "delete", name])
+
+
+@pytest.mark.skipif(not pathlib.Path("/usr/lib/cni/bridge").exists(), reason="no CNI plugins in this machine")
+def test_51_interface_between_create_and_start():
+    """`ctr run --cni`; docker does it this way from 28 on."""
+    with cni_network("wve2e", "10.74.9") as leases:
+        done = run(BUSYBOX, "sh", "-c", "ip addr show eth0; ip route; ping -c 2 -W 5 10.74.9.1", flags=["--cni"])
+        said = done.stdout.decode()
+        assert done.returncode == 0 and " 0% packet loss" in said, (said, done.stderr.decode())
+        assert " mtu 1450 " in said and "inet 10.74.9." in said and "default via 10.74.9.1" in said, said
+        assert list(leases.glob("10.74.9.*")) == []  # ctr has undone it
+
+
 def test_interfaces_come_and_go_while_it_runs(pod):
     with Container(flags=pod.flags) as container:
         number = pod.add("net1", mtu=1400)

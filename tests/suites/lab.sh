@@ -13,6 +13,7 @@ versions=(1.7 1.6)
 for containerd in "${versions[@]}"; do
   tests/lab/lab images --containerd "$containerd" --cpus 1 --memory 3072 || exit 1
 done
+nerdctl=$(tests/conformance/clients.sh nerdctl)/nerdctl || nerdctl=
 out=$WYVERN_LOGS/lab
 mkdir -p "$out"
 
@@ -36,7 +37,8 @@ interop
 1.7 1 test_memory.py test_limits.py
 1.7 1 test_resize.py test_observe.py
 1.7 1 test_debian_image.py
-1.7 1 test_wyvern_cli.py test_guest_import.py test_network.py
+1.7 1 test_wyvern_cli.py test_guest_import.py test_network.py test_hooks.py
+1.7 1 test_docker.py test_nerdctl.py
 1.7 1 test_pods.py
 1.7 1 test_kill9.py
 1.6 1 test_ctr_run.py test_kill9.py -k kernel_is_the_guests+or+exit_code[255]+or+stdin_small+or+kill_9[vmm]+or+survives
@@ -60,6 +62,7 @@ machine() {
   [ -x build/release/bin/wyvern-bench ] && extra=(--add build/release/bin/wyvern-bench)
   [ -x build/release/bin/wyvern-cri ] && extra+=(--add build/release/bin/wyvern-cri)
   [ -x build/unit/sandbox-vmm/machine/machine_test ] && extra+=(--add build/unit/sandbox-vmm/machine/machine_test)
+  [ -x "$nerdctl" ] && extra+=(--add "$nerdctl")
   for attempt in 1 2; do
     rm -rf "${out:?}/$name"
     tests/lab/lab run --build build/release --share-out "$out/$name" --console "$out/$name.console" --cpus "${words[1]}" --memory "$memory" \
@@ -93,7 +96,7 @@ job() {
   esac
 }
 export -f machine interop job
-export out kernel
+export out kernel nerdctl
 plan | tr '\n' '\0' | xargs -0 -P2 -I{} bash -c 'job "$1"' job {}
 [ -z "$smoke" ] || exit 0
 

@@ -11,7 +11,7 @@ FILE_TREES = ("/run/wyvern", "/run/containerd/s", "/run/containerd/fifo", "/run/
 # Directories that stay once the first container has made them.
 STAYS = re.compile(r"^(/run/wyvern"
                    r"|/run/containerd/(fifo|s|runc|runc/default)"
-                   r"|/(run|var/lib)/containerd/io\.containerd\.runtime\.v2\.task(/default)?"
+                   r"|/(run|var/lib)/containerd/io\.containerd\.runtime\.v2\.task(/(default|moby))?"
                    r"|/(tmp|var/tmp)/(pytest-of-.*|wyvern-e2e.*|systemd-private-.*))$")
 PRUNED = re.compile(r"^/(tmp|var/tmp)/(pytest-of-|wyvern-e2e|systemd-private-)")
 CGROUP_STAYS = re.compile(r"^(default|wyvern|system\.slice/.*|user\.slice.*|init\.scope|kubepods|sys-.*|dev-.*)$")
