@@ -75,11 +75,11 @@ def test_68_two_containers_talk_and_nothing_is_left(nerdctl, web):
     done = nerdctl.run("--rm", "busybox", "sh", "-c", f"ping -c 2 -W 5 {address} >&2 && wget -q -O - http://{address}/; ip -4 -o addr show eth0")
     assert done.returncode == 0 and done.stdout.startswith(b"a page\n"), done
     theirs = re.search(rf" ({SUBNET}\.\d+)/", done.stdout.decode())[1]
-    # The poststop hook has run: its address is free, its rules are gone.
-    root = "/var/lib/cni/networks"
-    found = call(["find", root, "-name", theirs]).stdout
-    assert found == b"", found
-    assert f"{theirs}/32" not in call(["iptables-save"]).stdout.decode()
+    # The poststop hook has run: its address is free, and what the firewall let through. (What masked its address stays, from runc, too:
+    # nerdctl names no namespace to the bridge plugin.)
+    taken = [path.name for path in pathlib.Path("/var/lib/cni/networks").rglob(f"{SUBNET}.*")]
+    assert address in taken and theirs not in taken, taken
+    assert f"-A CNI-FORWARD -d {theirs}/32" not in call(["iptables-save"]).stdout.decode()
 
 
 def test_68_terminal(nerdctl):
@@ -127,6 +127,7 @@ def test_68_network_of_another_container_is_refused(nerdctl):
     nerdctl.nerdctl("rm", "-f", name)
 
 
+@pytest.mark.limit(400)
 def test_68_compose(nerdctl, scratch):
     (scratch / "compose.yaml").write_text("""
 services:
@@ -142,9 +143,9 @@ services:
 """.replace("RUNTIME", RUNTIME))
     compose = ["compose", "-f", scratch / "compose.yaml", "-p", "wyverntest"]
     try:
-        done = nerdctl.call(*compose, "up", "-d", "--pull", "never", timeout=120)
+        done = nerdctl.call(*compose, "up", "-d", "--pull", "never", timeout=200)
         assert done.returncode == 0, done
-        assert wait_until(lambda: "of a service" in nerdctl.nerdctl(*compose, "logs", "--no-color", "client"), 40, 2)
+        assert wait_until(lambda: "of a service" in nerdctl.nerdctl(*compose, "logs", "--no-color", "client"), 60, 2)
     finally:
         nerdctl.call(*compose, "kill", timeout=60)
         done = nerdctl.call(*compose, "down", timeout=120)
