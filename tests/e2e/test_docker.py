@@ -13,7 +13,7 @@ import urllib.request
 
 import pytest
 
-from harness.ctr import RUNTIME, call, unique, wait_until
+from harness.ctr import RUNTIME, call, more, unique, wait_until
 from harness.docker import Dockerd
 
 pytestmark = [pytest.mark.leaves_nothing(20), pytest.mark.skipif(shutil.which("dockerd") is None, reason="no dockerd in this machine")]
@@ -65,8 +65,8 @@ def serves(address: str) -> bool:
 @pytest.mark.parametrize("argv,code,says", [
     (["busybox", "sh", "-c", "echo out; echo err >&2; exit 3"], 3, "err"),
     (["busybox", "no-such-program"], 127, "no-such-program"),
-    (["busybox", "/etc/passwd"], 126, "ermission denied"),
-    (["--init", "busybox", "sh", "-c", "kill -9 $$"], 137, ""),
+    more(["busybox", "/etc/passwd"], 126, "ermission denied"),
+    more(["--init", "busybox", "sh", "-c", "kill -9 $$"], 137, ""),
 ], ids=["its_own", "not_found", "not_executable", "a_signals"])
 def test_67_exit_code(docker, argv, code, says):
     done = docker.run("--rm", *argv)

@@ -82,6 +82,7 @@ def test_68_two_containers_talk_and_nothing_is_left(nerdctl, web):
     assert f"-A CNI-FORWARD -d {theirs}/32" not in call(["iptables-save"]).stdout.decode()
 
 
+@pytest.mark.thorough
 def test_68_terminal(nerdctl):
     argv = " ".join([str(PROGRAM), *nerdctl.flags, "run", "--pull", "never", "--rm", "-it", "--net", "none", "--runtime", RUNTIME, "busybox"])
     done = call(["script", "-qec", f"stty rows 33 cols 77; {argv} sh -c 'test -t 0 && ip -o link | wc -l && exit 4'", "/dev/null"])
@@ -127,6 +128,7 @@ def test_68_network_of_another_container_is_refused(nerdctl):
     nerdctl.nerdctl("rm", "-f", name)
 
 
+@pytest.mark.thorough
 @pytest.mark.limit(400)
 def test_68_compose(nerdctl, scratch):
     (scratch / "compose.yaml").write_text("""

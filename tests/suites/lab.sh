@@ -13,7 +13,8 @@ versions=(1.7 1.6)
 for containerd in "${versions[@]}"; do
   tests/lab/lab images --containerd "$containerd" --cpus 1 --memory 3072 || exit 1
 done
-nerdctl=$(tests/conformance/clients.sh nerdctl)/nerdctl || nerdctl=
+nerdctl=
+[ "$smoke" ] || nerdctl=$(tests/conformance/clients.sh nerdctl)/nerdctl || nerdctl=
 out=$WYVERN_LOGS/lab
 mkdir -p "$out"
 
