@@ -1,6 +1,9 @@
-// base/log.h — one line per event on stderr: "2026-01-02T03:04:05.678Z INFO shim: text".
-// Threads: any. Trust: bytes of other parties in the text are escaped (control characters become
-//          \xNN), so that a guest cannot forge lines.
+// base/log.h — one line per event on stderr: "2026-01-02T03:04:05.678Z INFO shim ns=k8s.io sandbox=ab12 container=c1: text".
+// Threads: any. Trust: bytes of other parties in the text and in fields are escaped (control
+//          characters become \xNN), so that a guest cannot forge lines; fields come before the
+//          text, so that a text cannot forge them.
+// Loss:    a line that a full pipe or a gone reader does not take is dropped and counted; how many
+//          is said with the next line that passes.
 #pragma once
 
 #include <fmt/format.h>
@@ -9,8 +12,10 @@
 #include <chrono>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace wyvern {
 
@@ -24,9 +29,39 @@ LogLevel GetLogLevel();
 // "debug", "info", "warn", "error"; nothing else is a level.
 std::optional<LogLevel> ParseLogLevel(std::string_view name);
 std::string_view LogLevelName(LogLevel level);
-// Writes one line with a single write(2) to fd 2; never blocks on a full non-blocking pipe (the
-// line is dropped).
+// Writes one line with a single write(2) to fd 2; never blocks on a full non-blocking pipe.
 void LogLine(LogLevel level, std::string_view text);
+
+struct LogField {
+  std::string name;  // [a-z_]+
+  std::string value;
+};
+
+// Of every line: which sandbox speaks. Call once at start, before threads.
+void SetLogFields(std::vector<LogField> fields);
+
+// A field of the lines that its thread writes as long as it lives, behind the others. Scopes end in
+// the reverse order of their beginning.
+class LogScope {
+ public:
+  LogScope(std::string name, std::string value);
+  ~LogScope();
+  LogScope(const LogScope&) = delete;
+  LogScope& operator=(const LogScope&) = delete;
+};
+
+// A line as a second place gets it, beside fd 2. Nothing in it has control characters.
+struct LogRecord {
+  LogLevel level;
+  std::string_view component;
+  std::span<const LogField> fields;
+  std::string_view text;
+};
+
+// `sink` must not block and not log; any thread, also several at once. Once in a process.
+void SetLogSink(void (*sink)(const LogRecord& record));
+// Lines that fd 2 did not take.
+uint64_t DroppedLogLines();
 
 // At most `burst` lines per `period`; what is dropped is counted and said with the next line that
 // passes. One object per message site.
