@@ -24,6 +24,8 @@ std::vector<std::string> VmmArguments(const MachineOptions& options) {
 
 std::vector<std::string> FileServerArguments(const MachineOptions& options) {
   return {options.fs_binary,
+          "--id",
+          options.id,
           "--tag",
           options.share_tag,
           "--queues",

@@ -37,8 +37,8 @@ TEST(CommandLinesTest, ProcessesAreToldNoPathOfTheHost) {
   options.share_queues = 2;
   options.image = "/image";
   EXPECT_THAT(VmmArguments(options), ElementsAre("/vmm", "--id", "box", "--log-level", "info"));
-  EXPECT_THAT(FileServerArguments(options),
-              ElementsAre("/fs", "--tag", "wyvern", "--queues", "2", "--log-level", "info"));
+  EXPECT_THAT(FileServerArguments(options), ElementsAre("/fs", "--id", "box", "--tag", "wyvern",
+                                                        "--queues", "2", "--log-level", "info"));
 }
 
 TEST(CommandLinesTest, LogLevelGoesToAllThree) {

@@ -43,6 +43,7 @@ constexpr const char* kUsage =
     "  --socket-path PATH     listen there for one front-end; else fd 3 is its connected socket\n"
     "  --listen-fd N          accept one front-end on this listening socket\n"
     "  --log-level LEVEL      debug, info, warn or error (info)\n"
+    "  --id ID                the sandbox, for log lines\n"
     "  --version, --help\n"
     "example, for QEMU:\n"
     "  wyvern-fs --shared-dir /srv/data --socket-path /run/fs.sock\n";
@@ -52,6 +53,7 @@ struct Arguments {
   std::string socket_path;
   unsigned listen_fd = 0;
   wyvern::LogLevel log_level = wyvern::LogLevel::kInfo;
+  std::string id;  // of the sandbox, for log lines
 };
 
 bool ParseNumber(std::string_view text, unsigned least, unsigned most, unsigned* out) {
@@ -119,6 +121,10 @@ bool ParseOption(std::string_view name, const char* value, Arguments* arguments)
   }
   if (name == "--listen-fd") {
     return ParseNumber(value, 3, 1024, &arguments->listen_fd);
+  }
+  if (name == "--id") {
+    arguments->id = value;
+    return true;
   }
   if (name == "--log-level") {
     const auto level = wyvern::ParseLogLevel(value);
@@ -193,6 +199,9 @@ int main(int argc, char** argv) {
     return 2;
   }
   wyvern::SetLogComponent("fs");
+  if (!arguments.id.empty()) {
+    wyvern::SetLogFields({{"sandbox", arguments.id}});
+  }
   wyvern::SetLogLevel(arguments.log_level);
   signal(SIGPIPE, SIG_IGN);
   // Few arenas: the process has a handful of threads and should be small.

@@ -67,7 +67,10 @@ int main(int argc, char** argv) {
     fputs(kUsage, stderr);
     return 2;
   }
-  wyvern::SetLogComponent(arguments.id.empty() ? "vmm" : "vmm " + arguments.id.substr(0, 24));
+  wyvern::SetLogComponent("vmm");
+  if (!arguments.id.empty()) {
+    wyvern::SetLogFields({{"sandbox", arguments.id}});
+  }
   wyvern::SetLogLevel(arguments.log_level);
   // One uid per living VMM on the host, since pids are: two sandboxes can neither signal nor trace each other.
   const uid_t uid = kUidBase + static_cast<uid_t>(getpid());
