@@ -65,6 +65,7 @@ struct Config {
 
   struct Log {
     LogLevel level = LogLevel::kInfo;
+    bool journal = true;
   } log;
 
   struct Timeouts {

@@ -386,6 +386,11 @@ std::vector<Key> MakeHostKeys() {
             "What the shim, `wyvern run`, VMM, file server and agent log: debug, info, warn or "
             "error. With containerd in debug mode the shim\nlogs everything.",
             [](Config& c) -> LogLevel& { return c.log.level; }),
+      Flag("log.journal", "true",
+           "The shim's lines go to systemd's journal, too, where there is one, with namespace, "
+           "sandbox and container as fields:\n`journalctl WYVERN_SANDBOX=ID`. What containerd "
+           "copies of them to its own log stays.",
+           [](Config& c) -> bool& { return c.log.journal; }),
       Duration("timeouts.boot", "60s",
                "From the start of the VMM until the agent in the guest answers.",
                [](Config& c) -> Ms& { return c.timeouts.boot; }),

@@ -26,7 +26,7 @@ Result<std::unique_ptr<wyvern::runtime::Sandbox>> StartSandbox(
   options.asked_at = wyvern::shim::AskedAt();
   options.cancel = request.cancel;
   WV_TRY_CONTEXT(options.config, wyvern::runtime::LoadConfig(sources), "configuration");
-  wyvern::shim::UseLogLevel(options.config->log.level);
+  wyvern::shim::UseLog(options.config->log.level, options.config->log.journal);
   return wyvern::runtime::Sandbox::Start(std::move(options));
 }
 

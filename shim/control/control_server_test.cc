@@ -336,6 +336,7 @@ TEST_F(ControlServerTest, LogConfigMetricsTimeline) {
   const std::string text = FromMessage(metrics).Text();
   const std::string of = "{namespace=\"some-namespace\",sandbox=\"c\"";
   EXPECT_THAT(text, HasSubstr("wyvern_sandbox_containers" + of + "} 1\n"));
+  EXPECT_THAT(text, HasSubstr("wyvern_log_lines_dropped_total" + of + ",sink=\"journal\"} 0\n"));
   EXPECT_THAT(text, HasSubstr("wyvern_container_memory_bytes" + of +
                               ",container=\"c\",source=\"guest\"} 4096\n"));
   EXPECT_THAT(text, HasSubstr("wyvern_vcpu_exits_total" + of + ",vcpu=\"0\",reason=\"halt\"} 7\n"));

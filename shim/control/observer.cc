@@ -1,8 +1,10 @@
 #include "control/observer.h"
 
+#include <array>
 #include <utility>
 
 #include "base/log.h"
+#include "base/log_journal.h"
 #include "control/metrics_wire.h"
 #include "observe/host_process.h"
 
@@ -18,7 +20,16 @@ observe::FamilySet Observer::Measure() {
       seen.processes.push_back(*std::move(usage));
     }
   }
-  return observe::FamiliesOf(name_, seen, sandbox_.Events().Totals());
+  observe::FamilySet set = observe::FamiliesOf(name_, seen, sandbox_.Events().Totals());
+  const std::array<std::pair<const char*, uint64_t>, 2> sinks = {
+      {{"log", DroppedLogLines()}, {"journal", LinesDroppedByJournal()}}};
+  for (const auto& [sink, dropped] : sinks) {
+    set.Add({"wyvern_log_lines_dropped_total", observe::MetricType::kCounter,
+             "lines of the owner that its log or systemd's journal did not take"},
+            {{"namespace", name_.ns}, {"sandbox", name_.id}, {"sink", sink}},
+            static_cast<double>(dropped));
+  }
+  return set;
 }
 
 void Observer::Listen(const std::string& path) {

@@ -412,6 +412,26 @@ TEST_F(BinaryTest, Scenario73_LogThatIsFullBlocksNothingAndTheServerIsDetachedAn
   RunTask(*client, "containerd.task.v2.Task", "t1");
 }
 
+TEST_F(BinaryTest, LogLinesNameNamespaceSandboxAndContainer) {
+  ASSERT_EQ(mkfifo((dir_ / "t1/log").c_str(), 0700), 0);
+  const UniqueFd log = Must(Open(dir_ / "t1/log", O_RDWR | O_NONBLOCK));
+  const auto client = Connect(Start("t1"));
+  task::CreateTaskRequest create;
+  create.set_id("c1");
+  create.set_bundle(dir_ / "t1");
+  create.mutable_options()->set_type_url("example.com/options.of.another");
+  ASSERT_TRUE((client->Call<task::CreateTaskRequest, task::CreateTaskResponse>(
+      "containerd.task.v2.Task", "Create", create)));
+  ASSERT_EQ(kill(ListenerPid(sockets_[0]), SIGTERM), 0);
+  EXPECT_TRUE(AwaitServers(0));
+  std::string said(1 << 16, '\0');
+  const ssize_t got = read(log.get(), said.data(), said.size());
+  ASSERT_GT(got, 0);
+  said.resize(static_cast<size_t>(got));
+  EXPECT_NE(said.find(" shim ns=testns sandbox=t1 container=c1: "), std::string::npos) << said;
+  EXPECT_NE(said.find(" shim ns=testns sandbox=t1: signal 15"), std::string::npos) << said;
+}
+
 TEST_F(BinaryTest, Scenario65_FailureOfStartIsTextOnStderrAndNothingStays) {
   WV_CHECK(WriteFile(dir_ / "t1/config.json", "not json").has_value());
   const CommandOutput output = Run("t1", {"start"}, "");

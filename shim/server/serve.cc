@@ -14,6 +14,7 @@
 
 #include "base/event_fd.h"
 #include "base/log.h"
+#include "base/log_journal.h"
 #include "base/loop_thread.h"
 #include "base/worker_thread.h"
 #include "bootstrap/start.h"
@@ -169,9 +170,14 @@ void ServerProcess::Run() {
 
 }  // namespace
 
-void UseLogLevel(LogLevel configured) {
+void UseLog(LogLevel configured, bool journal) {
   if (GetLogLevel() != LogLevel::kDebug) {
     SetLogLevel(configured);
+  }
+  if (journal) {
+    if (auto opened = LogToJournal(); !opened) {
+      WV_DEBUG("{}", opened.error().message());  // a host without systemd
+    }
   }
 }
 
@@ -179,6 +185,7 @@ Result<> Serve(const Args& args, const RuntimeHooks& hooks) {
   signal(SIGPIPE, SIG_IGN);
   SetLogComponent("shim");
   SetLogLevel(args.debug ? LogLevel::kDebug : LogLevel::kInfo);
+  SetLogFields({{"ns", args.ns}, {"sandbox", args.id}});
   RaiseOomScore();
   if (Env("SCHED_CORE") == "1") {
     JoinSchedCore();

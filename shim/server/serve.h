@@ -27,8 +27,8 @@ struct RuntimeHooks {
   std::chrono::milliseconds connect_patience{60000};
 };
 
-// The configuration's, unless containerd's -debug asked for everything.
-void UseLogLevel(LogLevel configured);
+// The configuration's, unless containerd's -debug asked for everything; `journal`: to systemd's journal, too, if there is one.
+void UseLog(LogLevel configured, bool journal);
 
 // Serves on the descriptors that `start` gave us until the sandbox is shut down, then ends the process. Returns only what failed before that.
 Result<> Serve(const Args& args, const RuntimeHooks& hooks);

@@ -7,10 +7,10 @@ namespace {
 
 TEST(ServeTest, ConfiguredLogLevelHoldsUnlessContainerdDebugs) {
   SetLogLevel(LogLevel::kInfo);
-  UseLogLevel(LogLevel::kWarn);
+  UseLog(LogLevel::kWarn, false);
   EXPECT_EQ(GetLogLevel(), LogLevel::kWarn);
   SetLogLevel(LogLevel::kDebug);  // as -debug does
-  UseLogLevel(LogLevel::kWarn);
+  UseLog(LogLevel::kWarn, false);
   EXPECT_EQ(GetLogLevel(), LogLevel::kDebug);
 }
 

@@ -1,8 +1,16 @@
 #include "task/register.h"
 
+#include "base/log.h"
+
 namespace wyvern::shim {
 
 namespace {
+
+// What is logged while a call is served names its container.
+template <typename Req>
+LogScope ScopeOf(const Req& request) {
+  return {"container", request.id()};
+}
 
 // The calls that do not block are answered on the loop's thread, so that State stays quick whatever else goes on.
 template <typename Req, typename Resp>
@@ -11,6 +19,7 @@ void Direct(ttrpc::Server& server, const std::string& name, const char* method,
   server.RegisterUnary<Req, Resp>(name, method,
                                   [&service, function](Req request, const ttrpc::CallContext&,
                                                        ttrpc::Responder<Resp> responder) {
+                                    const LogScope scope = ScopeOf(request);
                                     responder.Answer((service.*function)(request));
                                   });
 }
@@ -23,6 +32,7 @@ void Pooled(ttrpc::Server& server, const std::string& name, const char* method,
       name, method,
       ttrpc::Blocking<Req, Resp>(
           pool, [&service, function](const Req& request, const ttrpc::CallContext&) {
+            const LogScope scope = ScopeOf(request);
             return (service.*function)(request);
           }));
 }

@@ -148,6 +148,7 @@ Result<task_pb::StartResponse> TaskService::Start(const task_pb::StartRequest& r
 }
 
 void TaskService::AwaitExit(const ContainerPtr& container, const ProcessPtr& process) {
+  const LogScope scope("container", container->id);
   runtime::ExitInfo exit{kStatusKilled, std::chrono::system_clock::now()};
   const auto box = sandbox();
   if (box != nullptr) {
