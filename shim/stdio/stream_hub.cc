@@ -286,7 +286,7 @@ void StreamHub::Run(const EndpointPtr& endpoint) {
 }
 
 bool StreamHub::SendOutputLocked(Endpoint& endpoint) {
-  std::array<char, kChunk> buffer;  // NOLINT(cppcoreguidelines-pro-type-member-init): read fills it
+  std::array<char, kChunk> buffer;
   for (int i = 0; i < kChunksPerTurn; ++i) {
     const ClientPtr client = endpoint.client;
     if (!endpoint.fd.valid() || (endpoint.released && client == nullptr)) {

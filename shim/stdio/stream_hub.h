@@ -43,10 +43,8 @@ class StreamHub : public std::enable_shared_from_this<StreamHub> {
   // containerd.services.streaming.v1.Streaming. Before the server serves.
   void Register(ttrpc::Server& server);
 
- private:
   struct Endpoint;
 
- public:
   // A process has an id as long as its lease lives.
   class Lease {
    public:

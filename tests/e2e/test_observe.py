@@ -282,6 +282,24 @@ def test_events_of_one_end_with_it():
     assert follower.of(container.name)[-1] == ("ended", None)
 
 
+def test_journal_has_the_lines_of_a_sandbox():
+    """With its namespace, sandbox and container as fields; what containerd copies to its own log has them, too."""
+    watch = Watch()
+    with Container() as container:
+        os.kill(watch.pid("wyvern-vmm"), signal.SIGKILL)
+        assert container.wait_status("STOPPED", 30)
+
+        def told():
+            lines = call(["journalctl", "--no-pager", "-o", "json", f"WYVERN_SANDBOX={container.name}"]).stdout.splitlines()
+            return [line for line in map(json.loads, lines) if "died" in line["MESSAGE"]]
+
+        assert wait_until(told, 10)
+        line = told()[0]
+        assert (line["SYSLOG_IDENTIFIER"], line["PRIORITY"], line["WYVERN_NS"]) == ("wyvern-shim", "3", "default"), line
+        copied = call(["journalctl", "--no-pager", "-o", "cat", "-u", "containerd"]).stdout.decode(errors="replace")
+        assert f" ERROR shim ns=default sandbox={container.name}" in copied
+
+
 @pytest.mark.parametrize("words", [["metrics"], ["metrics", "--node", "x"], ["top", "-i", "0"]])
 def test_wrong_usage(words):
     done = wyvern(*words)
