@@ -234,7 +234,7 @@ TEST_F(StreamHubTest, EndOfAClientIsNoEndOfInput) {
   StreamClient second = Open("i");
   EXPECT_EQ(Next(second), "");
   lease.CloseInput();
-  loop_->Call([] {});  // the hub has heard of it
+  loop_->Call([] {});                   // the hub has heard of it
   ASSERT_TRUE(second.SendData("two"));  // the end comes after what it has to say
   ASSERT_TRUE(second.CloseSend());
   EXPECT_EQ(Must(ReadToEnd(input_.reader, 100)), "one two");
