@@ -7,31 +7,14 @@
 #include <cerrno>
 #include <cstdlib>
 #include <memory>
-#include <sstream>
 #include <thread>
 
 #include "base/fd.h"
+#include "storage/mount_info.h"
 #include "storage/rootfs.h"
 
 namespace wyvern::runtime {
 namespace {
-
-constexpr size_t kMountInfoLimit = 64U << 20U;
-
-// mountinfo writes space, tab, newline and backslash as \ooo.
-std::string Unescape(std::string_view text) {
-  std::string out;
-  for (size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '\\' && i + 3 < text.size()) {
-      out += static_cast<char>(((text[i + 1] - '0') << 6) | ((text[i + 2] - '0') << 3) |
-                               (text[i + 3] - '0'));
-      i += 3;
-    } else {
-      out += text[i];
-    }
-  }
-  return out;
-}
 
 // One mount, busy or not. Gone already, or under another one that goes first: the next round will see.
 Result<> UnmountOne(const std::string& point) {
@@ -73,17 +56,10 @@ Result<std::vector<std::string>> MountsBelow(const std::string& path) {
     return tl::unexpected(std::move(resolved).error());
   }
   const std::string& top = *resolved;
-  WV_TRY(const std::string text, ReadFile("/proc/thread-self/mountinfo", kMountInfoLimit));
-  std::istringstream lines(text);
-  for (std::string line; std::getline(lines, line);) {
-    std::istringstream words(line);
-    std::string word;
-    for (int i = 0; i < 5; ++i) {
-      words >> word;  // field 5: mount point
-    }
-    std::string point = Unescape(word);
-    if (point == top || point.starts_with(top + "/")) {
-      out.push_back(std::move(point));
+  WV_TRY(const std::vector<MountInfo> mounts, ReadMountInfo());
+  for (const MountInfo& mount : mounts) {
+    if (mount.point == top || mount.point.starts_with(top + "/")) {
+      out.push_back(mount.point);
     }
   }
   return out;
