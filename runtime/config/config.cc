@@ -135,6 +135,19 @@ Result<> ApplyAnnotation(Config& config, const std::string& name, const std::str
   return {};
 }
 
+// An installation's programs are links into a version's directory, which an upgrade points elsewhere (cli/install): a sandbox goes on with those
+// that it was started with. What is not there stays as it is written, for the error of who opens it.
+void ResolveLinks(Config& config) {
+  for (std::string* path : {&config.paths.vmm, &config.paths.fs, &config.paths.anchor,
+                            &config.sandbox.kernel, &config.sandbox.image}) {
+    std::error_code error;
+    const std::filesystem::path resolved = std::filesystem::canonical(*path, error);
+    if (!error) {
+      *path = resolved;
+    }
+  }
+}
+
 void AppendComment(std::string& out, std::string_view indent, std::string_view text) {
   while (!text.empty()) {
     const size_t end = std::min(text.find('\n'), text.size());
@@ -198,6 +211,7 @@ Result<std::shared_ptr<const Config>> LoadConfig(const ConfigSources& sources) {
   for (const auto& [name, value] : sources.annotations) {
     WV_TRY_VOID(ApplyAnnotation(*config, name, value));
   }
+  ResolveLinks(*config);
   return std::shared_ptr<const Config>(std::move(config));
 }
 
@@ -229,6 +243,14 @@ std::string DefaultYaml() {
                        key.get(config));
   }
   return out;
+}
+
+std::vector<KeyDocument> KeyDocuments() {
+  std::vector<KeyDocument> documents;
+  for (const Key& key : Keys()) {
+    documents.push_back({key.name, key.fallback, key.doc, key.system_only});
+  }
+  return documents;
 }
 
 }  // namespace wyvern::runtime

@@ -105,11 +105,22 @@ struct ConfigSources {
       annotations;  // of config.json; only io.wyvern.* and known aliases are looked at
 };
 
+// Programs, kernel and image are then those that the symlinks on their paths led to: of one version, even if it is upgraded.
 Result<std::shared_ptr<const Config>> LoadConfig(const ConfigSources& sources);
 
 // Every key with its value and origin, as yaml with comments.
 std::string EffectiveYaml(const Config& config);
 // The text of configs/wyvern.yaml.
 std::string DefaultYaml();
+
+// What configs/wyvern.yaml says of a key, for other documents.
+struct KeyDocument {
+  std::string_view name;      // "sandbox.vcpus"
+  std::string_view fallback;  // the built-in value, as yaml has it
+  std::string_view text;      // one or more lines, unit included
+  bool system_only = false;   // not by runtime options or annotations
+};
+
+std::vector<KeyDocument> KeyDocuments();
 
 }  // namespace wyvern::runtime

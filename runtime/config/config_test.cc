@@ -231,6 +231,20 @@ TEST_F(ConfigTest, MissingOptionsFileIsError) {
   EXPECT_FALSE(LoadConfig(sources_).has_value());
 }
 
+TEST_F(ConfigTest, AnUpgradeAfterwardsDoesNotChangeWhichProgramsAreMeant) {
+  for (const char* version : {"1", "2"}) {
+    std::filesystem::create_directories(dir_ + "/" + version + "/bin");
+    ASSERT_TRUE(WriteFile(dir_ + "/" + version + "/bin/wyvern-vmm", version).has_value());
+  }
+  std::filesystem::create_symlink("1", dir_ + "/current");
+  ASSERT_EQ(LoadError(fmt::format("paths:\n  vmm: {0}/current/bin/wyvern-vmm\n  fs: {0}/gone/fs\n",
+                                  dir_)),
+            "(loaded)");
+  const auto config = LoadConfig(sources_);
+  EXPECT_EQ((*config)->paths.vmm, std::filesystem::canonical(dir_).string() + "/1/bin/wyvern-vmm");
+  EXPECT_EQ((*config)->paths.fs, dir_ + "/gone/fs");
+}
+
 TEST_F(ConfigTest, CommittedFileIsTheBuiltInTable) {
   auto committed = ReadFile(WV_CONFIGS_DIR "/wyvern.yaml");
   ASSERT_TRUE(committed.has_value());
