@@ -1,27 +1,35 @@
 #!/bin/bash
-# deploy/install.sh [--root DIR] [--build DIR] — installs the built programs, the guest and the default configuration, as root.
-# Layout: /usr/bin/{wyvern,containerd-shim-wyvern-v2}, /usr/libexec/wyvern/, /usr/share/wyvern/guest/, /etc/wyvern/wyvern.yaml.
+# deploy/install.sh [--build DIR] [--stage DIR] [-- OPTION…] — installs what was built, the guest and the default configuration, as root.
+# Lays all out in a directory and runs its `wyvern install OPTION…`; with --stage it only fills DIR, to be copied to other machines.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-root=
 build=build/release
+stage=
 while [ $# -gt 0 ]; do
   case "$1" in
-    --root) root=${2:?--root needs a directory}; shift 2 ;;
     --build) build=${2:?--build needs a directory}; shift 2 ;;
+    --stage) stage=${2:?--stage needs a directory}; shift 2 ;;
+    --) shift; break ;;
     *) sed -n '2,3s/^# //p' "$0" >&2; exit 2 ;;
   esac
 done
 export WYVERN_CACHE=${WYVERN_CACHE:-${HOME:-/root}/.cache/wyvern}
+keep=$stage
+if [ -z "$stage" ]; then
+  stage=$(mktemp -d)
+  trap 'rm -rf "$stage"' EXIT
+fi
 for program in wyvern containerd-shim-wyvern-v2; do
-  install -D -m 755 --strip "$build/bin/$program" "$root/usr/bin/$program"
+  install -D -m 755 --strip "$build/bin/$program" "$stage/bin/$program"
 done
 for program in wyvern-vmm wyvern-fs wyvern-anchor; do
-  install -D -m 755 --strip "$build/bin/$program" "$root/usr/libexec/wyvern/$program"
+  install -D -m 755 --strip "$build/bin/$program" "$stage/libexec/$program"
 done
 kernel=$(deploy/guest/build-kernel.sh | tail -1)
 image=$(deploy/guest/build-image.sh --agent "$build/bin/wyvern-agent" | tail -1)
-install -D -m 644 "$kernel" "$root/usr/share/wyvern/guest/vmlinux"
-install -D -m 644 "$image" "$root/usr/share/wyvern/guest/image.erofs"
-[ -e "$root/etc/wyvern/wyvern.yaml" ] || install -D -m 644 configs/wyvern.yaml "$root/etc/wyvern/wyvern.yaml"
-echo "installed; try: wyvern check"
+install -D -m 644 "$kernel" "$stage/share/guest/vmlinux"
+install -D -m 644 "$image" "$stage/share/guest/image.erofs"
+for unit in deploy/systemd/*.service; do
+  [ ! -e "$unit" ] || install -D -m 644 "$unit" "$stage/share/systemd/${unit##*/}"
+done
+[ -n "$keep" ] || "$stage/bin/wyvern" install --from "$stage" "$@"

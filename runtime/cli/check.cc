@@ -12,10 +12,10 @@
 #include <algorithm>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "base/fd.h"
 #include "cli/commands.h"
-#include "config/config.h"
 
 namespace wyvern::cli {
 
@@ -93,8 +93,9 @@ const char* Mark(Verdict verdict) {
   return "";
 }
 
-HostFacts LookAtHost(const runtime::Config& config) {
+HostFacts LookAtHost(const runtime::Config& config, api::KvmAnswer kvm) {
   HostFacts facts;
+  facts.kvm = std::move(kvm);
   utsname name{};
   uname(&name);
   facts.kernel_release = name.release;
@@ -139,6 +140,10 @@ std::vector<Finding> FindingsOf(const HostFacts& facts) {
   };
 }
 
+std::vector<Finding> CheckHost(const runtime::Config& config) {
+  return FindingsOf(LookAtHost(config, api::ProbeKvm()));
+}
+
 int StatusOf(const std::vector<Finding>& findings) {
   return std::ranges::any_of(
              findings, [](const Finding& finding) { return finding.verdict == Verdict::kMissing; })
@@ -166,15 +171,13 @@ std::string Render(const std::vector<Finding>& findings, bool json) {
 }
 
 Result<int> Check(const CheckOptions& options) {
-  const api::KvmAnswer kvm = api::ProbeKvm();
   if (options.kvm_only) {
+    const api::KvmAnswer kvm = api::ProbeKvm();
     fmt::print("{}\n", kvm.Line());
     return kvm.state == api::KvmState::kWorks ? 0 : 1;
   }
   WV_TRY(const auto config, runtime::LoadConfig({}));
-  HostFacts facts = LookAtHost(*config);
-  facts.kvm = kvm;
-  const std::vector<Finding> findings = FindingsOf(facts);
+  const std::vector<Finding> findings = CheckHost(*config);
   fmt::print("{}", Render(findings, options.json));
   return StatusOf(findings);
 }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "api/host_probe.h"
+#include "config/config.h"
 
 namespace wyvern::cli {
 
@@ -36,6 +37,9 @@ struct HostFacts {
 
 // One for each of kvm, kernel, cgroups, shmem-thp, io_uring, memory, guest, image, vmm, fs, anchor.
 std::vector<Finding> FindingsOf(const HostFacts& facts);
+
+// Those of this host; takes some milliseconds, since it runs a guest of some instructions.
+std::vector<Finding> CheckHost(const runtime::Config& config);
 
 // The exit code: 1 where something is missing; warnings are no failure.
 int StatusOf(const std::vector<Finding>& findings);

@@ -1,12 +1,17 @@
 #include "cli/verbs.h"
 
+#include <cstdio>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cli/commands.h"
+#include "cli/completion.h"
 #include "cli/guest_verbs.h"
+#include "cli/install_verbs.h"
 #include "cli/keeper.h"
+#include "cli/man.h"
 #include "cli/observe_verbs.h"
 #include "cli/size.h"
 #include "cli/version.h"
@@ -149,6 +154,29 @@ void AddImage(CLI::App& app, std::function<Result<int>()>& action) {
   prune->callback([&action] { action = [] { return ImagePrune(); }; });
 }
 
+// What the command line says of itself; `app` has all verbs by the time that it is asked.
+void AddPapers(CLI::App& app, std::function<Result<int>()>& action) {
+  const auto print = [](Result<std::string> made) -> Result<int> {
+    WV_TRY(const std::string text, std::move(made));
+    fwrite(text.data(), 1, text.size(), stdout);
+    return 0;
+  };
+  auto word = std::make_shared<std::string>();
+  auto* completion = app.add_subcommand("completion", "Prints the completion script of a shell");
+  completion->add_option("shell", *word, "bash, zsh or fish")->required();
+  completion->footer(
+      "Examples:\n  source <(wyvern completion bash)\n"
+      "  wyvern completion fish > ~/.config/fish/completions/wyvern.fish");
+  completion->callback(
+      [=, &app, &action] { action = [=, &app] { return print(CompletionScript(app, *word)); }; });
+
+  auto* man = app.add_subcommand("man", "Prints a manual page");
+  auto page = std::make_shared<std::string>("wyvern");
+  man->add_option("page", *page, "verb, such as run or guest-import, or wyvern.yaml; wyvern's own");
+  man->footer("Examples:\n  wyvern man run | man -l -\n  wyvern man wyvern.yaml | man -l -");
+  man->callback([=, &app, &action] { action = [=, &app] { return print(ManPage(app, *page)); }; });
+}
+
 // Not for people: `wyvern run` starts it (cli/keeper.h).
 void AddKeepRun(CLI::App& app, std::function<Result<int>()>& action) {
   auto* verb = app.add_subcommand("keep-run", "");
@@ -173,6 +201,8 @@ void AddVerbs(CLI::App& app, std::function<Result<int>()>& action) {
   AddInspection(app, action);
   AddObservation(app, action);
   AddImage(app, action);
+  AddInstallation(app, action);
+  AddPapers(app, action);
   AddKeepRun(app, action);
   AddGuest(app, action);
   AddSizes(app, action);
