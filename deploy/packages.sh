@@ -17,7 +17,7 @@ bench=(libbenchmark-dev libgtest-dev libgmock-dev python3 binutils)
 interop=(qemu-system-x86 qemu-utils dpdk-dev busybox-static cpio gcc libc6-dev python3 python3-pytest)
 lab=(mmdebstrap e2fsprogs cpio kmod tar binutils python3)
 tests=(clang-16 clang-tidy-16 clang-format-16 llvm-16 libclang-rt-16-dev libgtest-dev libgmock-dev libbenchmark-dev
-  crun busybox-static e2fsprogs iproute2 acpica-tools qemu-system-x86 cpio python3 python3-pytest)
+  crun busybox-static e2fsprogs iproute2 acpica-tools qemu-system-x86 cpio python3 python3-pytest python3-yaml)
 
 wanted=()
 for group in "$@"; do
