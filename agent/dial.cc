@@ -109,17 +109,16 @@ void Dialer::Try(const std::shared_ptr<Attempt>& attempt, int family) {
 }
 
 void Dialer::OnEvents(const std::shared_ptr<Attempt>& attempt, int family) {
-  const std::shared_ptr<Attempt> kept = attempt;  // the callback that holds it goes
-  loop_.Remove(std::exchange(kept->event, EventLoop::Token::kNone));
+  loop_.Remove(std::exchange(attempt->event, EventLoop::Token::kNone));
   int error = 0;
   socklen_t size = sizeof(error);
-  if (getsockopt(kept->socket.get(), SOL_SOCKET, SO_ERROR, &error, &size) != 0) {
+  if (getsockopt(attempt->socket.get(), SOL_SOCKET, SO_ERROR, &error, &size) != 0) {
     error = errno;
   }
   if (error != 0) {
-    Failed(kept, family, error);
+    Failed(attempt, family, error);
   } else {
-    Connected(kept);
+    Connected(attempt);
   }
 }
 
@@ -128,11 +127,10 @@ void Dialer::Failed(const std::shared_ptr<Attempt>& attempt, int family, int err
     Try(attempt, AF_INET6);
     return;
   }
-  const std::shared_ptr<Attempt> kept = attempt;
-  kept->Unwatch();
-  kept->responder.Fail(
-      Error(Code::kUnavailable,
-            fmt::format("nobody listens on port {} of localhost (errno {})", kept->port, error)));
+  attempt->Unwatch();
+  attempt->responder.Fail(Error(
+      Code::kUnavailable,
+      fmt::format("nobody listens on port {} of localhost (errno {})", attempt->port, error)));
 }
 
 void Dialer::Connected(const std::shared_ptr<Attempt>& attempt) {

@@ -24,6 +24,7 @@ class Dialer {
  public:
   Dialer(EventLoop& loop, StdioHub& hub) : loop_(loop), hub_(hub) {}
 
+  ~Dialer() = default;
   Dialer(const Dialer&) = delete;
   Dialer& operator=(const Dialer&) = delete;
 

@@ -27,6 +27,7 @@ class Pod {
   using Done = std::function<void(Result<>)>;
 
   Pod(Crun& crun, Reaper& reaper, std::string directory);
+  ~Pod() = default;
   Pod(const Pod&) = delete;
   Pod& operator=(const Pod&) = delete;
 

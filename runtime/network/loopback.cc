@@ -114,8 +114,10 @@ Program MakeProgram(FdRef map) {
   constexpr int kKey = -4;  // on the stack
   program.Add(Insn(BPF_ST | BPF_MEM | BPF_W, BPF_REG_10, 0, kKey, 0));
   program.Add(Move(BPF_REG_2, BPF_REG_10));
+  // NOLINTBEGIN(misc-redundant-expression): several of these words are 0.
   program.Add(Insn(BPF_ALU64 | BPF_ADD | BPF_K, BPF_REG_2, 0, 0, kKey));
   program.Add(Insn(BPF_LD | BPF_DW | BPF_IMM, BPF_REG_1, BPF_PSEUDO_MAP_FD, 0, map.get()));
+  // NOLINTEND(misc-redundant-expression)
   program.Add(Insn(0, 0, 0, 0, 0));  // its upper half
   program.Add(CallHelper(BPF_FUNC_map_lookup_elem));
   program.Jump(BPF_JEQ, 0, Program::kPass);
