@@ -360,4 +360,21 @@ Result<> AgentClient::SetNetwork(const agent_pb::SetNetworkRequest& request, mil
   return {};
 }
 
+Result<> AgentClient::AddVolume(const agent_pb::AddVolumeRequest& request) {
+  return CallEmpty("AddVolume", request);
+}
+
+Result<> AgentClient::SetVolumeFiles(const agent_pb::SetVolumeFilesRequest& request,
+                                     milliseconds limit) {
+  WV_TRY_VOID((Call<agent_pb::Empty>("SetVolumeFiles", request,
+                                     limit.count() > 0 ? limit : rep_->options.call_timeout)));
+  return {};
+}
+
+Result<> AgentClient::RemoveVolume(const std::string& name) {
+  agent_pb::RemoveVolumeRequest request;
+  request.set_name(name);
+  return CallEmpty("RemoveVolume", request);
+}
+
 }  // namespace wyvern::runtime

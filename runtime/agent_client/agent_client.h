@@ -102,6 +102,11 @@ class AgentClient {
   // up after 10 s.
   Result<> SetNetwork(const agent_pb::SetNetworkRequest& request,
                       std::chrono::milliseconds limit = {});
+  // Volumes in the guest's memory. Removing one that is not there: success.
+  Result<> AddVolume(const agent_pb::AddVolumeRequest& request);
+  Result<> SetVolumeFiles(const agent_pb::SetVolumeFilesRequest& request,
+                          std::chrono::milliseconds limit = {});
+  Result<> RemoveVolume(const std::string& name);
   // Ends the connection: calls in flight fail with UNAVAILABLE, no callback runs or comes after it returned. Not from a callback.
   void Close();
 

@@ -96,6 +96,7 @@ Result<> HostContainer::Translate() {
   translate.root_on_disk = root_on_disk_;
   translate.disk_filesystems = environment_.disk_filesystems;
   translate.devices = devices_;
+  translate.guest_sources = guest_sources_;
   translate.own_network = HasOwnNetwork();
   translate.namespaces = shared_.namespaces;
   translate.shm_source = environment_.shm_source;
@@ -117,7 +118,8 @@ Result<> HostContainer::Make() {
   }
   WV_TRY_VOID(MakeRoot());
   WV_TRY_VOID(AttachDevices());
-  if (root_on_disk_ || !devices_.empty()) {
+  WV_TRY_VOID(TakeGuestVolumes());
+  if (root_on_disk_ || !devices_.empty() || !guest_sources_.empty()) {
     WV_TRY_VOID(Translate());
   }
   for (const std::string& note : guest_.notes) {
@@ -190,6 +192,17 @@ Result<> HostContainer::AttachVolumes() {
     disk.flags = mount.read_only ? MS_RDONLY : 0;
     disk.options = fmt::format("{}", fmt::join(mount.options, ","));
     WV_TRY_VOID_CONTEXT(disks_.Attach(disk), mount.field);
+  }
+  return {};
+}
+
+Result<> HostContainer::TakeGuestVolumes() {
+  for (const oci::Export& item : guest_.volumes) {
+    WV_TRY_CONTEXT(auto served, environment_.volumes->Take(options_.id, item.source),
+                   item.field + ".source: " + item.source);
+    if (served.has_value()) {
+      guest_sources_.emplace(item.source, std::move(*served));
+    }
   }
   return {};
 }
@@ -276,6 +289,7 @@ Result<> HostContainer::Release(GuestState guest) {
     }
   };
   keep(disks_.Release(guest));
+  environment_.volumes->Release(options_.id, guest == GuestState::kObeys);
   // What cannot be detached, since requests still use it, is for the next try: its device would stay busy.
   std::vector<std::string> attached;
   for (auto it = exports_.rbegin(); guest != GuestState::kGone && it != exports_.rend(); ++it) {

@@ -26,6 +26,7 @@
 #include "oci/spec.h"
 #include "state/state.h"
 #include "storage/rootfs.h"
+#include "volume/sandbox_volumes.h"
 
 namespace wyvern::runtime {
 
@@ -40,6 +41,7 @@ struct HostEnvironment {
   std::vector<std::string> disk_filesystems;  // that the guest mounts
   const PodNamespaces* pod = nullptr;         // null: the sandbox is no pod
   std::string shm_source = {};                // of the pod's /dev/shm
+  SandboxVolumes* volumes = nullptr;
 };
 
 class HostContainer {
@@ -93,6 +95,7 @@ class HostContainer {
   Result<> MountRoot();
   Result<> AttachDevices();
   Result<> AttachVolumes();
+  Result<> TakeGuestVolumes();
   Result<> Share();
   Result<> ShareTree(const std::string& name, FdRef tree, const ExportPolicy& policy);
   Result<> StartAnchor();
@@ -105,6 +108,7 @@ class HostContainer {
   oci::GuestSpec guest_;
   ContainerDisks disks_;
   std::map<oci::DeviceNumber, oci::DeviceNumber> devices_;
+  std::map<std::string, oci::GuestSource> guest_sources_;
   bool root_on_disk_ = false;
   bool mounted_ = false;
   bool recorded_ = false;

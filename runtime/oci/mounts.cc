@@ -89,6 +89,17 @@ Result<> TranslateDisk(Json& mount, const std::string& field, const TranslateOpt
   return {};
 }
 
+void BindInGuest(Json& mount, const GuestSource& source) {
+  mount["type"] = "bind";
+  mount["source"] = source.path;
+  if (source.read_only) {
+    std::vector<std::string> options = GetStrings(mount, "options");
+    std::erase_if(options, [](const std::string& word) { return word == "rw" || word == "rrw"; });
+    options.emplace_back("ro");
+    mount["options"] = std::move(options);
+  }
+}
+
 Result<> TranslateBind(Json& mount, const std::string& field, const TranslateOptions& options,
                        std::vector<Export>& exports) {
   const std::vector<std::string> words = GetStrings(mount, "options");
@@ -111,6 +122,11 @@ Result<> TranslateBind(Json& mount, const std::string& field, const TranslateOpt
   if (source == options.shm_source && GetString(mount, "destination") == "/dev/shm") {
     mount["source"] = kGuestPodShm;
     mount["type"] = "bind";
+    return {};
+  }
+  if (const auto served = options.guest_sources.find(source);
+      served != options.guest_sources.end()) {
+    BindInGuest(mount, served->second);
     return {};
   }
   const bool read_only = IsReadOnly(words);

@@ -24,7 +24,8 @@ inline constexpr size_t kMaxConfigBytes =
 inline constexpr std::string_view kGuestShare = "/run/wyvern/share";
 inline constexpr std::string_view kGuestDisks = "/run/wyvern/disks";
 inline constexpr std::string_view kGuestPodShm = "/run/wyvern/pod/shm";  // agent.proto, Pod
-inline constexpr size_t kMaxDisks = 64;                                  // of a container
+inline constexpr std::string_view kGuestVolumes = "/run/wyvern/volumes";
+inline constexpr size_t kMaxDisks = 64;  // of a container
 
 struct Hook {
   std::string path;
@@ -105,6 +106,12 @@ struct DiskMount {
   std::string field;                 // "mounts[3]"
 };
 
+// What serves a bind mount in the guest instead of an export.
+struct GuestSource {
+  std::string path;        // in the guest
+  bool read_only = false;  // whatever the mount says
+};
+
 struct TranslateOptions {
   std::string container_id;
   std::string bundle;        // relative bind sources begin here
@@ -115,6 +122,7 @@ struct TranslateOptions {
   // The host's block devices as the guest numbers them. Those of Facts that are missing are left out: before they are attached a translation
   // only checks.
   std::map<DeviceNumber, DeviceNumber> devices = {};
+  std::map<std::string, GuestSource> guest_sources = {};  // by absolute host path
   bool terminal = false;
   // A network namespace of its own in the guest, which has loopback; otherwise the guest's own, which is the sandbox's.
   bool own_network = false;

@@ -253,6 +253,30 @@ TEST(SpecTest, ThePausesSysctlsAreTheGuests) {
               ElementsAre("kernel.shm_rmid_forced=1", "net.ipv4.ip_forward=1"));
 }
 
+TEST(SpecTest, WhatTheGuestHasItselfIsNoExport) {
+  Json json = Minimal();
+  json["mounts"] = Json::parse(
+      R"([{"destination":"/cache","type":"bind","source":"/pods/cache","options":["rbind","rw"]},
+          {"destination":"/config","type":"bind","source":"/pods/config","options":["rbind","rw"]},
+          {"destination":"/v","type":"bind","source":"/pods/v","options":["rbind"]}])");
+  const auto spec = Spec::Parse(json.dump());
+  ASSERT_TRUE(spec.has_value());
+  TranslateOptions options;
+  options.bundle = "/b";
+  options.share_prefix = "c7";
+  options.guest_sources = {{"/pods/cache", {"/run/wyvern/volumes/e0", false}},
+                           {"/pods/config", {"/run/wyvern/volumes/f1/files", true}}};
+  const auto guest = spec->Translate(options);
+  ASSERT_TRUE(guest.has_value());
+  const Json mounts = Json::parse(guest->config_json)["mounts"];
+  EXPECT_EQ(mounts[0]["source"], "/run/wyvern/volumes/e0");
+  EXPECT_EQ(mounts[0]["options"], Json::parse(R"(["rbind","rw"])"));
+  EXPECT_EQ(mounts[1]["source"], "/run/wyvern/volumes/f1/files");
+  EXPECT_EQ(mounts[1]["options"], Json::parse(R"(["rbind","ro"])"));
+  EXPECT_EQ(mounts[2]["source"], "/run/wyvern/share/c7-v0");
+  EXPECT_EQ(guest->volumes.size(), 1U);
+}
+
 TEST(SpecTest, ANetworkOfItsOwnStaysWithItsSysctls) {
   Json json = Minimal();
   json["linux"]["namespaces"] = Json::parse(R"([{"type":"network"}])");

@@ -134,6 +134,7 @@ Result<ProcessIo> SandboxImpl::MakeContainer(const ContainerPtr& container,
   host.stands_for_pod = container->stands_for_pod;
   HostEnvironment environment{machine_.get(), agent_.get(),    state_.get(),     &config_,
                               network_,       options_.bundle, disk_filesystems_};
+  environment.volumes = volumes_.get();
   if (facts_.stands_for_pod) {
     environment.pod = &pod_namespaces_;
     environment.shm_source = facts_.shm_source;

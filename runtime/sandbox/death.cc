@@ -207,6 +207,9 @@ Result<> SandboxImpl::ReleaseAll() {
     keep(CleanRecordedContainers(config_.cgroup_root, state_->Snapshot()));
   }
   keep(CloseNetwork());
+  if (volumes_ != nullptr) {
+    volumes_->Close();
+  }
   network_.Reset();
   if (cgroup_.has_value()) {
     keep(RemoveCgroup(config_.cgroup_root, cgroup_->directory()));

@@ -209,6 +209,13 @@ Result<> SandboxImpl::ConnectAgent() {
   WV_TRY_VOID(ConnectNetwork());
   WV_TRY(const agent_pb::CreateSandboxRequest request, GuestSandbox());
   WV_TRY_VOID(agent_->CreateSandbox(request));
+  volumes_ = std::make_unique<SandboxVolumes>(SandboxVolumes::Options{
+      .id = options_.id, .agent = agent_.get(), .loop = loop_.get(), .run = [this](auto work) {
+        pool_->Run([this, work = std::move(work)] {
+          const Busy busy(*this);  // Shutdown waits
+          work();
+        });
+      }});
   WatchHostCache();
   timeline_.Add("sandbox", hello);
   FindDiskFilesystems();

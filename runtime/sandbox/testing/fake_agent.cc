@@ -133,6 +133,9 @@ void FakeAgent::Register() {
         networks_.push_back(request);
         r.Ok({});
       });
+  Add<agent_pb::AddVolumeRequest, agent_pb::Empty>("AddVolume", empty);
+  Add<agent_pb::SetVolumeFilesRequest, agent_pb::Empty>("SetVolumeFiles", empty);
+  Add<agent_pb::RemoveVolumeRequest, agent_pb::Empty>("RemoveVolume", empty);
   server_->RegisterServerStream<agent_pb::Empty, agent_pb::Event>(
       kAgentService, "WatchEvents",
       [this](const agent_pb::Empty&, const ttrpc::CallContext&,

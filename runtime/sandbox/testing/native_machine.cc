@@ -320,9 +320,11 @@ class NativeMachine final : public TwoProcesses {
       Unmount(entry.path().string());
     }
     std::error_code error;
-    for (std::filesystem::directory_iterator it("/run/wyvern/disks", error), end;
-         !error && it != end; it.increment(error)) {
-      Unmount(it->path().string());
+    for (const char* directory : {"/run/wyvern/disks", "/run/wyvern/volumes"}) {
+      for (std::filesystem::directory_iterator it(directory, error), end; !error && it != end;
+           it.increment(error)) {
+        Unmount(it->path().string());
+      }
     }
     {
       const std::lock_guard lock(watch_->mu);
