@@ -115,6 +115,11 @@ bool IsOfEveryLinux(const Json& device) {
 
 }  // namespace
 
+bool IsGuestDevice(DeviceNumber number) {
+  return std::ranges::find(kGuestDevices, std::pair<int64_t, int64_t>(
+                                              number.major, number.minor)) != kGuestDevices.end();
+}
+
 Result<std::vector<BlockDevice>> FindBlockDevices(const Json& linux_section) {
   std::vector<BlockDevice> out;
   const Json* devices = Child(linux_section, "devices");

@@ -63,7 +63,7 @@ constexpr Field kFields[] = {
     {"mounts[].destination", kString, kGuest, ""},
     {"mounts[].type", kString, kTranslated, "bind, rbind, proc, sysfs, tmpfs, mqueue, devpts, cgroup, cgroup2; ext2, ext3, ext4, xfs, erofs and squashfs become disks of the guest; any other type is refused"},
     {"mounts[].source", kString, kTranslated, "bind: one export of the file server for each distinct source; file systems of disks: one disk, of a block device or an image file, whether or not an option says loop"},
-    {"mounts[].options", kStrings, kGuest, "bind: idmap and ridmap are refused, id-mapped mounts are not supported"},
+    {"mounts[].options", kStrings, kGuest, "bind: idmap and ridmap are refused, id-mapped mounts are not supported; shared and rshared are refused, what a guest mounts cannot appear on the host; read-only is so with all below"},
     {"mounts[].uidMappings", kArray, kRefused, "id-mapped mounts are not supported"},
     {"mounts[].uidMappings[].containerID", kU32, kRefused, "id-mapped mounts are not supported"},
     {"mounts[].uidMappings[].hostID", kU32, kRefused, "id-mapped mounts are not supported"},

@@ -104,6 +104,14 @@ Result<> TranslateBind(Json& mount, const std::string& field, const TranslateOpt
                        std::vector<Export>& exports) {
   const std::vector<std::string> words = GetStrings(mount, "options");
   for (const std::string& word : words) {
+    if (word == "shared" || word == "rshared") {
+      return Fail(
+          Code::kInvalidArgument,
+          fmt::format("{}.options: {} is refused: what a container mounts is in its virtual "
+                      "machine and cannot appear on the host; rslave lets it see what the "
+                      "host mounts",
+                      field, word));
+    }
     if (std::ranges::find_if(kIdMapOptions, [&](std::string_view o) {
           return word == o || word.starts_with(std::string(o) + "=");
         }) != kIdMapOptions.end()) {
@@ -145,8 +153,7 @@ Result<> TranslateBind(Json& mount, const std::string& field, const TranslateOpt
     it->read_only &= read_only;
     it->recursive |= recursive;
   }
-  it->follow_host_mounts |=
-      Has(words, "slave") || Has(words, "rslave") || Has(words, "shared") || Has(words, "rshared");
+  it->follow_host_mounts |= Has(words, "slave") || Has(words, "rslave");
   mount["type"] = "bind";
   mount["source"] = fmt::format("{}/{}", kGuestShare, it->name);
   return {};

@@ -169,6 +169,9 @@ Result<std::string> TranslateResources(std::string_view resources_json,
                                        const std::map<DeviceNumber, DeviceNumber>& devices,
                                        std::vector<std::string>* notes);
 
+// A character device that every Linux has by that number, so that a node of the host's is the guest's own.
+bool IsGuestDevice(DeviceNumber number);
+
 // Container and exec ids as the agent accepts them: [A-Za-z0-9][A-Za-z0-9_.-]{0,127}.
 Result<> CheckId(std::string_view id);
 

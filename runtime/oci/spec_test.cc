@@ -277,6 +277,27 @@ TEST(SpecTest, WhatTheGuestHasItselfIsNoExport) {
   EXPECT_EQ(guest->volumes.size(), 1U);
 }
 
+TEST(SpecTest, SharedPropagationIsRefusedWithTheReasonAndSlaveFollows) {
+  Json json = Minimal();
+  const auto with = [&](const char* word) {
+    json["mounts"] = Json::parse(
+        R"([{"destination":"/v","type":"bind","source":"/v","options":["rbind","WORD"]}])");
+    json["mounts"][0]["options"][1] = word;
+    TranslateOptions options;
+    options.bundle = "/b";
+    options.share_prefix = "c7";
+    return Spec::Parse(json.dump())->Translate(options);
+  };
+  for (const char* word : {"shared", "rshared"}) {
+    const auto refused = with(word);
+    ASSERT_FALSE(refused.has_value());
+    EXPECT_THAT(refused.error().message(), HasSubstr("mounts[0].options: " + std::string(word) +
+                                                     " is refused: what a container mounts"));
+  }
+  EXPECT_TRUE(with("rslave")->volumes[0].follow_host_mounts);
+  EXPECT_FALSE(with("rprivate")->volumes[0].follow_host_mounts);
+}
+
 TEST(SpecTest, ANetworkOfItsOwnStaysWithItsSysctls) {
   Json json = Minimal();
   json["linux"]["namespaces"] = Json::parse(R"([{"type":"network"}])");

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include <nlohmann/json.hpp>
 
 #include "proto/containerd_bootstrap.pb.h"
@@ -15,6 +17,10 @@ TEST(InfoTest, OnlyWhatIsImplementedIsOffered) {
             nlohmann::json::parse(R"({"v1":false,"v2":true,"systemd":true,"systemdUser":false})"));
   EXPECT_EQ(features["linux"]["namespaces"],
             nlohmann::json({"cgroup", "ipc", "mount", "network", "pid", "uts"}));
+  const auto& options = features["mountOptions"];
+  // containerd's CRI looks for "rro"; "rshared" is refused.
+  EXPECT_NE(std::find(options.begin(), options.end(), "rro"), options.end());
+  EXPECT_EQ(std::find(options.begin(), options.end(), "rshared"), options.end());
   EXPECT_EQ(features["linux"]["seccomp"]["enabled"], true);
   for (const char* module : {"apparmor", "selinux"}) {
     EXPECT_EQ(features["linux"][module]["enabled"], false) << module;
