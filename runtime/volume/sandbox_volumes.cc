@@ -188,26 +188,29 @@ bool SandboxVolumes::Update(const std::string& source, Files& files) {
   if (!version.has_value() || *version == files.version) {
     return true;  // one that is gone, or being made: what the guest has stays
   }
-  std::string now = *version;
-  size_t bytes = 0;
-  auto done = [&]() -> Result<> {
-    WV_TRY(HostFiles read, ReadBounded(source, files.bytes));
-    now = read.version;
-    bytes = read.bytes;
-    return SendFiles(files.name, std::move(read));
-  }();
-  if (done.has_value()) {
-    files.version = now;
-    files.bytes = bytes;
-    WV_DEBUG("sandbox {}: {} has changed", options_.id, source);
-    return true;
+  const auto tell = [&](const Error& error) {
+    if (files.told != *version && error.code() != Code::kUnavailable) {  // else the guest is going
+      files.told = *version;
+      WV_WARN("sandbox {}: {} has changed, but its containers keep the old one: {}", options_.id,
+              source, PlainText(error.message(), kMaxGuestText));
+    }
+  };
+  auto read = ReadBounded(source, files.bytes);
+  if (!read.has_value()) {
+    tell(read.error());
+    return read.error().code() !=
+           Code::kAborted;  // the others are over with the host's next change
   }
-  if (done.error().code() != Code::kUnavailable && files.told != now) {  // else the guest is going
-    files.told = now;
-    WV_WARN("sandbox {}: {} has changed, but its containers keep the old one: {}", options_.id,
-            source, PlainText(done.error().message(), kMaxGuestText));
+  std::string now = read->version;
+  const size_t bytes = read->bytes;
+  if (auto sent = SendFiles(files.name, std::move(*read)); !sent.has_value()) {
+    tell(sent.error());
+    return false;
   }
-  return false;
+  files.version = std::move(now);
+  files.bytes = bytes;
+  WV_DEBUG("sandbox {}: {} has changed", options_.id, source);
+  return true;
 }
 
 void SandboxVolumes::Sync() {
