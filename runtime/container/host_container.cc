@@ -19,6 +19,29 @@ Result<oci::Spec> ReadSpec(const std::string& bundle) {
   return oci::Spec::Parse(text);
 }
 
+// In the guest a device's number is that of the guest's own.
+Result<> CheckBindSource(const std::string& source) {
+  struct stat info = {};
+  if (stat(source.c_str(), &info) != 0) {
+    return SysError(source);
+  }
+  const oci::DeviceNumber number{major(info.st_rdev), minor(info.st_rdev)};
+  if (S_ISCHR(info.st_mode) && !oci::IsGuestDevice(number)) {
+    return Fail(Code::kInvalidArgument,
+                fmt::format("{}: character devices of the host ({}:{}) cannot be had in a virtual "
+                            "machine, which has its own: only null, zero, full, random, urandom, "
+                            "tty, console, ptmx, net/tun, fuse and loop-control are the same",
+                            source, number.major, number.minor));
+  }
+  if (S_ISBLK(info.st_mode)) {
+    return Fail(Code::kInvalidArgument,
+                fmt::format("{}: a block device is not bind-mounted: name it in linux.devices "
+                            "(--device, volumeDevices), and it becomes a disk of the guest",
+                            source));
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<std::unique_ptr<HostContainer>> HostContainer::Prepare(const HostEnvironment& environment,
@@ -118,7 +141,8 @@ Result<> HostContainer::Make() {
   }
   WV_TRY_VOID(MakeRoot());
   WV_TRY_VOID(AttachDevices());
-  WV_TRY_VOID(TakeGuestVolumes());
+  WV_TRY_VOID(ShareRoot());
+  WV_TRY_VOID(TakeVolumes());
   if (root_on_disk_ || !devices_.empty() || !guest_sources_.empty()) {
     WV_TRY_VOID(Translate());
   }
@@ -126,7 +150,6 @@ Result<> HostContainer::Make() {
     WV_INFO("container {}: {}", options_.id, note);
   }
   WV_TRY_VOID(AttachVolumes());
-  WV_TRY_VOID(Share());
   return StartAnchor();
 }
 
@@ -196,13 +219,19 @@ Result<> HostContainer::AttachVolumes() {
   return {};
 }
 
-Result<> HostContainer::TakeGuestVolumes() {
+// Where the guest has what is bind-mounted: in its own memory, or on an export.
+Result<> HostContainer::TakeVolumes() {
   for (const oci::Export& item : guest_.volumes) {
+    const std::string field = item.field + ".source";
+    WV_TRY_VOID_CONTEXT(CheckBindSource(item.source), field);
     WV_TRY_CONTEXT(auto served, environment_.volumes->Take(options_.id, item.source),
-                   item.field + ".source: " + item.source);
-    if (served.has_value()) {
-      guest_sources_.emplace(item.source, std::move(*served));
+                   field + ": " + item.source);
+    if (!served.has_value()) {
+      WV_TRY_CONTEXT(std::string name, ShareVolume(item), field);
+      served = oci::GuestSource{fmt::format("{}/{}", oci::kGuestShare, name), false};
+      shared_exports_.push_back(std::move(name));
     }
+    guest_sources_.emplace(item.source, std::move(*served));
   }
   return {};
 }
@@ -218,33 +247,53 @@ Result<> HostContainer::MountRoot() {
 }
 
 Result<> HostContainer::ShareTree(const std::string& name, FdRef tree, const ExportPolicy& policy) {
-  exports_.push_back(name);
   WV_TRY_VOID(Record("export", [&](ContainerRecord& record) { record.exports.push_back(name); }));
   return environment_.machine->AttachExport(name, tree, policy);
 }
 
-Result<> HostContainer::Share() {
-  const Config::Share& share = environment_.config->share;
-  if (!root_on_disk_) {
-    TreeOptions root;
-    root.recursive = true;  // mounts[] of the list may have targets below it
-    root.for_guest = true;
-    WV_TRY_CONTEXT(const UniqueFd tree, CloneTree(RootPath(), root), "container root");
-    // Also a read-only root is attached for writing: crun makes mount points in it before the container sees it.
-    const auto cache = spec_.facts().root_readonly ? share.cache_read_only : share.cache_root;
-    WV_TRY_VOID(ShareTree(fmt::format("c{}-root", options_.index), tree, {cache, false}));
+Result<> HostContainer::ShareRoot() {
+  if (root_on_disk_) {
+    return {};
   }
-  for (const oci::Export& item : guest_.volumes) {
+  const Config::Share& share = environment_.config->share;
+  TreeOptions root;
+  root.recursive = true;  // mounts[] of the list may have targets below it
+  root.for_guest = true;
+  WV_TRY_CONTEXT(const UniqueFd tree, CloneTree(RootPath(), root), "container root");
+  // Also a read-only root is attached for writing: crun makes mount points in it before the container sees it.
+  const auto cache = spec_.facts().root_readonly ? share.cache_read_only : share.cache_root;
+  const std::string name = fmt::format("c{}-root", options_.index);
+  exports_.push_back(name);
+  return ShareTree(name, tree, {cache, false});
+}
+
+// Its name.
+Result<std::string> HostContainer::ShareVolume(const oci::Export& item) {
+  return environment_.exports->Acquire(item, [&]() -> Result<> {
     TreeOptions options;
     options.recursive = item.recursive;
     options.read_only = item.read_only;
     options.follow_host_mounts = item.follow_host_mounts;
     options.for_guest = true;
-    WV_TRY_CONTEXT(const UniqueFd volume, CloneTree(item.source, options), item.field + ".source");
+    WV_TRY(const UniqueFd volume, CloneTree(item.source, options));
     // A read-only one, too: the host may change it at any time.
-    WV_TRY_VOID(ShareTree(item.name, volume, {share.cache_volume, item.read_only}));
+    auto attached =
+        ShareTree(item.name, volume, {environment_.config->share.cache_volume, item.read_only});
+    if (!attached.has_value()) {
+      exports_.push_back(item.name);  // it may be there all the same
+    }
+    return attached;
+  });
+}
+
+const std::vector<std::string>& HostContainer::TakeExportNames() {
+  for (std::string& name : shared_exports_) {
+    if (environment_.exports->Release(name)) {
+      exports_.push_back(std::move(name));
+    }
   }
-  return {};
+  shared_exports_.clear();
+  return exports_;
 }
 
 Result<> HostContainer::StartAnchor() {
@@ -290,6 +339,7 @@ Result<> HostContainer::Release(GuestState guest) {
   };
   keep(disks_.Release(guest));
   environment_.volumes->Release(options_.id, guest == GuestState::kObeys);
+  TakeExportNames();
   // What cannot be detached, since requests still use it, is for the next try: its device would stay busy.
   std::vector<std::string> attached;
   for (auto it = exports_.rbegin(); guest != GuestState::kGone && it != exports_.rend(); ++it) {

@@ -22,6 +22,7 @@
 #include "container/anchor_process.h"
 #include "container/disks.h"
 #include "container/pod_namespaces.h"
+#include "container/shared_exports.h"
 #include "hypervisor/machine.h"
 #include "oci/spec.h"
 #include "state/state.h"
@@ -42,6 +43,7 @@ struct HostEnvironment {
   const PodNamespaces* pod = nullptr;         // null: the sandbox is no pod
   std::string shm_source = {};                // of the pod's /dev/shm
   SandboxVolumes* volumes = nullptr;
+  SharedExports* exports = nullptr;
 };
 
 class HostContainer {
@@ -68,7 +70,8 @@ class HostContainer {
 
   const std::string& bundle() const { return options_.bundle; }
 
-  const std::vector<std::string>& export_names() const { return exports_; }
+  // Those that go with it: what other containers have, too, stays theirs. From here on it shares none.
+  const std::vector<std::string>& TakeExportNames();
 
   // The host's block devices that it has, and their numbers in the guest.
   const std::map<oci::DeviceNumber, oci::DeviceNumber>& devices() const { return devices_; }
@@ -95,8 +98,9 @@ class HostContainer {
   Result<> MountRoot();
   Result<> AttachDevices();
   Result<> AttachVolumes();
-  Result<> TakeGuestVolumes();
-  Result<> Share();
+  Result<> TakeVolumes();
+  Result<> ShareRoot();
+  Result<std::string> ShareVolume(const oci::Export& item);
   Result<> ShareTree(const std::string& name, FdRef tree, const ExportPolicy& policy);
   Result<> StartAnchor();
   std::string RootPath() const;
@@ -112,7 +116,8 @@ class HostContainer {
   bool root_on_disk_ = false;
   bool mounted_ = false;
   bool recorded_ = false;
-  std::vector<std::string> exports_;
+  std::vector<std::string> exports_;  // to be detached
+  std::vector<std::string> shared_exports_;
   std::optional<Cgroup> cgroup_;
   std::optional<AnchorProcess> anchor_;
 };

@@ -135,6 +135,7 @@ Result<ProcessIo> SandboxImpl::MakeContainer(const ContainerPtr& container,
   HostEnvironment environment{machine_.get(), agent_.get(),    state_.get(),     &config_,
                               network_,       options_.bundle, disk_filesystems_};
   environment.volumes = volumes_.get();
+  environment.exports = &shared_exports_;
   if (facts_.stands_for_pod) {
     environment.pod = &pod_namespaces_;
     environment.shm_source = facts_.shm_source;
@@ -211,7 +212,7 @@ Result<> SandboxImpl::ReleaseContainer(const ContainerPtr& container, bool guest
   UnwatchAnchor(container);
   const bool alive = CheckAlive().has_value();
   if (alive && guest_obeys) {
-    const std::vector<std::string>& names = container->host->export_names();
+    const std::vector<std::string>& names = container->host->TakeExportNames();
     for (auto it = names.rbegin(); it != names.rend(); ++it) {
       if (auto detached = agent_->DetachShare(*it); !detached.has_value()) {
         WV_WARN("container {}: detaching {} in the guest: {}", container->id, *it,

@@ -273,6 +273,7 @@ class SandboxImpl final : public Sandbox {
   std::unique_ptr<PodNetwork> pod_network_;  // set before there are containers
   std::unique_ptr<PodForward> pod_forward_;  // the same; null: none
   std::unique_ptr<SandboxVolumes> volumes_;  // likewise
+  SharedExports shared_exports_;
   std::vector<std::string>
       disk_filesystems_;  // that the guest mounts; set before there are containers
   std::unique_ptr<LoopThread> loop_;

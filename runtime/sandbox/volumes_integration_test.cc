@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include <csignal>
 #include <filesystem>
@@ -229,6 +230,38 @@ TEST_F(VolumesTest, OneThatGrowsTooLargeKeepsItsLastVersion) {
   volume.Write({{"key", "small again"}});
   EXPECT_TRUE(SaysSoon("a", "cat /c/key", "small again"));
   End("a");
+}
+
+TEST_F(VolumesTest, AShareIsOneForAllContainersThatMountIt) {
+  const std::string volume = EmptyDir("disk", nullptr);
+  Boot({});
+  StartSleeper("a", Bind(volume, "/a"));
+  StartSleeper("b", Bind(volume, "/b") + Bind(volume, "/again"));
+  EXPECT_TRUE(exports_->attached.contains("c0-v0"));
+  EXPECT_FALSE(exports_->attached.contains("c1-v0"));
+  EXPECT_EQ(Says("a", "busybox mkfifo /a/fifo; (busybox timeout 9 cat /a/fifo > /a/out &)"), "");
+  EXPECT_EQ(Says("b", "echo through > /b/fifo; busybox usleep 100000; cat /again/out"),
+            "through\n");
+  End("a");
+  EXPECT_TRUE(exports_->attached.contains("c0-v0")) << "b has it";
+  EXPECT_EQ(Says("b", "cat /b/out"), "through\n");
+  End("b");
+  EXPECT_FALSE(exports_->attached.contains("c0-v0"));
+  EXPECT_EQ(Run("c", With(Bind(volume, "/c"), {"cat", "/c/out"})).out, "through\n");
+}
+
+TEST_F(VolumesTest, DevicesOfTheHostAreRefusedWithTheReason) {
+  Boot({});
+  ASSERT_EQ(mknod((dir_ + "/kvm").c_str(), S_IFCHR | 0600, makedev(10, 232)), 0);
+  ASSERT_EQ(mknod((dir_ + "/disk").c_str(), S_IFBLK | 0600, makedev(254, 0)), 0);
+  const auto why_not = [&](const std::string& source) -> std::string {
+    auto io = sandbox_->CreateContainer(
+        ContainerOf("a", MakeBundle("a", With(Bind(source, "/d"), {"true"})), false, false));
+    return io.has_value() ? "" : io.error().message();
+  };
+  EXPECT_THAT(why_not(dir_ + "/kvm"), HasSubstr("character devices of the host (10:232)"));
+  EXPECT_THAT(why_not(dir_ + "/disk"), HasSubstr("name it in linux.devices"));
+  EXPECT_EQ(LeftBehind().find("export"), std::string::npos);
 }
 
 TEST_F(VolumesTest, AnAgentThatHangsOrRefusesEndsNothingButTheContainer) {
