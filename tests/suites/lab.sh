@@ -35,7 +35,7 @@ interop
 1.7 1 test_bad_input.py test_rootfs.py test_confinement.py test_virtio_blk.py test_fs_differential.py test_fs_escape.py test_dax.py
 1.7 1 test_hotplug_soak.py
 1.7 1 test_block_roots.py test_devices_vcpus.py test_kvm_units.py
-1.7 1 test_memory.py test_limits.py
+1.7 1 test_memory.py test_limits.py test_volumes.py
 1.7 1 test_resize.py test_observe.py
 1.7 1 test_debian_image.py
 1.7 1 test_wyvern_cli.py test_guest_import.py test_network.py test_hooks.py
