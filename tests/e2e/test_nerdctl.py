@@ -170,11 +170,10 @@ def throughput(nerdctl: Nerdctl, megabytes: int) -> float:
 
 
 @pytest.mark.wyvern_only
-def test_68_throughput_over_the_bridge_beside_runc(nerdctl, long, record_property, capsys):
+def test_68_throughput_over_the_bridge_beside_runc(nerdctl, long, capsys):
     megabytes = 256 if long else 32
     ours = throughput(nerdctl, megabytes)
     theirs = throughput(Nerdctl(nerdctl.directory, "io.containerd.runc.v2"), megabytes)
-    record_property("bridge_mb_s", f"{ours:.1f} {theirs:.1f}")
     with capsys.disabled():
         print(f"\nover the bridge: {WYVERN} {ours:.1f} MB/s, runc {theirs:.1f} MB/s ({megabytes} MB, one processor for all)")
     assert ours > 0.5
