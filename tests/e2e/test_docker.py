@@ -68,14 +68,14 @@ def serves(address: str) -> bool:
     more(["busybox", "/etc/passwd"], 126, "ermission denied"),
     more(["--init", "busybox", "sh", "-c", "kill -9 $$"], 137, ""),
 ], ids=["its_own", "not_found", "not_executable", "a_signals"])
-def test_67_exit_code(docker, argv, code, says):
+def test_scenario_67_exit_code(docker, argv, code, says):
     done = docker.run("--rm", *argv)
     assert done.returncode == code, (done, docker.said())
     assert says in done.stderr.decode(), done.stderr
     assert (done.stdout == b"out\n") == (code == 3)
 
 
-def test_67_what_it_was_given(docker, web, volume):
+def test_scenario_67_what_it_was_given(docker, web, volume):
     assert wait_until(lambda: "started" in docker.docker("logs", web), 20)
     said = docker.docker("exec", web, "sh", "-c",
                          "echo $COLOUR; pwd; cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max; cat /proc/1/comm; cat /www/index.html; "
@@ -88,23 +88,23 @@ def test_67_what_it_was_given(docker, web, volume):
     assert (volume / "theirs").exists()
 
 
-def test_67_published_port_and_the_bridge(docker, web):
+def test_scenario_67_published_port_and_the_bridge(docker, web):
     for address in (f"127.0.0.1:{PORT}", f"{HOST}:{PORT}", docker.address(web)):  # docker-proxy, iptables, neither
         assert serves(address), (address, call(["iptables-save"]).stdout.decode(), docker.said())
 
 
-def test_67_two_containers_talk(docker, web):
+def test_scenario_67_two_containers_talk(docker, web):
     address = docker.address(web)
     done = docker.run("--rm", "busybox", "sh", "-c", f"ping -c 2 -W 5 {address} >&2 && wget -q -O - http://{address}/")
     assert done.returncode == 0 and done.stdout == b"a page\n", (done, docker.said())
 
 
-def test_67_healthcheck(docker, web):
+def test_scenario_67_healthcheck(docker, web):
     assert wait_until(lambda: docker.inspect(web, "{{.State.Health.Status}}") == "healthy", 40, 1), \
         docker.inspect(web, "{{json .State.Health}}")
 
 
-def test_67_exec(docker, web):
+def test_scenario_67_exec(docker, web):
     data = bytes(range(256)) * 4096
     done = docker.call("exec", "-i", "-u", "65534:65534", "-e", "A=b", "-w", "/tmp", web, "sh", "-c", "cat; id -u >&2; echo $A >&2; pwd >&2; exit 9",
                        stdin=data)
@@ -115,14 +115,14 @@ def test_67_exec(docker, web):
     assert docker.inspect(web, "{{.State.Running}}") == "true"
 
 
-def test_67_terminal(docker):
+def test_scenario_67_terminal(docker):
     shutil.which("script") or pytest.skip("no script(1) in this machine")
     argv = f"docker -H unix://{docker.socket} run --rm -it --runtime {RUNTIME} busybox sh -c 'test -t 0 && test -t 1 && stty size && exit 4'"
     done = call(["script", "-qec", f"stty rows 33 cols 77; {argv}", "/dev/null"])
     assert done.returncode == 4 and b"33 77" in done.stdout, done
 
 
-def test_67_cp_both_ways(docker, web, volume, scratch):
+def test_scenario_67_cp_both_ways(docker, web, volume, scratch):
     docker.docker("exec", web, "sh", "-c", "mkdir -p /d && echo inside > /d/f")
     with tarfile.open(fileobj=io.BytesIO(docker.call("cp", f"{web}:/d/f", "-").stdout)) as tar:
         assert tar.extractfile("f").read() == b"inside\n"
@@ -133,7 +133,7 @@ def test_67_cp_both_ways(docker, web, volume, scratch):
     assert (volume / "g").read_text() == "for /www/g\n"
 
 
-def test_67_commit_and_diff(docker, web):
+def test_scenario_67_commit_and_diff(docker, web):
     docker.docker("exec", web, "sh", "-c", "echo kept > /kept")
     assert re.search(r"^A /kept$", docker.docker("diff", web), re.M)
     image = unique("image")
@@ -146,7 +146,7 @@ def test_67_commit_and_diff(docker, web):
     assert docker.inspect(web, "{{.State.Status}}") == "running"  # it was paused meanwhile
 
 
-def test_67_pause(docker, web):
+def test_scenario_67_pause(docker, web):
     docker.docker("pause", web)
     assert docker.inspect(web, "{{.State.Status}}") == "paused"
     before = docker.docker("logs", web).count("tick")
@@ -156,7 +156,7 @@ def test_67_pause(docker, web):
     assert serves(docker.address(web))
 
 
-def test_67_top_stats_update(docker, web):
+def test_scenario_67_top_stats_update(docker, web):
     top = docker.docker("top", web).splitlines()
     assert len(top) >= 2, top
     if RUNTIME == WYVERN:  # the processes are in the guest: who stands for them, once for each exec that runs, too
@@ -168,7 +168,7 @@ def test_67_top_stats_update(docker, web):
     assert limits.split() == [str(96 * MIB), "80000", "100000"]
 
 
-def test_67_live_restore(docker, web):
+def test_scenario_67_live_restore(docker, web):
     """dockerd goes and comes back: the container goes on, nothing of what it says is lost."""
     address = docker.address(web)
     before = docker.docker("logs", web).count("tick")
@@ -181,7 +181,7 @@ def test_67_live_restore(docker, web):
     assert wait_until(lambda: docker.docker("logs", web).count("tick") >= before + 3, 20)
 
 
-def test_67_restart_and_stop(docker, web):
+def test_scenario_67_restart_and_stop(docker, web):
     docker.docker("restart", "-t", "20", web)
     assert serves(f"127.0.0.1:{PORT}"), docker.said()
     assert docker.docker("logs", web).count("bye") == 1
@@ -191,7 +191,7 @@ def test_67_restart_and_stop(docker, web):
     docker.docker("rm", web)
 
 
-def test_67_restart_policy(docker):
+def test_scenario_67_restart_policy(docker):
     name = unique()
     docker.docker("run", "-d", "--name", name, "--runtime", RUNTIME, "--restart", "on-failure:1", "busybox", "sh", "-c", "echo again; exit 3")
     assert wait_until(lambda: docker.inspect(name, "{{.RestartCount}} {{.State.Status}} {{.State.ExitCode}}") == "1 exited 3", 60, 1), \
@@ -200,7 +200,7 @@ def test_67_restart_policy(docker):
     docker.docker("rm", name)
 
 
-def test_67_kill_and_no_network(docker):
+def test_scenario_67_kill_and_no_network(docker):
     name = docker.docker("run", "-d", "--runtime", RUNTIME, "--network", "none", "busybox", "sleep", "1000").strip()
     assert re.findall(r"^\d+: (\w+)", docker.docker("exec", name, "ip", "-o", "link"), re.M) == ["lo"]
     docker.docker("kill", name)
@@ -209,7 +209,7 @@ def test_67_kill_and_no_network(docker):
 
 
 @pytest.mark.wyvern_only
-def test_67_networks_that_are_refused(docker):
+def test_scenario_67_networks_that_are_refused(docker):
     done = docker.run("--rm", "--network", "host", "busybox", "true")
     assert done.returncode != 0 and b"the host's network was asked for" in done.stderr, done
     name = docker.docker("run", "-d", "--runtime", RUNTIME, "busybox", "sleep", "1000").strip()
@@ -221,11 +221,11 @@ def test_67_networks_that_are_refused(docker):
 
 
 @pytest.mark.thorough
-def test_67_containerds_image_store(tmp_path_factory):
+def test_scenario_67_containerds_image_store(tmp_path_factory):
     with Dockerd(tmp_path_factory.mktemp("wyvern-e2e-docker"), containerd_store=True) as docker:
-        name = docker.docker("run", "-d", "--runtime", RUNTIME, "-p", f"{PORT}:80", "busybox", "sh", "-c",
+        name = docker.docker("run", "-d", "--runtime", RUNTIME, "-p", f"{PORT + 1}:80", "busybox", "sh", "-c",
                              "mkdir /www; echo a page > /www/index.html; httpd -f -p 80 -h /www").strip()
-        assert serves(f"127.0.0.1:{PORT}")
+        assert serves(f"127.0.0.1:{PORT + 1}")
         with tarfile.open(fileobj=io.BytesIO(docker.call("cp", f"{name}:/www/index.html", "-").stdout)) as tar:
             assert tar.extractfile("index.html").read() == b"a page\n"
         docker.docker("commit", name, "made")

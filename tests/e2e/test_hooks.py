@@ -29,7 +29,7 @@ def shell(script: str, **more) -> dict:
     return {"path": "/bin/sh", "args": ["named", "-c", script], "env": ["PATH=/usr/bin:/bin", "WHO=me"], **more}
 
 
-def test_64_hooks_of_all_six_kinds(scratch, bundle):
+def test_scenario_64_hooks_of_all_six_kinds(scratch, bundle):
     def hook(kind):
         return [shell(f"cat > {scratch}/{kind}; echo {kind} $WHO $0 $(pwd) $(readlink /proc/self/ns/net) >> {scratch}/log"
                       + (f"; echo by a hook > {scratch}/root/made" if kind == "createContainer" else ""))]
@@ -63,7 +63,7 @@ def test_64_hooks_of_all_six_kinds(scratch, bundle):
     assert theirs != mine
 
 
-def test_64_a_create_hook_that_fails_or_hangs(scratch, bundle):
+def test_scenario_64_a_create_hook_that_fails_or_hangs(scratch, bundle):
     undone = scratch / "undone"
     poststop = [shell("exit 1"), shell(f"echo undone >> {undone}")]
     with bundle({"createRuntime": [shell("echo no way >&2; exit 5")], "poststop": poststop}, ["true"]) as shim:
@@ -78,7 +78,7 @@ def test_64_a_create_hook_that_fails_or_hangs(scratch, bundle):
         assert undone.read_text() == "undone\n" * 2
 
 
-def test_64_a_poststart_hook_that_fails_ends_the_container(scratch, bundle):
+def test_scenario_64_a_poststart_hook_that_fails_ends_the_container(scratch, bundle):
     with bundle({"poststart": [shell("echo no way >&2; exit 5")], "poststop": [shell(f"cat > {scratch}/undone")]}, ["sleep", "1000"]) as shim:
         assert shim.call("Create", shim.create())[0] == 0
         code, message, _ = shim.call("Start", {1: shim.name})

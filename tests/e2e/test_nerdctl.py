@@ -59,7 +59,7 @@ def page(address: str) -> str:
         return ""
 
 
-def test_68_bridge_port_volume_logs(nerdctl, web):
+def test_scenario_68_bridge_port_volume_logs(nerdctl, web):
     address = nerdctl.address(web)
     assert address.startswith(SUBNET + "."), address
     for target in (address, f"{SUBNET}.1:{PORT}"):  # portmap's rules are for what comes from outside lo
@@ -70,7 +70,7 @@ def test_68_bridge_port_volume_logs(nerdctl, web):
     assert b"exit code 9" in nerdctl.call("exec", web, "sh", "-c", "exit 9").stderr
 
 
-def test_68_two_containers_talk_and_nothing_is_left(nerdctl, web):
+def test_scenario_68_two_containers_talk_and_nothing_is_left(nerdctl, web):
     address = nerdctl.address(web)
     done = nerdctl.run("--rm", "busybox", "sh", "-c", f"ping -c 2 -W 5 {address} >&2 && wget -q -O - http://{address}/; ip -4 -o addr show eth0")
     assert done.returncode == 0 and done.stdout.startswith(b"a page\n"), done
@@ -83,13 +83,13 @@ def test_68_two_containers_talk_and_nothing_is_left(nerdctl, web):
 
 
 @pytest.mark.thorough
-def test_68_terminal(nerdctl):
+def test_scenario_68_terminal(nerdctl):
     argv = " ".join([str(PROGRAM), *nerdctl.flags, "run", "--pull", "never", "--rm", "-it", "--net", "none", "--runtime", RUNTIME, "busybox"])
     done = call(["script", "-qec", f"stty rows 33 cols 77; {argv} sh -c 'test -t 0 && ip -o link | wc -l && exit 4'", "/dev/null"])
     assert done.returncode == 4 and done.stdout.rstrip().endswith(b"1"), done  # --net none: lo alone
 
 
-def test_68_cp_both_ways(nerdctl, web, scratch):
+def test_scenario_68_cp_both_ways(nerdctl, web, scratch):
     nerdctl.nerdctl("exec", web, "sh", "-c", "mkdir -p /d && echo inside > /d/f")
     nerdctl.nerdctl("cp", f"{web}:/d/f", scratch / "f")
     assert (scratch / "f").read_text() == "inside\n"
@@ -98,7 +98,7 @@ def test_68_cp_both_ways(nerdctl, web, scratch):
     assert wait_until(lambda: nerdctl.call("exec", web, "cat", "/d/g").stdout == b"from outside\n", 5)
 
 
-def test_68_pause_stop_start_rm(nerdctl, web):
+def test_scenario_68_pause_stop_start_rm(nerdctl, web):
     nerdctl.nerdctl("pause", web)
     assert nerdctl.inspect(web)["State"]["Status"] == "paused"
     nerdctl.nerdctl("unpause", web)
@@ -114,14 +114,14 @@ def test_68_pause_stop_start_rm(nerdctl, web):
 
 
 @pytest.mark.wyvern_only
-def test_68_networks_that_are_refused(nerdctl):
+def test_scenario_68_networks_that_are_refused(nerdctl):
     done = nerdctl.run("--rm", "--net", "host", "busybox", "true")
     assert done.returncode != 0 and b"the host's network was asked for" in done.stderr, done
 
 
 @pytest.mark.thorough
 @pytest.mark.wyvern_only
-def test_68_network_of_another_container_is_refused(nerdctl):
+def test_scenario_68_network_of_another_container_is_refused(nerdctl):
     name = nerdctl.nerdctl("run", "-d", "--pull", "never", "--runtime", RUNTIME, "busybox", "sleep", "1000").strip()
     done = nerdctl.run("--rm", "--net", f"container:{name}", "busybox", "true")
     assert done.returncode != 0 and b"--network container" in done.stderr, done
@@ -130,7 +130,7 @@ def test_68_network_of_another_container_is_refused(nerdctl):
 
 @pytest.mark.thorough
 @pytest.mark.limit(400)
-def test_68_compose(nerdctl, scratch):
+def test_scenario_68_compose(nerdctl, scratch):
     (scratch / "compose.yaml").write_text("""
 services:
   server:
@@ -170,7 +170,7 @@ def throughput(nerdctl: Nerdctl, megabytes: int) -> float:
 
 
 @pytest.mark.wyvern_only
-def test_68_throughput_over_the_bridge_beside_runc(nerdctl, long, capsys):
+def test_scenario_68_throughput_over_the_bridge_beside_runc(nerdctl, long, capsys):
     megabytes = 256 if long else 32
     ours = throughput(nerdctl, megabytes)
     theirs = throughput(Nerdctl(nerdctl.directory, "io.containerd.runc.v2"), megabytes)

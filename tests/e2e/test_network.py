@@ -198,7 +198,7 @@ def cni_network(name: str, subnet: str):
 
 
 @pytest.mark.skipif(not pathlib.Path("/usr/lib/cni/bridge").exists(), reason="no CNI plugins in this machine")
-def test_51_interface_between_create_and_start():
+def test_scenario_51_interface_between_create_and_start():
     """`ctr run --cni`; docker does it this way from 28 on."""
     with cni_network("wve2e", "10.74.9") as leases:
         done = run(BUSYBOX, "sh", "-c", "ip addr show eth0; ip route; ping -c 2 -W 5 10.74.9.1", flags=["--cni"])

@@ -29,7 +29,7 @@ both = pytest.mark.parametrize("handler", ["wyvern", "runc"])
 
 
 @both
-def test_containers_come_and_go_in_a_pod_that_lives(cri, handler):
+def test_scenario_43_containers_come_and_go_in_a_pod_that_lives(cri, handler):
     with Pod(cri, handler) as pod:
         assert pod.state() == "SANDBOX_READY"
         first = pod.run("sh", "-c", "echo out; echo err >&2; trap 'exit 5' TERM; while sleep 0.1; do :; done")
@@ -48,7 +48,7 @@ def test_containers_come_and_go_in_a_pod_that_lives(cri, handler):
         assert pod.state() == "SANDBOX_READY"
 
 
-def test_ten_containers_each_restarted(cri):
+def test_scenario_42_ten_containers_each_restarted(cri):
     with Pod(cri, "wyvern") as pod:
         names = [f"c{i}" for i in range(10)]
         running = {name: pod.run("sh", "-c", f"echo {name} > /tmp/name; exec sleep 100000", name=name) for name in names}
@@ -85,7 +85,7 @@ def seen(pod: Pod, scratch: pathlib.Path) -> dict:
     }
 
 
-def test_names_and_files_are_those_of_runc(cri, scratch):
+def test_scenario_48_names_and_files_are_those_of_runc(cri, scratch):
     found = {}
     for handler in ("wyvern", "runc"):
         with Pod(cri, handler) as pod:
@@ -100,7 +100,7 @@ def test_names_and_files_are_those_of_runc(cri, scratch):
 
 
 @both
-def test_processes_are_shared_where_asked_for(cri, handler):
+def test_scenario_45_processes_are_shared_where_asked_for(cri, handler):
     with Pod(cri, handler, pid=POD) as pod:
         one = pod.run("sleep", "100000")
         other = pod.run("sh", "-c", "(sleep 0.1 &) ; exec sleep 99999")
@@ -122,7 +122,7 @@ def test_debug_container_joins_the_processes_of_its_target(cri, handler):
         assert "77777" in pod.exec(debug, "cat", "/proc/1/cmdline")
 
 
-def test_a_pod_of_runc_and_one_of_ours_reach_each_other(cri):
+def test_scenario_49_a_pod_of_runc_and_one_of_ours_reach_each_other(cri):
     with Pod(cri, "wyvern") as ours, Pod(cri, "runc") as theirs:
         assert re.match(r"10\.89\.", ours.ip()) and ours.ip() != theirs.ip()
         a, b = ours.run(), theirs.run()
@@ -161,7 +161,7 @@ def test_figures_of_containers_and_pods(cri, handler):
         assert [entry["attributes"]["id"] for entry in stats["linux"]["containers"]] == [one]
 
 
-def test_end_of_the_anchor_is_the_end_of_the_pod(cri):
+def test_scenario_44_end_of_the_anchor_is_the_end_of_the_pod(cri):
     with Pod(cri, "wyvern") as pod:
         one = pod.run()
         call(["kill", "-9", pod.pid()])
@@ -185,7 +185,7 @@ def test_exec_in_what_stands_for_the_pod_is_refused(cri):
         assert done.returncode != 0 and b"stands for its pod" in done.stderr, done.stderr
 
 
-def test_namespaces_of_the_host_mean_the_pods(cri):
+def test_scenario_47_namespaces_of_the_host_mean_the_pods(cri):
     with Pod(cri, "wyvern", pid=NODE, ipc=NODE) as pod:
         one = pod.run("sleep", "77777")
         other = pod.run()
@@ -195,7 +195,7 @@ def test_namespaces_of_the_host_mean_the_pods(cri):
 
 
 @both
-def test_port_forward_reaches_what_listens_on_localhost_only(cri, handler):
+def test_scenario_50_port_forward_reaches_what_listens_on_localhost_only(cri, handler):
     with Pod(cri, handler) as pod:
         pod.run("sh", "-c", "mkdir /tmp/www; head -c 300000 /dev/zero | tr '\\0' 'x' > /tmp/www/file; exec httpd -f -p 127.0.0.1:8080 -h /tmp/www")
         for _ in range(3):  # until it listens, and once more

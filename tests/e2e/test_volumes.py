@@ -77,7 +77,7 @@ def says(container, script: str) -> str:
     return done.stdout.decode()
 
 
-def test_46_memory_empty_dir_has_its_size_and_is_the_guests(pod):
+def test_scenario_46_memory_empty_dir_has_its_size_and_is_the_guests(pod):
     cache = volume(pod, "empty-dir", "cache")
     mount("-t", "tmpfs", "-o", "size=3m,mode=0777", "tmpfs", cache)
     script = ("grep ' /cache tmpfs ' /proc/mounts | cut -d' ' -f3; df -k /cache | tail -1 | tr -s ' ' | cut -d' ' -f2;"
@@ -87,7 +87,7 @@ def test_46_memory_empty_dir_has_its_size_and_is_the_guests(pod):
     assert list(cache.iterdir()) == []
 
 
-def test_46_huge_pages_that_the_guest_has_not_are_refused_with_the_reason(pod):
+def test_scenario_46_huge_pages_that_the_guest_has_not_are_refused_with_the_reason(pod):
     pages = volume(pod, "empty-dir", "pages")
     mount("-t", "hugetlbfs", "-o", "pagesize=2M", "none", pages)
     done = run(BUSYBOX, "true", flags=bind(pages, "/pages", "rw"))
@@ -95,7 +95,7 @@ def test_46_huge_pages_that_the_guest_has_not_are_refused_with_the_reason(pod):
     assert b"hugepagesz=2048K hugepages=NUMBER" in done.stderr, done.stderr
 
 
-def test_46_huge_pages_that_the_guest_has(pod, configure):
+def test_scenario_46_huge_pages_that_the_guest_has(pod, configure):
     pages = volume(pod, "empty-dir", "pages")
     mount("-t", "hugetlbfs", "-o", "pagesize=2M", "none", pages)
     configure("sandbox:\n  kernel_cmdline: hugepagesz=2M hugepages=8\n")
@@ -110,7 +110,7 @@ def test_disk_empty_dir_is_a_share(pod):
 
 
 # inotifyd of busybox: a line for each event, "<letters> <directory> <name>".
-def test_52_config_map_is_swapped_and_watchers_see_it(pod):
+def test_scenario_52_config_map_is_swapped_and_watchers_see_it(pod):
     kubelet = Kubelet(volume(pod, "configmap", "config"))
     kubelet.write({"key": "one\n", "d/sub": "1\n"}, 0o640)
     watch = "inotifyd - /etc/config:yn > /events & echo $! > /pid; while ! [ -s /pid ]; do sleep 0.1; done; exec sleep 100000"
@@ -128,7 +128,7 @@ def test_52_config_map_is_swapped_and_watchers_see_it(pod):
         assert b"Read-only file system" in done.stderr
 
 
-def test_52_secret_in_a_tmpfs_and_what_root_does_to_it(pod):
+def test_scenario_52_secret_in_a_tmpfs_and_what_root_does_to_it(pod):
     """Root in the container mounts it writable, and fills it with traps: the next version is whole, and the host's is as it was."""
     path = volume(pod, "secret", "token")
     mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", path)
@@ -144,7 +144,7 @@ def test_52_secret_in_a_tmpfs_and_what_root_does_to_it(pod):
     assert sorted(p.name for p in path.iterdir()) == ["..2026_11_23_10_00_00.2", "..data", "token"]
 
 
-def test_52_larger_ones_and_sub_paths_are_shares(pod):
+def test_scenario_52_larger_ones_and_sub_paths_are_shares(pod):
     kubelet = Kubelet(volume(pod, "projected", "large"))
     kubelet.write({"key": "x" * ((1 << 20) + 1)})
     key = pod / "volume-subpaths" / "large" / "main" / "0"
@@ -156,7 +156,7 @@ def test_52_larger_ones_and_sub_paths_are_shares(pod):
     assert done.stdout.split() == [b"1048577", b"1048577", b"2"], (done.stdout, done.stderr)
 
 
-def test_52_optional_and_empty(pod):
+def test_scenario_52_optional_and_empty(pod):
     kubelet = Kubelet(volume(pod, "configmap", "optional"))
     kubelet.write({})
     with Container(BUSYBOX, flags=bind(kubelet.path, "/o", "ro")) as container:
@@ -165,7 +165,7 @@ def test_52_optional_and_empty(pod):
         assert wait_until(lambda: container.exec("cat", "/o/key").stdout == b"there\n", 20)
 
 
-def test_53_host_path_of_files_directories_symlinks_and_fifos(scratch):
+def test_scenario_53_host_path_of_files_directories_symlinks_and_fifos(scratch):
     (scratch / "dir").mkdir()
     (scratch / "dir/in").write_text("in\n")
     (scratch / "file").write_text("file\n")
@@ -178,7 +178,7 @@ def test_53_host_path_of_files_directories_symlinks_and_fifos(scratch):
     assert done.stdout.decode() == "in\nfile\nin\nfile\nthrough\n", done.stderr
 
 
-def test_53_a_bound_file_that_is_replaced_stays_the_old_one(scratch):
+def test_scenario_53_a_bound_file_that_is_replaced_stays_the_old_one(scratch):
     """As with runc: the mount is of the file, not of its name."""
     (scratch / "file").write_text("old\n")
     with Container(BUSYBOX, flags=bind(scratch / "file", "/f")) as container:
@@ -188,7 +188,7 @@ def test_53_a_bound_file_that_is_replaced_stays_the_old_one(scratch):
         assert says(container, "cat /f") == "old\n"
 
 
-def test_54_propagation(scratch):
+def test_scenario_54_propagation(scratch):
     """Later mounts of the host appear with rslave, not with rprivate; rshared is refused with the reason."""
     (scratch / "v/late").mkdir(parents=True)
     mount("--bind", scratch / "v", scratch / "v")
@@ -209,7 +209,7 @@ def test_54_propagation(scratch):
 
 
 @pytest.mark.parametrize("option", ["ro", "rro"])
-def test_54_read_only_is_so_with_all_below(scratch, option):
+def test_scenario_54_read_only_is_so_with_all_below(scratch, option):
     (scratch / "v/below").mkdir(parents=True)
     mount("-t", "tmpfs", "tmpfs", scratch / "v/below")
     try:
@@ -234,7 +234,7 @@ while True:
 ASK = "import socket; s = socket.socket(socket.AF_UNIX); s.connect('/b/socket'); s.sendall(b'b'); print(s.recv(100).decode())"
 
 
-def test_53_sockets_and_fifos_between_containers_of_a_sandbox(pod):
+def test_scenario_53_sockets_and_fifos_between_containers_of_a_sandbox(pod):
     """In an emptyDir on disk, which each has at another place; and the same memory for both, which outlives the one that wrote it."""
     disk, memory = volume(pod, "empty-dir", "disk"), volume(pod, "empty-dir", "memory")
     mount("-t", "tmpfs", "-o", "size=1m,mode=0777", "tmpfs", memory)
@@ -255,13 +255,13 @@ def test_53_sockets_and_fifos_between_containers_of_a_sandbox(pod):
     assert list(memory.iterdir()) == []
 
 
-def test_55_image_volume_is_a_read_only_share(scratch, busybox_root):
+def test_scenario_55_image_volume_is_a_read_only_share(scratch, busybox_root):
     done = run(BUSYBOX, "sh", "-c", "wc -c < /image/bin/busybox; touch /image/x", flags=bind(busybox_root, "/image", "ro"))
     assert int(done.stdout) == (busybox_root / "bin/busybox").stat().st_size
     assert b"Read-only file system" in done.stderr
 
 
-def test_56_character_devices_are_the_guests(scratch):
+def test_scenario_56_character_devices_are_the_guests(scratch):
     """A device of the host's has no meaning in a guest: refused by its node, and a bind of one opens nothing."""
     assert os.path.exists("/dev/kvm")
     done = run(BUSYBOX, "sh", "-c", "head -c 1 /d", flags=bind("/dev/kvm", "/d"))
@@ -270,6 +270,6 @@ def test_56_character_devices_are_the_guests(scratch):
     assert done.returncode != 0 and b"/dev/kvm" in done.stderr, done.stderr
 
 
-def test_56_null_of_the_guest(scratch):
+def test_scenario_56_null_of_the_guest(scratch):
     done = run(BUSYBOX, "sh", "-c", "echo x > /d; wc -c < /d", flags=bind("/dev/null", "/d"))
     assert (done.returncode, done.stdout) == (0, b"0\n"), done.stderr
