@@ -140,8 +140,8 @@ std::vector<Finding> FindingsOf(const HostFacts& facts) {
   };
 }
 
-std::vector<Finding> CheckHost(const runtime::Config& config) {
-  return FindingsOf(LookAtHost(config, api::ProbeKvm()));
+std::vector<Finding> CheckHost(const runtime::Config& config, api::KvmAnswer kvm) {
+  return FindingsOf(LookAtHost(config, std::move(kvm)));
 }
 
 int StatusOf(const std::vector<Finding>& findings) {
@@ -171,13 +171,13 @@ std::string Render(const std::vector<Finding>& findings, bool json) {
 }
 
 Result<int> Check(const CheckOptions& options) {
+  const api::KvmAnswer kvm = api::ProbeKvm();
   if (options.kvm_only) {
-    const api::KvmAnswer kvm = api::ProbeKvm();
     fmt::print("{}\n", kvm.Line());
     return kvm.state == api::KvmState::kWorks ? 0 : 1;
   }
   WV_TRY(const auto config, runtime::LoadConfig({}));
-  const std::vector<Finding> findings = CheckHost(*config);
+  const std::vector<Finding> findings = CheckHost(*config, kvm);
   fmt::print("{}", Render(findings, options.json));
   return StatusOf(findings);
 }

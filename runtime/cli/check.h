@@ -38,8 +38,8 @@ struct HostFacts {
 // One for each of kvm, kernel, cgroups, shmem-thp, io_uring, memory, guest, image, vmm, fs, anchor.
 std::vector<Finding> FindingsOf(const HostFacts& facts);
 
-// Those of this host; takes some milliseconds, since it runs a guest of some instructions.
-std::vector<Finding> CheckHost(const runtime::Config& config);
+// Those of this host; `kvm` is what api::ProbeKvm() says.
+std::vector<Finding> CheckHost(const runtime::Config& config, api::KvmAnswer kvm);
 
 // The exit code: 1 where something is missing; warnings are no failure.
 int StatusOf(const std::vector<Finding>& findings);

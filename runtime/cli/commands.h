@@ -20,6 +20,8 @@ struct CheckOptions {
 // 0: everything that Wyvern needs is here; 1: something is missing (each line says what to do).
 Result<int> Check(const CheckOptions& options);
 
+Result<int> Env(bool json);
+
 // The container's exit code (128 + n for a signal); 125 is main's code for an Error.
 Result<int> Run(const RunOptions& options);
 
@@ -37,6 +39,7 @@ struct ConfigOptions {
 };
 
 Result<int> ShowConfig(const ConfigOptions& options);
+Result<int> ConfigImport(const std::string& file);  // of Kata Containers
 
 struct MetricsOptions {
   SandboxRef sandbox;

@@ -72,7 +72,7 @@ Result<int> RunInstall(const CLI::App& app, const Words& words) {
         "restart containerd\n");
   }
   if (const auto config = runtime::LoadConfig({})) {
-    for (const Finding& finding : CheckHost(**config)) {
+    for (const Finding& finding : CheckHost(**config, api::ProbeKvm())) {
       if (finding.verdict != Verdict::kOk) {
         fmt::print("{}", Render({finding}, /*json=*/false));
       }

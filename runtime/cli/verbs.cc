@@ -42,6 +42,16 @@ void AddCheck(CLI::App& app, std::function<Result<int>()>& action) {
   verb->callback([options, &action] { action = [options] { return Check(*options); }; });
 }
 
+void AddEnv(CLI::App& app, std::function<Result<int>()>& action) {
+  auto* verb = app.add_subcommand(
+      "env",
+      "Prints versions, paths, host, configuration, guest and what check finds, for reports");
+  auto json = std::make_shared<bool>(false);
+  verb->add_flag("--json", *json, "machine-readable");
+  verb->footer("Examples:\n  wyvern env\n  wyvern env --json");
+  verb->callback([json, &action] { action = [json] { return Env(*json); }; });
+}
+
 void AddRun(CLI::App& app, std::function<Result<int>()>& action) {
   auto* verb = app.add_subcommand("run", "Runs a container in a microVM, without containerd");
   auto options = std::make_shared<RunOptions>();
@@ -137,7 +147,20 @@ void AddInspection(CLI::App& app, std::function<Result<int>()>& action) {
   config->footer(
       "Examples:\n  wyvern config > /etc/wyvern/wyvern.yaml\n  wyvern config --effective\n"
       "  wyvern config --effective web");
-  config->callback([options, &action] { action = [options] { return ShowConfig(*options); }; });
+  auto* import = config->add_subcommand(
+      "import",
+      "Prints a configuration.toml of Kata Containers as wyvern.yaml, with a line for each "
+      "setting that has no counterpart");
+  auto kata = std::make_shared<std::string>();
+  import->add_option("file", *kata, "such as /etc/kata-containers/configuration.toml")->required();
+  import->footer(
+      "Example:\n  wyvern config import /etc/kata-containers/configuration.toml > wyvern.yaml");
+  import->callback([kata, &action] { action = [kata] { return ConfigImport(*kata); }; });
+  config->callback([options, import, &action] {
+    if (!import->parsed()) {
+      action = [options] { return ShowConfig(*options); };
+    }
+  });
 
   auto* version = app.add_subcommand("version", "Prints the version");
   version->footer("Example:\n  wyvern version");
@@ -196,6 +219,7 @@ void AddVerbs(CLI::App& app, std::function<Result<int>()>& action) {
   app.require_subcommand(1);
   app.set_version_flag("--version", std::string("wyvern ") + kVersion, "Prints the version");
   AddCheck(app, action);
+  AddEnv(app, action);
   AddRun(app, action);
   AddExec(app, action);
   AddInspection(app, action);

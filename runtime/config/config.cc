@@ -215,15 +215,23 @@ Result<std::shared_ptr<const Config>> LoadConfig(const ConfigSources& sources) {
   return std::shared_ptr<const Config>(std::move(config));
 }
 
+std::vector<EffectiveValue> EffectiveValues(const Config& config) {
+  std::vector<EffectiveValue> values;
+  for (const Key& key : Keys()) {
+    const auto origin = config.origins.find(std::string(key.name));
+    values.push_back({std::string(key.name), key.get(config),
+                      origin == config.origins.end() ? "set by the program" : origin->second});
+  }
+  return values;
+}
+
 std::string EffectiveYaml(const Config& config) {
   std::string out = "# The effective configuration; where each value came from stands behind it.";
   std::vector<std::string> open;
-  for (const Key& key : Keys()) {
-    const std::string indent = OpenSections(out, key.name, open);
-    const auto origin = config.origins.find(std::string(key.name));
-    out += fmt::format("{}{}: {}  # {}\n", indent, key.name.substr(key.name.rfind('.') + 1),
-                       key.get(config),
-                       origin == config.origins.end() ? "set by the program" : origin->second);
+  for (const EffectiveValue& value : EffectiveValues(config)) {
+    const std::string indent = OpenSections(out, value.name, open);
+    out += fmt::format("{}{}: {}  # {}\n", indent, value.name.substr(value.name.rfind('.') + 1),
+                       value.value, value.origin);
   }
   return out;
 }

@@ -110,6 +110,15 @@ Result<std::shared_ptr<const Config>> LoadConfig(const ConfigSources& sources);
 
 // Every key with its value and origin, as yaml with comments.
 std::string EffectiveYaml(const Config& config);
+
+struct EffectiveValue {
+  std::string name;    // "sandbox.vcpus"
+  std::string value;   // as yaml has it
+  std::string origin;  // "built-in", "/etc/wyvern/wyvern.yaml:12"
+};
+
+// The same as a list.
+std::vector<EffectiveValue> EffectiveValues(const Config& config);
 // The text of configs/wyvern.yaml.
 std::string DefaultYaml();
 
