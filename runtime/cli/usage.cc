@@ -32,7 +32,7 @@ std::string UsageMessage(const CLI::App& app, const CLI::ParseError& error) {
   }
   const std::vector<std::string> unknown = app.remaining(true);
   std::string what = unknown.empty() ? error.what() : DescribeUnknown(*where, unknown.front());
-  if (unknown.empty() && !where->get_subcommands({}).empty()) {
+  if (unknown.empty() && where->get_require_subcommand_min() > 0) {
     what = "a command is required";
   }
   return path + ": " + what + "; see: " + path + " --help";

@@ -277,7 +277,7 @@ TEST(SpecTest, WhatTheGuestHasItselfIsNoExport) {
   EXPECT_EQ(guest->volumes.size(), 1U);
 }
 
-TEST(SpecTest, SharedPropagationIsRefusedWithTheReasonAndSlaveFollows) {
+TEST(SpecTest, SharedPropagationIsRefusedWithTheReason) {
   Json json = Minimal();
   const auto with = [&](const char* word) {
     json["mounts"] = Json::parse(

@@ -212,16 +212,16 @@ def test_scenario_54_propagation(scratch):
         mount("--make-shared", scratch / "v")
         done = run(BUSYBOX, "true", flags=bind(scratch / "v", "/v", "rshared"))
         assert done.returncode != 0 and b"rshared is refused" in done.stderr, done.stderr
-        flags = [*bind(scratch / "v", "/slave", "rslave")]
-        with Container(BUSYBOX, flags=flags) as slave, \
+        flags = [*bind(scratch / "v", "/follows", "rslave")]
+        with Container(BUSYBOX, flags=flags) as follower, \
                 Container(BUSYBOX, flags=bind(scratch / "v", "/private", "rprivate")) as private:
             mount("-t", "tmpfs", "tmpfs", scratch / "v/late")
             (scratch / "v/late/f").write_text("later\n")
-            assert wait_until(lambda: slave.exec("cat", "/slave/late/f").stdout == b"later\n", 10)
+            assert wait_until(lambda: follower.exec("cat", "/follows/late/f").stdout == b"later\n", 10)
             assert says(private, "ls /private/late") == ""
             # The file server still has what the guest remembers of it.
             assert call(["umount", "-l", scratch / "v/late"]).returncode == 0
-            assert wait_until(lambda: says(slave, "ls /slave/late") == "", 10)
+            assert wait_until(lambda: says(follower, "ls /follows/late") == "", 10)
     finally:
         call(["umount", "-R", scratch / "v"])
 
