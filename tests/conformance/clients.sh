@@ -1,10 +1,9 @@
 #!/bin/bash
 # tests/conformance/clients.sh NAME… — builds clients that Debian has not, from their Go modules at pinned versions, into
-# $WYVERN_CACHE/clients/<name>-<version>/ and prints each directory. NAME: crictl critest nerdctl.
+# $WYVERN_CACHE/clients/<name>-<version>/ and prints each directory. NAME: nerdctl.
 # Exit 3 and a reason on stderr where Go or its module proxy is not at hand: a suite then skips with that reason.
 set -euo pipefail
 
-cri_tools=v1.32.0  # of the Kubernetes release that Debian 13's containerd 1.7 is a peer of
 nerdctl=v2.0.5
 
 cache=${WYVERN_CACHE:-${HOME:-/root}/.cache/wyvern}/clients
@@ -40,8 +39,6 @@ build() {
 
 for name in "$@"; do
   case $name in
-    crictl) build crictl sigs.k8s.io/cri-tools $cri_tools ./cmd/crictl build ;;
-    critest) build critest sigs.k8s.io/cri-tools $cri_tools ./cmd/critest test -c ;;
     nerdctl) build nerdctl github.com/containerd/nerdctl/v2 $nerdctl ./cmd/nerdctl build ;;
     *) echo "clients.sh: unknown client '$name'" >&2; exit 2 ;;
   esac
