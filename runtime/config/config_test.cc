@@ -135,13 +135,13 @@ TEST_F(ConfigTest, LaterSourcesWinAndOriginsSaySo) {
   EXPECT_THAT(yaml, HasSubstr("state_dir: \"/run/wyvern\"  # built-in"));
 }
 
-TEST_F(ConfigTest, GuestExecIsOnUntilAFileSaysOtherwise) {
-  EXPECT_TRUE(BuiltInConfig().guest.debug_exec);
-  ASSERT_TRUE(WriteFile(sources_.file, "guest:\n  debug_exec: false\n").has_value());
+TEST_F(ConfigTest, GuestExecIsOffUntilAFileSaysOtherwise) {
+  EXPECT_FALSE(BuiltInConfig().guest.debug_exec);
+  ASSERT_TRUE(WriteFile(sources_.file, "guest:\n  debug_exec: true\n").has_value());
   auto config = LoadConfig(sources_);
   ASSERT_TRUE(config.has_value()) << config.error().message();
-  EXPECT_FALSE((*config)->guest.debug_exec);
-  EXPECT_THAT(EffectiveYaml(**config), HasSubstr("debug_exec: false  # " + sources_.file + ":2"));
+  EXPECT_TRUE((*config)->guest.debug_exec);
+  EXPECT_THAT(EffectiveYaml(**config), HasSubstr("debug_exec: true  # " + sources_.file + ":2"));
   // Pod authors are not the host's root.
   sources_.annotations = {{"io.wyvern.guest.debug_exec", "true"}};
   EXPECT_FALSE(LoadConfig(sources_).has_value());

@@ -305,10 +305,10 @@ std::vector<Key> MakeSandboxKeys() {
            "A guest of `wyvern guest import`: its kernel and initial RAM disk instead of the "
            "sandbox's. Empty: none.",
            [](Config& c) -> std::string& { return c.guest.name; }),
-      Flag("guest.debug_exec", "true",
+      Flag("guest.debug_exec", "false",
            "`wyvern exec --guest`: commands in the guest, outside of every container, as its root. "
-           "On, because only the host's root can\nask for them (control.sock), who controls the "
-           "guest anyway; so keep this key out of annotations.allow.",
+           "Only the host's root can ask for them\n(control.sock); keep this key out of "
+           "annotations.allow.",
            [](Config& c) -> bool& { return c.guest.debug_exec; }),
   };
 }

@@ -38,7 +38,7 @@ Result<> SandboxImpl::CheckGuestExec() const {
   const auto origin = config_.origins.find(kSwitch);
   return Fail(Code::kFailedPrecondition,
               fmt::format("commands in the guest itself are switched off for this sandbox: {} is "
-                          "false ({})",
+                          "false ({}); a sandbox started with \"true\" takes them",
                           kSwitch, origin == config_.origins.end() ? "built-in" : origin->second));
 }
 

@@ -199,7 +199,7 @@ TEST_F(LifecycleTest, ExecsInTheGuestItself) {
   EXPECT_EQ(waiting.get(), 137U);
 }
 
-TEST_F(LifecycleTest, ExecInTheGuestItselfCanBeSwitchedOff) {
+TEST_F(LifecycleTest, ExecInTheGuestItselfIsRefusedUnlessAllowed) {
   config_->guest.debug_exec = false;
   config_->origins["guest.debug_exec"] = "/etc/wyvern/wyvern.yaml:7";
   Boot({});

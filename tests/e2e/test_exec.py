@@ -320,7 +320,7 @@ def test_guest_exec_ends_with_the_sandbox():
 
 @pytest.mark.thorough
 @pytest.mark.wyvern_only
-def test_guest_exec_can_be_switched_off(scratch):
+def test_guest_exec_is_refused_unless_allowed(scratch):
     config = scratch / "off.yaml"
     config.write_text("guest:\n  debug_exec: false\n")
     with Running("sh", "-c", "trap 'exit 0' TERM; echo up; while :; do sleep 0.1; done", flags=["--config", config]) as it:

@@ -51,6 +51,7 @@ void SandboxFixture::SetUp() {
   state_dir_ = dir_ + "/state";
   MakeRoot(dir_ + "/root");
   config_ = std::make_shared<Config>(BuiltInConfig());
+  config_->guest.debug_exec = true;
   config_->state_dir = state_dir_;
   config_->cgroup_root = kCgroupRoot;
   config_->paths.anchor = WYVERN_ANCHOR_BINARY;
