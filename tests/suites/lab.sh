@@ -41,7 +41,7 @@ interop
 1.7 1 test_wyvern_cli.py test_guest_import.py test_network.py test_hooks.py
 1.7 1 test_docker.py test_nerdctl.py
 1.7 1 test_pods.py
-1.7 1 test_kill9.py
+1.7 1 test_kill9.py test_guide.py
 1.6 1 test_ctr_run.py test_kill9.py -k kernel_is_the_guests+or+exit_code[255]+or+stdin_small+or+kill_9[vmm]+or+survives
 1.6 1 test_block_roots.py -k devmapper
 PLAN

@@ -5,6 +5,7 @@
   share/     guest/{vmlinux,image.erofs,...}             -> /usr/share/wyvern
   etc/       the tree's configs/                         -> /etc/wyvern (copied at boot: tests change it)
   tests/     the tree's tests/
+  docs/      the tree's docs/, whose commands a test runs
   lab/       what runs in the machine for the host (tests/lab/machine/run)
   extra/     files named with --add
   lib/       what programs of a dynamic build need and Debian 13 does not have
@@ -121,6 +122,8 @@ def make_disk(directory: pathlib.Path, build: pathlib.Path | None, guest: dict, 
         shutil.copytree(TREE / "configs", tree / "etc", dirs_exist_ok=True)
     shutil.copytree(TREE / "tests", tree / "tests", dirs_exist_ok=True,
                     ignore=shutil.ignore_patterns("__pycache__", ".pytest_cache", "corpora"))
+    if (TREE / "docs").is_dir():
+        shutil.copytree(TREE / "docs", tree / "docs")
     if missing and build:
         print(f"lab: not installed (not built yet): {', '.join(missing)}", file=sys.stderr)
     size = sum(f.lstat().st_size + 4096 for f in tree.rglob("*"))
