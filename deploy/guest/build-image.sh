@@ -1,21 +1,30 @@
 #!/bin/bash
 # Builds the guest's root image: one EROFS with wyvern-agent, crun and its libraries, busybox.
 #
-#   build-image.sh --agent PATH [--arch x86_64] [--out DIR]
+#   build-image.sh --agent PATH [--arch x86_64] [--out DIR] [--installed-packages]
+#   build-image.sh --print-packages
 #
+# --installed-packages takes the files of the packages that are installed here, and no network, as a build of Debian packages
+# needs it; otherwise those that apt would download now. --print-packages prints their names and ends.
 # The last line printed is the image's path. Same inputs, same bytes: the image is cached by the
 # hash of the agent, the Debian packages' versions, this script and mkfs.erofs.
 set -euo pipefail
 # shellcheck source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-arch=x86_64 agent='' out=''
+arch=x86_64 agent='' out='' installed=no
+# crun and the closure of its libraries. The closure is checked below: a library that no package
+# here brings is an error, one that nothing needs does not enter the image.
+packages=(crun libc6 libcap2 libseccomp2 libsystemd0 libyajl2 libgcrypt20 libgpg-error0 liblz4-1
+  liblzma5 libzstd1 busybox-static)
 while (($#)); do
   case $1 in
     --agent) agent=${2:?--agent needs a path}; shift 2 ;;
     --arch) arch=${2:?--arch needs a name}; shift 2 ;;
     --out) out=${2:?--out needs a directory}; shift 2 ;;
-    -h | --help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --installed-packages) installed=yes; shift ;;
+    --print-packages) printf '%s\n' "${packages[@]}"; exit 0 ;;
+    -h | --help) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) die "unknown option '$1'; see --help" ;;
   esac
 done
@@ -26,11 +35,6 @@ case $arch in
   *) die "architecture '$arch' is not supported yet (x86_64 is)" ;;
 esac
 
-# crun and the closure of its libraries. The closure is checked below: a library that no package
-# here brings is an error, one that nothing needs does not enter the image.
-packages=(crun libc6 libcap2 libseccomp2 libsystemd0 libyajl2 libgcrypt20 libgpg-error0 liblz4-1
-  liblzma5 libzstd1 busybox-static)
-
 # What `wyvern exec --guest` and a bug hunt need; the rest is `busybox NAME`.
 applets_bin=(ash base64 cat chmod chown cmp cp cut date dd df diff dmesg du echo env expr false
   find free grep gunzip gzip head hexdump hostname id ip kill killall less ln ls md5sum mkdir
@@ -40,8 +44,13 @@ applets_bin=(ash base64 cat chmod chown cmp cp cut date dd df diff dmesg du echo
 applets_sbin=(blockdev halt ifconfig losetup poweroff reboot route swapoff swapon switch_root
   sysctl)
 
-# Prints NAME_VERSION_ARCH of each package, as apt would download it now.
+# Prints name, version and checksum of each package, as apt would download it now; of an installed one name and version.
 package_versions() {
+  if [[ $installed == yes ]]; then
+    dpkg-query -W -f '${db:Status-Abbrev}${Package} ${Version} installed\n' "${packages[@]/%/:$deb_arch}" 2>/dev/null |
+      sed -n 's/^ii //p' | LC_ALL=C sort -u
+    return
+  fi
   apt-cache show --no-all-versions "${packages[@]/%/:$deb_arch}" 2>/dev/null |
     awk '/^Package:/{p=$2} /^Version:/{v=$2} /^SHA256:/{print p, v, $2}' | LC_ALL=C sort -u
 }
@@ -51,6 +60,16 @@ unpack_packages() {
   local target=$1 staging
   [[ -d $target ]] && return 0
   staging=$(mktemp -d "$cache_dir/$arch/unpack.XXXXXX")
+  if [[ $installed == yes ]]; then
+    mkdir "$staging/root"
+    local file
+    dpkg -L "${packages[@]/%/:$deb_arch}" | LC_ALL=C sort -u | while read -r file; do
+      [[ ! -f $file && ! -L $file ]] || cp -d --parents "$file" "$staging/root"
+    done
+    mv "$staging/root" "$target"
+    rmdir "$staging"
+    return
+  fi
   # apt's download user needs to reach the directory; failing that it downloads as root.
   (cd "$staging" && apt-get download -q -q -o APT::Sandbox::User=root \
     "${packages[@]/%/:$deb_arch}" >&2) || die "cannot download the image's packages: check apt and the network"
@@ -118,6 +137,9 @@ stage_root() {
 "$repo_dir/deploy/packages.sh" image >&2
 mkdir -p "$cache_dir/$arch"
 versions=$(package_versions)
+if [[ $installed == yes ]] && (($(wc -l <<<"$versions") != ${#packages[@]})); then
+  die "not all of these are installed: ${packages[*]}"
+fi
 if (($(wc -l <<<"$versions") != ${#packages[@]})); then
   ((EUID == 0)) || die "apt does not know all packages of the image; run as root: apt-get update"
   apt-get update -qq >&2
