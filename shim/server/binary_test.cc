@@ -358,7 +358,8 @@ TEST_F(BinaryTest, TermEndsTheSandboxAndPublishesTheExit) {
   create.set_id("t1");
   create.set_bundle(dir_ / "t1");
   ASSERT_TRUE((client->Call<task::CreateTaskRequest, task::CreateTaskResponse>(
-      "containerd.task.v2.Task", "Create", create)));
+      "containerd.task.v2.Task", "Create", create,
+      {.metadata = {{"traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}}})));
   ASSERT_EQ(kill(ListenerPid(sockets_[0]), SIGTERM), 0);
   EXPECT_TRUE(AwaitGone(sockets_[0]));
   EXPECT_TRUE(AwaitServers(0));
@@ -412,7 +413,7 @@ TEST_F(BinaryTest, Scenario73_LogThatIsFullBlocksNothingAndTheServerIsDetachedAn
   RunTask(*client, "containerd.task.v2.Task", "t1");
 }
 
-TEST_F(BinaryTest, LogLinesNameNamespaceSandboxAndContainer) {
+TEST_F(BinaryTest, LogLinesNameNamespaceSandboxContainerAndTrace) {
   ASSERT_EQ(mkfifo((dir_ / "t1/log").c_str(), 0700), 0);
   const UniqueFd log = Must(Open(dir_ / "t1/log", O_RDWR | O_NONBLOCK));
   const auto client = Connect(Start("t1"));
@@ -421,14 +422,18 @@ TEST_F(BinaryTest, LogLinesNameNamespaceSandboxAndContainer) {
   create.set_bundle(dir_ / "t1");
   create.mutable_options()->set_type_url("example.com/options.of.another");
   ASSERT_TRUE((client->Call<task::CreateTaskRequest, task::CreateTaskResponse>(
-      "containerd.task.v2.Task", "Create", create)));
+      "containerd.task.v2.Task", "Create", create,
+      {.metadata = {{"traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}}})));
   ASSERT_EQ(kill(ListenerPid(sockets_[0]), SIGTERM), 0);
   EXPECT_TRUE(AwaitServers(0));
   std::string said(1 << 16, '\0');
   const ssize_t got = read(log.get(), said.data(), said.size());
   ASSERT_GT(got, 0);
   said.resize(static_cast<size_t>(got));
-  EXPECT_NE(said.find(" shim ns=testns sandbox=t1 container=c1: "), std::string::npos) << said;
+  EXPECT_NE(said.find(" shim ns=testns sandbox=t1 container=c1 "
+                      "trace_id=4bf92f3577b34da6a3ce929d0e0e4736 span_id=00f067aa0ba902b7: "),
+            std::string::npos)
+      << said;
   EXPECT_NE(said.find(" shim ns=testns sandbox=t1: signal 15"), std::string::npos) << said;
 }
 

@@ -1,25 +1,19 @@
 #include "task/register.h"
 
-#include "base/log.h"
+#include "task/call_scope.h"
 
 namespace wyvern::shim {
 
 namespace {
-
-// What is logged while a call is served names its container.
-template <typename Req>
-LogScope ScopeOf(const Req& request) {
-  return {"container", request.id()};
-}
 
 // The calls that do not block are answered on the loop's thread, so that State stays quick whatever else goes on.
 template <typename Req, typename Resp>
 void Direct(ttrpc::Server& server, const std::string& name, const char* method,
             TaskService& service, Result<Resp> (TaskService::*function)(const Req&)) {
   server.RegisterUnary<Req, Resp>(name, method,
-                                  [&service, function](Req request, const ttrpc::CallContext&,
+                                  [&service, function](Req request, const ttrpc::CallContext& call,
                                                        ttrpc::Responder<Resp> responder) {
-                                    const LogScope scope = ScopeOf(request);
+                                    const CallScope scope(request.id(), call);
                                     responder.Answer((service.*function)(request));
                                   });
 }
@@ -31,8 +25,8 @@ void Pooled(ttrpc::Server& server, const std::string& name, const char* method,
   server.RegisterUnary<Req, Resp>(
       name, method,
       ttrpc::Blocking<Req, Resp>(
-          pool, [&service, function](const Req& request, const ttrpc::CallContext&) {
-            const LogScope scope = ScopeOf(request);
+          pool, [&service, function](const Req& request, const ttrpc::CallContext& call) {
+            const CallScope scope(request.id(), call);
             return (service.*function)(request);
           }));
 }
