@@ -64,7 +64,7 @@ unpack_packages() {
     mkdir "$staging/root"
     local file
     dpkg -L "${packages[@]/%/:$deb_arch}" | LC_ALL=C sort -u | while read -r file; do
-      [[ ! -f $file && ! -L $file ]] || cp -d --parents "$file" "$staging/root"
+      [[ ! -f $file ]] || cp -d --parents "$file" "$staging/root"
     done
     mv "$staging/root" "$target"
     rmdir "$staging"
