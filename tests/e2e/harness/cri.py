@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import pathlib
+import shutil
 import signal
 import socket
 import struct
@@ -22,7 +23,8 @@ PAUSE = "registry.k8s.io/pause:3.8"
 CGROUPS = pathlib.Path("/sys/fs/cgroup")
 POD, CONTAINER, NODE, TARGET = "POD", "CONTAINER", "NODE", "TARGET"
 
-CONFIG = """version = 2
+# Of containerd 1.7, and of 2.x, which has other names for its plugins.
+CONFIG_1 = """version = 2
 root = "{0}/root"
 state = "{0}/state"
 disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.aufs",
@@ -48,6 +50,47 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
       privileged_without_host_devices = true
 """
 
+# The handler wyvern is the file that `wyvern install` puts beside it. By the Sandbox API: `sandbox-api`, and `streams` with its stdio by streams.
+CONFIG_2 = """version = 3
+root = "{0}/root"
+state = "{0}/state"
+imports = ["{0}/conf.d/*.toml"]
+disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.devmapper",
+                    "io.containerd.internal.v1.opt"]
+[grpc]
+  address = "{0}/containerd.sock"
+[ttrpc]
+  address = "{0}/containerd.sock.ttrpc"
+[plugins."io.containerd.cri.v1.images".pinned_images]
+  sandbox = "{1}"
+[plugins."io.containerd.grpc.v1.cri"]
+  stream_server_address = "127.0.0.1"
+[plugins."io.containerd.cri.v1.runtime"]
+  enable_unprivileged_ports = true
+  enable_unprivileged_icmp = true
+  [plugins."io.containerd.cri.v1.runtime".cni]
+    bin_dir = "/usr/lib/cni"
+    conf_dir = "{0}/cni"
+  [plugins."io.containerd.cri.v1.runtime".containerd]
+    default_runtime_name = "runc"
+    [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+    [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.sandbox-api]
+      runtime_type = "io.containerd.wyvern.v2"
+      sandboxer = "shim"
+      privileged_without_host_devices = true
+    [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.streams]
+      runtime_type = "io.containerd.wyvern.v2"
+      sandboxer = "shim"
+      io_type = "streaming"
+"""
+DROP_IN = pathlib.Path("/opt/wyvern/deploy/containerd/wyvern-v3.toml")
+
+
+def generation() -> int:
+    """1: of containerd 1.7, 2: of 2.x, which has the Sandbox API."""
+    return int(version().split(".")[0])
+
 
 def network(directory: pathlib.Path) -> dict:
     return {"cniVersion": "0.4.0", "name": "wyvern-e2e", "plugins": [
@@ -62,8 +105,8 @@ def why_not() -> str:
         return "the machine has no wyvern-cri (lab run --add build/release/bin/wyvern-cri)"
     if not pathlib.Path("/usr/lib/cni/bridge").exists():
         return "no CNI plugins in the machine"
-    if version() != "1.7":
-        return "the configuration is one of containerd 1.7"
+    if version() == "1.6":
+        return "the configurations are those of containerd 1.7 and 2.x"
     return ""
 
 
@@ -110,7 +153,12 @@ class Cri:
         self.socket = directory / "containerd.sock"
         (directory / "cni").mkdir()
         (directory / "cni/10-bridge.conflist").write_text(json.dumps(network(directory)))
-        (directory / "config.toml").write_text(CONFIG.format(directory, PAUSE))
+        (directory / "conf.d").mkdir()
+        config = CONFIG_1
+        if generation() > 1:
+            config = CONFIG_2
+            shutil.copy(DROP_IN, directory / "conf.d")
+        (directory / "config.toml").write_text(config.format(directory, PAUSE))
 
     def __enter__(self):
         self.log = open(self.directory / "log", "ab")
