@@ -206,6 +206,9 @@ class Import {
     if (key == "debug_console_enabled") {
       return Set(statement, "guest.debug_exec", std::string(statement.value));
     }
+    if (key == "enable_vcpus_pinning") {
+      return Set(statement, "sandbox.pin_vcpus", std::string(statement.value));
+    }
     if (key == "dial_timeout" && number) {
       return Set(statement, "timeouts.boot", fmt::format("{}s", *number));
     }

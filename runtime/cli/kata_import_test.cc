@@ -37,11 +37,12 @@ lines"""
 
 [agent.kata]
 enable_debug = true
-debug_console_enabled = false
+debug_console_enabled = true
 dial_timeout = 45
 
 [runtime]
 sandbox_cgroup_only=false
+enable_vcpus_pinning=true
 create_container_timeout = 90
 )";
 
@@ -71,7 +72,8 @@ TEST(KataImportTest, WhatHasACounterpartIsTaken) {
   EXPECT_EQ(config.memory.huge_pages, runtime::Config::Memory::HugePages::k2MiB);
   EXPECT_EQ(config.share.cache_root, std::chrono::seconds(0));
   EXPECT_EQ(config.log.level, LogLevel::kDebug);
-  EXPECT_FALSE(config.guest.debug_exec);
+  EXPECT_TRUE(config.guest.debug_exec);
+  EXPECT_TRUE(config.sandbox.pin_vcpus);
   EXPECT_EQ(config.timeouts.boot, std::chrono::seconds(45));
   EXPECT_EQ(config.timeouts.agent_call, std::chrono::seconds(90));
   EXPECT_THAT(config.annotations.allow, ElementsAre("sandbox.vcpus"));

@@ -26,6 +26,7 @@ struct Config {
     uint64_t memory = 0;      // bytes
     uint32_t max_vcpus = 0;   // 0: by the host
     uint64_t max_memory = 0;  // bytes; 0: by the host
+    bool pin_vcpus = false;
     std::string kernel;
     std::string image;
     std::string initrd;  // empty: none

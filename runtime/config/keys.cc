@@ -290,6 +290,10 @@ std::vector<Key> MakeSandboxKeys() {
            "The same for guest memory; a multiple of 2MiB. 0: as much as the host has, 32GiB at "
            "most. What the guest does not use costs nothing.",
            0, 2U << 20U, [](Config& c) -> uint64_t& { return c.sandbox.max_memory; }),
+      Flag("sandbox.pin_vcpus", "false",
+           "Binds each vCPU to a CPU of its own while the containers' cpusets together have as "
+           "many CPUs as there are vCPUs.",
+           [](Config& c) -> bool& { return c.sandbox.pin_vcpus; }),
       Path("sandbox.kernel", "/usr/share/wyvern/guest/vmlinux",
            "Guest kernel: an ELF file with a PVH entry on x86_64.",
            [](Config& c) -> std::string& { return c.sandbox.kernel; }),

@@ -1,7 +1,5 @@
 #include "sandbox/host_limits.h"
 
-#include <string>
-
 namespace wyvern::runtime {
 namespace {
 
@@ -38,6 +36,7 @@ Result<> HostLimits::Apply(Cgroup& cgroup, const std::vector<Limits>& containers
   if (containers.empty()) {
     sum.cpu_quota = -1;
   }
+  cpus_ = sum.cpus.value_or("");
   LimitSwapAlone(sum);
   LeaveOut(sum, cgroup.Controllers());
   for (const auto& [device, limit] : sum.io_limits) {

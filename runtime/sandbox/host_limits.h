@@ -7,6 +7,7 @@
 #pragma once
 
 #include <set>
+#include <string>
 #include <vector>
 
 #include "cgroup/cgroup.h"
@@ -24,7 +25,11 @@ class HostLimits {
   // Takes away what an earlier call gave. On an error, which Cgroup::Apply names, what was written stays: call it again with what is to hold.
   Result<> Apply(Cgroup& cgroup, const std::vector<Limits>& containers);
 
+  // The CPUs of the host that the last Apply granted, as a list; empty: all.
+  const std::string& cpus() const { return cpus_; }
+
  private:
+  std::string cpus_;
   const int64_t overhead_quota_;                    // µs in kDefaultCpuPeriod
   std::set<BlockDeviceNumber> limited_, weighted_;  // that were ever given a limit, or a weight
 };

@@ -7,18 +7,38 @@ namespace wyvern::runtime {
 
 Result<> SandboxImpl::ApplyHostLimits() {
   WV_CHECK(cgroup_.has_value());  // MakeCgroup came before
-  const std::lock_guard applying(limits_mu_);
-  std::vector<Limits> limits;
   {
-    const std::lock_guard lock(mu_);
-    for (const auto& [id, container] : containers_) {
-      if (container->counts && !container->Stopped()) {
-        limits.push_back(container->limits);
+    const std::lock_guard applying(limits_mu_);
+    std::vector<Limits> limits;
+    {
+      const std::lock_guard lock(mu_);
+      for (const auto& [id, container] : containers_) {
+        if (container->counts && !container->Stopped()) {
+          limits.push_back(container->limits);
+        }
       }
     }
+    WV_TRY_VOID_CONTEXT(host_limits_.Apply(*cgroup_, limits), "the sandbox's cgroup on the host");
   }
-  WV_TRY_VOID_CONTEXT(host_limits_.Apply(*cgroup_, limits), "the sandbox's cgroup on the host");
+  PinVcpus();
   return {};
+}
+
+// Vcpus that are not bound are slower and no less right: that is a line in the log.
+void SandboxImpl::PinVcpus() {
+  if (!config_.sandbox.pin_vcpus) {
+    return;
+  }
+  const std::lock_guard applying(limits_mu_);
+  auto size = machine_->Size();
+  auto cpus = host_limits_.cpus().empty() ? Result<std::vector<uint32_t>>()
+                                          : ParseCpuList(host_limits_.cpus());
+  auto done = !size.has_value()   ? tl::unexpected(std::move(size).error())
+              : !cpus.has_value() ? tl::unexpected(std::move(cpus).error())
+                                  : pins_.Apply(size->vcpus, *cpus);
+  if (!done.has_value()) {
+    WV_WARN("sandbox {}: sandbox.pin_vcpus: {}", options_.id, done.error().message());
+  }
 }
 
 Result<> SandboxImpl::GrantHostLimits(const ContainerPtr& container) {

@@ -167,6 +167,7 @@ Result<> SandboxImpl::GrowTo(const GuestSize& wanted) {
   timeline_.Add("resize", start);
   WV_INFO("sandbox {}: {} vCPUs, {} MiB of memory", options_.id, sizer_->now().vcpus,
           sizer_->now().memory >> 20U);
+  PinVcpus();
   return {};
 }
 
@@ -225,6 +226,7 @@ void SandboxImpl::Shrink() {
     if (shrunk.moved) {
       WV_INFO("sandbox {}: {} vCPUs, {} MiB of memory instead of {} and {}", options_.id,
               sizer_->now().vcpus, sizer_->now().memory >> 20U, before.vcpus, before.memory >> 20U);
+      PinVcpus();
     }
   } while (shrunk.moved && !shrunk.kept.empty() && CheckAlive().has_value());
   if (!shrunk.kept.empty() && CheckAlive().has_value()) {
@@ -248,6 +250,7 @@ Result<SandboxSize> SandboxImpl::Resize(const SizeWish& wish) {
     WV_TRY_VOID(sizer_->Set({whole.vcpus.value_or(now.vcpus), whole.memory.value_or(now.memory)}));
     wish_.vcpus = whole.vcpus.has_value() ? whole.vcpus : wish_.vcpus;
     wish_.memory = whole.memory.has_value() ? whole.memory : wish_.memory;
+    PinVcpus();
   }
   return Size();
 }

@@ -33,6 +33,7 @@
 #include "sandbox/sandbox.h"
 #include "sandbox/sizing.h"
 #include "sandbox/timeline.h"
+#include "sandbox/vcpu_pins.h"
 #include "state/state.h"
 #include "ttrpc/blocking.h"
 
@@ -226,6 +227,7 @@ class SandboxImpl final : public Sandbox {
   ApplyHostLimits();  // by the limits of the containers as they are now; takes limits_mu_, then mu_
   Result<> GrantHostLimits(const ContainerPtr& container);
   void ReduceHostLimits();
+  void PinVcpus();  // sandbox.pin_vcpus, to what the last ApplyHostLimits granted; takes limits_mu_
 
   // observe.cc
   void TellStarted(const std::string& id, const ProcessPtr& init);                  // takes mu_
@@ -289,6 +291,7 @@ class SandboxImpl final : public Sandbox {
   GuestSize told_cut_;      // guarded by resize_mu_: the last that was more than it can have
   std::mutex limits_mu_;    // held while systemd is asked
   HostLimits host_limits_;  // guarded by limits_mu_
+  VcpuPins pins_;           // guarded by limits_mu_
 
   std::mutex shutdown_mu_;
   bool shut_down_ = false;  // guarded by shutdown_mu_
