@@ -62,6 +62,7 @@ class Boot:
     build_disk: pathlib.Path
     cpus: int = 2
     memory: int = 2048
+    forward: tuple = ()  # ports of this host's 127.0.0.1 that reach the machine, which then has a network card
     keep_writes: bool = False  # True only while an image is made
     saved: pathlib.Path | None = None  # state to continue from instead of booting (lablib/warm.py)
 
@@ -118,13 +119,21 @@ class Machine:
             "-serial", f"file:{self.console_path}",
             "-drive", f"if=virtio,format={disk_format},cache=unsafe,snapshot={overlay},file={boot.disk}",
             "-drive", f"if=virtio,format=raw,read-only=on,file={boot.build_disk}",
-            "-device", "virtio-serial-pci",
+            *self._network(boot), "-device", "virtio-serial-pci",
             "-chardev", f"socket,id=control,fd={control_fd}",
             "-device", "virtserialport,chardev=control,name=lab.ctl",
             "-chardev", f"socket,id=stdin,fd={stdin_fd}",
             "-device", "virtserialport,chardev=stdin,name=lab.in",
             "-chardev", f"socket,id=qmp,fd={qmp_fd}", "-mon", "chardev=qmp,mode=control", *saved,
         ]
+
+    @staticmethod
+    def _network(boot: Boot) -> list:
+        """QEMU's user network: the machine is 10.0.2.15, and 10.0.2.2 there is this host's loopback; nothing beyond it is meant."""
+        if not boot.forward:
+            return []
+        ports = ",".join(f"hostfwd=tcp:127.0.0.1:{port}-:{port}" for port in boot.forward)
+        return ["-netdev", f"user,id=net,ipv6=off,{ports}", "-device", "virtio-net-pci,netdev=net,romfile="]
 
     def command(self, name: str, **arguments):
         """One QMP command; returns its answer."""
