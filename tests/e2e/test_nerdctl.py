@@ -12,7 +12,7 @@ import urllib.request
 import pytest
 
 from harness.ctr import RUNTIME, WYVERN, call, unique, wait_until
-from harness.nerdctl import PROGRAM, SUBNET, Nerdctl
+from harness.nerdctl import PROGRAM, SUBNET, Nerdctl, without_fifos
 
 pytestmark = [pytest.mark.leaves_nothing(20), pytest.mark.skipif(not PROGRAM.exists(), reason="no nerdctl in this machine")]
 
@@ -43,12 +43,8 @@ def web(nerdctl, volume) -> str:
 
 @pytest.fixture(autouse=True)
 def fifos():
-    """nerdctl leaves the directories of its own FIFOs, whatever the runtime is."""
-    directory = pathlib.Path("/run/containerd/fifo")
-    before = set(directory.glob("*"))
-    yield
-    for left in set(directory.glob("*")) - before:
-        shutil.rmtree(left)
+    with without_fifos():
+        yield
 
 
 def page(address: str) -> str:

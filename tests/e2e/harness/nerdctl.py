@@ -1,13 +1,25 @@
 """nerdctl (tests/conformance/clients.sh), handed into the machine by --add, on the machine's containerd and Debian's CNI plugins."""
 
+import contextlib
 import json
 import pathlib
+import shutil
 import subprocess
 
 from harness.ctr import RUNTIME, call
 
 PROGRAM = pathlib.Path("/opt/wyvern/extra/nerdctl")
 SUBNET = "10.74.8"  # of its bridge
+
+
+@contextlib.contextmanager
+def without_fifos():
+    """nerdctl leaves the directories of its own FIFOs, whatever the runtime is: they go at the end."""
+    directory = pathlib.Path("/run/containerd/fifo")
+    before = set(directory.glob("*"))
+    yield
+    for left in set(directory.glob("*")) - before:
+        shutil.rmtree(left)
 
 
 class Nerdctl:
