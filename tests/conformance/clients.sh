@@ -1,12 +1,15 @@
 #!/bin/bash
 # tests/conformance/clients.sh NAME… — builds clients that Debian has not, from their Go modules at pinned versions, into
-# $WYVERN_CACHE/clients/<name>-<version>/ and prints each directory. NAME: nerdctl,
-# containerd (with its ctr and shim of runc).
+# $WYVERN_CACHE/clients/<name>-<version>/ and prints each directory. NAME: nerdctl, containerd (with its ctr and shim of runc),
+# etcd, kubelet (with kubectl, kube-proxy and the control plane).
 # Exit 3 and a reason on stderr where Go or its module proxy is not at hand: a suite then skips with that reason.
 set -euo pipefail
 
 nerdctl=v2.0.5
 containerd=v2.1.4
+etcd=v3.5.21
+# Of the modules beside it: the same with v0 (k8s.io/api v0.33.1).
+kubernetes=v1.33.1
 
 cache=${WYVERN_CACHE:-${HOME:-/root}/.cache/wyvern}/clients
 command -v go >/dev/null || { echo "clients.sh: no Go on this host" >&2; exit 3; }
@@ -27,12 +30,17 @@ build() {
     cp -r "$source" "$work/source"
     chmod -R u+w "$work"
     mkdir "$work/out"
-    if ! (cd "$work/source" && export GOFLAGS=-mod=mod CGO_ENABLED=0 && go "$@" -trimpath -o "$work/out/" -ldflags '-s -w' "${packages[@]}") >"$work/log" 2>&1; then
+    # Modules that lie beside this one in its repository are published, too, and only so to be had.
+    rm -rf "$work/source"/{vendor,staging,go.work,go.work.sum}
+    sed -i -E -e '/=> \.\.?\//d' -e "s#^(\s*k8s\.io/[a-z-]+) v0\.0\.0( .*)?\$#\1 v0${kubernetes#v1}#" "$work/source/go.mod"
+    if ! (cd "$work/source" && export GOFLAGS=-mod=mod CGO_ENABLED=0 GONOSUMDB=k8s.io,go.etcd.io && go "$@" -trimpath -o "$work/out/" -ldflags '-s -w' "${packages[@]}") >"$work/log" 2>&1; then
       tail -20 "$work/log" >&2
       rm -rf "$work"
       echo "clients.sh: $name does not build" >&2
       exit 1
     fi
+    # The program of a module's root has the name of its directory.
+    [ -e "$work/out/$name" ] || mv "$work/out"/* "$work/out/$name"
     rm -rf "$out"
     mv "$work/out" "$out"
     rm -rf "$work"
@@ -45,6 +53,11 @@ for name in "$@"; do
     nerdctl) build nerdctl github.com/containerd/nerdctl/v2 $nerdctl ./cmd/nerdctl build ;;
     # btrfs and device-mapper's snapshotter by libdm want cgo; the programs are to run in any machine.
     containerd) build containerd github.com/containerd/containerd/v2 $containerd './cmd/containerd ./cmd/ctr ./cmd/containerd-shim-runc-v2' build -tags no_btrfs ;;
+    etcd) build etcd go.etcd.io/etcd/server/v3 $etcd . build ;;
+    kubelet)
+      build kubelet k8s.io/kubernetes $kubernetes \
+        "$(printf './cmd/%s ' kubelet kubectl kube-proxy kube-apiserver kube-controller-manager kube-scheduler)" build
+      ;;
     *) echo "clients.sh: unknown client '$name'" >&2; exit 2 ;;
   esac
 done

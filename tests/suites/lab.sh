@@ -26,6 +26,7 @@ plan() {
     echo '1.7 1 test_quickstart.py test_ctr_run.py test_kill9.py -k quickstart+or+kernel_is_the_guests+or+exit_code+or+stdin_small+or+kill_9[vmm]'
     return
   fi
+  [ "$WYVERN_LONG" != 1 ] || echo kubernetes
   cat <<'PLAN'
 1.7 1 test_devices_blk.py test_devices_net.py test_devices_memory.py test_devices_ports.py test_pmem_images.py
 interop
@@ -90,13 +91,26 @@ interop() {
   python3 tests/tools/junit_results.py interop "$out/interop.xml" >>"$WYVERN_RESULTS"
 }
 
+# A cluster's control plane on this machine, its node in a lab machine.
+kubernetes() {
+  RESULT=$out/kubernetes.xml tests/conformance/kubernetes.sh >"$out/kubernetes.log" 2>&1
+  local code=$?
+  tail -60 "$out/kubernetes.log"
+  if [ $code = 3 ]; then
+    echo "SKIP kubernetes: $(tail -1 "$out/kubernetes.log")" >>"$WYVERN_RESULTS"
+  else
+    python3 tests/tools/junit_results.py kubernetes "$out/kubernetes.xml" >>"$WYVERN_RESULTS"
+  fi
+}
+
 job() {
   case "$1" in
     interop) interop ;;
+    kubernetes) kubernetes ;;
     *) machine "$1" ;;
   esac
 }
-export -f machine interop job
+export -f machine interop kubernetes job
 export out kernel nerdctl
 plan | tr '\n' '\0' | xargs -0 -P2 -I{} bash -c 'job "$1"' job {}
 [ -z "$smoke" ] || exit 0
