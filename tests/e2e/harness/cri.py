@@ -45,12 +45,9 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
     default_runtime_name = "runc"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
       runtime_type = "io.containerd.runc.v2"
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.wyvern]
-      runtime_type = "io.containerd.wyvern.v2"
-      privileged_without_host_devices = true
 """
 
-# The handler wyvern is the file that `wyvern install` puts beside it. By the Sandbox API: `sandbox-api`, and `streams` with its stdio by streams.
+# The handler wyvern is what `wyvern install` puts at the end of the one and beside the other. By the Sandbox API: `sandbox-api`, and `streams` with its stdio by streams.
 CONFIG_2 = """version = 3
 root = "{0}/root"
 state = "{0}/state"
@@ -84,6 +81,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
       sandboxer = "shim"
       io_type = "streaming"
 """
+HANDLER = pathlib.Path("/opt/wyvern/deploy/containerd/wyvern-v2.toml")
 DROP_IN = pathlib.Path("/opt/wyvern/deploy/containerd/wyvern-v3.toml")
 
 
@@ -154,11 +152,12 @@ class Cri:
         (directory / "cni").mkdir()
         (directory / "cni/10-bridge.conflist").write_text(json.dumps(network(directory)))
         (directory / "conf.d").mkdir()
-        config = CONFIG_1
         if generation() > 1:
-            config = CONFIG_2
+            config = CONFIG_2.format(directory, PAUSE)
             shutil.copy(DROP_IN, directory / "conf.d")
-        (directory / "config.toml").write_text(config.format(directory, PAUSE))
+        else:
+            config = CONFIG_1.format(directory, PAUSE) + HANDLER.read_text().replace("version = 2\n", "")
+        (directory / "config.toml").write_text(config)
 
     def __enter__(self):
         self.log = open(self.directory / "log", "ab")
