@@ -123,6 +123,10 @@ Result<> HostContainer::Translate() {
   translate.own_network = HasOwnNetwork();
   translate.namespaces = shared_.namespaces;
   translate.shm_source = environment_.shm_source;
+  if (environment_.pod != nullptr && !options_.stands_for_pod) {
+    translate.shm_is_pods = environment_.shm_source.empty() && shared_.namespaces.contains("ipc");
+    translate.pod_files = *environment_.pod_files;
+  }
   WV_TRY(guest_, spec_.Translate(translate));
   return {};
 }

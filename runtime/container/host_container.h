@@ -42,6 +42,7 @@ struct HostEnvironment {
   std::vector<std::string> disk_filesystems;  // that the guest mounts
   const PodNamespaces* pod = nullptr;         // null: the sandbox is no pod
   std::string shm_source = {};                // of the pod's /dev/shm
+  const std::map<std::string, std::string>* pod_files = nullptr;  // of Facts; null: as `pod`
   SandboxVolumes* volumes = nullptr;
   SharedExports* exports = nullptr;
 };

@@ -159,10 +159,37 @@ Result<> TranslateBind(Json& mount, const std::string& field, const TranslateOpt
   return {};
 }
 
+// As containerd mounts them in podsandbox mode: read-only in a read-only root, else for the container to write, and the others see it.
+void AddPodFiles(Json& document, const TranslateOptions& options) {
+  for (const auto& [destination, source] : options.pod_files) {
+    if (Child(document, "mounts") == nullptr) {
+      document["mounts"] = Json::array();
+    }
+    Json& mounts = document["mounts"];
+    if (std::ranges::any_of(mounts, [&](const Json& mount) {
+          return GetString(mount, "destination") == destination;
+        })) {
+      continue;
+    }
+    const Json* root = Child(document, "root");
+    const bool read_only = root != nullptr && GetBool(*root, "readonly");
+    mounts.push_back({{"destination", destination},
+                      {"type", "bind"},
+                      {"source", source},
+                      {"options", {"rbind", "rprivate", read_only ? "ro" : "rw"}}});
+  }
+}
+
+bool IsPodShm(const Json& mount, const TranslateOptions& options) {
+  return options.shm_is_pods && GetString(mount, "destination") == "/dev/shm" &&
+         GetString(mount, "type") == "tmpfs";
+}
+
 }  // namespace
 
 Result<Volumes> TranslateMounts(Json& document, const TranslateOptions& options) {
   Volumes out;
+  AddPodFiles(document, options);
   Json* mounts = Child(document, "mounts");
   if (mounts == nullptr) {
     return out;
@@ -179,7 +206,11 @@ Result<Volumes> TranslateMounts(Json& document, const TranslateOptions& options)
     }
     const std::string type = GetString(mount, "type");
     const std::vector<std::string> words = GetStrings(mount, "options");
-    if (type == "bind" || type == "rbind" || Has(words, "bind") || Has(words, "rbind")) {
+    if (IsPodShm(mount, options)) {
+      mount["type"] = "bind";
+      mount["source"] = kGuestPodShm;
+      mount["options"] = {"rbind", "rw", "nosuid", "nodev", "noexec"};
+    } else if (type == "bind" || type == "rbind" || Has(words, "bind") || Has(words, "rbind")) {
       WV_TRY_VOID(TranslateBind(mount, field, options, out.exports));
     } else if (std::ranges::find(kDiskFilesystems, type) != kDiskFilesystems.end()) {
       WV_TRY_VOID(TranslateDisk(mount, field, options, out.disks));

@@ -80,6 +80,24 @@ std::string ShmSource(const Json& document) {
   return {};
 }
 
+// What the makers of pods prepare for each. containerd's podsandbox mode mounts them in every container, by the Sandbox API nobody does.
+constexpr std::array<std::string_view, 3> kPodFiles = {"/etc/resolv.conf", "/etc/hostname",
+                                                       "/etc/hosts"};
+
+std::map<std::string, std::string> PodFiles(const Json& document) {
+  std::map<std::string, std::string> files;
+  const Json* mounts = Child(document, "mounts");
+  for (size_t i = 0; mounts != nullptr && i < mounts->size(); ++i) {
+    const std::string destination = GetString((*mounts)[i], "destination");
+    const std::string source = GetString((*mounts)[i], "source");
+    if (std::ranges::find(kPodFiles, destination) != kPodFiles.end() &&
+        GetString((*mounts)[i], "type") == "bind" && source.starts_with('/')) {
+      files[destination] = source;
+    }
+  }
+  return files;
+}
+
 void ReadNamespaces(const Json& linux_section, Facts& facts) {
   const Json* namespaces = Child(linux_section, "namespaces");
   if (namespaces == nullptr) {
@@ -151,6 +169,9 @@ Result<Facts> ReadFacts(const Json& document) {
   }
   facts.stands_for_pod = StandsForPod(facts);
   facts.shm_source = ShmSource(document);
+  if (facts.stands_for_pod) {
+    facts.pod_files = PodFiles(document);
+  }
   facts.sandbox_sysctls = SandboxSysctls(document, facts.stands_for_pod);
   return facts;
 }

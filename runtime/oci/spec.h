@@ -78,6 +78,9 @@ struct Facts {
   bool stands_for_pod =
       false;  // by its annotations: a pause, which containerd's CRI and CRI-O have one of in each pod
   std::string shm_source;  // of the bind mount on /dev/shm; empty: none
+  // Of what stands for a pod: its bind mounts of files that every container has one of (/etc/resolv.conf, /etc/hostname, /etc/hosts), source by
+  // destination.
+  std::map<std::string, std::string> pod_files;
   std::map<std::string, std::string> annotations;
   std::vector<std::string>
       sandbox_sysctls;     // "net.ipv4.ip_forward=1": for the whole guest; of a pause all
@@ -130,6 +133,10 @@ struct TranslateOptions {
   // is not here the container gets what linux.namespaces says, without its path.
   std::map<std::string, std::string> namespaces = {};
   std::string shm_source = {};  // of the pod's /dev/shm, which the guest has; empty: no pod
+  // Of a pod without such a source (the Sandbox API's): a tmpfs on /dev/shm is the pod's.
+  bool shm_is_pods = false;
+  // Facts of the pod: bound where the container mounts nothing.
+  std::map<std::string, std::string> pod_files = {};
   std::string arch = "x86_64";  // the guest's
 };
 

@@ -12,6 +12,7 @@ using Json = nlohmann::json;
 using testing::Contains;
 using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::Pair;
 
 Json Minimal() {
   return Json::parse(
@@ -239,6 +240,49 @@ TEST(SpecTest, WhatAPodSharesIsNamedOrTheGuestsOwn) {
   EXPECT_TRUE(translated["linux"]["sysctl"].empty()) << "the same";
   EXPECT_EQ(translated["mounts"][0]["source"], "/run/wyvern/pod/shm");
   EXPECT_EQ(translated["mounts"][1]["source"], "/run/wyvern/share/c7-v0");
+}
+
+TEST(SpecTest, FilesOfThePodComeWhereAContainerMountsNothing) {
+  Json pause = Minimal();
+  pause["annotations"] = {{"io.kubernetes.cri.container-type", "sandbox"}};
+  pause["mounts"] = Json::parse(
+      R"([{"destination":"/dev/shm","type":"tmpfs","source":"shm"},
+          {"destination":"/etc/resolv.conf","type":"bind","source":"/p/resolv.conf"},
+          {"destination":"/etc/hosts","type":"bind","source":"/p/hosts"},
+          {"destination":"/etc/hostname","type":"bind","source":"relative"},
+          {"destination":"/etc/passwd","type":"bind","source":"/p/passwd"}])");
+  const auto pod = Spec::Parse(pause.dump());
+  ASSERT_TRUE(pod.has_value());
+  EXPECT_EQ(pod->facts().shm_source, "");
+  EXPECT_THAT(pod->facts().pod_files, ElementsAre(Pair("/etc/hosts", "/p/hosts"),
+                                                  Pair("/etc/resolv.conf", "/p/resolv.conf")));
+  Json json = Minimal();
+  json["root"]["readonly"] = true;
+  json["mounts"] = Json::parse(
+      R"([{"destination":"/dev/shm","type":"tmpfs","source":"shm","options":["size=65536k"]},
+          {"destination":"/etc/hosts","type":"bind","source":"/mine","options":["rbind"]}])");
+  const auto spec = Spec::Parse(json.dump());
+  ASSERT_TRUE(spec.has_value());
+  EXPECT_TRUE(spec->facts().pod_files.empty()) << "it stands for none";
+  TranslateOptions options;
+  options.container_id = "c";
+  options.bundle = "/b";
+  options.share_prefix = "c7";
+  options.pod_files = pod->facts().pod_files;
+  auto guest = spec->Translate(options);
+  ASSERT_TRUE(guest.has_value());
+  EXPECT_EQ(Json::parse(guest->config_json)["mounts"][0]["type"], "tmpfs");
+  options.shm_is_pods = true;
+  guest = spec->Translate(options);
+  ASSERT_TRUE(guest.has_value());
+  const Json mounts = Json::parse(guest->config_json)["mounts"];
+  ASSERT_EQ(mounts.size(), 3U);
+  EXPECT_EQ(mounts[0]["source"], "/run/wyvern/pod/shm");
+  EXPECT_EQ(mounts[0]["type"], "bind");
+  ASSERT_EQ(guest->volumes.size(), 2U);
+  EXPECT_EQ(guest->volumes[0].source, "/mine");
+  EXPECT_EQ(guest->volumes[1].source, "/p/resolv.conf");
+  EXPECT_TRUE(guest->volumes[1].read_only) << "as its root";
 }
 
 TEST(SpecTest, ThePausesSysctlsAreTheGuests) {

@@ -139,6 +139,7 @@ Result<ProcessIo> SandboxImpl::MakeContainer(const ContainerPtr& container,
   if (facts_.stands_for_pod) {
     environment.pod = &pod_namespaces_;
     environment.shm_source = facts_.shm_source;
+    environment.pod_files = &facts_.pod_files;
   }
   const int64_t start = timeline_.Now();
   WV_TRY(container->host, HostContainer::Prepare(environment, std::move(host)));
