@@ -14,6 +14,10 @@ Result<std::string> GroupOf(const std::string& bundle);
 // The same for text of a config.json.
 Result<std::string> GroupOfSpec(const std::string& config_json);
 
+// Where `start` leaves the runtime options (an Any as it came) of a bundle without a config.json, which is a sandbox of the Sandbox API: no call
+// brings them.
+inline constexpr char kStartOptionsFile[] = "runtime-options";
+
 // All annotations of a bundle.
 Result<std::map<std::string, std::string>> AnnotationsOf(const std::string& bundle);
 Result<std::map<std::string, std::string>> AnnotationsOfSpec(const std::string& config_json);

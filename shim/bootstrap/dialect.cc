@@ -18,12 +18,16 @@ StartInput DecodeStartInput(std::string_view bytes, std::string_view id, std::st
   boot::BootstrapParams params;
   if (bytes.empty() || !params.ParseFromString(std::string(bytes)) || params.instance_id() != id ||
       params.namespace_() != ns) {
+    input.options = bytes;
     return input;
   }
   input.dialect = Dialect::kBootstrap;
   input.debug = params.log_level() <= kLogLevelDebug;
   input.ttrpc_address = params.containerd_ttrpc_address();
   input.socket_dir = params.socket_dir();
+  if (params.extensions_size() > 0) {
+    input.options = params.extensions(0).value().SerializeAsString();
+  }
   return input;
 }
 

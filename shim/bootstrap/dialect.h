@@ -17,6 +17,7 @@ struct StartInput {
   bool debug = false;
   std::string ttrpc_address;  // empty: TTRPC_ADDRESS of the environment
   std::string socket_dir;     // empty: the default
+  std::string options;        // runtime options, an Any as it came; empty: none
 };
 
 StartInput DecodeStartInput(std::string_view bytes, std::string_view id, std::string_view ns);

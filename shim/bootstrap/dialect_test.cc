@@ -32,12 +32,24 @@ TEST(DialectTest, AnyOfRuntimeOptionsIsThePlainDialectThoughItDecodes) {
   any.set_type_url("runtimeoptions.v1.Options");
   any.set_value("whatever");
   EXPECT_EQ(DecodeStartInput(any.SerializeAsString(), "abc", "k8s.io").dialect, Dialect::kPlain);
+  EXPECT_EQ(DecodeStartInput(any.SerializeAsString(), "abc", "k8s.io").options,
+            any.SerializeAsString());
   EXPECT_EQ(DecodeStartInput("", "abc", "k8s.io").dialect, Dialect::kPlain);
   EXPECT_EQ(DecodeStartInput("\xff\xff\xff", "abc", "k8s.io").dialect, Dialect::kPlain);
   EXPECT_EQ(DecodeStartInput(Params().SerializeAsString(), "other", "k8s.io").dialect,
             Dialect::kPlain);
   EXPECT_EQ(DecodeStartInput(Params().SerializeAsString(), "abc", "other").dialect,
             Dialect::kPlain);
+}
+
+TEST(DialectTest, RuntimeOptionsOfBootstrapParamsAreTheirFirstExtension) {
+  boot::BootstrapParams params = Params();
+  EXPECT_EQ(DecodeStartInput(params.SerializeAsString(), "abc", "k8s.io").options, "");
+  pb::Any& any = *params.add_extensions()->mutable_value();
+  any.set_type_url("runtimeoptions.v1.Options");
+  any.set_value("whatever");
+  EXPECT_EQ(DecodeStartInput(params.SerializeAsString(), "abc", "k8s.io").options,
+            any.SerializeAsString());
 }
 
 TEST(DialectTest, AnswersAsTheDialectWantsThem) {

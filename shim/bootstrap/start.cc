@@ -112,6 +112,10 @@ Result<std::string> RunStart(const Args& args, const StartEnvironment& environme
   std::string group;
   if (access((environment.bundle + "/config.json").c_str(), F_OK) == 0) {
     WV_TRY(group, GroupOf(environment.bundle));
+  } else if (!input.options.empty()) {
+    WV_TRY_VOID_CONTEXT(
+        WriteFileAtomically(environment.bundle + "/" + kStartOptionsFile, input.options, 0600),
+        "keeping the runtime options");
   }
   const std::string dir = input.socket_dir.empty() ? environment.socket_dir : input.socket_dir;
   const std::string path = SocketPath(dir, args.address, args.ns, group.empty() ? args.id : group);

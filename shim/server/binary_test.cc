@@ -15,6 +15,7 @@
 #include "base/unix_socket.h"
 #include "bootstrap/socket.h"
 #include "proto/containerd_bootstrap.pb.h"
+#include "proto/containerd_sandbox.pb.h"
 #include "proto/containerd_task.pb.h"
 #include "testing/fake_events.h"
 #include "testing/temp_dir.h"
@@ -24,6 +25,7 @@ namespace wyvern::shim {
 namespace {
 
 namespace boot = containerd::runtime::bootstrap::v1;
+namespace sandbox = containerd::sandbox;
 namespace task = containerd::task::v2;
 using Strings = std::vector<std::string>;
 
@@ -205,6 +207,37 @@ TEST_F(BinaryTest, GroupSharesOneServer) {
   EXPECT_EQ(first, second);
   EXPECT_EQ(Must(ReadFile(dir_ / "t2/address")), first);
   Connect(first);
+}
+
+// containerd 2.x with sandboxer = "shim": a bundle without a config.json, and runtime options that only `start` hears of.
+TEST_F(BinaryTest, SandboxOfTheSandboxApiHasItsContainersAndEnds) {
+  std::filesystem::create_directories(dir_ / "pod");
+  pb::Any any;
+  any.set_type_url("runtimeoptions.v1.Options");
+  const std::string address = Start("pod", any.SerializeAsString());
+  EXPECT_EQ(Must(ReadFile(dir_ / "pod/runtime-options")), any.SerializeAsString());
+  const auto client = Connect(address);
+  const auto ask = [&]<typename Resp, typename Req>(const char* method, Req request) {
+    request.set_sandbox_id("pod");
+    return client->Call<Req, Resp>("containerd.runtime.sandbox.v1.Sandbox", method, request);
+  };
+  sandbox::CreateSandboxRequest create;
+  create.set_bundle_path(dir_ / "pod");
+  const auto created = ask.operator()<pb::Empty>("CreateSandbox", create);
+  ASSERT_TRUE(created) << created.error().message();
+  const auto started =
+      ask.operator()<sandbox::StartSandboxResponse>("StartSandbox", sandbox::StartSandboxRequest());
+  ASSERT_TRUE(started) << started.error().message();
+  EXPECT_EQ(Must(ReadFile(dir_ / "pod/init.pid")), std::to_string(started->pid()));
+  Bundle("web", R"({"io.kubernetes.cri.sandbox-id":"pod"})");
+  EXPECT_EQ(Start("web"), address);
+  RunTask(*Connect(address), "containerd.task.v2.Task", "web");
+  EXPECT_EQ(Servers().size(), 1U) << "Shutdown of its container is not its own";
+  EXPECT_TRUE(ask.operator()<pb::Empty>("ShutdownSandbox", sandbox::ShutdownSandboxRequest()));
+  EXPECT_TRUE(AwaitGone(sockets_[0]));
+  EXPECT_TRUE(AwaitServers(0));
+  EXPECT_TRUE(events_.Await(4));
+  EXPECT_EQ(events_.Lines(), (Strings{"create web", "start web", "exit web 7", "delete web 7"}));
 }
 
 TEST_F(BinaryTest, Scenario33_ShutdownBeforeAnyCreateEndsTheServer) {

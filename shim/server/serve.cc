@@ -20,6 +20,7 @@
 #include "bootstrap/start.h"
 #include "control/control_server.h"
 #include "events/publisher.h"
+#include "sandbox_api/register.h"
 #include "server/host.h"
 #include "task/register.h"
 #include "ttrpc/server.h"
@@ -59,6 +60,7 @@ class ServerProcess {
   std::unique_ptr<Publisher> events_;
   std::unique_ptr<ttrpc::BlockingPool> pool_;
   std::unique_ptr<TaskService> service_;
+  std::unique_ptr<SandboxService> sandbox_api_;
   std::unique_ptr<ttrpc::Server> server_;
   std::unique_ptr<SignalFd> signals_;
   std::unique_ptr<ControlServer> control_;
@@ -99,6 +101,9 @@ Result<> ServerProcess::Start() {
   service_ = std::make_unique<TaskService>(std::move(options), stdio_->loop(), *events_, *pool_);
   WV_TRY(server_, ttrpc::Server::Create(*loop_, {.name = "shim"}));
   RegisterTaskService(*server_, *service_, *pool_);
+  sandbox_api_ = std::make_unique<SandboxService>(
+      SandboxServiceOptions{.ns = args_.ns, .id = args_.id}, *service_, *pool_);
+  RegisterSandboxService(*server_, *sandbox_api_, *pool_);
   streams->Register(*server_);
   WV_TRY_VOID(server_->Listen(std::move(listener), ttrpc::PeerIsRootOrSelf));
   WV_TRY_VOID(loop_->Add(signals_->fd(), EPOLLIN, [this](uint32_t) {
@@ -113,7 +118,7 @@ Result<> ServerProcess::Start() {
 
 // containerd connects as soon as it has our address, and stays.
 void ServerProcess::EndIfUnknown() {
-  if (server_->connection_count() == 0 && service_->Containers().empty()) {
+  if (server_->connection_count() == 0 && service_->Unused()) {
     WV_WARN("nobody connected within {} ms: ending", hooks_.connect_patience.count());
     pool_->Run([this] { service_->Terminate(); });
   }

@@ -1,6 +1,6 @@
 // task/options.h — Create.options: which kinds there are, and the part of them that concerns a sandbox.
 // Shape:   runtimeoptions.v1.Options is ours: path and body go to runtime/config, which reads them. `start` gets the same message on stdin
-//          (the task's options, else the container's), so only Create's is looked at.
+//          (the task's options, else the container's), so Create's is looked at. The Sandbox API's has none: there it is what `start` got.
 // Errors:  every type is accepted (an option of another runtime is no error, and is logged: it means nothing here). INVALID_ARGUMENT: one of ours
 //          or runc's that does not parse, a path that is not absolute, a type_url that says the content is for another runtime.
 #pragma once

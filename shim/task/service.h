@@ -93,6 +93,17 @@ class TaskService {
   // Ends the sandbox whatever runs in it, also one that is being started; exits are published. For SIGTERM.
   void Terminate();
 
+  // For sandbox_api/service.h. From UseSandboxApi on, Create needs a sandbox that was started by StartSandbox, and Shutdown means nothing: who
+  // made the sandbox ends it. FAILED_PRECONDITION: there is one already, or we are ending.
+  Result<> UseSandboxApi();
+  // Once. A StopSandbox meanwhile ends it with UNAVAILABLE; `request.cancel` is filled in here.
+  Result<std::shared_ptr<runtime::Sandbox>> StartSandbox(SandboxRequest request);
+  // Whatever runs in it, also one that is being started; the exits are published. Idempotent.
+  void StopSandbox();
+
+  // Nobody has asked for anything yet.
+  bool Unused();
+
   std::vector<ContainerSummary> Containers();
 
  private:
@@ -110,6 +121,8 @@ class TaskService {
 
   Result<std::shared_ptr<runtime::Sandbox>> EnsureSandbox(const SandboxRequest& request,
                                                           bool* created);
+  // With create_mu_ held, and no sandbox there.
+  Result<std::shared_ptr<runtime::Sandbox>> MakeSandbox(const SandboxRequest& request);
   std::shared_ptr<runtime::Sandbox> sandbox();
   void DropSandbox();
   Result<ContainerPtr> CreateInSandbox(const task_pb::CreateTaskRequest& request,
@@ -147,6 +160,7 @@ class TaskService {
   std::set<std::string> creating_;
   std::shared_ptr<runtime::Sandbox> sandbox_;
   bool sandbox_dead_ = false;
+  bool by_sandbox_api_ = false;
   bool shutdown_when_empty_ = false;
   bool shutting_down_ = false;
   bool sandbox_ended_ = false;

@@ -65,12 +65,24 @@ Result<std::shared_ptr<runtime::Sandbox>> TaskService::EnsureSandbox(const Sandb
     if (sandbox_ != nullptr) {
       return sandbox_;
     }
+    if (by_sandbox_api_) {
+      return Fail(Code::kFailedPrecondition,
+                  "the sandbox was not started by StartSandbox yet, or it has been stopped");
+    }
+  }
+  WV_TRY(std::shared_ptr<runtime::Sandbox> box, MakeSandbox(request));
+  *created = true;
+  return box;
+}
+
+Result<std::shared_ptr<runtime::Sandbox>> TaskService::MakeSandbox(const SandboxRequest& request) {
+  {
+    const std::lock_guard lock(mu_);
     if (shutting_down_) {
       return Fail(Code::kUnavailable, "the shim is shutting down");
     }
   }
   WV_TRY(std::shared_ptr<runtime::Sandbox> box, options_.start_sandbox(request));
-  *created = true;
   box->OnDeath([this](const std::string& reason) { OnSandboxDeath(reason); });
   box->OnOom([this](const std::string& id) {
     containerd::events::TaskOOM event;
@@ -85,6 +97,34 @@ Result<std::shared_ptr<runtime::Sandbox>> TaskService::EnsureSandbox(const Sandb
     options_.on_sandbox(*box);
   }
   return box;
+}
+
+Result<> TaskService::UseSandboxApi() {
+  const std::lock_guard lock(mu_);
+  if (sandbox_ != nullptr || !creating_.empty() || !containers_.empty() || shutting_down_) {
+    return Fail(Code::kFailedPrecondition, "the shim has a sandbox by its tasks, or is ending");
+  }
+  by_sandbox_api_ = true;
+  return {};
+}
+
+Result<std::shared_ptr<runtime::Sandbox>> TaskService::StartSandbox(SandboxRequest request) {
+  request.cancel = stop_start_.get_token();
+  const std::lock_guard creating(create_mu_);
+  if (request.cancel.stop_requested()) {
+    return Fail(Code::kUnavailable, "the sandbox has been stopped");
+  }
+  return MakeSandbox(request);
+}
+
+void TaskService::StopSandbox() {
+  (void)stop_start_.request_stop();  // DropSandbox waits for it
+  DropSandbox();
+}
+
+bool TaskService::Unused() {
+  const std::lock_guard lock(mu_);
+  return sandbox_ == nullptr && containers_.empty() && creating_.empty() && !by_sandbox_api_;
 }
 
 void TaskService::DropSandbox() {
@@ -215,7 +255,7 @@ void TaskService::EndSandbox() {
 
 Result<pb::Empty> TaskService::Shutdown(const task_pb::ShutdownRequest& /*request*/) {
   std::unique_lock lock(mu_);
-  if (shutting_down_) {
+  if (shutting_down_ || by_sandbox_api_) {
     return pb::Empty();
   }
   if (!containers_.empty() || !creating_.empty()) {

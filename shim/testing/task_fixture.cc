@@ -56,6 +56,7 @@ TaskFixture::TaskFixture() : events_(dir_ / "events.sock") {
   options.ns = "testns";
   options.start_sandbox =
       [this](const SandboxRequest& request) -> Result<std::unique_ptr<runtime::Sandbox>> {
+    options_seen_ = request.options;
     if (!start_error_) {
       return Fail(start_error_.error().code(), start_error_.error().message());
     }

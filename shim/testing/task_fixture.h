@@ -73,6 +73,7 @@ class TaskFixture : public ::testing::Test {
   Result<> start_error_;
   bool ignore_rootfs_ = false;
   std::function<Result<>(const std::stop_token& cancel)> on_boot_;
+  CreateOptions options_seen_;  // of the last sandbox
 
   TempDir dir_;
   FakeEvents events_;
