@@ -324,18 +324,13 @@ class Pod:
         return self.cri.call("ContainerStats", container_id=container)["stats"]
 
 
-class Forward:
-    """One connection to a port of a pod, as a kubelet's port-forward makes it; in a with statement.
+class Channels:
+    """A WebSocket of containerd's streaming server, as a kubelet's are; in a with statement. A message's first byte is its channel."""
 
-    By a WebSocket: a message's first byte is its channel, 0 the data, 1 the error; the first of each is the port.
-    """
-
-    DATA, ERROR = 0, 1
-
-    def __init__(self, pod: Pod, port: int):
-        url = urllib.parse.urlsplit(pod.cri.call("PortForward", pod_sandbox_id=pod.id, port=[port])["url"])
-        self.socket = socket.create_connection((url.hostname, url.port), timeout=60)
-        self.socket.sendall((f"GET {url.path} HTTP/1.1\r\nHost: {url.netloc}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    def __init__(self, url: str, channels: list):
+        parts = urllib.parse.urlsplit(url)
+        self.socket = socket.create_connection((parts.hostname, parts.port), timeout=60)
+        self.socket.sendall((f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
                              "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
                              "Sec-WebSocket-Protocol: v4.channel.k8s.io\r\n\r\n").encode())
         self.file = self.socket.makefile("rb")
@@ -343,12 +338,7 @@ class Forward:
         assert b" 101 " in status, status
         while self.file.readline().strip():
             pass
-        self.heard = {self.DATA: b"", self.ERROR: b""}
-        while not all(len(text) >= 2 for text in self.heard.values()):
-            assert self._receive()
-        for channel, text in self.heard.items():
-            assert struct.unpack("<H", text[:2])[0] == port
-            self.heard[channel] = text[2:]
+        self.heard = {channel: b"" for channel in channels}
 
     def __enter__(self):
         return self
@@ -357,7 +347,7 @@ class Forward:
         self.file.close()
         self.socket.close()
 
-    def _receive(self) -> bool:
+    def receive(self) -> bool:
         header = self.file.read(2)
         if len(header) < 2 or header[0] & 0x0F == 8:  # the end, or a message that says so
             return False
@@ -369,20 +359,52 @@ class Forward:
             self.heard[message[0]] += message[1:]
         return True
 
-    def send(self, data: bytes) -> None:
-        message = bytes([self.DATA]) + data
+    def send(self, data: bytes, channel=0) -> None:
+        message = bytes([channel]) + data
         length = bytes([0x80 | len(message)]) if len(message) < 126 else bytes([0x80 | 126]) + len(message).to_bytes(2, "big")
         self.socket.sendall(b"\x82" + length + bytes(4) + message)  # masked with zeros
 
-    def until(self, text: bytes) -> bytes:
-        """The data, once `text` is in it."""
-        while text not in self.heard[self.DATA]:
-            assert self._receive(), self.heard
-        return self.heard[self.DATA]
+    def until(self, text: bytes, channel=0) -> bytes:
+        """What was heard, once `text` is in it."""
+        while text not in self.heard[channel]:
+            assert self.receive(), self.heard
+        return self.heard[channel]
 
-    def to_the_end(self):
-        """(data, error)"""
+    def to_the_end(self) -> list:
+        """What was heard of each channel."""
         with contextlib.suppress(OSError):
-            while self._receive():
+            while self.receive():
                 pass
-        return self.heard[self.DATA], self.heard[self.ERROR]
+        return list(self.heard.values())
+
+
+class Forward(Channels):
+    """One connection to a port of a pod, as a kubelet's port-forward makes it. The first of each channel is the port."""
+
+    DATA, ERROR = 0, 1
+
+    def __init__(self, pod: Pod, port: int):
+        super().__init__(pod.cri.call("PortForward", pod_sandbox_id=pod.id, port=[port])["url"], [self.DATA, self.ERROR])
+        while not all(len(text) >= 2 for text in self.heard.values()):
+            assert self.receive()
+        for channel, text in self.heard.items():
+            assert struct.unpack("<H", text[:2])[0] == port
+            self.heard[channel] = text[2:]
+
+
+class Terminal(Channels):
+    """A terminal in a container: of a command, as `kubectl exec -it`; without one that of the container itself, as `kubectl attach -it`."""
+
+    STDIN, STDOUT, STDERR, ERROR, RESIZE = range(5)
+
+    def __init__(self, pod: Pod, container: str, *command):
+        wanted = {"container_id": container, "tty": True, "stdin": True, "stdout": True}
+        url = (pod.cri.call("Exec", cmd=list(command), **wanted) if command else pod.cri.call("Attach", **wanted))["url"]
+        super().__init__(url, list(range(5)))
+
+    def type(self, text: str, expected: str) -> str:
+        self.send(text.encode(), self.STDIN)
+        return self.until(expected.encode(), self.STDOUT).decode()
+
+    def resize(self, columns: int, rows: int) -> None:
+        self.send(json.dumps({"Width": columns, "Height": rows}).encode(), self.RESIZE)
