@@ -100,6 +100,8 @@ bool Wanted(const char* letters, char letter) {
 extern "C" [[noreturn]] void AnchorStart(const char* const* stack) {
   const char* letters = Address(stack[0]) > 1 ? stack[2] : nullptr;
   RawCall(SYS_setsid);
+  // Run from a descriptor, it would be called by that one's number.
+  RawCall(SYS_prctl, PR_SET_NAME, Address("wyvern-anchor"));
   if (Wanted(letters, 'c')) {
     JoinCgroup();
   }

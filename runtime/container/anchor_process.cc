@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <poll.h>
+#include <unistd.h>
 
 #include <array>
 #include <csignal>
@@ -48,6 +49,8 @@ Result<AnchorProcess> AnchorProcess::Start(const AnchorOptions& options) {
     }
   }
   spawn.argv = {options.binary, letters};
+  // Our own number of it: the child closes what it is not given before it runs the program.
+  spawn.path = fmt::format("/proc/{}/fd/{}", getpid(), options.program.get());
   WV_TRY_CONTEXT(Subprocess process, Subprocess::Spawn(spawn), "starting the anchor");
   life.second.Reset();
   AnchorProcess anchor(std::move(process), std::move(life.first));

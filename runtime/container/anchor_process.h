@@ -10,7 +10,8 @@
 namespace wyvern::runtime {
 
 struct AnchorOptions {
-  std::string binary;
+  std::string binary;      // its path, for lists of processes
+  FdRef program{-1};       // that is run, O_PATH: what `binary` named when the sandbox began
   FdRef cgroup_procs{-1};  // O_WRONLY; not valid: stays in ours
   FdRef network_namespace{-1};
   FdRef root_tree{-1};

@@ -315,6 +315,7 @@ Result<> HostContainer::StartAnchor() {
   WV_TRY_CONTEXT(const UniqueFd tree, CloneTree(RootPath(), root), "container root");
   AnchorOptions options;
   options.binary = config.paths.anchor;
+  options.program = environment_.anchor;
   options.cgroup_procs = procs;
   UniqueFd own;  // the anchor keeps it
   if (HasOwnNetwork()) {

@@ -45,6 +45,7 @@ struct HostEnvironment {
   const std::map<std::string, std::string>* pod_files = nullptr;  // of Facts; null: as `pod`
   SandboxVolumes* volumes = nullptr;
   SharedExports* exports = nullptr;
+  FdRef anchor{-1};  // the program, O_PATH
 };
 
 class HostContainer {

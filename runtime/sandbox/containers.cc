@@ -136,6 +136,7 @@ Result<ProcessIo> SandboxImpl::MakeContainer(const ContainerPtr& container,
                               network_,       options_.bundle, disk_filesystems_};
   environment.volumes = volumes_.get();
   environment.exports = &shared_exports_;
+  environment.anchor = anchor_;
   if (facts_.stands_for_pod) {
     environment.pod = &pod_namespaces_;
     environment.shm_source = facts_.shm_source;

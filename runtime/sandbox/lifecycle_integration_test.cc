@@ -1,5 +1,6 @@
 // Whole lives of containers through the sandbox library: real agent, real crun, real mounts, cgroups and anchors; only the VMM is not there.
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -60,6 +61,30 @@ TEST_F(LifecycleTest, BadBundlesAreNamedErrors) {
   EXPECT_EQ(CodeOf(bad), Code::kInvalidArgument);
   auto id = sandbox_->CreateContainer(ContainerOf("../x", dir_ + "/bad", false, false));
   EXPECT_EQ(CodeOf(id), Code::kInvalidArgument);
+}
+
+// An upgrade in place, or a package that is removed, while a sandbox lives.
+TEST_F(LifecycleTest, Scenario35_ContainersToComeHaveTheAnchorThatWasThereFirst) {
+  const std::string anchor = dir_ + "/anchor";
+  std::filesystem::copy_file(WYVERN_ANCHOR_BINARY, anchor);
+  config_->paths.anchor = anchor;
+  Boot({});
+  for (const char* now : {"another version's", ""}) {
+    std::filesystem::remove(anchor);
+    if (*now != 0) {
+      ASSERT_TRUE(WriteFile(anchor, now).has_value());
+    }
+    BundleOptions options;
+    options.args = {"sleep", "1000"};
+    const std::string id = *now != 0 ? "replaced" : "removed";
+    const auto io =
+        sandbox_->CreateContainer(ContainerOf(id, MakeBundle(id, options), false, false));
+    ASSERT_TRUE(io.has_value()) << io.error().message();
+    const std::string proc = fmt::format("/proc/{}", sandbox_->State(id, "")->pid);
+    EXPECT_EQ(*ReadFile(proc + "/comm"), "wyvern-anchor\n");
+    EXPECT_EQ(std::filesystem::read_symlink(proc + "/exe"), anchor + " (deleted)");
+    EXPECT_THAT(*ReadFile(proc + "/cmdline"), testing::StartsWith(anchor));
+  }
 }
 
 TEST_F(LifecycleTest, MissingVolumeIsNamed) {

@@ -270,6 +270,8 @@ class SandboxImpl final : public Sandbox {
   std::optional<Cgroup> cgroup_;
   std::optional<CacheReclaim> host_cache_;  // of cgroup_; one round at a time, in the pool
   UniqueFd network_;                        // its namespace on the host
+  UniqueFd
+      anchor_;  // the program, for containers to come: its path may be another version's then, or nobody's
   std::unique_ptr<Machine> machine_;
   std::unique_ptr<AgentClient> agent_;
   std::unique_ptr<PodNetwork> pod_network_;  // set before there are containers

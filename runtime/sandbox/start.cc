@@ -1,4 +1,5 @@
 // From a bundle to a booted virtual machine whose agent answers.
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/random.h>
 #include <unistd.h>
@@ -68,6 +69,8 @@ Result<> SandboxImpl::Start() {
   WV_TRY_VOID(oci::CheckId(options_.id));
   WV_TRY_VOID(ReadBundle());
   WV_TRY_VOID(CheckCgroupRoot(config_.cgroup_root));
+  WV_TRY_CONTEXT(anchor_, Open(config_.paths.anchor, O_PATH),
+                 "wyvern-anchor (install Wyvern, or set paths.anchor)");
   pool_ = std::make_unique<ttrpc::BlockingPool>("sandbox-pool");
   WV_TRY(loop_, LoopThread::Start("sandbox-loop"));
   WV_TRY_VOID(OpenState());
