@@ -135,15 +135,33 @@ Result<> ApplyAnnotation(Config& config, const std::string& name, const std::str
   return {};
 }
 
+namespace fs = std::filesystem;
+
+// `there`, or the same file of the version that `program` is of: <versions>/<its version>/bin/<program>, beside a link <versions>/current.
+fs::path InVersionOf(const fs::path& program, const fs::path& there) {
+  std::error_code error;
+  const fs::path own = program.parent_path().parent_path();
+  const fs::path versions = own.parent_path();
+  const fs::path relative = there.lexically_relative(versions);
+  if (program.parent_path().filename() != "bin" || !fs::is_symlink(versions / "current", error) ||
+      relative.empty() || *relative.begin() == "..") {
+    return there;
+  }
+  const fs::path ours = own / relative.lexically_relative(*relative.begin());
+  return fs::exists(ours, error) ? ours : there;
+}
+
 // An installation's programs are links into a version's directory, which an upgrade points elsewhere (cli/install): a sandbox goes on with those
-// that it was started with. What is not there stays as it is written, for the error of who opens it.
-void ResolveLinks(Config& config) {
+// that it was started with, and a shim that an upgrade has overtaken before its first container takes those of its own version. What is
+// not there stays as it is written, for the error of who opens it.
+void ResolveLinks(Config& config, const std::string& program) {
+  std::error_code error;
+  const fs::path own = fs::canonical(program, error);
   for (std::string* path : {&config.paths.vmm, &config.paths.fs, &config.paths.anchor,
                             &config.sandbox.kernel, &config.sandbox.image}) {
-    std::error_code error;
-    const std::filesystem::path resolved = std::filesystem::canonical(*path, error);
+    const fs::path resolved = fs::canonical(*path, error);
     if (!error) {
-      *path = resolved;
+      *path = resolved == *path ? resolved : InVersionOf(own, resolved);
     }
   }
 }
@@ -211,7 +229,7 @@ Result<std::shared_ptr<const Config>> LoadConfig(const ConfigSources& sources) {
   for (const auto& [name, value] : sources.annotations) {
     WV_TRY_VOID(ApplyAnnotation(*config, name, value));
   }
-  ResolveLinks(*config);
+  ResolveLinks(*config, sources.program);
   return std::shared_ptr<const Config>(std::move(config));
 }
 

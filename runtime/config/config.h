@@ -104,9 +104,11 @@ struct ConfigSources {
   std::vector<std::pair<std::string, std::string>> command_line;
   std::map<std::string, std::string>
       annotations;  // of config.json; only io.wyvern.* and known aliases are looked at
+  std::string program = "/proc/self/exe";  // that asks
 };
 
-// Programs, kernel and image are then those that the symlinks on their paths led to: of one version, even if it is upgraded.
+// Programs, kernel and image are then those that the symlinks on their paths led to: of one version, even if it is upgraded. Where `program` is of
+// an installed version (cli/install) and a link leads into another one, its own version's are taken.
 Result<std::shared_ptr<const Config>> LoadConfig(const ConfigSources& sources);
 
 // Every key with its value and origin, as yaml with comments.

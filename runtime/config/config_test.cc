@@ -245,6 +245,33 @@ TEST_F(ConfigTest, AnUpgradeAfterwardsDoesNotChangeWhichProgramsAreMeant) {
   EXPECT_EQ((*config)->paths.fs, dir_ + "/gone/fs");
 }
 
+// A shim was started, Wyvern upgraded, and then its first container asked for.
+TEST_F(ConfigTest, AnUpgradeJustBeforeLeavesAProgramWithItsOwnVersion) {
+  const std::string versions = std::filesystem::canonical(dir_).string() + "/versions";
+  for (const char* version : {"1", "2"}) {
+    for (const char* part : {"bin", "libexec"}) {
+      std::filesystem::create_directories(fmt::format("{}/{}/{}", versions, version, part));
+    }
+    ASSERT_TRUE(WriteFile(fmt::format("{}/{}/bin/shim", versions, version), "").has_value());
+    ASSERT_TRUE(WriteFile(fmt::format("{}/{}/libexec/vmm", versions, version), "").has_value());
+  }
+  ASSERT_TRUE(WriteFile(versions + "/2/libexec/fs", "").has_value());  // the first had none
+  std::filesystem::create_directory_symlink("2", versions + "/current");
+  sources_.program = versions + "/1/bin/shim";
+  ASSERT_EQ(
+      LoadError(fmt::format("paths:\n  vmm: {0}/current/libexec/vmm\n  fs: {0}/current/libexec/fs\n"
+                            "  anchor: {0}/2/libexec/vmm\n",
+                            versions)),
+      "(loaded)");
+  const auto config = LoadConfig(sources_);
+  EXPECT_EQ((*config)->paths.vmm, versions + "/1/libexec/vmm");
+  EXPECT_EQ((*config)->paths.fs, versions + "/2/libexec/fs");
+  EXPECT_EQ((*config)->paths.anchor,
+            versions + "/2/libexec/vmm");  // no link: what is meant is said
+  sources_.program = dir_ + "/elsewhere/bin/shim";
+  EXPECT_EQ((*LoadConfig(sources_))->paths.vmm, versions + "/2/libexec/vmm");
+}
+
 TEST_F(ConfigTest, CommittedFileIsTheBuiltInTable) {
   auto committed = ReadFile(WV_CONFIGS_DIR "/wyvern.yaml");
   ASSERT_TRUE(committed.has_value());
