@@ -189,6 +189,8 @@ Result<> CleanUpIn(const Places& places, const std::string& ns, const std::strin
   auto record = LoadState(directory);
   if (record.has_value() && record->ns == ns && record->id == id) {
     WV_TRY_VOID_CONTEXT(CleanSandbox(places, directory, *record), "cleaning up sandbox " + id);
+  } else if (!record.has_value() && record.error().code() == Code::kFailedPrecondition) {
+    return tl::unexpected(std::move(record).error().WithContext(directory));
   } else if (!record.has_value() && record.error().code() == Code::kDataLoss) {
     WV_ERROR("{}: {}: what it named may be left behind", directory, record.error().message());
     WV_TRY_VOID(RemoveStateDirectory(directory));

@@ -1,4 +1,5 @@
 // The process that serves a sandbox is killed after every single step; a fresh process must find and undo everything.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <sys/mount.h>
 #include <sys/wait.h>
@@ -10,6 +11,7 @@
 #include <thread>
 
 #include "base/subprocess.h"
+#include "cgroup/cgroup.h"
 #include "sandbox/cleanup.h"
 #include "sandbox/testing/sandbox_fixture.h"
 #include "storage/block_source.h"
@@ -262,6 +264,62 @@ TEST_F(CrashTest, CleanUpRunsPoststopHooksOnceAndOnlyAfterCreateHooks) {
 TEST_F(CrashTest, CleanUpOfNothingIsSuccess) {
   EXPECT_TRUE(CleanUpIn({state_dir_, config_->cgroup_root}, "default", "never", dir_ + "/absent")
                   .has_value());
+}
+
+// A sandbox of an earlier version, whose shim is gone.
+TEST_F(CrashTest, Scenario35_CleanUpUndoesWhatEveryVersionHasWritten) {
+  const std::string bundle = MakeBundle("box", {});
+  const std::string directory = StateDirectory(state_dir_, "default", "box");
+  const std::string cgroup = fmt::format("/wyvern-host-{}", getpid());
+  for (const auto& entry : std::filesystem::directory_iterator(WYVERN_STATE_WRITTEN)) {
+    SCOPED_TRACE(entry.path());
+    std::filesystem::create_directories(directory);
+    for (const char* name : {"wyvern/box", "box"}) {
+      const auto place = ParseCgroupsPath(cgroup + "/" + name, "box");
+      ASSERT_TRUE(place.has_value() &&
+                  Cgroup::Make(config_->cgroup_root, *place, "box").has_value());
+    }
+    ASSERT_EQ(mount("tmpfs", (bundle + "/rootfs").c_str(), "tmpfs", 0, nullptr), 0);
+    std::string text = *ReadFile(entry.path());
+    const auto put = [&text](const std::string& what, const std::string& instead) {
+      for (size_t at = text.find(what); at != std::string::npos; at = text.find(what)) {
+        text.replace(at, what.size(), instead);
+      }
+    };
+    std::vector<Subprocess> left;
+    for (const char* number : {"01", "02", "03"}) {
+      auto process = Subprocess::Spawn({{"/bin/busybox", "sleep", "1000"}, {}, {}, {}});
+      ASSERT_TRUE(process.has_value()) << process.error().message();
+      put(std::string("41942") + number, std::to_string(process->pid()));
+      put(std::string("77") + number, std::to_string(*ProcessStartTime(process->pid())));
+      left.push_back(std::move(*process));
+    }
+    put("/bundles/box", bundle);
+    put("/cgroups", config_->cgroup_root + cgroup);
+    ASSERT_TRUE(WriteFile(directory + "/state.json", text).has_value());
+    const auto cleaned = CleanUpIn({state_dir_, config_->cgroup_root}, "default", "box", bundle);
+    EXPECT_TRUE(cleaned.has_value()) << cleaned.error().message();
+    for (const Subprocess& process : left) {
+      EXPECT_FALSE(ProcessStartTime(process.pid()).has_value());
+      EXPECT_EQ(process.Wait()->AsShell(), 128U + SIGKILL);
+    }
+    EXPECT_EQ(LeftBehind(), "");
+  }
+}
+
+// Of a version that was taken back: nothing is undone by guess, and the one that can still finds all of it.
+TEST_F(CrashTest, StateOfALaterFormatIsLeftAsItIs) {
+  const std::string bundle = MakeBundle("box", {});
+  const std::string file = StateDirectory(state_dir_, "default", "box") + "/state.json";
+  std::filesystem::create_directories(StateDirectory(state_dir_, "default", "box"));
+  ASSERT_TRUE(WriteFile(file, R"({"version":2})").has_value());
+  ASSERT_EQ(mount("tmpfs", (bundle + "/rootfs").c_str(), "tmpfs", 0, nullptr), 0);
+  const auto cleaned = CleanUpIn({state_dir_, config_->cgroup_root}, "default", "box", bundle);
+  EXPECT_EQ(CodeOf(cleaned), Code::kFailedPrecondition);
+  const auto started = StartSandboxOf(bundle);
+  EXPECT_EQ(CodeOf(started), Code::kFailedPrecondition);
+  EXPECT_EQ(*ReadFile(file), R"({"version":2})");
+  EXPECT_EQ(MountsBelow(dir_)->size(), 1U);
 }
 
 TEST_F(CrashTest, DamagedStateIsRemovedAndTheBundleUnmounted) {

@@ -65,7 +65,7 @@ std::string FormatState(const SandboxRecord& record) {
                       {"hooked", c.hooked},        {"processes", ToJson(c.processes)}};
   }
   const Json json = {
-      {"version", 1},
+      {"version", kStateVersion},
       {"namespace", record.ns},
       {"id", record.id},
       {"bundle", record.bundle},
@@ -85,8 +85,17 @@ Result<SandboxRecord> ParseState(std::string_view text) {
   }
   try {
     const Json& json = *parsed;
-    if (json.at("version").get<int>() != 1) {
-      return Fail(Code::kDataLoss, "state.json: written by another version of Wyvern");
+    const auto version = json.at("version").get<int64_t>();
+    if (version > kStateVersion) {
+      return Fail(Code::kFailedPrecondition,
+                  fmt::format("state.json is of format {}, and this version of Wyvern knows up to "
+                              "{}: only the version "
+                              "that wrote it, or a later one, can undo the sandbox. Install that, "
+                              "then delete it again",
+                              version, kStateVersion));
+    }
+    if (version < 1) {
+      return Fail(Code::kDataLoss, "state.json: no version");
     }
     SandboxRecord out;
     out.ns = json.at("namespace").get<std::string>();

@@ -1,6 +1,9 @@
 // state/state.h — what a sandbox has made on the host, on disk before it is made, so that a fresh process can undo it.
 // Wire:    <state_dir>/<hash>/state.json, {"version": 1, …}; written to a temporary file, fsync, rename. hash: 32 hex digits of namespace and id.
-// Errors:  a damaged or foreign file is DATA_LOSS; a missing one NOT_FOUND.
+// Versions: a sandbox outlives upgrades of Wyvern, so who undoes it may be of another version than who wrote the file. Names keep their meaning and new
+//          ones may be missing: within one number every version undoes what any other has made, as far as it knows of it. The number goes up only
+//          where an older reader would undo the wrong thing; testing/written/ has what versions have written.
+// Errors:  a damaged or foreign file is DATA_LOSS; one of a later format FAILED_PRECONDITION; a missing one NOT_FOUND.
 // Threads: Store serialises itself.   Trust: the directory is root's, mode 0700; the file is still parsed as untrusted input.
 #pragma once
 
@@ -59,6 +62,9 @@ struct SandboxRecord {
   std::map<std::string, ContainerRecord> containers;
 };
 
+// The format that is written, and the highest that is read.
+inline constexpr int kStateVersion = 1;
+
 // A larger file is damaged.
 inline constexpr size_t kMaxStateBytes = 4U << 20U;
 
@@ -83,7 +89,8 @@ class StateStore {
   // For tests: called with a step's name after the file was written and before the side effect.
   using StepHook = std::function<void(const std::string& step)>;
 
-  // Makes the directory (0700). ALREADY_EXISTS when a living process owns it; leftovers of a dead one are FAILED_PRECONDITION: CleanUp first.
+  // Makes the directory (0700). ALREADY_EXISTS when a living process owns it; leftovers of a dead one are FAILED_PRECONDITION: CleanUp first, which
+  // says why it cannot if they are of a later format.
   static Result<std::unique_ptr<StateStore>> Create(const std::string& state_dir,
                                                     SandboxRecord record, StepHook hook = {});
 

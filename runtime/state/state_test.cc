@@ -49,8 +49,8 @@ class StateTest : public testing::Test {
 };
 
 TEST(ParseStateTest, DamagedTextIsDataLoss) {
-  for (const char* text : {"", "{}", "[]", "{\"version\":2}", "{\"version\":1}",
-                           "{\"version\":1,\"namespace\":7}", "\xff"}) {
+  for (const char* text : {"", "{}", "[]", "{\"version\":0}", "{\"version\":\"2\"}",
+                           "{\"version\":1}", "{\"version\":1,\"namespace\":7}", "\xff"}) {
     auto record = ParseState(text);
     ASSERT_FALSE(record.has_value()) << text;
     EXPECT_EQ(record.error().code(), Code::kDataLoss) << text;
@@ -74,17 +74,39 @@ TEST(ParseStateTest, RoundTrip) {
   EXPECT_TRUE(again->containers.at("box").hooked);
 }
 
-TEST(ParseStateTest, FileOfAVersionWithoutDisksAndHooksIsRead) {
-  std::string text = FormatState(Sample());
-  for (const std::string_view later :
-       {R"("disks":[{"id":"c0-b0","source":"/dev/sdb"}],)", R"("hooked":true,)"}) {
-    ASSERT_NE(text.find(later), std::string::npos) << text;
-    text.erase(text.find(later), later.size());
+// What a version wrote is never changed afterwards.
+TEST(ParseStateTest, Scenario35_FilesOfEveryVersionAreRead) {
+  int files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(WV_STATE_WRITTEN)) {
+    const auto record = ParseState(*ReadFile(entry.path()));
+    ASSERT_TRUE(record.has_value()) << entry.path() << ": " << record.error().message();
+    EXPECT_EQ(record->owner.pid, 4194203) << entry.path();
+    EXPECT_EQ(record->cgroups.size(), 2U) << entry.path();
+    ASSERT_EQ(record->containers.count("box"), 1U) << entry.path();
+    const ContainerRecord& box = record->containers.at("box");
+    EXPECT_EQ(box.mounts, std::vector<std::string>{"/bundles/box/rootfs"}) << entry.path();
+    EXPECT_EQ(box.processes.at(0).start_time, 7701U) << entry.path();
+    if (entry.path().filename() == "first.json") {
+      EXPECT_TRUE(box.disks.empty());
+      EXPECT_FALSE(box.hooked);
+      EXPECT_TRUE(record->network.path.empty());
+    }
+    ++files;
   }
-  const auto record = ParseState(text);
-  ASSERT_TRUE(record.has_value()) << record.error().message();
-  EXPECT_TRUE(record->containers.at("box").disks.empty());
-  EXPECT_FALSE(record->containers.at("box").hooked);
+  EXPECT_GE(files, 2);
+}
+
+TEST(ParseStateTest, WhatALaterVersionMayAddIsNoError) {
+  std::string text = FormatState(Sample());
+  text.insert(1, R"("later":{"x":[1]},)");
+  EXPECT_TRUE(ParseState(text).has_value());
+}
+
+TEST(ParseStateTest, LaterFormatSaysWhoCanUndoIt) {
+  const auto record = ParseState(R"({"version":2,"anything":"else"})");
+  ASSERT_FALSE(record.has_value());
+  EXPECT_EQ(record.error().code(), Code::kFailedPrecondition);
+  EXPECT_THAT(record.error().message(), testing::HasSubstr("format 2"));
 }
 
 TEST(StateDirectoryTest, NamespaceAndIdDoNotRunTogether) {
@@ -129,6 +151,16 @@ TEST_F(StateTest, DeadOwnerMeansCleanUpFirst) {
   auto second = StateStore::Create(dir_, Sample());
   ASSERT_FALSE(second.has_value());
   EXPECT_EQ(second.error().code(), Code::kFailedPrecondition);
+}
+
+TEST_F(StateTest, LaterFormatIsNotWrittenOver) {
+  const std::string directory = StateDirectory(dir_, "default", "box");
+  std::filesystem::create_directories(directory);
+  ASSERT_TRUE(WriteFile(directory + "/state.json", R"({"version":2})").has_value());
+  const auto store = StateStore::Create(dir_, Sample());
+  ASSERT_FALSE(store.has_value());
+  EXPECT_EQ(store.error().code(), Code::kFailedPrecondition);
+  EXPECT_EQ(*ReadFile(directory + "/state.json"), R"({"version":2})");
 }
 
 TEST_F(StateTest, FailedWriteKeepsTheRecord) {

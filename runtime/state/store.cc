@@ -48,6 +48,8 @@ Result<std::unique_ptr<StateStore>> StateStore::Create(const std::string& state_
     }
     return Fail(Code::kFailedPrecondition,
                 fmt::format("sandbox {} left things behind: {}", old->id, directory));
+  } else if (old.error().code() == Code::kFailedPrecondition) {
+    return tl::unexpected(std::move(old).error().WithContext(directory));
   }
   WV_TRY_VOID(MakeDirectory(state_dir, 0711));
   WV_TRY_VOID(MakeDirectory(directory, 0700));
