@@ -5,6 +5,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import pathlib
 import shutil
 import signal
@@ -144,10 +145,10 @@ class CriError(Exception):
 
 
 class Cri:
-    """In a with statement."""
+    """In a with statement. `programs`: a directory before those of PATH, with containerd or shims."""
 
-    def __init__(self, directory: pathlib.Path):
-        self.directory = directory
+    def __init__(self, directory: pathlib.Path, programs=None):
+        self.directory, self.programs = directory, programs
         self.socket = directory / "containerd.sock"
         (directory / "cni").mkdir()
         (directory / "cni/10-bridge.conflist").write_text(json.dumps(network(directory)))
@@ -180,8 +181,17 @@ class Cri:
         self.end()
 
     def start(self):
+        path = os.environ["PATH"] if self.programs is None else f"{self.programs}:{os.environ['PATH']}"
         self.process = subprocess.Popen(["containerd", "--config", self.directory / "config.toml"], stdin=subprocess.DEVNULL,
-                                        stdout=self.log, stderr=subprocess.STDOUT)
+                                        stdout=self.log, stderr=subprocess.STDOUT, env=os.environ | {"PATH": path})
+
+    def change(self, programs) -> None:
+        """Another containerd takes the place of this one; what it runs goes on."""
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(30)
+        self.programs = programs
+        self.start()
+        assert wait_until(lambda: self.answers("Version") and self.answers("ListPodSandbox"), 60), self.said()
 
     def end(self):
         with contextlib.suppress(CriError, subprocess.TimeoutExpired):
