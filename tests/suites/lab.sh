@@ -15,6 +15,8 @@ for containerd in "${versions[@]}"; do
 done
 nerdctl=
 [ "$smoke" ] || nerdctl=$(tests/conformance/clients.sh nerdctl)/nerdctl || nerdctl=
+later= # a containerd, which others are upgraded to
+[ "$smoke" ] || later=$(tests/conformance/clients.sh containerd) || later=
 out=$WYVERN_LOGS/lab
 mkdir -p "$out"
 # Machines of containerd 2.1 need one that Debian 13 has not.
@@ -50,6 +52,8 @@ interop
 1.7 1 test_kill9.py test_guide.py
 2.1 1 test_sandbox_api.py test_pods.py -k test_sandbox_api+or+43+and+not+runc+or+48+and+sandbox
 2.1 1 test_ctr_run.py test_kill9.py -k kernel_is_the_guests+or+exit_code[255]+or+stdin_small+or+kill_9[vmm]+or+survives
+1.7 1 test_upgrade.py test_install.py
+1.7 1 test_crowd.py test_random_kills.py
 1.6 1 test_ctr_run.py test_kill9.py -k kernel_is_the_guests+or+exit_code[255]+or+stdin_small+or+kill_9[vmm]+or+survives
 1.6 1 test_block_roots.py -k devmapper
 PLAN
@@ -67,11 +71,14 @@ machine() {
   # Its first sizes, of 1 GiB, need guest memory and two page caches of that.
   local memory=3072
   [ "${WYVERN_LONG:-0}" = 1 ] && [[ $name == *-test_memory ]] && memory=8192
+  # A hundred pods at once.
+  [ "${WYVERN_LONG:-0}" = 1 ] && [[ $name == *-test_crowd ]] && memory=12288
   local extra=()
   [ -x build/release/bin/wyvern-bench ] && extra=(--add build/release/bin/wyvern-bench)
   [ -x build/release/bin/wyvern-cri ] && extra+=(--add build/release/bin/wyvern-cri)
   [ -x build/unit/sandbox-vmm/machine/machine_test ] && extra+=(--add build/unit/sandbox-vmm/machine/machine_test)
   [ -x "$nerdctl" ] && extra+=(--add "$nerdctl")
+  [ -d "$later" ] && [[ $1 == *test_upgrade* ]] && extra+=(--add "$later")
   for attempt in 1 2; do
     rm -rf "${out:?}/$name"
     tests/lab/lab run --build build/release --share-out "$out/$name" --console "$out/$name.console" --cpus "${words[1]}" --memory "$memory" \
@@ -118,7 +125,7 @@ job() {
   esac
 }
 export -f machine interop kubernetes job
-export out kernel nerdctl
+export out kernel nerdctl later
 plan | grep -v "^${without:-none} " | tr '\n' '\0' | xargs -0 -P2 -I{} bash -c 'job "$1"' job {}
 [ -z "$smoke" ] || exit 0
 
