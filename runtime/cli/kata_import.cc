@@ -36,6 +36,12 @@ const char* AnnotationKey(std::string_view name) {
   if (name == "default_vcpus") {
     return "sandbox.vcpus";
   }
+  if (name == "rx_rate_limiter_max_rate") {
+    return "network.rx_rate";
+  }
+  if (name == "tx_rate_limiter_max_rate") {
+    return "network.tx_rate";
+  }
   return name == "default_memory" ? "sandbox.memory" : nullptr;
 }
 
@@ -177,6 +183,10 @@ class Import {
     }
     if (key == "reclaim_guest_freed_memory" || key == "enable_balloon_f_reporting") {
       return Set(statement, "memory.page_reporting", yes ? "true" : "false");
+    }
+    if (key == "rx_rate_limiter_max_rate" || key == "tx_rate_limiter_max_rate") {
+      return Set(statement, key.starts_with("rx") ? "network.rx_rate" : "network.tx_rate",
+                 std::string(statement.value));
     }
     if (key == "disable_block_device_use") {
       return Set(statement, "storage.block", yes ? "share" : "auto");

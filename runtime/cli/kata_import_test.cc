@@ -23,12 +23,14 @@ constexpr char kKata[] = R"(
 path = "/usr/bin/qemu-system-x86_64"
 kernel = "/usr/share/kata-containers/vmlinux.container"
 machine_type = "q35"
-enable_annotations = ["enable_iommu", "default_vcpus"]
+enable_annotations = ["enable_iommu", "default_vcpus", "tx_rate_limiter_max_rate"]
 default_vcpus = 2
 default_maxvcpus = 240
 default_memory = 2048 # MiB
 kernel_params = " agent.log=debug systemd.unit=x quiet mitigations=off "
 enable_hugepages = true
+rx_rate_limiter_max_rate = 5000000
+tx_rate_limiter_max_rate = 0
 virtio_fs_cache = "never"
 odd = """
 two
@@ -76,15 +78,16 @@ TEST(KataImportTest, WhatHasACounterpartIsTaken) {
   EXPECT_TRUE(config.sandbox.pin_vcpus);
   EXPECT_EQ(config.timeouts.boot, std::chrono::seconds(45));
   EXPECT_EQ(config.timeouts.agent_call, std::chrono::seconds(90));
-  EXPECT_THAT(config.annotations.allow, ElementsAre("sandbox.vcpus"));
+  EXPECT_EQ(config.network.rx_rate, 5'000'000U);
+  EXPECT_THAT(config.annotations.allow, ElementsAre("sandbox.vcpus", "network.tx_rate"));
 }
 
 TEST(KataImportTest, WhatHasNoneIsALineThatSaysWhy) {
   const std::string yaml = Must(ImportKata(kKata, "kata.toml"));
   EXPECT_THAT(
       yaml, HasSubstr("# hypervisor.qemu.machine_type = \"q35\" (line 5): there is one machine\n"));
-  EXPECT_THAT(yaml, HasSubstr("# runtime.sandbox_cgroup_only = false (line 24): always so\n"));
-  EXPECT_THAT(yaml, HasSubstr("# hypervisor.qemu.odd = \"\"\"… (line 13): no counterpart\n"));
+  EXPECT_THAT(yaml, HasSubstr("# runtime.sandbox_cgroup_only = false (line 26): always so\n"));
+  EXPECT_THAT(yaml, HasSubstr("# hypervisor.qemu.odd = \"\"\"… (line 15): no counterpart\n"));
   EXPECT_THAT(yaml, HasSubstr("no annotation of ours is like enable_iommu"));
   EXPECT_THAT(yaml, Not(HasSubstr("iothreads")));
   EXPECT_THAT(yaml, HasSubstr("sandbox.vcpus: 2  # hypervisor.qemu.default_vcpus, line 7\n"));

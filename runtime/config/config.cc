@@ -29,6 +29,11 @@ constexpr Alias kAliases[] = {
     {"io.katacontainers.config.hypervisor.default_vcpus", "sandbox.vcpus", ""},
     {"io.katacontainers.config.hypervisor.default_memory", "sandbox.memory", "MiB"},
     {"io.katacontainers.config.hypervisor.reclaim_guest_freed_memory", "memory.page_reporting", ""},
+    {"io.katacontainers.config.hypervisor.rx_rate_limiter_max_rate", "network.rx_rate", ""},
+    {"io.katacontainers.config.hypervisor.tx_rate_limiter_max_rate", "network.tx_rate", ""},
+    // As the bandwidth plugin of CNI reads them: by the pod's side.
+    {"kubernetes.io/ingress-bandwidth", "network.rx_rate", ""},
+    {"kubernetes.io/egress-bandwidth", "network.tx_rate", ""},
 };
 
 RawValue ParseFallback(std::string_view text) {

@@ -47,6 +47,12 @@ struct Config {
     bool debug_exec = false;
   } guest;
 
+  struct Network {
+    // Bits a second, of each interface; 0: no limit.
+    uint64_t rx_rate = 0;  // to the guest
+    uint64_t tx_rate = 0;
+  } network;
+
   struct Share {
     uint32_t queues = 0;
     std::chrono::milliseconds cache_root{};
@@ -94,6 +100,10 @@ Config BuiltInConfig();
 
 // Sizes as keys have them: "256MiB", "1GiB", "64KiB", plain bytes.
 Result<uint64_t> ParseSize(std::string_view text);
+
+// Rates as keys and Kubernetes' bandwidth annotations have them: whole bits a second with k, M, G, T (thousands) or Ki, Mi, Gi, Ti. 0, or 1k to
+// 1T: less than 1k is a mistake in the unit.
+Result<uint64_t> ParseRate(std::string_view text);
 
 struct ConfigSources {
   std::string file = "/etc/wyvern/wyvern.yaml";  // may be missing

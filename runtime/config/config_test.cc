@@ -77,6 +77,45 @@ TEST_F(ConfigTest, ReclaimIsForContainersWithALimitAndAnnotationsAskForMoreIfThe
   EXPECT_EQ((*LoadConfig(sources_))->memory.reclaim, Config::Memory::Reclaim::kAlways);
 }
 
+TEST_F(ConfigTest, RatesAreBitsASecondWithUnitsOfThousands) {
+  EXPECT_EQ(LoadError("network:\n  rx_rate: 10M\n  tx_rate: 1500\n"), "(loaded)");
+  const auto config = LoadConfig(sources_);
+  EXPECT_EQ((*config)->network.rx_rate, 10'000'000U);
+  EXPECT_EQ((*config)->network.tx_rate, 1500U);
+  EXPECT_THAT(EffectiveYaml(**config), HasSubstr("  rx_rate: 10M  # "));
+  for (const auto& [text, bits] : std::initializer_list<std::pair<const char*, uint64_t>>{
+           {"0", 0}, {"1k", 1000}, {"1Ki", 1024}, {"2Mi", 2U << 20U}, {"1T", 1'000'000'000'000}}) {
+    const auto rate = ParseRate(text);
+    ASSERT_TRUE(rate.has_value()) << text;
+    EXPECT_EQ(*rate, bits);
+  }
+  // Kubernetes' other spellings of numbers are none of ours: an error, not a guess.
+  for (const char* text : {"", "10", "999", "2T", "1.5M", "1e6", "10MiB", "10Mbit", "-1M", "M",
+                           "100m", "99999999999999999999", "18446744073709551615Ti"}) {
+    EXPECT_FALSE(ParseRate(text).has_value()) << text;
+  }
+}
+
+TEST_F(ConfigTest, KubernetesAndKatasBandwidthAnnotationsAreRates) {
+  sources_.annotations = {{"kubernetes.io/ingress-bandwidth", "10M"},
+                          {"kubernetes.io/egress-bandwidth", "1G"},
+                          {"kubernetes.io/other", "x"}};
+  EXPECT_EQ(LoadError(""), "(loaded)");
+  EXPECT_EQ((*LoadConfig(sources_))->network.rx_rate, 10'000'000U);
+  EXPECT_EQ((*LoadConfig(sources_))->network.tx_rate, 1'000'000'000U);
+  EXPECT_THAT(LoadError("annotations:\n  allow: [network.tx_rate]\n"),
+              HasSubstr("annotation kubernetes.io/ingress-bandwidth: annotations.allow does not "
+                        "list network.rx_rate"));
+  sources_.annotations = {{"kubernetes.io/egress-bandwidth", "fast"}};
+  EXPECT_THAT(LoadError("annotations:\n  allow: [network.tx_rate]\n"),
+              HasSubstr("annotation kubernetes.io/egress-bandwidth: 'fast' must be like 500k"));
+  sources_.annotations = {{"io.katacontainers.config.hypervisor.rx_rate_limiter_max_rate", "5000"},
+                          {"io.wyvern.network.tx_rate", "6k"}};
+  EXPECT_EQ(LoadError("annotations:\n  allow: [network.rx_rate, network.tx_rate]\n"), "(loaded)");
+  EXPECT_EQ((*LoadConfig(sources_))->network.rx_rate, 5000U);
+  EXPECT_EQ((*LoadConfig(sources_))->network.tx_rate, 6000U);
+}
+
 TEST_F(ConfigTest, WrongTypesNameFileAndLine) {
   EXPECT_THAT(LoadError("sandbox:\n  vcpus: many\n"),
               HasSubstr("wyvern.yaml:2: sandbox.vcpus: 'many' is not a whole number"));

@@ -131,6 +131,31 @@ Key Size(std::string_view name, std::string_view fallback, std::string_view doc,
           [=](const Config& config) { return FormatSize(ref(const_cast<Config&>(config))); }};
 }
 
+std::string FormatRate(uint64_t bits) {
+  for (const auto& [unit, factor] :
+       {std::pair("T", 1'000'000'000'000ULL), std::pair("G", 1'000'000'000ULL),
+        std::pair("M", 1'000'000ULL), std::pair("k", 1'000ULL)}) {
+    if (bits >= factor && bits % factor == 0) {
+      return fmt::format("{}{}", bits / factor, unit);
+    }
+  }
+  return fmt::format("{}", bits);
+}
+
+Key Rate(std::string_view name, std::string_view fallback, std::string_view doc,
+         const Ref<uint64_t>& ref) {
+  return {name,
+          fallback,
+          doc,
+          false,
+          [=](Config& config, const RawValue& raw) -> Result<> {
+            WV_TRY(const std::string text, Scalar(raw, /*string=*/true, /*integer=*/true));
+            WV_TRY(ref(config), ParseRate(text));
+            return {};
+          },
+          [=](const Config& config) { return FormatRate(ref(const_cast<Config&>(config))); }};
+}
+
 Key Duration(std::string_view name, std::string_view fallback, std::string_view doc,
              const Ref<std::chrono::milliseconds>& ref) {
   return {name,
@@ -351,6 +376,20 @@ std::vector<Key> MakeMemoryKeys() {
   };
 }
 
+std::vector<Key> MakeNetworkKeys() {
+  return {
+      Rate("network.rx_rate", "0",
+           "What each network interface of a sandbox may receive, bits a second with k, M, G or T "
+           "(thousands); 0: no limit. Kubernetes'\nannotation kubernetes.io/ingress-bandwidth says "
+           "this one, where containerd hands it over (pod_annotations of the runtime).",
+           [](Config& c) -> uint64_t& { return c.network.rx_rate; }),
+      Rate("network.tx_rate", "0",
+           "The same for what it may send: kubernetes.io/egress-bandwidth. A pod's annotation may "
+           "say more than this file; to forbid that take\nthe key out of annotations.allow.",
+           [](Config& c) -> uint64_t& { return c.network.tx_rate; }),
+  };
+}
+
 std::vector<Key> MakeHostKeys() {
   return {
       Count("share.queues", "1", "Request queues of the file server, 1 to 8.", 1, 8,
@@ -420,7 +459,8 @@ std::vector<Key> MakeHostKeys() {
             "of "
             "them have one, in hundredths of a CPU (cgroup\nlimit).",
             1, 100000, [](Config& c) -> uint32_t& { return c.overhead.cpu_percent; }),
-      KeyList("annotations.allow", "[sandbox.vcpus, sandbox.memory]",
+      KeyList("annotations.allow",
+              "[sandbox.vcpus, sandbox.memory, network.rx_rate, network.tx_rate]",
               "Keys that annotations io.wyvern.<key> of a container may set.",
               [](Config& c) -> std::vector<std::string>& { return c.annotations.allow; }),
       Path(
@@ -440,6 +480,25 @@ Result<uint64_t> ParseSize(std::string_view text) {
   return ParseWithUnit(text, kUnits, "512MiB or 2GiB");
 }
 
+Result<uint64_t> ParseRate(std::string_view text) {
+  static constexpr std::array<std::pair<std::string_view, uint64_t>, 9> kUnits = {
+      {{"", 1},
+       {"k", 1'000},
+       {"M", 1'000'000},
+       {"G", 1'000'000'000},
+       {"T", 1'000'000'000'000},
+       {"Ki", 1ULL << 10U},
+       {"Mi", 1ULL << 20U},
+       {"Gi", 1ULL << 30U},
+       {"Ti", 1ULL << 40U}}};
+  WV_TRY(const uint64_t bits, ParseWithUnit(text, kUnits, "500k, 10M or 1G (bits a second)"));
+  if (bits != 0 && (bits < 1'000 || bits > 1'000'000'000'000)) {
+    return Fail(Code::kInvalidArgument,
+                fmt::format("'{}' is neither 0 nor from 1k to 1T bits a second", text));
+  }
+  return bits;
+}
+
 Result<std::chrono::milliseconds> ParseDuration(std::string_view text) {
   static constexpr std::array<std::pair<std::string_view, uint64_t>, 4> kUnits = {
       {{"ms", 1}, {"s", 1000}, {"m", 60000}, {"h", 3600000}}};
@@ -454,6 +513,7 @@ std::span<const Key> Keys() {
   static const auto* const keys = [] {
     auto* all = new std::vector<Key>(MakeSandboxKeys());  // lives as long as the process
     std::ranges::move(MakeMemoryKeys(), std::back_inserter(*all));
+    std::ranges::move(MakeNetworkKeys(), std::back_inserter(*all));
     std::ranges::move(MakeHostKeys(), std::back_inserter(*all));
     return all;
   }();

@@ -79,6 +79,15 @@ struct ExportPolicy {
   bool read_only = false;
 };
 
+// What a guest's network interface is to be.
+struct NetworkDevice {
+  std::array<uint8_t, 6> mac{};
+  uint32_t mtu = 0;
+  // Bytes a second, of all queues together; 0: no limit.
+  uint64_t receive_rate = 0;  // to the guest
+  uint64_t transmit_rate = 0;
+};
+
 struct ResizedVcpus {
   uint32_t vcpus = 0;  // that run
   std::string why;     // why not as many as asked, in plain text; empty: as asked
@@ -123,7 +132,7 @@ class Machine {
   // Hot-plugs a network interface over `taps`, the queues of one tap with IFF_VNET_HDR and IFF_NO_PI, 1 to 8: the guest drives it when it
   // returns, as an interface with that MAC. The machine has descriptors of its own. Errors as AttachDisk's.
   virtual Result<> AttachNetwork(const std::string& id, const std::vector<UniqueFd>& taps,
-                                 const std::array<uint8_t, 6>& mac, uint32_t mtu) = 0;
+                                 const NetworkDevice& device) = 0;
   // Of a disk or an interface. Its descriptors are closed when it returns. Unknown: success. FAILED_PRECONDITION: the guest uses it still; `force` asks no guest, which
   // gets I/O errors then.
   virtual Result<> DetachDevice(const std::string& id, bool force) = 0;

@@ -53,7 +53,7 @@ class MicroVm final : public Machine {
   Result<> DetachExport(const std::string& name) override;
   Result<> AttachDisk(const std::string& id, FdRef file, bool read_only) override;
   Result<> AttachNetwork(const std::string& id, const std::vector<UniqueFd>& taps,
-                         const std::array<uint8_t, 6>& mac, uint32_t mtu) override;
+                         const NetworkDevice& device) override;
   Result<> DetachDevice(const std::string& id, bool force) override;
   Result<ResizedVcpus> ResizeVcpus(uint32_t vcpus, std::chrono::milliseconds patience) override;
   Result<ResizedMemory> ResizeMemory(uint64_t bytes, std::chrono::milliseconds patience) override;
@@ -219,8 +219,8 @@ Result<> MicroVm::AttachDisk(const std::string& id, FdRef file, bool read_only) 
 }
 
 Result<> MicroVm::AttachNetwork(const std::string& id, const std::vector<UniqueFd>& taps,
-                                const std::array<uint8_t, 6>& mac, uint32_t mtu) {
-  return client_->AttachNet(id, taps, mac, mtu);
+                                const NetworkDevice& device) {
+  return client_->AttachNet(id, taps, device);
 }
 
 Result<> MicroVm::DetachDevice(const std::string& id, bool force) {

@@ -202,16 +202,18 @@ Result<> VmmClient::AttachBlk(const std::string& id, FdRef file, bool read_only)
 }
 
 Result<> VmmClient::AttachNet(const std::string& id, const std::vector<UniqueFd>& taps,
-                              const std::array<uint8_t, 6>& mac, uint32_t mtu) {
+                              const NetworkDevice& device) {
   pb::AttachDeviceRequest request;
   request.set_id(id);
   auto* net = request.mutable_net();
   for (const UniqueFd& tap : taps) {
     WV_TRY(*net->add_fd(), Donate(api::DonationKind::kTap, "tap", tap));
   }
-  net->set_mac(mac.data(), mac.size());
-  net->set_mtu(mtu);
+  net->set_mac(device.mac.data(), device.mac.size());
+  net->set_mtu(device.mtu);
   net->set_queue_size(kNetQueueSize);
+  net->set_receive_rate(device.receive_rate);
+  net->set_transmit_rate(device.transmit_rate);
   return Attach(*rep_->stub, rep_->timeout, request);
 }
 

@@ -42,7 +42,7 @@ class VmmClient {
   // The serial is the id. After Boot, too: then it returns when the guest drives it.
   Result<> AttachBlk(const std::string& id, FdRef file, bool read_only);
   Result<> AttachNet(const std::string& id, const std::vector<UniqueFd>& taps,
-                     const std::array<uint8_t, 6>& mac, uint32_t mtu);
+                     const NetworkDevice& device);
   Result<> AttachMem(const std::string& id);
   Result<> DetachDevice(const std::string& id, bool force);
   // The guest has `patience`, 10 minutes at most; the VMM a little more. `why` of an answer is plain text.

@@ -187,11 +187,16 @@ TEST_F(VmmClientTest, InterfaceHasAllQueuesOfItsTap) {
   taps.push_back(*Open("/dev/null", O_RDWR));
   taps.push_back(*Open("/dev/null", O_RDWR));
   const std::array<uint8_t, 6> mac = {2, 0, 0, 0, 0, 7};
-  ASSERT_TRUE(client_->AttachNet("net-eth0", taps, mac, 1450).has_value());
+  ASSERT_TRUE(client_
+                  ->AttachNet("net-eth0", taps,
+                              {.mac = mac, .mtu = 1450, .receive_rate = 3, .transmit_rate = 4})
+                  .has_value());
   EXPECT_EQ(machine_.attached.back().first, "net-eth0");
   EXPECT_EQ(machine_.net.taps.size(), 2U);
   EXPECT_EQ(machine_.net.mac, mac);
   EXPECT_EQ(machine_.net.mtu, 1450);
+  EXPECT_EQ(machine_.net.receive_rate, 3U);
+  EXPECT_EQ(machine_.net.transmit_rate, 4U);
 }
 
 TEST_F(VmmClientTest, MachineIsMadeWithWhatItMayGrowTo) {

@@ -35,7 +35,7 @@ class ObedientMachine final : public Machine {
   Result<> AttachDisk(const std::string&, FdRef, bool) override { return {}; }
 
   Result<> AttachNetwork(const std::string&, const std::vector<UniqueFd>&,
-                         const std::array<uint8_t, 6>&, uint32_t) override {
+                         const NetworkDevice&) override {
     return {};
   }
 

@@ -7,6 +7,13 @@
 #include "sandbox/sandbox_impl.h"
 
 namespace wyvern::runtime {
+namespace {
+
+uint64_t BytesPerSecond(uint64_t bits) {
+  return bits == 0 ? 0 : std::max<uint64_t>(bits / 8, 1);
+}
+
+}  // namespace
 
 Result<> SandboxImpl::OpenNetwork() {
   const std::string& path = facts_.network_namespace_path;
@@ -33,6 +40,8 @@ Result<> SandboxImpl::ConnectNetwork() {
                           .machine = machine_.get(),
                           .agent = agent_.get(),
                           .queues = std::min(sizer_->plan().boot.vcpus, kMaxQueues),
+                          .receive_rate = BytesPerSecond(config_.network.rx_rate),
+                          .transmit_rate = BytesPerSecond(config_.network.tx_rate),
                           .record = [this](const std::vector<int>& connected) {
                             return state_->Update("network", [&](SandboxRecord& record) {
                               record.network = {facts_.network_namespace_path, connected};

@@ -61,7 +61,11 @@ class SandboxNetworkTest : public SandboxFixture {
       return MakeHollowMachineWithAgent(agent_.Connector(), devices_);
     };
     backend.patience = patience_;
-    WV_TRY(sandbox_, StartSandbox(OptionsOf(MakeBundle("box", bundle), "box"), backend));
+    SandboxOptions options = OptionsOf(MakeBundle("box", bundle), "box");
+    Config config = *options.config;
+    config.network = rates_;
+    options.config = std::make_shared<const Config>(std::move(config));
+    WV_TRY(sandbox_, StartSandbox(std::move(options), backend));
     return {};
   }
 
@@ -105,6 +109,7 @@ class SandboxNetworkTest : public SandboxFixture {
   }
 
   UniqueFd network_;
+  Config::Network rates_;
   FakeAgent agent_;
   const std::shared_ptr<DiskWatch> devices_ = std::make_shared<DiskWatch>();
 };
@@ -118,6 +123,15 @@ TEST_F(SandboxNetworkTest, GuestHasWhatIsThereAtTheStart) {
   ASSERT_TRUE(sandbox_->Shutdown().has_value());
   EXPECT_THAT(InNamespace(), ElementsAre("pod0"));
   EXPECT_EQ(LeftBehind(), "");
+}
+
+TEST_F(SandboxNetworkTest, EachInterfaceHasTheRatesOfTheConfiguration) {
+  rates_ = {80'000, 4};
+  ASSERT_TRUE(StartIn(InNetwork()).has_value());
+  ASSERT_TRUE(Add("pod1").has_value());
+  ASSERT_TRUE(Soon([this] { return Told().size() == 2; }));
+  // Bytes; and a limit is one, however low.
+  EXPECT_THAT(Calls(), ElementsAre(HasSubstr("rates 10000 1"), HasSubstr("rates 10000 1")));
 }
 
 TEST_F(SandboxNetworkTest, GuestWithoutInterfacesIsNotAsked) {

@@ -62,8 +62,11 @@ Result<> PodNetwork::Connect(const Interface& interface) {
     return tl::unexpected(std::move(connected).error());
   }
   // The machine has the taps then: its end is theirs.
-  auto attached =
-      options_.machine->AttachNetwork(id, connected->taps, connected->mac, connected->mtu);
+  auto attached = options_.machine->AttachNetwork(id, connected->taps,
+                                                  {.mac = connected->mac,
+                                                   .mtu = connected->mtu,
+                                                   .receive_rate = options_.receive_rate,
+                                                   .transmit_rate = options_.transmit_rate});
   if (!attached.has_value()) {
     Disconnect(interface.index);
   }

@@ -30,6 +30,9 @@ class PodNetwork {
     Machine* machine = nullptr;
     AgentClient* agent = nullptr;
     unsigned queues = 1;  // pairs, of each interface
+    // Of each interface, bytes a second; 0: no limit.
+    uint64_t receive_rate = 0;  // to the guest
+    uint64_t transmit_rate = 0;
     // Told before an interface is touched, and after one was let go: all that are connected, by index.
     std::function<Result<>(const std::vector<int>& connected)> record;
   };

@@ -96,6 +96,8 @@ Result<DeviceSpec> ParseNet(const vmm::v1::Net& net, DonationStore& store) {
   }
   spec.mtu = static_cast<uint16_t>(net.mtu());
   spec.queue_size = static_cast<uint16_t>(net.queue_size());
+  spec.receive_rate = net.receive_rate();
+  spec.transmit_rate = net.transmit_rate();
   for (const std::string& name : net.fd()) {
     WV_TRY(spec.taps.emplace_back(), store.Take(DonationKind::kTap, name));
   }

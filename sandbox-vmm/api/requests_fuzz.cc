@@ -173,6 +173,8 @@ class CheckedMachine final : public VirtualMachine {
     } else if (const auto* net = std::get_if<NetSpec>(&spec); net != nullptr) {
       WV_CHECK(net->taps.size() == static_cast<size_t>(attach->net().fd_size()));
       WV_CHECK(net->mtu == attach->net().mtu() && net->queue_size == attach->net().queue_size());
+      WV_CHECK(net->receive_rate == attach->net().receive_rate() &&
+               net->transmit_rate == attach->net().transmit_rate());
     } else if (const auto* console = std::get_if<ConsoleSpec>(&spec); console != nullptr) {
       WV_CHECK(console->ports.size() == static_cast<size_t>(attach->console().port_size()));
     } else if (const auto* fs = std::get_if<VhostUserFsSpec>(&spec); fs != nullptr) {

@@ -68,6 +68,8 @@ struct NetSpec {
   std::array<uint8_t, 6> mac{};
   uint16_t mtu = 0;
   uint16_t queue_size = 0;
+  uint64_t receive_rate = 0;  // bytes a second; 0: no limit
+  uint64_t transmit_rate = 0;
 };
 
 struct BalloonSpec {

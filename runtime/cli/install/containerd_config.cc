@@ -43,7 +43,8 @@ std::string HandlerTable(int64_t version) {
       "  privileged_without_host_devices = true\n"
       "  # Which annotations of a pod reach Wyvern; what they may set is annotations.allow in "
       "/etc/wyvern/wyvern.yaml.\n"
-      "  pod_annotations = [{0}io.wyvern.*{0}, {0}io.katacontainers.*{0}]\n",
+      "  pod_annotations = [{0}io.wyvern.*{0}, {0}io.katacontainers.*{0}, "
+      "{0}kubernetes.io/*-bandwidth{0}]\n",
       quote, plugin);
 }
 

@@ -108,7 +108,7 @@ class TwoProcesses : public Machine {
   }
 
   Result<> AttachNetwork(const std::string& /*id*/, const std::vector<UniqueFd>& /*taps*/,
-                         const std::array<uint8_t, 6>& /*mac*/, uint32_t /*mtu*/) override {
+                         const NetworkDevice& /*device*/) override {
     return {};
   }
 
@@ -404,9 +404,13 @@ class HollowMachine final : public TwoProcesses {
   }
 
   Result<> AttachNetwork(const std::string& id, const std::vector<UniqueFd>& taps,
-                         const std::array<uint8_t, 6>& mac, uint32_t mtu) override {
+                         const NetworkDevice& device) override {
     const std::lock_guard lock(disks_->mu);
-    WV_TRY_VOID(Called(fmt::format("attach {} {:02x} mtu {}", id, fmt::join(mac, ":"), mtu)));
+    WV_TRY_VOID(Called(
+        fmt::format("attach {} {:02x} mtu {}{}", id, fmt::join(device.mac, ":"), device.mtu,
+                    device.receive_rate + device.transmit_rate == 0
+                        ? ""
+                        : fmt::format(" rates {} {}", device.receive_rate, device.transmit_rate))));
     if (disks_->refuse_networks) {
       return Fail(Code::kResourceExhausted, "the VMM refuses");
     }

@@ -153,10 +153,13 @@ Result<std::shared_ptr<mem::FileWindow>> Assembly::MakeWindow(const std::string&
 
 Result<hotplug::NewDevice> Assembly::Make(const std::string& id, api::NetSpec spec) {
   WV_TRY(auto tap, devices::KernelTap::Create(std::move(spec.taps)));
-  WV_TRY(auto device, devices::NetDevice::Create({.worker = WorkerFor(id, jail::ThreadKind::kNet),
-                                                  .tap = std::move(tap),
-                                                  .interface = {.mac = spec.mac, .mtu = spec.mtu},
-                                                  .queue_size = spec.queue_size}));
+  WV_TRY(auto device,
+         devices::NetDevice::Create({.worker = WorkerFor(id, jail::ThreadKind::kNet),
+                                     .tap = std::move(tap),
+                                     .interface = {.mac = spec.mac, .mtu = spec.mtu},
+                                     .queue_size = spec.queue_size,
+                                     .receive = devices::EvenBandwidth(spec.receive_rate),
+                                     .transmit = devices::EvenBandwidth(spec.transmit_rate)}));
   return hotplug::NewDevice{.device = std::move(device)};
 }
 

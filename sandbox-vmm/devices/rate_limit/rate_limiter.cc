@@ -4,6 +4,17 @@
 
 namespace wyvern::devices {
 
+RateLimiterConfig EvenBandwidth(uint64_t bytes_per_second) {
+  if (bytes_per_second == 0) {
+    return {};
+  }
+  const uint64_t rate = std::min(bytes_per_second, TokenBucket::kMaxTokens);
+  const uint64_t size = std::max<uint64_t>(rate / 10, 1);
+  return {.bandwidth = {.size = size,
+                        .refill_time = std::chrono::nanoseconds(static_cast<int64_t>(
+                            static_cast<__int128>(size) * 1'000'000'000 / rate))}};
+}
+
 bool RateLimiter::Ready(Time now) {
   // Both are asked, so that both have seen this time.
   const bool bandwidth = bandwidth_.Ready(now);

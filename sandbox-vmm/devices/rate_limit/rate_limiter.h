@@ -22,6 +22,10 @@ struct RateLimiterConfig {
   bool operator==(const RateLimiterConfig&) const = default;
 };
 
+// That many bytes a second, 0: no limit. A tenth of a second's worth may come at once: what a program sees is even, and a request that is larger
+// than that waits all the longer for the next (TokenBucket, Debt).
+RateLimiterConfig EvenBandwidth(uint64_t bytes_per_second);
+
 struct RateLimiterState {
   static constexpr uint32_t kVersion = 1;
   uint32_t version = kVersion;

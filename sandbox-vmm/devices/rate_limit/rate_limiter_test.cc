@@ -85,6 +85,19 @@ TEST(RateLimiterTest, LimitsChangeAtRunTime) {
   EXPECT_TRUE(limiter.Ready(kStart));
 }
 
+TEST(RateLimiterTest, EvenBandwidthIsThatRateInTenths) {
+  EXPECT_FALSE(RateLimiter(EvenBandwidth(0), kStart).limited());
+  for (const uint64_t rate : {1ULL, 7ULL, 10ULL, 15ULL, 125ULL, 1'250'000ULL, 125'000'000'000ULL}) {
+    const TokenBucketConfig config = EvenBandwidth(rate).bandwidth;
+    EXPECT_EQ(config.size, std::max<uint64_t>(rate / 10, 1));
+    TokenBucket bucket(config, kStart);
+    bucket.Spend(config.size + rate * 100, kStart);  // a debt of 100 seconds
+    EXPECT_NEAR(std::chrono::duration<double>(bucket.ReadyAt(kStart) - kStart).count(), 100, 1.1)
+        << rate;
+  }
+  EXPECT_TRUE(RateLimiter(EvenBandwidth(UINT64_MAX), kStart).limited());
+}
+
 TEST(RateLimiterTest, StateMovesToAnotherLimiter) {
   const RateLimiterConfig config{.bandwidth = {.size = 100, .refill_time = seconds(1)},
                                  .ops = {.size = 5, .refill_time = seconds(1)}};
