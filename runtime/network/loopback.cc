@@ -8,6 +8,8 @@
 
 #include <array>
 #include <bit>
+#include <cerrno>
+#include <chrono>
 #include <cstddef>
 #include <utility>
 #include <vector>
@@ -21,6 +23,7 @@ namespace {
 
 constexpr int kBacklog = 128;
 constexpr int kAcceptTurn = 64;
+constexpr std::chrono::milliseconds kRest{100};
 // Memory of bpf_sk_lookup is in network order: the first byte of an address is the lowest of the word.
 static_assert(std::endian::native == std::endian::little);
 
@@ -173,7 +176,7 @@ Result<UniqueFd> Redirect(FdRef network_namespace, FdRef listener) {
 
 // For both families, or for IPv4 where the kernel has no IPv6. Not bound to an address: an IPv6 socket that is cannot be given IPv4's. Its own
 // port is nobody's business; what is sent to the pod's addresses goes to the guest before any socket of the namespace.
-Result<UniqueFd> Listen() {
+Result<UniqueFd> ListeningSocket() {
   sockaddr_in6 v6{};
   v6.sin6_family = AF_INET6;
   v6.sin6_addr = in6addr_any;
@@ -214,14 +217,13 @@ Result<std::unique_ptr<LoopbackListener>> LoopbackListener::Start(EventLoop& loo
                                                                   Accepted accepted) {
   UniqueFd listener;
   WV_TRY_VOID(InNetworkNamespace(network_namespace, [&]() -> Result<> {
-    WV_TRY(listener, Listen());
+    WV_TRY(listener, ListeningSocket());
     return {};
   }));
   WV_TRY(UniqueFd link, Redirect(network_namespace, listener));
   std::unique_ptr<LoopbackListener> made(
       new LoopbackListener(loop, std::move(listener), std::move(link), std::move(accepted)));
-  WV_TRY(made->token_, loop.Add(made->listener_, EPOLLIN,
-                                [raw = made.get()](uint32_t) { raw->OnConnections(); }));
+  WV_TRY_VOID(made->Listen());
   return made;
 }
 
@@ -236,10 +238,31 @@ LoopbackListener::~LoopbackListener() {
   loop_.Remove(token_);
 }
 
+Result<> LoopbackListener::Listen() {
+  WV_TRY(token_, loop_.Add(listener_, EPOLLIN, [this](uint32_t) { OnConnections(); }));
+  return {};
+}
+
+// The listener stays readable: asked again at once, the loop would do nothing else.
+void LoopbackListener::Rest() {
+  loop_.Remove(token_);
+  token_ = loop_.After(kRest, [this] {
+    if (auto listens = Listen(); !listens.has_value()) {
+      WV_WARN_LIMITED("connections to the loopback wait: {}", listens.error().message());
+      Rest();
+    }
+  });
+}
+
 void LoopbackListener::OnConnections() {
   for (int i = 0; i < kAcceptTurn; ++i) {
     auto connection = Accept(listener_);
     if (!connection.has_value()) {
+      if (const int number = connection.error().sys_errno();
+          number == EMFILE || number == ENFILE || number == ENOMEM || number == ENOBUFS) {
+        WV_WARN_LIMITED("connections to the loopback wait: {}", connection.error().message());
+        Rest();
+      }
       return;
     }
     const auto port = PortOf(*connection);

@@ -3,7 +3,8 @@
 // Method:  a socket of ours in the namespace, and a BPF program of the type SK_LOOKUP (Linux 5.9) that gives it each new TCP connection to
 //          127.0.0.0/8 or ::1, whatever the port. Both end with their descriptors: nothing is to be undone, also not after a crash, no address
 //          or rule is seen by anybody, and none of netfilter's modules is needed.
-// Limits:  a connection is accepted before the guest is asked: one that the guest refuses is reset.
+// Limits:  a connection is accepted before the guest is asked: one that the guest refuses is reset. Without a descriptor for them (EMFILE) they
+//          wait in the kernel, and are looked for again a little later.
 // Ownership:keeps the namespace alive.
 // Threads: the loop's, all of it.
 #pragma once
@@ -30,13 +31,15 @@ class LoopbackListener {
 
  private:
   LoopbackListener(EventLoop& loop, UniqueFd listener, UniqueFd link, Accepted accepted);
+  Result<> Listen();
   void OnConnections();
+  void Rest();
 
   EventLoop& loop_;
   const UniqueFd listener_;
   const UniqueFd link_;  // of the program to the namespace: it holds program and map
   const Accepted accepted_;
-  EventLoop::Token token_ = EventLoop::Token::kNone;
+  EventLoop::Token token_ = EventLoop::Token::kNone;  // of the listener, or of the rest's end
 };
 
 }  // namespace wyvern::runtime

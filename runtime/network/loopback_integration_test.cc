@@ -2,9 +2,12 @@
 #include "network/loopback.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <time.h>
 
 #include <mutex>
 #include <thread>
@@ -132,6 +135,49 @@ TEST_F(LoopbackTest, NothingElseIs) {
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   EXPECT_NE(connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
   EXPECT_TRUE(Ports(0).empty());
+}
+
+int64_t CpuMilliseconds() {
+  timespec used{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+  return used.tv_sec * 1000 + used.tv_nsec / 1'000'000;
+}
+
+TEST_F(LoopbackTest, WithoutDescriptorsItRestsAndTakesThemLater) {
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  // The client's descriptor is the last that there can be: none is left for the connection.
+  UniqueFd fd;
+  Must(InNetworkNamespace(namespace_, [&]() -> Result<> {
+    fd.Reset(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    return {};
+  }));
+  // All below `fd` are in use: what was free is filled.
+  std::vector<UniqueFd> filled;
+  const int highest = fcntl(fd.get(), F_DUPFD_CLOEXEC, 200);
+  ASSERT_GE(highest, 0);
+  filled.emplace_back(highest);
+  for (int next = 0; (next = fcntl(fd.get(), F_DUPFD_CLOEXEC, 0)) >= 0;) {
+    if (next > highest) {
+      close(next);
+      break;
+    }
+    filled.emplace_back(next);
+  }
+  rlimit none = before;
+  none.rlim_cur = static_cast<rlim_t>(highest) + 1;
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(80);
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  static_cast<void>(connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)));
+  const int64_t start = CpuMilliseconds();
+  std::this_thread::sleep_for(std::chrono::milliseconds(600));
+  const int64_t used = CpuMilliseconds() - start;
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_LT(used, 200) << "the loop turned";
+  EXPECT_EQ(Ports(1), std::vector<uint16_t>{80});
 }
 
 TEST_F(LoopbackTest, NothingIsLeftAtItsEnd) {
