@@ -26,6 +26,7 @@
 #include "config/config.h"
 #include "control/control_server.h"
 #include "guest/store.h"
+#include "hypervisor/passt.h"
 #include "oci/spec.h"
 #include "sandbox/sandbox.h"
 #include "state/state.h"
@@ -61,6 +62,9 @@ Result<std::vector<std::pair<std::string, std::string>>> ConfigWords(const RunOp
                                               "\" is not a guest's name; see `wyvern guest list`");
     }
     words.emplace_back("guest.name", options.guest);
+  }
+  if (options.net == "user") {
+    words.emplace_back("network.host", "passt");
   }
   return words;
 }
@@ -233,6 +237,7 @@ Result<int> Run(const RunOptions& options) {
   SetLogLevel(config->log.level);
   WV_TRY(const Image image, OpenImage(options.source, kImageStore));
   WV_TRY(const std::string spec, MakeRunSpec(options, image));
+  WV_TRY(auto published, PublishedPorts(options));
 
   const std::string name = options.name.empty() ? RandomName() : options.name;
   WV_TRY(const Scratch scratch, Scratch::Create(name));
@@ -242,11 +247,14 @@ Result<int> Run(const RunOptions& options) {
                                              .scratch = scratch.path()},
                                             image.held));
   WV_TRY_VOID(WriteFile(scratch.bundle() + "/config.json", spec));
+  WV_TRY_VOID(WriteFile(scratch.bundle() + "/resolv.conf",
+                        fmt::format("nameserver {}\n", runtime::kUserNameServer)));
   const std::string state_directory = runtime::StateDirectory(config->state_dir, kNamespace, name);
-  WV_TRY(
-      const auto sandbox,
-      runtime::Sandbox::Start(
-          {.ns = kNamespace, .id = name, .bundle = scratch.bundle(), .config = std::move(config)}));
+  WV_TRY(const auto sandbox, runtime::Sandbox::Start({.ns = kNamespace,
+                                                      .id = name,
+                                                      .bundle = scratch.bundle(),
+                                                      .config = std::move(config),
+                                                      .published = std::move(published)}));
   WV_TRY(const auto control,
          ServeControl(state_directory, name, scratch.bundle(), *sandbox, keeper.pid()));
   runtime::ContainerOptions container;

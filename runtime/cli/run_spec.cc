@@ -1,8 +1,10 @@
 #include "cli/run_spec.h"
 
+#include <arpa/inet.h>
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -83,8 +85,22 @@ Result<Json> VolumeMount(const std::string& volume) {
               {"options", {"rbind", read_only ? "ro" : "rw"}}};
 }
 
-Result<Json> MakeMounts(const RunOptions& options) {
+// A directory of the user's gets no file for it to be mounted on.
+bool WantsResolvConf(const RunOptions& options, const Image& image) {
+  std::error_code error;
+  return options.net == "user" &&
+         (!image.is_directory ||
+          std::filesystem::exists(image.layers.front() + "/etc/resolv.conf", error));
+}
+
+Result<Json> MakeMounts(const RunOptions& options, const Image& image) {
   Json mounts = DefaultMounts();
+  if (WantsResolvConf(options, image)) {
+    mounts.push_back({{"destination", "/etc/resolv.conf"},
+                      {"type", "bind"},
+                      {"source", "resolv.conf"},
+                      {"options", {"bind", "ro"}}});
+  }
   for (const std::string& volume : options.volumes) {
     WV_TRY(Json mount, VolumeMount(volume));
     mounts.push_back(std::move(mount));
@@ -158,10 +174,12 @@ Result<Json> MakeProcess(const RunOptions& options, const Image& image) {
       {"rlimits", Json::array({{{"type", "RLIMIT_NOFILE"}, {"hard", 1024}, {"soft", 1024}}})}};
 }
 
-Json MakeLinux() {
+Json MakeLinux(const RunOptions& options) {
   Json namespaces = Json::array();
   for (const char* type : {"pid", "ipc", "uts", "mount", "network", "cgroup"}) {
-    namespaces.push_back({{"type", type}});
+    if (options.net != "user" || std::string_view(type) != "network") {
+      namespaces.push_back({{"type", type}});
+    }
   }
   return Json{{"namespaces", namespaces},
               {"resources", {{"devices", Json::array({{{"allow", false}, {"access", "rwm"}}})}}},
@@ -172,17 +190,58 @@ Json MakeLinux() {
                {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}}};
 }
 
+uint16_t PortOf(std::string_view text) {
+  uint16_t port = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), port);
+  return error == std::errc() && end == text.data() + text.size() ? port : 0;
+}
+
 }  // namespace
+
+Result<std::vector<runtime::PublishedPort>> PublishedPorts(const RunOptions& options) {
+  if (!options.publish.empty() && options.net != "user") {
+    return Fail(Code::kInvalidArgument, "--publish needs --net user");
+  }
+  std::vector<runtime::PublishedPort> ports;
+  for (const std::string& text : options.publish) {
+    runtime::PublishedPort port;
+    std::string_view rest = text;
+    if (rest.ends_with("/udp") || rest.ends_with("/tcp")) {
+      port.udp = rest.ends_with("/udp");
+      rest.remove_suffix(4);
+    }
+    const size_t guest = rest.rfind(':');
+    if (guest != std::string_view::npos) {
+      port.guest = PortOf(rest.substr(guest + 1));
+      rest = rest.substr(0, guest);
+    }
+    if (const size_t host = rest.rfind(':'); host != std::string_view::npos) {
+      port.address = rest.substr(0, host);
+      rest = rest.substr(host + 1);
+    }
+    port.host = PortOf(rest);
+    in_addr address{};
+    if (port.guest == 0 || port.host == 0 ||
+        (text.find(':') != text.rfind(':') &&
+         inet_pton(AF_INET, port.address.c_str(), &address) != 1)) {
+      return Fail(Code::kInvalidArgument,
+                  "--publish is [ADDRESS:]HOST:GUEST[/udp] with ports from 1 to 65535, not \"" +
+                      text + "\"");
+    }
+    ports.push_back(std::move(port));
+  }
+  return ports;
+}
 
 Result<std::string> MakeRunSpec(const RunOptions& options, const Image& image) {
   WV_TRY(Json process, MakeProcess(options, image));
-  WV_TRY(Json mounts, MakeMounts(options));
+  WV_TRY(Json mounts, MakeMounts(options, image));
   const Json spec{{"ociVersion", "1.1.0"},
                   {"process", std::move(process)},
                   {"root", {{"path", "rootfs"}, {"readonly", options.read_only}}},
                   {"hostname", options.hostname},
                   {"mounts", std::move(mounts)},
-                  {"linux", MakeLinux()}};
+                  {"linux", MakeLinux(options)}};
   return spec.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 

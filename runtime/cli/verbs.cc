@@ -62,6 +62,11 @@ void AddRun(CLI::App& app, std::function<Result<int>()>& action) {
   verb->add_option("--memory", options->memory, "guest memory, such as 512MiB");
   AddRepeated(*verb, "-v,--volume", options->volumes, "HOST:GUEST[:ro]; may be repeated");
   AddRepeated(*verb, "-e,--env", options->env, "K=V, or K to pass our own; may be repeated");
+  verb->add_option("--net", options->net,
+                   "none: loopback alone; user: out by the host's addresses (needs passt)")
+      ->check(CLI::IsMember({"none", "user"}));
+  AddRepeated(*verb, "-p,--publish", options->publish,
+              "[ADDRESS:]HOST:GUEST[/udp], with --net user; may be repeated");
   verb->add_option("--guest", options->guest, "imported guest, see `wyvern guest list`");
   verb->add_option("--name", options->name, "name of the sandbox; random by default");
   verb->add_option("-u,--user", options->user, "UID, UID:GID, NAME or NAME:GROUP of the image");

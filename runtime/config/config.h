@@ -47,10 +47,14 @@ struct Config {
     bool debug_exec = false;
   } guest;
 
+  enum class HostNetwork : uint8_t { kRefuse, kPasst };
+
   struct Network {
     // Bits a second, of each interface; 0: no limit.
     uint64_t rx_rate = 0;  // to the guest
     uint64_t tx_rate = 0;
+    HostNetwork host = HostNetwork::kRefuse;
+    bool host_loopback = false;
   } network;
 
   struct Share {
@@ -67,7 +71,7 @@ struct Config {
   } storage;
 
   struct Paths {
-    std::string vmm, fs, anchor, guests;
+    std::string vmm, fs, anchor, guests, passt;
   } paths;
 
   struct Log {

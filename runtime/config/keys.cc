@@ -292,6 +292,7 @@ Key KeyList(std::string_view name, std::string_view fallback, std::string_view d
 
 using Ms = std::chrono::milliseconds;
 using Block = Config::BlockStorage;
+using HostNetwork = Config::HostNetwork;
 using HugePages = Config::Memory::HugePages;
 using Reclaim = Config::Memory::Reclaim;
 
@@ -387,6 +388,21 @@ std::vector<Key> MakeNetworkKeys() {
            "The same for what it may send: kubernetes.io/egress-bandwidth. A pod's annotation may "
            "say more than this file; to forbid that take\nthe key out of annotations.allow.",
            [](Config& c) -> uint64_t& { return c.network.tx_rate; }),
+      Choice<HostNetwork>(
+          "network.host", "refuse",
+          "What a container or pod gets that asks for the host's network (hostNetwork, "
+          "--net-host), "
+          "whose interfaces no guest can have: refuse,\nan error; passt, a network of its own "
+          "(10.0.2.15) from which passt connects by the host's addresses, as any program of the "
+          "host. It\nis reached by nobody. The host needs the package passt of Debian 13.",
+          std::array<std::pair<std::string_view, HostNetwork>, 2>(
+              {{{"refuse", HostNetwork::kRefuse}, {"passt", HostNetwork::kPasst}}}),
+          "refuse or passt", [](Config& c) -> HostNetwork& { return c.network.host; }),
+      Flag(
+          "network.host_loopback", "false",
+          "With passt: what listens on the host's 127.0.0.1 answers at 10.0.2.2. Much that listens "
+          "there asks nobody who he is.",
+          [](Config& c) -> bool& { return c.network.host_loopback; }),
   };
 }
 
@@ -425,6 +441,8 @@ std::vector<Key> MakeHostKeys() {
            [](Config& c) -> std::string& { return c.paths.anchor; }),
       Path("paths.guests", "/var/lib/wyvern/guests", "Where `wyvern guest import` puts guests.",
            [](Config& c) -> std::string& { return c.paths.guests; }),
+      Path("paths.passt", "/usr/bin/passt", "passt(1), for `network.host: passt`.",
+           [](Config& c) -> std::string& { return c.paths.passt; }),
       Level("log.level", "info",
             "What the shim, `wyvern run`, VMM, file server and agent log: debug, info, warn or "
             "error. With containerd in debug mode the shim\nlogs everything.",

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,6 +19,7 @@
 #include "base/event_fd.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "hypervisor/published_port.h"
 #include "observe/observation.h"
 
 namespace wyvern::runtime {
@@ -28,6 +30,13 @@ enum class RamPages : uint8_t {
   kSmall,        // never
   k2MiB,         // the host's pool's, reserved at Boot: RESOURCE_EXHAUSTED, FAILED_PRECONDITION
   k1GiB,
+};
+
+// hypervisor/passt.h
+struct UserNetwork {
+  std::string passt;           // the program
+  bool host_loopback = false;  // the guest reaches the host's 127.0.0.1 at its gateway's address
+  std::vector<PublishedPort> published;
 };
 
 struct MachineOptions {
@@ -46,6 +55,8 @@ struct MachineOptions {
   uint32_t guest_cid = 3;
   uint32_t share_queues = 1;
   std::string share_tag = "wyvern";
+  // A network interface by sockets in the network namespace of who calls Start.
+  std::optional<UserNetwork> user_network;
   LogLevel log_level = LogLevel::kInfo;  // of VMM, file server and agent
   std::chrono::milliseconds call_timeout{30000};
 };
@@ -54,7 +65,7 @@ struct MachineOptions {
 inline constexpr uint64_t kHotplugStep = 128ULL << 20U;
 
 struct MachineProcess {
-  std::string role;  // "vmm", "fs"
+  std::string role;  // "vmm", "fs", "passt"
   pid_t pid = 0;
 };
 

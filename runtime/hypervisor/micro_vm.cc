@@ -19,6 +19,7 @@
 #include "hypervisor/command_lines.h"
 #include "hypervisor/file_server.h"
 #include "hypervisor/machine.h"
+#include "hypervisor/passt.h"
 #include "hypervisor/size_check.h"
 #include "hypervisor/vmm_client.h"
 
@@ -71,8 +72,10 @@ class MicroVm final : public Machine {
   const MachineOptions options_;
   std::unique_ptr<FileServerProcess> fs_;
   std::optional<Subprocess> vmm_;
+  std::optional<Subprocess> passt_;
   std::unique_ptr<VmmClient> client_;
   UniqueFd vhost_socket_;
+  UniqueFd passt_socket_;  // until the VMM has it
   UniqueFd console_;
   UniqueFd kvm_device_;  // until the VMM has it
   EventCallback events_;
@@ -126,6 +129,12 @@ Result<> MicroVm::Start(const SpawnHook& spawned) {
   fs_ = std::move(fs.first);
   vhost_socket_ = std::move(fs.second);
   WV_TRY_VOID(spawned({"fs", fs_->process().pid()}));
+  if (options_.user_network.has_value()) {
+    WV_TRY_CONTEXT(auto passt, SpawnPasst(*options_.user_network), "network.host");
+    passt_.emplace(std::move(passt.first));
+    passt_socket_ = std::move(passt.second);
+    WV_TRY_VOID(spawned({"passt", passt_->pid()}));
+  }
   return SpawnVmm(spawned);
 }
 
@@ -167,6 +176,11 @@ Result<> MicroVm::Configure() {
   WV_TRY_VOID(client_->AttachVsock("vsock", options_.guest_cid));
   WV_TRY_VOID(client_->AttachFs("share", vhost_socket_, options_.share_tag, options_.share_queues));
   vhost_socket_.Reset();
+  if (passt_.has_value()) {
+    WV_TRY_VOID_CONTEXT(client_->AttachUserNet("passt", passt_socket_),
+                        "passt (paths.passt), whose own words are in the log");
+    passt_socket_.Reset();
+  }
   return options_.hotplug_memory_bytes > 0 ? client_->AttachMem("mem") : Result<>();
 }
 
@@ -184,19 +198,23 @@ Result<> MicroVm::Boot(EventCallback events) {
 
 void MicroVm::Watch(const EventFd& stop) {
   WV_CHECK(vmm_.has_value());  // Boot comes after Start
+  // poll() passes over a number that is none.
   pollfd waits[] = {{stop.fd().get(), POLLIN, 0},
                     {vmm_->pid_fd().fd().get(), POLLIN, 0},
-                    {fs_->process().pid_fd().fd().get(), POLLIN, 0}};
-  while (poll(waits, 3, -1) < 0) {
+                    {fs_->process().pid_fd().fd().get(), POLLIN, 0},
+                    {passt_.has_value() ? passt_->pid_fd().fd().get() : -1, POLLIN, 0}};
+  while (poll(waits, 4, -1) < 0) {
   }
   if (waits[0].revents == 0) {
-    // The file server ends with the VMM, whose descriptors are closed before its end is told.
+    // File server and passt end with the VMM, whose descriptors are closed before its end is told.
     constexpr int kVmmsEndMs = 100;
     if (waits[1].revents == 0) {
       poll(&waits[1], 1, kVmmsEndMs);
     }
-    events_({MachineEvent::Kind::kProcessDied,
-             waits[1].revents != 0 ? "the VMM died" : "the file server died"});
+    events_({MachineEvent::Kind::kProcessDied, waits[1].revents != 0 ? "the VMM died"
+                                               : waits[2].revents != 0
+                                                   ? "the file server died"
+                                                   : "passt, its network, died"});
   }
 }
 
@@ -279,12 +297,18 @@ void MicroVm::End() {
   if (fs_ != nullptr) {
     static_cast<void>(fs_->process().Kill(SIGKILL));
   }
+  if (passt_.has_value()) {
+    static_cast<void>(passt_->Kill(SIGKILL));
+  }
   const auto limit = EndLimit(options_.memory_bytes + options_.hotplug_memory_bytes);
   if (vmm_.has_value()) {
     WaitForExit(*vmm_, limit);
   }
   if (fs_ != nullptr) {
     WaitForExit(fs_->process(), limit);
+  }
+  if (passt_.has_value()) {
+    WaitForExit(*passt_, limit);
   }
   if (event_thread_ != nullptr) {
     client_->StopEvents();

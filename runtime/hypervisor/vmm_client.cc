@@ -8,6 +8,7 @@
 #include <atomic>
 
 #include "base/plain_text.h"
+#include "hypervisor/passt.h"
 #include "proto/vmm.grpc.pb.h"
 
 namespace wyvern::runtime {
@@ -214,6 +215,18 @@ Result<> VmmClient::AttachNet(const std::string& id, const std::vector<UniqueFd>
   net->set_queue_size(kNetQueueSize);
   net->set_receive_rate(device.receive_rate);
   net->set_transmit_rate(device.transmit_rate);
+  return Attach(*rep_->stub, rep_->timeout, request);
+}
+
+Result<> VmmClient::AttachUserNet(const std::string& id, FdRef vhost_user_socket) {
+  pb::AttachDeviceRequest request;
+  request.set_id(id);
+  auto* net = request.mutable_vhost_user_net();
+  WV_TRY(*net->mutable_socket_fd(),
+         Donate(api::DonationKind::kVhostUser, "user-net", vhost_user_socket));
+  net->set_mac(kUserMac.data(), kUserMac.size());
+  net->set_mtu(kUserMtu);
+  net->set_queue_size(kNetQueueSize);
   return Attach(*rep_->stub, rep_->timeout, request);
 }
 

@@ -43,6 +43,8 @@ class VmmClient {
   Result<> AttachBlk(const std::string& id, FdRef file, bool read_only);
   Result<> AttachNet(const std::string& id, const std::vector<UniqueFd>& taps,
                      const NetworkDevice& device);
+  // The interface of hypervisor/passt.h, which is at the socket's other end.
+  Result<> AttachUserNet(const std::string& id, FdRef vhost_user_socket);
   Result<> AttachMem(const std::string& id);
   Result<> DetachDevice(const std::string& id, bool force);
   // The guest has `patience`, 10 minutes at most; the VMM a little more. `why` of an answer is plain text.

@@ -1,9 +1,14 @@
 // The sandbox's network namespace, and what of it the guest has.
+#include <fmt/format.h>
+#include <linux/rtnetlink.h>
+
 #include <algorithm>
 
 #include "base/check.h"
 #include "base/log.h"
+#include "hypervisor/passt.h"
 #include "network/connect.h"
+#include "network/guest_network.h"
 #include "sandbox/sandbox_impl.h"
 
 namespace wyvern::runtime {
@@ -13,27 +18,80 @@ uint64_t BytesPerSecond(uint64_t bits) {
   return bits == 0 ? 0 : std::max<uint64_t>(bits / 8, 1);
 }
 
+// What a namespace with passt's interface would show.
+NetworkScan UserScan() {
+  Interface interface;
+  interface.index = 1;
+  interface.name = "eth0";
+  interface.mac = kUserMac;
+  interface.mtu = kUserMtu;
+  interface.up = true;
+  InterfaceAddress address;
+  address.address = fmt::format("{}/{}", kUserAddress, kUserPrefix);
+  interface.addresses.push_back(std::move(address));
+  Route route;
+  route.destination = "0.0.0.0/0";
+  route.gateway = kUserGateway;
+  route.interface = interface.name;
+  route.type = RTN_UNICAST;
+  NetworkScan scan;
+  scan.interfaces.push_back(std::move(interface));
+  scan.routes.push_back(std::move(route));
+  return scan;
+}
+
 }  // namespace
 
 Result<> SandboxImpl::OpenNetwork() {
   const std::string& path = facts_.network_namespace_path;
   if (!facts_.network_namespace) {
+    return UseHostNetwork();
+  }
+  if (path.empty()) {
+    WV_TRY(network_, MakeNetworkNamespace());
+  } else {
+    WV_TRY(network_, OpenNetworkNamespace(path));
+    if (auto refused = RefuseHostNamespace(network_); !refused.has_value()) {
+      return config_.network.host == Config::HostNetwork::kRefuse ? std::move(refused)
+                                                                  : UseHostNetwork();
+    }
+  }
+  if (!options_.published.empty()) {
+    return Fail(Code::kInvalidArgument,
+                "ports can be published of a user network only: this sandbox has a network "
+                "namespace of its own");
+  }
+  return {};
+}
+
+// Of passt's sockets and of anchors: the guest gets nothing of that namespace.
+Result<> SandboxImpl::UseHostNetwork() {
+  if (config_.network.host == Config::HostNetwork::kRefuse) {
     return Fail(
         Code::kInvalidArgument,
         "config.json: the host's network was asked for (linux.namespaces has no network): a "
         "guest would have to take the host's interfaces away from it; give it a network "
-        "namespace");
+        "namespace, or set network.host to passt");
   }
-  if (path.empty()) {
-    WV_TRY(network_, MakeNetworkNamespace());
-    return {};
+  WV_TRY(network_, OpenNetworkNamespace("/proc/self/ns/net"));
+  user_network_ = true;
+  return {};
+}
+
+std::optional<UserNetwork> SandboxImpl::UserNetworkOptions() const {
+  if (!user_network_) {
+    return std::nullopt;
   }
-  WV_TRY(network_, OpenNetworkNamespace(path));
-  return RefuseHostNamespace(network_);
+  return UserNetwork{.passt = config_.paths.passt,
+                     .host_loopback = config_.network.host_loopback,
+                     .published = options_.published};
 }
 
 Result<> SandboxImpl::ConnectNetwork() {
   WV_CHECK(sizer_.has_value());  // StartMachine came before
+  if (user_network_) {
+    return agent_->SetNetwork(ToSetNetwork(UserScan()));
+  }
   pod_network_ = std::make_unique<PodNetwork>(
       PodNetwork::Options{.id = options_.id,
                           .network_namespace = network_,
@@ -81,6 +139,9 @@ void SandboxImpl::ForwardLoopback() {
 }
 
 Result<> SandboxImpl::SyncNetwork() {
+  if (pod_network_ == nullptr) {
+    return {};  // passt's never changes
+  }
   const Busy busy(*this);  // Shutdown, which closes the namespace, waits
   WV_TRY_VOID(CheckAlive());
   return pod_network_->Sync();

@@ -57,14 +57,16 @@ class SandboxNetworkTest : public SandboxFixture {
 
   Result<> StartIn(const BundleOptions& bundle) {
     Backend backend;
-    backend.make_machine = [this](const MachineOptions&) {
+    backend.make_machine = [this](const MachineOptions& machine) {
+      asked_ = machine;
       return MakeHollowMachineWithAgent(agent_.Connector(), devices_);
     };
     backend.patience = patience_;
     SandboxOptions options = OptionsOf(MakeBundle("box", bundle), "box");
     Config config = *options.config;
-    config.network = rates_;
+    config.network = wanted_;
     options.config = std::make_shared<const Config>(std::move(config));
+    options.published = published_;
     WV_TRY(sandbox_, StartSandbox(std::move(options), backend));
     return {};
   }
@@ -109,7 +111,9 @@ class SandboxNetworkTest : public SandboxFixture {
   }
 
   UniqueFd network_;
-  Config::Network rates_;
+  Config::Network wanted_;
+  std::vector<PublishedPort> published_;
+  MachineOptions asked_;
   FakeAgent agent_;
   const std::shared_ptr<DiskWatch> devices_ = std::make_shared<DiskWatch>();
 };
@@ -126,7 +130,7 @@ TEST_F(SandboxNetworkTest, GuestHasWhatIsThereAtTheStart) {
 }
 
 TEST_F(SandboxNetworkTest, EachInterfaceHasTheRatesOfTheConfiguration) {
-  rates_ = {80'000, 4};
+  wanted_ = {80'000, 4};
   ASSERT_TRUE(StartIn(InNetwork()).has_value());
   ASSERT_TRUE(Add("pod1").has_value());
   ASSERT_TRUE(Soon([this] { return Told().size() == 2; }));
@@ -148,6 +152,41 @@ TEST_F(SandboxNetworkTest, HostsNetworkIsRefused) {
   EXPECT_THAT(started.error().message(), HasSubstr("the host's network was asked for"));
   options.network = R"(,{"type":"network","path":"/proc/1/ns/net"})";
   EXPECT_FALSE(StartIn(options).has_value());
+  EXPECT_EQ(LeftBehind(), "");
+}
+
+TEST_F(SandboxNetworkTest, HostsNetworkByPasstIsOneInterfaceThatNobodyElseHas) {
+  wanted_.host = Config::HostNetwork::kPasst;
+  wanted_.host_loopback = true;
+  published_ = {{"", 8080, 80, false}};
+  BundleOptions options;
+  for (const char* network : {"", R"(,{"type":"network","path":"/proc/self/ns/net"})"}) {
+    options.network = network;
+    const auto started = StartIn(options);
+    ASSERT_TRUE(started.has_value()) << started.error().message();
+    ASSERT_TRUE(asked_.user_network.has_value());
+    EXPECT_EQ(asked_.user_network->passt, "/usr/bin/passt");
+    EXPECT_TRUE(asked_.user_network->host_loopback);
+    EXPECT_EQ(asked_.user_network->published, published_);
+    EXPECT_THAT(Calls(), IsEmpty()) << "no tap, no redirection";
+    ASSERT_THAT(Told(), ElementsAre("eth0"));
+    EXPECT_EQ(agent_.Networks().back().interface(0).address(0).address(), "10.0.2.15/24");
+    ASSERT_EQ(agent_.Networks().back().route_size(), 1);
+    EXPECT_EQ(agent_.Networks().back().route(0).gateway(), "10.0.2.2");
+    ASSERT_TRUE(sandbox_->CreateContainer(ContainerOf("c", MakeBundle("c", options), false, false))
+                    .has_value());
+    EXPECT_TRUE(sandbox_->StartProcess("c", "").has_value());
+    ASSERT_TRUE(sandbox_->Shutdown().has_value());
+    EXPECT_EQ(LeftBehind(), "");
+  }
+}
+
+TEST_F(SandboxNetworkTest, PortsOfANamespaceOfItsOwnAreNotPublished) {
+  published_ = {{"", 8080, 80, false}};
+  const auto started = StartIn(InNetwork());
+  ASSERT_FALSE(started.has_value());
+  EXPECT_THAT(started.error().message(),
+              HasSubstr("ports can be published of a user network only"));
   EXPECT_EQ(LeftBehind(), "");
 }
 

@@ -27,6 +27,7 @@
 
 #include "base/error.h"
 #include "base/fd.h"
+#include "hypervisor/published_port.h"
 #include "observe/event_log.h"
 #include "observe/observation.h"
 
@@ -63,6 +64,9 @@ struct SandboxOptions {
   std::shared_ptr<const Config> config;
   // When our caller was asked for the sandbox: the timeline begins there, with the span "shim". Unset: it begins with Start.
   std::optional<std::chrono::steady_clock::time_point> asked_at = {};
+  // Ports of the host that lead to the guest. INVALID_ARGUMENT from Start where the sandbox has a network namespace of its own: who made that
+  // publishes them.
+  std::vector<PublishedPort> published = {};
   // A stop asked for while Start runs ends the machine: Start undoes everything and says UNAVAILABLE.
   std::stop_token cancel{};
 };

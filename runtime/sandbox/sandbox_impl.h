@@ -168,6 +168,8 @@ class SandboxImpl final : public Sandbox {
 
   // network.cc
   Result<> OpenNetwork();
+  Result<> UseHostNetwork();
+  std::optional<UserNetwork> UserNetworkOptions() const;
   Result<> ConnectNetwork();
   void ForwardLoopback();
   Result<> SyncNetwork();
@@ -272,6 +274,7 @@ class SandboxImpl final : public Sandbox {
   UniqueFd network_;                        // its namespace on the host
   UniqueFd
       anchor_;  // the program, for containers to come: its path may be another version's then, or nobody's
+  bool user_network_ = false;  // that is the host's own, of which the guest has nothing but passt
   std::unique_ptr<Machine> machine_;
   std::unique_ptr<AgentClient> agent_;
   std::unique_ptr<PodNetwork> pod_network_;  // set before there are containers

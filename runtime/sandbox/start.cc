@@ -145,6 +145,7 @@ Result<> SandboxImpl::StartMachine() {
   machine.call_timeout = config_.timeouts.boot;
   machine.ram_pages = RamPagesOf(config_.memory.huge_pages);
   machine.page_reporting = config_.memory.page_reporting;
+  machine.user_network = UserNetworkOptions();
   const SizePlan plan = PlanMachine(machine);
   WV_TRY_VOID(CheckHugePages(machine.ram_pages, machine.memory_bytes));
   WV_TRY_VOID(LimitHost(plan.boot.memory));

@@ -25,7 +25,7 @@ namespace wyvern::runtime {
 
 // A process that a later one with the same number cannot be mistaken for. Start time: field 22 of /proc/<pid>/stat, in clock ticks.
 struct ProcessRecord {
-  std::string role;  // "vmm", "fs", "anchor"
+  std::string role;  // "vmm", "fs", "passt", "anchor"
   pid_t pid = 0;
   uint64_t start_time = 0;
 };
@@ -56,7 +56,7 @@ struct NetworkRecord {
 struct SandboxRecord {
   std::string ns, id, bundle;
   ProcessRecord owner;                   // the process that serves it
-  std::vector<ProcessRecord> processes;  // vmm, fs
+  std::vector<ProcessRecord> processes;  // vmm, fs, passt
   std::vector<std::string> cgroups;      // directories in the order they were made
   NetworkRecord network;
   std::map<std::string, ContainerRecord> containers;

@@ -78,24 +78,38 @@ Result<DeviceSpec> ParseFs(const vmm::v1::VhostUserFs& fs, DonationStore& store)
   return VhostUserFsSpec{std::move(socket), fs.tag(), fs.request_queues(), size, window};
 }
 
+// What Net and VhostUserNet have in common; `kind` is for messages.
+template <typename Message, typename Spec>
+Result<> ParseInterface(const Message& net, const std::string& kind, Spec& spec) {
+  if (net.mac().size() != spec.mac.size()) {
+    return Fail(Code::kInvalidArgument, kind + ".mac is 6 bytes");
+  }
+  std::ranges::copy(net.mac(), spec.mac.begin());
+  if (net.mtu() != 0 && (net.mtu() < kMinMtu || net.mtu() > UINT16_MAX)) {
+    return Fail(Code::kInvalidArgument, kind + ".mtu must be 0 or 68 to 65535");
+  }
+  if (net.queue_size() < 2 || net.queue_size() > kMaxQueueSize ||
+      !std::has_single_bit(net.queue_size())) {
+    return Fail(Code::kInvalidArgument, kind + ".queue_size must be a power of two from 2 to 1024");
+  }
+  spec.mtu = static_cast<uint16_t>(net.mtu());
+  spec.queue_size = static_cast<uint16_t>(net.queue_size());
+  return {};
+}
+
+Result<DeviceSpec> ParseVhostUserNet(const vmm::v1::VhostUserNet& net, DonationStore& store) {
+  VhostUserNetSpec spec;
+  WV_TRY_VOID(ParseInterface(net, "vhost_user_net", spec));
+  WV_TRY(spec.socket, store.Take(DonationKind::kVhostUser, net.socket_fd()));
+  return spec;
+}
+
 Result<DeviceSpec> ParseNet(const vmm::v1::Net& net, DonationStore& store) {
   if (net.fd().empty() || net.fd_size() > kMaxTaps) {
     return Fail(Code::kInvalidArgument, "net.fd must name 1 to 8 taps");
   }
   NetSpec spec;
-  if (net.mac().size() != spec.mac.size()) {
-    return Fail(Code::kInvalidArgument, "net.mac is 6 bytes");
-  }
-  std::ranges::copy(net.mac(), spec.mac.begin());
-  if (net.mtu() != 0 && (net.mtu() < kMinMtu || net.mtu() > UINT16_MAX)) {
-    return Fail(Code::kInvalidArgument, "net.mtu must be 0 or 68 to 65535");
-  }
-  if (net.queue_size() < 2 || net.queue_size() > kMaxQueueSize ||
-      !std::has_single_bit(net.queue_size())) {
-    return Fail(Code::kInvalidArgument, "net.queue_size must be a power of two from 2 to 1024");
-  }
-  spec.mtu = static_cast<uint16_t>(net.mtu());
-  spec.queue_size = static_cast<uint16_t>(net.queue_size());
+  WV_TRY_VOID(ParseInterface(net, "net", spec));
   spec.receive_rate = net.receive_rate();
   spec.transmit_rate = net.transmit_rate();
   for (const std::string& name : net.fd()) {
@@ -202,6 +216,8 @@ Result<DeviceSpec> ParseDevice(const vmm::v1::AttachDeviceRequest& request, Dona
       return MemSpec{};
     case vmm::v1::AttachDeviceRequest::kConsole:
       return ParseConsole(request.console(), store);
+    case vmm::v1::AttachDeviceRequest::kVhostUserNet:
+      return ParseVhostUserNet(request.vhost_user_net(), store);
     case vmm::v1::AttachDeviceRequest::DEVICE_NOT_SET:
       break;
   }

@@ -85,12 +85,17 @@ bool IsFine(const vmm::v1::VhostUserFs& fs, const Donated& donated) {
          Has(donated, DonationKind::kVhostUser, fs.socket_fd());
 }
 
+template <typename Message>
+bool IsFineInterface(const Message& net) {
+  const std::set<uint32_t> sizes = {2, 4, 8, 16, 32, 64, 128, 256, 512, 1024};
+  return net.mac().size() == 6 && sizes.contains(net.queue_size()) &&
+         (net.mtu() == 0 || (net.mtu() >= 68 && net.mtu() <= 65535));
+}
+
 bool IsFine(const vmm::v1::Net& net, const Donated& donated) {
   const std::set<std::string> names(net.fd().begin(), net.fd().end());
-  const std::set<uint32_t> sizes = {2, 4, 8, 16, 32, 64, 128, 256, 512, 1024};
   return !names.empty() && names.size() == static_cast<size_t>(net.fd_size()) &&
-         names.size() <= 8 && net.mac().size() == 6 && sizes.contains(net.queue_size()) &&
-         (net.mtu() == 0 || (net.mtu() >= 68 && net.mtu() <= 65535)) &&
+         names.size() <= 8 && IsFineInterface(net) &&
          std::ranges::all_of(names, [&](const std::string& name) {
            return Has(donated, DonationKind::kTap, name);
          });
@@ -140,6 +145,9 @@ bool IsFine(const AttachDeviceRequest& request, const Donated& donated) {
       return true;
     case AttachDeviceRequest::kConsole:
       return IsFine(request.console(), donated);
+    case AttachDeviceRequest::kVhostUserNet:
+      return IsFineInterface(request.vhost_user_net()) &&
+             Has(donated, DonationKind::kVhostUser, request.vhost_user_net().socket_fd());
     case AttachDeviceRequest::DEVICE_NOT_SET:
       return false;
   }
@@ -177,6 +185,9 @@ class CheckedMachine final : public VirtualMachine {
                net->transmit_rate == attach->net().transmit_rate());
     } else if (const auto* console = std::get_if<ConsoleSpec>(&spec); console != nullptr) {
       WV_CHECK(console->ports.size() == static_cast<size_t>(attach->console().port_size()));
+    } else if (const auto* other = std::get_if<VhostUserNetSpec>(&spec); other != nullptr) {
+      const auto& asked = attach->vhost_user_net();
+      WV_CHECK(other->mtu == asked.mtu() && other->queue_size == asked.queue_size());
     } else if (const auto* fs = std::get_if<VhostUserFsSpec>(&spec); fs != nullptr) {
       const auto& asked = attach->vhost_user_fs();
       WV_CHECK(fs->tag == asked.tag() && fs->request_queues == asked.request_queues());
@@ -277,6 +288,7 @@ class Caller {
     std::vector<std::string> names(request.pmem().fd().begin(), request.pmem().fd().end());
     names.push_back(request.blk().fd());
     names.push_back(request.vhost_user_fs().socket_fd());
+    names.push_back(request.vhost_user_net().socket_fd());
     names.insert(names.end(), request.net().fd().begin(), request.net().fd().end());
     for (const auto& port : request.console().port()) {
       names.push_back(port.fd());

@@ -88,9 +88,16 @@ struct ConsoleSpec {
   std::vector<ConsolePortSpec> ports;
 };
 
+struct VhostUserNetSpec {
+  UniqueFd socket;
+  std::array<uint8_t, 6> mac{};
+  uint16_t mtu = 0;
+  uint16_t queue_size = 0;
+};
+
 // In the order of the request's fields.
 using DeviceSpec = std::variant<PmemSpec, RngSpec, VsockSpec, BlkSpec, VhostUserFsSpec, NetSpec,
-                                BalloonSpec, MemSpec, ConsoleSpec>;
+                                BalloonSpec, MemSpec, ConsoleSpec, VhostUserNetSpec>;
 
 // Numbers of vmm.v1.Event.Kind.
 enum class EventKind : uint8_t {

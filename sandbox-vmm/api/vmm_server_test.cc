@@ -309,6 +309,19 @@ TEST_F(VmmServerTest, NetAndConsoleAreCheckedAndTakeWhatWasDonated) {
   net->set_queue_size(256);
   EXPECT_TRUE(Attach(request).ok());
 
+  auto* other = request.mutable_vhost_user_net();
+  other->set_mac(std::string("\x02\0\0\0\0\x01", 6));
+  other->set_mtu(65520);
+  EXPECT_EQ(Attach(request).error_code(), grpc::StatusCode::INVALID_ARGUMENT);  // no size
+  other->set_queue_size(256);
+  EXPECT_EQ(Attach(request).error_code(), grpc::StatusCode::NOT_FOUND);  // no socket
+  other->set_socket_fd("socket");
+  ASSERT_TRUE(donate_->Donate(DonationKind::kTap, "socket", null));
+  EXPECT_EQ(Attach(request).error_code(), grpc::StatusCode::INVALID_ARGUMENT) << "a tap is none";
+  other->set_socket_fd("vhost");
+  ASSERT_TRUE(donate_->Donate(DonationKind::kVhostUser, "vhost", null));
+  EXPECT_TRUE(Attach(request).ok());
+
   auto* ports = request.mutable_console();
   EXPECT_EQ(Attach(request).error_code(), grpc::StatusCode::INVALID_ARGUMENT);  // no port
   ports->add_port()->set_name("wyvern.upcall");

@@ -92,6 +92,12 @@ struct Identify {
     return identity;
   }
 
+  DeviceIdentity operator()(const api::VhostUserNetSpec& spec) const {
+    DeviceIdentity identity;
+    identity.mutable_net()->set_mac(std::string(spec.mac.begin(), spec.mac.end()));
+    return identity;
+  }
+
   DeviceIdentity operator()(const api::BalloonSpec& /*spec*/) const {
     DeviceIdentity identity;
     identity.mutable_balloon();

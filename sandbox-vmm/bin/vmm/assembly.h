@@ -94,6 +94,7 @@ class Assembly final : public api::VirtualMachine {
   Result<hotplug::NewDevice> Make(const std::string& id, api::BlkSpec spec);
   Result<hotplug::NewDevice> Make(const std::string& id, api::VhostUserFsSpec spec);
   Result<hotplug::NewDevice> Make(const std::string& id, api::NetSpec spec);
+  Result<hotplug::NewDevice> Make(const std::string& id, api::VhostUserNetSpec spec);
   Result<hotplug::NewDevice> Make(const std::string& id, api::BalloonSpec spec);
   Result<hotplug::NewDevice> Make(const std::string& id, api::MemSpec spec);
   Result<hotplug::NewDevice> Make(const std::string& id, api::ConsoleSpec spec);

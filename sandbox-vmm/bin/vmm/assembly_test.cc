@@ -328,6 +328,19 @@ TEST_F(AssemblyTest, WindowOfADeviceThatDidNotComeUpIsGivenBack) {
   }
 }
 
+TEST_F(AssemblyTest, NetworkBackEndThatDoesNotAnswerIsNotAttached) {
+  const size_t fds = OpenFds();
+  SocketPair pair = *MakeSocketPair(SOCK_STREAM);
+  pair.first.Reset();
+  const auto attached = Attach("user-net", api::VhostUserNetSpec{.socket = std::move(pair.second),
+                                                                 .mac = {2, 0, 0, 0, 0, 1},
+                                                                 .mtu = 65520,
+                                                                 .queue_size = 256});
+  ASSERT_FALSE(attached.has_value());
+  EXPECT_EQ(attached.error().code(), Code::kUnavailable) << attached.error().message();
+  EXPECT_LE(OpenFds(), fds);
+}
+
 TEST_F(AssemblyTest, ImagesThatAreNoneAreNamedAndNotAttached) {
   const auto attach = [&](std::initializer_list<uint64_t> sizes, UniqueFd more = UniqueFd()) {
     api::PmemSpec spec;

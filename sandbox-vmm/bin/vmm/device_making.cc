@@ -15,6 +15,7 @@
 #include "rng/rng_device.h"
 #include "upcall/preamble.h"
 #include "vhost_user/frontend.h"
+#include "vhost_user_net/vhost_user_net_device.h"
 #include "virtio_mem/chunked_backing.h"
 #include "virtio_mem/mem_device.h"
 #include "vmm/assembly.h"
@@ -160,6 +161,22 @@ Result<hotplug::NewDevice> Assembly::Make(const std::string& id, api::NetSpec sp
                                      .queue_size = spec.queue_size,
                                      .receive = devices::EvenBandwidth(spec.receive_rate),
                                      .transmit = devices::EvenBandwidth(spec.transmit_rate)}));
+  return hotplug::NewDevice{.device = std::move(device)};
+}
+
+Result<hotplug::NewDevice> Assembly::Make(const std::string& id, api::VhostUserNetSpec spec) {
+  vhost_user::FrontendOptions frontend;
+  frontend.share_read_only_memory = false;  // others' back-ends map all of it for writing
+  frontend.on_thread_start = [] { Confine(jail::ThreadKind::kDevice); };
+  WV_TRY(auto device,
+         devices::VhostUserNetDevice::Create({.worker = WorkerFor(id),
+                                              .socket = std::move(spec.socket),
+                                              .interface = {.mac = spec.mac, .mtu = spec.mtu},
+                                              .queue_size = spec.queue_size,
+                                              .frontend = std::move(frontend)}));
+  device->frontend().set_lost_callback([this, id](const std::string& why) {
+    Publish({api::EventKind::kBackendLost, "the back-end of " + id + " is gone: " + why});
+  });
   return hotplug::NewDevice{.device = std::move(device)};
 }
 

@@ -4,7 +4,7 @@ import os
 import pathlib
 import re
 
-OURS = re.compile(r"^(wyvern.*|containerd-shim-.*|crun|runc)$")
+OURS = re.compile(r"^(wyvern.*|containerd-shim-.*|crun|runc|passt.*)$")
 FILE_TREES = ("/run/wyvern", "/run/containerd/s", "/run/containerd/fifo", "/run/netns",
               "/run/containerd/io.containerd.runtime.v2.task", "/var/lib/containerd/io.containerd.runtime.v2.task",
               "/run/containerd/runc", "/var/lib/wyvern/run", "/dev/shm", "/tmp", "/var/tmp")
