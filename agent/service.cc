@@ -69,7 +69,12 @@ Service::Service(EventLoop& loop, Reaper& reaper, Crun& crun, StdioHub& stdio,
       dialer_(loop, stdio),
       disks_(crun, options_.disks),
       network_(loop, options_.owns_machine),
-      volumes_(loop, options_.volumes) {}
+      volumes_(loop, options_.volumes),
+      sockets_(loop, stdio, options_.sockets, [this](const std::string& name) {
+        v1::Event event;
+        event.set_socket(name);
+        Tell(event);
+      }) {}
 
 Service::~Service() = default;
 
@@ -248,6 +253,18 @@ void Service::RegisterDeviceCalls(ttrpc::Server& server) {
       kService, "DialTcp",
       [this](const v1::DialTcpRequest& request, const CallContext&,
              const Responder<v1::Empty>& responder) { dialer_.Dial(request, responder); });
+  server.RegisterUnary<v1::AddSocketRequest, v1::Empty>(
+      kService, "AddSocket",
+      [this](const v1::AddSocketRequest& request, const CallContext&,
+             const Responder<v1::Empty>& responder) {
+        responder.Answer(ToEmpty(sockets_.Add(request)));
+      });
+  server.RegisterUnary<v1::AcceptSocketRequest, v1::Empty>(
+      kService, "AcceptSocket",
+      [this](const v1::AcceptSocketRequest& request, const CallContext&,
+             const Responder<v1::Empty>& responder) {
+        responder.Answer(ToEmpty(sockets_.Accept(request)));
+      });
 }
 
 Result<std::shared_ptr<Container>> Service::Find(const std::string& id) const {
@@ -422,6 +439,10 @@ void Service::OnOom(const std::string& id, OomWatch::Reach reach) {
   } else {
     event.mutable_oom();
   }
+  Tell(event);
+}
+
+void Service::Tell(const v1::Event& event) {
   std::erase_if(watchers_, [&event](const auto& watcher) { return !watcher.Send(event); });
 }
 

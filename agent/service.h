@@ -15,6 +15,7 @@
 #include "agent/dial.h"
 #include "agent/guest_processes.h"
 #include "agent/guest_volumes.h"
+#include "agent/host_sockets.h"
 #include "agent/idle_cache.h"
 #include "agent/network.h"
 #include "agent/pod.h"
@@ -36,6 +37,7 @@ struct ServiceOptions {
   std::vector<TimelinePoint> timeline;
   BlockStorageOptions disks;
   VolumeOptions volumes;
+  std::string sockets = "/run/wyvern/sockets";
 };
 
 class Service {
@@ -72,6 +74,7 @@ class Service {
   // `id` empty: those in the guest itself.
   Result<std::shared_ptr<ProcessTable>> FindProcesses(const std::string& id) const;
   void OnOom(const std::string& id, OomWatch::Reach reach);
+  void Tell(const v1::Event& event);
 
   Crun& crun_;
   const ServiceOptions options_;
@@ -85,6 +88,7 @@ class Service {
   BlockStorage disks_;
   GuestNetwork network_;
   GuestVolumes volumes_;
+  HostSockets sockets_;
   std::vector<ttrpc::ServerStream<v1::Event>> watchers_;
   bool sandbox_created_ = false;
 };

@@ -157,6 +157,18 @@ Result<UniqueFd> AgentClient::DialTcp(uint16_t port) {
   return stream;
 }
 
+Result<> AgentClient::AddSocket(const agent_pb::AddSocketRequest& request) {
+  return CallEmpty("AddSocket", request);
+}
+
+Result<UniqueFd> AgentClient::AcceptSocket(const std::string& name) {
+  agent_pb::AcceptSocketRequest request;
+  request.set_name(name);
+  WV_TRY(UniqueFd stream, OpenStream(request.mutable_token()));
+  WV_TRY_VOID(CallEmpty("AcceptSocket", request));
+  return stream;
+}
+
 Result<> AgentClient::SharePids() {
   return CallEmpty("SharePids", agent_pb::Empty());
 }
@@ -191,6 +203,8 @@ void AgentClient::WatchEvents() {
       rep_->options.on_oom(event->container_id());
     } else if (event->has_guest_oom() && rep_->options.on_guest_oom) {
       rep_->options.on_guest_oom(event->container_id());
+    } else if (event->what_case() == agent_pb::Event::kSocket && rep_->options.on_socket) {
+      rep_->options.on_socket(event->socket());
     }
   }
 }

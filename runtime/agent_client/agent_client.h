@@ -45,6 +45,8 @@ struct AgentOptions {
   // The kernel killed something in the container: it had reached its limit, or the guest as a whole had no memory left.
   std::function<void(const std::string& container_id)> on_oom;
   std::function<void(const std::string& container_id)> on_guest_oom;
+  // Somebody waits at that socket of AddSocket; the guest's word.
+  std::function<void(const std::string& name)> on_socket;
   std::function<bool()> give_up;  // asked while connecting: true ends it at once
 };
 
@@ -63,6 +65,9 @@ class AgentClient {
   Result<> CreateSandbox(const agent_pb::CreateSandboxRequest& request);
   // A connection to a port of the guest's own loopback. UNAVAILABLE: nobody listens.
   Result<UniqueFd> DialTcp(uint16_t port);
+  Result<> AddSocket(const agent_pb::AddSocketRequest& request);
+  // Who has waited longest at that socket. UNAVAILABLE: nobody does.
+  Result<UniqueFd> AcceptSocket(const std::string& name);
   // Of a sandbox that was created as a pod.
   Result<> SharePids();
   Result<StdioStreams> OpenStdio(const StdioWanted& wanted);

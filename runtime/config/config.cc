@@ -234,6 +234,13 @@ Result<std::shared_ptr<const Config>> LoadConfig(const ConfigSources& sources) {
   for (const auto& [name, value] : sources.annotations) {
     WV_TRY_VOID(ApplyAnnotation(*config, name, value));
   }
+  for (const std::string& path : config->sockets.proxy) {
+    if (std::ranges::find(config->sockets.allow, path) == config->sockets.allow.end()) {
+      return Fail(Code::kPermissionDenied,
+                  fmt::format("sockets.proxy ({}): sockets.allow does not list {}",
+                              config->origins["sockets.proxy"], path));
+    }
+  }
   ResolveLinks(*config, sources.program);
   return std::shared_ptr<const Config>(std::move(config));
 }

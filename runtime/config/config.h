@@ -57,6 +57,11 @@ struct Config {
     bool host_loopback = false;
   } network;
 
+  struct Sockets {
+    std::vector<std::string> allow;
+    std::vector<std::string> proxy;  // of those
+  } sockets;
+
   struct Share {
     uint32_t queues = 0;
     std::chrono::milliseconds cache_root{};

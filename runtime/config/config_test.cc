@@ -116,6 +116,27 @@ TEST_F(ConfigTest, KubernetesAndKatasBandwidthAnnotationsAreRates) {
   EXPECT_EQ((*LoadConfig(sources_))->network.tx_rate, 6000U);
 }
 
+TEST_F(ConfigTest, SocketsAreThoseThatTheHostAllows) {
+  sources_.annotations = {{"io.wyvern.sockets.proxy", "/run/a.sock,/run/b.sock"}};
+  EXPECT_THAT(LoadError(""), HasSubstr("sockets.proxy (annotation io.wyvern.sockets.proxy): "
+                                       "sockets.allow does not list /run/a.sock"));
+  EXPECT_THAT(LoadError("sockets:\n  allow: [/run/a.sock]\n"), HasSubstr("not list /run/b.sock"));
+  EXPECT_EQ(LoadError("sockets:\n  allow: [/run/a.sock, /run/b.sock]\n"), "(loaded)");
+  EXPECT_THAT((*LoadConfig(sources_))->sockets.proxy,
+              testing::ElementsAre("/run/a.sock", "/run/b.sock"));
+  for (const char* wrong : {"relative", "/a,,/b", ",/a", "/a\n/b"}) {
+    sources_.annotations = {{"io.wyvern.sockets.proxy", wrong}};
+    EXPECT_THAT(LoadError("sockets:\n  allow: [/a, /b]\n"), HasSubstr("is no absolute path"))
+        << wrong;
+  }
+  sources_.annotations = {{"io.wyvern.sockets.allow", "/run/a.sock"}};
+  EXPECT_THAT(LoadError(""), HasSubstr("annotations.allow does not list sockets.allow"));
+  sources_.annotations.clear();
+  EXPECT_THAT(LoadError("annotations:\n  allow: [sockets.allow]\n"),
+              HasSubstr("not a key that an annotation can set"));
+  EXPECT_THAT(LoadError("sockets:\n  proxy: [/run/c.sock]\n"), HasSubstr("wyvern.yaml:2"));
+}
+
 TEST_F(ConfigTest, WrongTypesNameFileAndLine) {
   EXPECT_THAT(LoadError("sandbox:\n  vcpus: many\n"),
               HasSubstr("wyvern.yaml:2: sandbox.vcpus: 'many' is not a whole number"));

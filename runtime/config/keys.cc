@@ -290,6 +290,43 @@ Key KeyList(std::string_view name, std::string_view fallback, std::string_view d
           }};
 }
 
+// Absolute ones; in an annotation with commas between them.
+Key PathList(std::string_view name, std::string_view doc, const Ref<std::vector<std::string>>& ref,
+             bool system_only = false) {
+  return {name,
+          "[]",
+          doc,
+          system_only,
+          [=](Config& config, const RawValue& raw) -> Result<> {
+            std::vector<std::string> paths = raw.items;
+            if (raw.type == RawType::kWord) {
+              for (size_t at = 0; at < raw.text.size();) {
+                const size_t end = std::min(raw.text.find(',', at), raw.text.size());
+                paths.push_back(raw.text.substr(at, end - at));
+                at = end + 1;
+              }
+            } else if (raw.type != RawType::kList) {
+              return Fail(Code::kInvalidArgument, "must be a list");
+            }
+            for (const std::string& path : paths) {
+              if (!path.starts_with('/') || std::ranges::any_of(path, [](char c) {
+                    return static_cast<unsigned char>(c) < 0x20;
+                  })) {
+                return Fail(Code::kInvalidArgument, fmt::format("'{}' is no absolute path", path));
+              }
+            }
+            ref(config) = std::move(paths);
+            return {};
+          },
+          [=](const Config& config) {
+            std::vector<std::string> quoted;
+            for (const std::string& path : ref(const_cast<Config&>(config))) {
+              quoted.push_back(Quote(path));
+            }
+            return fmt::format("[{}]", fmt::join(quoted, ", "));
+          }};
+}
+
 using Ms = std::chrono::milliseconds;
 using Block = Config::BlockStorage;
 using HostNetwork = Config::HostNetwork;
@@ -403,6 +440,18 @@ std::vector<Key> MakeNetworkKeys() {
           "With passt: what listens on the host's 127.0.0.1 answers at 10.0.2.2. Much that listens "
           "there asks nobody who he is.",
           [](Config& c) -> bool& { return c.network.host_loopback; }),
+      PathList(
+          "sockets.allow",
+          "Unix sockets of the host, by their paths, that sockets.proxy may name. What listens "
+          "there "
+          "sees root of the host, whoever connects in\nthe guest: /run/containerd/containerd.sock "
+          "in a container is the host.",
+          [](Config& c) -> std::vector<std::string>& { return c.sockets.allow; }, true),
+      PathList("sockets.proxy",
+               "Those whose bind mounts work in a sandbox's containers: who connects there reaches "
+               "the host's. Any other answers nobody. Meant for the\nannotation "
+               "io.wyvern.sockets.proxy, which has commas between the paths.",
+               [](Config& c) -> std::vector<std::string>& { return c.sockets.proxy; }),
   };
 }
 
@@ -478,7 +527,8 @@ std::vector<Key> MakeHostKeys() {
             "them have one, in hundredths of a CPU (cgroup\nlimit).",
             1, 100000, [](Config& c) -> uint32_t& { return c.overhead.cpu_percent; }),
       KeyList("annotations.allow",
-              "[sandbox.vcpus, sandbox.memory, network.rx_rate, network.tx_rate]",
+              "[sandbox.vcpus, sandbox.memory, network.rx_rate, network.tx_rate, "
+              "sockets.proxy]",
               "Keys that annotations io.wyvern.<key> of a container may set.",
               [](Config& c) -> std::vector<std::string>& { return c.annotations.allow; }),
       Path(

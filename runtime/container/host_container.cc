@@ -223,13 +223,16 @@ Result<> HostContainer::AttachVolumes() {
   return {};
 }
 
-// Where the guest has what is bind-mounted: in its own memory, or on an export.
+// Where the guest has what is bind-mounted: a socket that stands for the host's, in its own memory, or on an export.
 Result<> HostContainer::TakeVolumes() {
   for (const oci::Export& item : guest_.volumes) {
     const std::string field = item.field + ".source";
     WV_TRY_VOID_CONTEXT(CheckBindSource(item.source), field);
-    WV_TRY_CONTEXT(auto served, environment_.volumes->Take(options_.id, item.source),
-                   field + ": " + item.source);
+    WV_TRY_CONTEXT(auto served, environment_.sockets->Take(item.source), field);
+    if (!served.has_value()) {
+      WV_TRY_CONTEXT(served, environment_.volumes->Take(options_.id, item.source),
+                     field + ": " + item.source);
+    }
     if (!served.has_value()) {
       WV_TRY_CONTEXT(std::string name, ShareVolume(item), field);
       served = oci::GuestSource{fmt::format("{}/{}", oci::kGuestShare, name), false};

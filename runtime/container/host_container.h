@@ -27,6 +27,7 @@
 #include "oci/spec.h"
 #include "state/state.h"
 #include "storage/rootfs.h"
+#include "volume/host_sockets.h"
 #include "volume/sandbox_volumes.h"
 
 namespace wyvern::runtime {
@@ -44,6 +45,7 @@ struct HostEnvironment {
   std::string shm_source = {};                // of the pod's /dev/shm
   const std::map<std::string, std::string>* pod_files = nullptr;  // of Facts; null: as `pod`
   SandboxVolumes* volumes = nullptr;
+  HostSockets* sockets = nullptr;
   SharedExports* exports = nullptr;
   FdRef anchor{-1};  // the program, O_PATH
 };

@@ -25,6 +25,7 @@ inline constexpr std::string_view kGuestShare = "/run/wyvern/share";
 inline constexpr std::string_view kGuestDisks = "/run/wyvern/disks";
 inline constexpr std::string_view kGuestPodShm = "/run/wyvern/pod/shm";  // agent.proto, Pod
 inline constexpr std::string_view kGuestVolumes = "/run/wyvern/volumes";
+inline constexpr std::string_view kGuestSockets = "/run/wyvern/sockets";
 inline constexpr size_t kMaxDisks = 64;  // of a container
 
 struct Hook {

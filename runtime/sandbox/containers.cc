@@ -135,6 +135,7 @@ Result<ProcessIo> SandboxImpl::MakeContainer(const ContainerPtr& container,
   HostEnvironment environment{machine_.get(), agent_.get(),    state_.get(),     &config_,
                               network_,       options_.bundle, disk_filesystems_};
   environment.volumes = volumes_.get();
+  environment.sockets = sockets_.get();
   environment.exports = &shared_exports_;
   environment.anchor = anchor_;
   if (facts_.stands_for_pod) {

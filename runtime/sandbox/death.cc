@@ -210,6 +210,9 @@ Result<> SandboxImpl::ReleaseAll() {
   if (volumes_ != nullptr) {
     volumes_->Close();
   }
+  if (sockets_ != nullptr) {
+    sockets_->Close();
+  }
   network_.Reset();
   if (cgroup_.has_value()) {
     keep(RemoveCgroup(config_.cgroup_root, cgroup_->directory()));

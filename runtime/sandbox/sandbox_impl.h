@@ -280,6 +280,7 @@ class SandboxImpl final : public Sandbox {
   std::unique_ptr<PodNetwork> pod_network_;  // set before there are containers
   std::unique_ptr<PodForward> pod_forward_;  // the same; null: none
   std::unique_ptr<SandboxVolumes> volumes_;  // likewise
+  std::unique_ptr<HostSockets> sockets_;     // set before the agent's events are heard
   SharedExports shared_exports_;
   std::vector<std::string>
       disk_filesystems_;  // that the guest mounts; set before there are containers

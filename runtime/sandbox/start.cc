@@ -194,6 +194,7 @@ Result<> SandboxImpl::ConnectAgent() {
   };
   options.on_close = [this] { DieSoon("the agent in the guest is gone"); };
   options.on_oom = [this](const std::string& id) { TellOom(id); };
+  options.on_socket = [this](const std::string& name) { sockets_->Pending(name); };
   options.on_guest_oom = [this](const std::string& id) { TellGuestOom(id); };
   // The guest's boot is what takes long; the machine can be ended from here on.
   const std::stop_callback cancelled(options_.cancel, [this] { Die(kCancelled); });
@@ -209,6 +210,13 @@ Result<> SandboxImpl::ConnectAgent() {
   agent_ = std::move(*connected);
   const int64_t hello = timeline_.Now();
   timeline_.AddGuest(agent_->hello(), start, hello);
+  sockets_ = std::make_unique<HostSockets>(HostSockets::Options{
+      .id = options_.id,
+      .sources = config_.sockets.proxy,
+      .add = [this](const auto& request) { return agent_->AddSocket(request); },
+      .accept = [this](const std::string& name) { return agent_->AcceptSocket(name); },
+      .loop = loop_.get(),
+      .run = [this](auto work) { pool_->Run(std::move(work)); }});
   // The sandbox's sysctls may be of an interface by its name.
   WV_TRY_VOID(ConnectNetwork());
   WV_TRY(const agent_pb::CreateSandboxRequest request, GuestSandbox());

@@ -54,6 +54,7 @@ interop
 2.1 1 test_ctr_run.py test_kill9.py -k kernel_is_the_guests+or+exit_code[255]+or+stdin_small+or+kill_9[vmm]+or+survives
 1.7 1 test_upgrade.py test_install.py
 1.7 1 test_crowd.py test_random_kills.py
+1.7 1 test_user_network.py test_host_sockets.py
 1.6 1 test_ctr_run.py test_kill9.py -k kernel_is_the_guests+or+exit_code[255]+or+stdin_small+or+kill_9[vmm]+or+survives
 1.6 1 test_block_roots.py -k devmapper
 PLAN
