@@ -5,6 +5,8 @@
 #include <sys/mount.h>
 #include <sys/sysmacros.h>
 
+#include <algorithm>
+
 #include "base/log.h"
 #include "network/netns.h"
 #include "storage/block_source.h"
@@ -335,6 +337,26 @@ Result<> HostContainer::StartAnchor() {
   return Record("anchor", [&](ContainerRecord& record) { record.processes.push_back(process); });
 }
 
+void HostContainer::EndAnchor() {
+  const std::lock_guard lock(anchor_mu_);
+  if (anchor_.has_value()) {
+    anchor_->End();
+  }
+}
+
+Result<> HostContainer::ShowMemoryLimit(const Limits& limits) {
+  constexpr int64_t kAnchorNeeds = 4 << 20;  // bytes; it uses a tenth of it
+  const int64_t memory = limits.memory_limit.value_or(0), swap = limits.memory_swap.value_or(0);
+  if (memory == 0 || !cgroup_->Controllers().contains("memory")) {
+    return {};
+  }
+  Limits shown;
+  shown.memory_limit = memory < 0 ? memory : std::max(memory, kAnchorNeeds);
+  shown.swap_alone = memory > 0 && swap >= memory ? swap - memory : -1;
+  WV_TRY_VOID_CONTEXT(cgroup_->Apply(shown), "the container's cgroup on the host");
+  return {};
+}
+
 Result<> HostContainer::Release(GuestState guest) {
   Result<> first;
   const auto keep = [&](Result<> result) {
@@ -359,9 +381,7 @@ Result<> HostContainer::Release(GuestState guest) {
   }
   exports_ = std::move(attached);
   // The anchor's root is a clone of the mount: it ends first, so that the device below is free when we are done.
-  if (anchor_.has_value()) {
-    anchor_->End();
-  }
+  EndAnchor();
   if (mounted_) {
     keep(UnmountTree(RootPath()));
   }

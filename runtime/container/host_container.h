@@ -7,11 +7,13 @@
 // Pod:     the container that only stands for one (a pause) has an anchor and its cgroup, and nothing in the guest; the others have what the pod
 //          shares (pod_namespaces.h).
 // State:   each thing is in the state file before it exists.
-// Threads: Prepare and Release are not called at the same time for one container; different containers are independent.
+// Threads: Prepare and Release are not called at the same time for one container; EndAnchor and ShowMemoryLimit are anybody's after Prepare;
+//          different containers are independent.
 #pragma once
 
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -85,6 +87,13 @@ class HostContainer {
     return *anchor_;
   }
 
+  // When the container has ended: its pid is nobody's any more, as one that waited for it would find. The cgroup stays. Idempotent.
+  void EndAnchor();
+
+  // Of memory and swap, in the container's own cgroup on the host, where those look who know the container by its pid: only the anchor is in it,
+  // so no limit is below what that needs. Where there is no memory controller nothing is done.
+  Result<> ShowMemoryLimit(const Limits& limits);
+
   // Ends the anchor (if it has not), detaches exports, unmounts, removes the cgroup and the record. Goes on after a failure and returns the
   // first one; what failed is tried again by the next call. kGone: exports and disks are gone with their processes. Idempotent.
   Result<> Release(GuestState guest);
@@ -123,6 +132,7 @@ class HostContainer {
   std::vector<std::string> exports_;  // to be detached
   std::vector<std::string> shared_exports_;
   std::optional<Cgroup> cgroup_;
+  std::mutex anchor_mu_;  // one ends it, the others wait until it has ended
   std::optional<AnchorProcess> anchor_;
 };
 

@@ -158,6 +158,7 @@ Result<ProcessIo> SandboxImpl::MakeContainer(const ContainerPtr& container,
     UndoCreate(container, /*in_guest=*/false);  // the agent undoes what it could not make
     return tl::unexpected(std::move(made).error());
   }
+  pod_namespaces_.Add(container->anchor_pid, container->id, container->stands_for_pod);
   auto init = std::make_shared<Process>();
   init->terminal = options.io.terminal;
   bool dead = false;
@@ -173,7 +174,6 @@ Result<ProcessIo> SandboxImpl::MakeContainer(const ContainerPtr& container,
     UndoCreate(container, in_guest && !dead);
     return (dead ? CheckAlive() : CheckPod()).map([] { return ProcessIo(); });
   }
-  pod_namespaces_.Add(container->anchor_pid, container->id, container->stands_for_pod);
   WatchAnchor(container);
   if (in_guest) {
     AwaitExit(container, "", init);
@@ -211,8 +211,7 @@ void SandboxImpl::UndoCreate(const ContainerPtr& container, bool in_guest) {
 
 // The guest lets go first, unless it obeys nobody; then the host's things are undone.
 Result<> SandboxImpl::ReleaseContainer(const ContainerPtr& container, bool guest_obeys) {
-  pod_namespaces_.Remove(container->anchor_pid);
-  UnwatchAnchor(container);
+  EndAnchor(container);
   const bool alive = CheckAlive().has_value();
   if (alive && guest_obeys) {
     const std::vector<std::string>& names = container->host->TakeExportNames();

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <csignal>
+#include <utility>
 
 #include "base/log.h"
 #include "sandbox/cleanup.h"
@@ -27,6 +28,12 @@ SandboxImpl::~SandboxImpl() {
 
 void SandboxImpl::WatchAnchor(const ContainerPtr& container) {
   loop_->Call([&] {
+    {
+      const std::lock_guard lock(mu_);
+      if (container->anchor_ended) {
+        return;
+      }
+    }
     auto token = loop_->loop().Add(container->host->anchor().pid_fd().fd(), EPOLLIN,
                                    [this, container](uint32_t) { OnAnchorDeath(container); });
     if (!token.has_value()) {
@@ -41,6 +48,19 @@ void SandboxImpl::UnwatchAnchor(const ContainerPtr& container) {
   loop_->Call([&] {
     loop_->loop().Remove(std::exchange(container->anchor_watch, EventLoop::Token::kNone));
   });
+}
+
+// Of what has ended: before anybody is told, as the pid of a process that was waited for is gone then.
+void SandboxImpl::EndAnchor(const ContainerPtr& container) {
+  {
+    const std::lock_guard lock(mu_);
+    if (std::exchange(container->anchor_ended, true)) {
+      return;
+    }
+  }
+  pod_namespaces_.Remove(container->anchor_pid);
+  UnwatchAnchor(container);
+  container->host->EndAnchor();
 }
 
 // Somebody killed the pid that stands for the container: that is a SIGKILL of the container.

@@ -343,6 +343,25 @@ TEST_F(LifecycleTest, DeleteAfterABusyExportDetachesIt) {
   EXPECT_TRUE(exports_->attached.empty());
 }
 
+// As a process that was waited for; containerd's own tests look for it (TestDaemonRestartWithRunningShim).
+TEST_F(LifecycleTest, PidIsNobodysWhenTheExitIsTold) {
+  Boot({});
+  for (const char* id : {"a", "b"}) {
+    BundleOptions options;
+    options.args = {"sh", "-c", "exit 3"};
+    ASSERT_TRUE(sandbox_->CreateContainer(ContainerOf(id, MakeBundle(id, options), false, false))
+                    .has_value());
+    const pid_t pid = sandbox_->State(id, "")->pid;
+    EXPECT_EQ(kill(pid, 0), 0);
+    ASSERT_TRUE(sandbox_->StartProcess(id, "").has_value());
+    EXPECT_EQ(sandbox_->Wait(id, "")->status, 3U);
+    EXPECT_EQ(kill(pid, 0), -1);
+    EXPECT_EQ(errno, ESRCH);
+    EXPECT_EQ(sandbox_->State(id, "")->pid, pid);
+    EXPECT_EQ(sandbox_->DeleteProcess(id, "")->status, 3U);
+  }
+}
+
 TEST_F(LifecycleTest, AnchorStandsForTheContainer) {
   Boot({});
   Sleeper("c");

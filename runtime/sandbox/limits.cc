@@ -48,6 +48,7 @@ Result<> SandboxImpl::GrantHostLimits(const ContainerPtr& container) {
     container->limits = facts.limits;
     container->counts = !container->stands_for_pod;
   }
+  WV_TRY_VOID(container->host->ShowMemoryLimit(facts.limits));
   return ApplyHostLimits();
 }
 
@@ -92,6 +93,9 @@ Result<> SandboxImpl::UpdateContainer(const std::string& id, const std::string& 
   count_with(after);
   auto done = GrowTo(WantedSize());
   if (done.has_value()) {
+    done = container->host->ShowMemoryLimit(after);
+  }
+  if (done.has_value()) {
     done = ApplyHostLimits();
   }
   if (done.has_value() && !container->stands_for_pod) {
@@ -99,6 +103,7 @@ Result<> SandboxImpl::UpdateContainer(const std::string& id, const std::string& 
   }
   if (!done.has_value()) {
     count_with(before);
+    static_cast<void>(container->host->ShowMemoryLimit(before));
     ReduceHostLimits();
   }
   ShrinkSoon();

@@ -120,6 +120,7 @@ void SandboxImpl::EndPod(const ContainerPtr& pause, const ProcessPtr& init, uint
       changed_.wait(lock,
                     [&] { return death_.has_value() || stopping_ || OthersAlive(pause).empty(); });
     }
+    EndAnchor(pause);
     TellExited(pause->id, init, status);
     SetExited(init, status);
   });

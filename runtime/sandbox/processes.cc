@@ -101,6 +101,7 @@ void SandboxImpl::AwaitExit(const ContainerPtr& container, const std::string& ex
                               const std::lock_guard lock(mu_);
                               container->written_back = done;
                             }
+                            EndAnchor(container);
                             TellExited(container->id, process, code);
                             SetExited(process, code);
                             ShrinkAfterExit();

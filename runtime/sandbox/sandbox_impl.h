@@ -79,6 +79,7 @@ struct Container {
   bool oom = false;           // being told
   bool written_back = false;  // nothing of it runs, and what it wrote is on the host
   pid_t anchor_pid = 0;
+  bool anchor_ended = false;  // the pid may be another's
   bool hooked = false;  // its create hooks have begun; of the thread that creates or deletes it
   EventLoop::Token anchor_watch = EventLoop::Token::kNone;  // loop thread only
 
@@ -195,6 +196,7 @@ class SandboxImpl final : public Sandbox {
   bool DeleteInGuest(const ContainerPtr& container);
   void WatchAnchor(const ContainerPtr& container);
   void UnwatchAnchor(const ContainerPtr& container);
+  void EndAnchor(const ContainerPtr& container);
   Result<ExitInfo> DeleteInit(const ContainerPtr& container, const ProcessPtr& init);
   Result<ExitInfo> DeleteExec(const ContainerPtr& container, const std::string& exec_id,
                               const ProcessPtr& exec);

@@ -113,6 +113,8 @@ def test_an_update_changes_what_it_names(scratch, telling):
         start(shim)
         host = sandbox_cgroup(spec, shim.name)
         assert told()["cpu.weight"] == "100" and read(host, "cpu.max") == "100000 100000"
+        own = CGROUPS / spec["linux"]["cgroupsPath"].lstrip("/")  # where a client looks that has the container's pid
+        assert read(own, "memory.max") == str(128 * MIB)
         assert update(shim, {"cpu": {"quota": 70000, "shares": 2048}}) == (0, "")
         assert wait_until(lambda: told().get("cpu.max") == "70000 100000", 10), told()
         assert told()["cpu.weight"] == "174" and told()["memory.max"] == str(128 * MIB) and told()["pids.max"] == "100"
@@ -120,6 +122,7 @@ def test_an_update_changes_what_it_names(scratch, telling):
         assert update(shim, {"cpu": {"quota": -1}, "memory": {"limit": 96 * MIB}}) == (0, "")
         assert wait_until(lambda: told().get("memory.max") == str(96 * MIB), 10), told()
         assert told()["cpu.max"] == "max 100000" and read(host, "cpu.max") == "max 100000"
+        assert read(own, "memory.max") == str(96 * MIB)
         for resources, says in (({"cpu": {"period": 5}}, "linux.resources.cpu.period: 5"),
                                 ({"memory": {"swap": 5}}, "linux.resources.memory.swap: 5"),
                                 ({"rdma": {"mlx5_0": {"hcaHandles": 2}}}, "linux.resources.rdma: refused"),
