@@ -46,6 +46,11 @@ def sh(name: str, script: str, **fields) -> dict:
     return {"name": name, "command": ["sh", "-c", script], **IMAGE, **fields}
 
 
+def remove(node, name: str) -> None:
+    """Pods ask for a quarter of a CPU each beside what is theirs: the machine has room for few."""
+    node.kubectl("delete", "pod", name, "--wait", "--timeout=60s")
+
+
 def test_examples_as_they_stand(node):
     """A deployment with a service, a pod that prints its kernel, one with a larger machine."""
     node.kubectl("apply", "-k", DEPLOY / "examples")
@@ -65,7 +70,7 @@ def web_pods(node) -> list[str]:
     return [item["metadata"]["name"] for item in items if "deletionTimestamp" not in item["metadata"]]
 
 
-def test_service_between_two_pods(node):
+def test_scenario_49_service_between_two_pods(node):
     for name in web_pods(node):
         node.kubectl("exec", name, "--", "sh", "-c", "echo page of $HOSTNAME >/www/index.html")
     address = node.field("service/web-wyvern", ".spec.clusterIP")
@@ -81,7 +86,7 @@ def test_service_between_two_pods(node):
     assert wait_until(answered, 120, 0.5), (seen, node.said())
 
 
-def test_port_forward_and_cp(node, tmp_path):
+def test_scenario_50_kubectl_forwards_a_port_and_copies(node, tmp_path):
     name = web_pods(node)[0]
     (tmp_path / "index.html").write_text("copied in\n")
     node.kubectl("cp", tmp_path / "index.html", f"{name}:/www/copied.html")
@@ -114,7 +119,7 @@ def test_job(node):
     assert node.kubectl("logs", "job/counts").endswith("42\n")
 
 
-def test_init_containers_sidecar_probes_and_volumes(node):
+def test_scenario_42_init_containers_sidecar_probes_and_volumes(node):
     node.apply(
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}, "data": {"colour": "green"}},
         pod("many",
@@ -138,6 +143,7 @@ def test_init_containers_sidecar_probes_and_volumes(node):
     node.kubectl("debug", "many", "--image", IMAGE["image"], "--image-pull-policy=IfNotPresent", "-c", "looks", "--", "sh", "-c",
                  "hostname; sleep 1000")
     assert wait_until(lambda: node.call("logs", "many", "-c", "looks").stdout == b"many\n", 90, 2), node.said()
+    remove(node, "many")
 
 
 def test_container_that_ends_is_started_again_by_the_kubelet(node):
@@ -145,10 +151,10 @@ def test_container_that_ends_is_started_again_by_the_kubelet(node):
     assert wait_until(lambda: int(node.field("pod/again", ".status.containerStatuses[0].restartCount") or 0) >= 2, 240, 2), node.said()
     assert node.field("pod/again", ".status.containerStatuses[0].lastState.terminated.exitCode") == "3"
     assert node.kubectl("logs", "again", "--previous").strip().isdigit()
-    node.kubectl("delete", "pod", "again", "--wait", "--timeout=60s")
+    remove(node, "again")
 
 
-def test_in_place_resize(node):
+def test_scenario_58_resize_in_place(node):
     node.apply(pod("grows", sh("grows", "sleep 1000", resources={"requests": {"cpu": "200m", "memory": "64Mi"},
                                                                  "limits": {"cpu": "500m", "memory": "64Mi"}})))
     node.wait("pod/grows", "condition=Ready")
@@ -159,6 +165,7 @@ def test_in_place_resize(node):
     assert wait_until(lambda: read() == ["200000", "100000", str(512 << 20)], 120, 2), (read(), node.kubectl("describe", "pod", "grows"))
     assert node.kubectl("exec", "grows", "--", "nproc") == "2\n"
     assert node.field("pod/grows", ".status.containerStatuses[0].restartCount") == "0"
+    remove(node, "grows")
 
 
 def test_kubelet_that_was_restarted_finds_its_pods(node):
