@@ -57,6 +57,7 @@ class Node:
         try:
             self.start()
             assert wait_until(lambda: "True" in self.call("get", "node", NODE, "-o", self.READY).stdout.decode(), 180, 2), self.said()
+            assert all(process.poll() is None for process in self.processes), self.said()
             self.kubectl("label", "node", NODE, "io.wyvern/ready=true", "--overwrite")
         except BaseException:
             self.__exit__()
@@ -84,8 +85,8 @@ class Node:
         proxy = self.directory / "kube-proxy.json"
         proxy.write_text(json.dumps({
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration", "mode": "iptables",
-            "hostnameOverride": NODE, "clientConnection": {"kubeconfig": str(KUBECONFIG)}, "healthzBindAddress": "127.0.0.1:0",
-            "metricsBindAddress": "127.0.0.1:0", "iptables": {"masqueradeAll": True}, "conntrack": {"maxPerCore": 0, "min": 0}}))
+            "hostnameOverride": NODE, "clientConnection": {"kubeconfig": str(KUBECONFIG)}, "healthzBindAddress": "127.0.0.1:10256",
+            "metricsBindAddress": "127.0.0.1:10249", "iptables": {"masqueradeAll": True}, "conntrack": {"maxPerCore": 0, "min": 0}}))
         self.run("kubelet", "--config", config, "--kubeconfig", KUBECONFIG, "--hostname-override", NODE, "--node-ip", "10.0.2.15",
                  "--root-dir", self.directory / "kubelet", "--cert-dir", self.directory / "pki", "-v", "2")
         self.run("kube-proxy", "--config", proxy)
