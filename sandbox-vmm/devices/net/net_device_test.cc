@@ -434,6 +434,42 @@ TEST(NetDeviceTest, ReceiveLimitHoldsTheRateAndLosesNothing) {
   EXPECT_GE(rig.counter("rx_throttled"), 1U);
 }
 
+TEST(NetDeviceTest, LimitsAreReachedBothWays) {
+  // 2 MB a second, of which 0.2 may come at once: 1.2 MB take half a second.
+  const RateLimiterConfig limit = EvenBandwidth(2'000'000);
+  constexpr int kFrames = 30;  // as many as the rings take at once
+  const std::string frame = Frame(40000);
+  NetRig rig({.receive = limit, .transmit = limit});
+  rig.Start();
+  rig.OfferMany(kFrames, 65550);
+  const auto seconds_since = [](RealClock::time_point start) {
+    return std::chrono::duration<double>(RealClock::now() - start).count();
+  };
+  auto start = RealClock::now();
+  for (int i = 0; i < kFrames; ++i) {
+    rig.Transmit(frame);
+  }
+  for (int i = 0; i < kFrames; ++i) {
+    (void)rig.HostReceive();
+  }
+  const double sent = seconds_since(start);
+  EXPECT_GE(sent, 0.48);
+  EXPECT_LE(sent, 0.8) << "on a busy machine a little later, not a multiple";
+  start = RealClock::now();
+  for (int i = 0; i < kFrames; ++i) {
+    ASSERT_TRUE(rig.HostSend(frame));
+    if (i >= 5) {
+      EXPECT_EQ(rig.Next().bytes.size(), frame.size());
+    }
+  }
+  for (int i = 0; i < 5; ++i) {
+    (void)rig.Next();
+  }
+  const double received = seconds_since(start);
+  EXPECT_GE(received, 0.48);
+  EXPECT_LE(received, 0.8);
+}
+
 TEST(NetDeviceTest, LimitsAreLiftedAtRunTime) {
   const RateLimiterConfig strict{.ops = {.size = 1, .refill_time = std::chrono::hours(1)}};
   NetRig rig({.receive = strict, .transmit = strict});
