@@ -1,7 +1,8 @@
 #!/bin/bash
 # tests/conformance/clients.sh NAME… — builds clients that Debian has not, from their Go modules at pinned versions, into
 # $WYVERN_CACHE/clients/<name>-<version>/ and prints each directory. NAME: nerdctl, containerd (with its ctr and shim of runc),
-# etcd, kubelet (with kubectl, kube-proxy and the control plane).
+# etcd, kubelet (with kubectl, kube-proxy and the control plane), client.test (of containerd's integration/client), integration.test (of its
+# integration: CRI).
 # Exit 3 and a reason on stderr where Go or its module proxy is not at hand: a suite then skips with that reason.
 set -euo pipefail
 
@@ -10,10 +11,12 @@ containerd=v2.1.4
 etcd=v3.5.21
 # Of the modules beside it: the same with v0 (k8s.io/api v0.33.1).
 kubernetes=v1.33.1
+client_test=v2.1.4       # the first version whose main module has it
+integration_test=v1.7.27  # of the lab's containerd
 
 cache=${WYVERN_CACHE:-${HOME:-/root}/.cache/wyvern}/clients
 command -v go >/dev/null || { echo "clients.sh: no Go on this host" >&2; exit 3; }
-[ $# -gt 0 ] || { sed -n '2,5s/^# //p' "$0" >&2; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,6s/^# //p' "$0" >&2; exit 2; }
 
 # build NAME MODULE VERSION PACKAGES COMMAND…: `go COMMAND` makes the programs of the module's PACKAGES, of which one is NAME, in $out.
 build() {
@@ -29,6 +32,7 @@ build() {
     work=$(mktemp -d "$cache/$name.XXXXXX")
     cp -r "$source" "$work/source"
     chmod -R u+w "$work"
+    [ -z "${change:-}" ] || (cd "$work/source" && $change)
     mkdir "$work/out"
     # Modules that lie beside this one in its repository are published, too, and only so to be had.
     rm -rf "$work/source"/{vendor,staging,go.work,go.work.sum}
@@ -48,6 +52,19 @@ build() {
   echo "$out"
 }
 
+# What is changed in a module's sources before they are built; in their directory.
+
+# Tests of containerd's get their images from a registry on the loopback (tests/e2e/harness/images.py): client.test reads the names before its flags.
+loopback_images() {
+  sed -i -E 's#"(ghcr\.io/containerd|registry\.k8s\.io(/e2e-test-images)?)/#"localhost:5000/#' integration/images/image_list.go
+}
+
+# And an emulated machine's containerd is not up in the 2 or 4 s that they wait for it.
+client_test_sources() {
+  loopback_images
+  sed -i -E 's/(waitCtx, [a-zA-Z]+ :?= context\.WithTimeout\([a-zA-Z.()]+, )[0-9]+\*time\.Second/\160*time.Second/' integration/client/*.go
+}
+
 for name in "$@"; do
   case $name in
     nerdctl) build nerdctl github.com/containerd/nerdctl/v2 $nerdctl ./cmd/nerdctl build ;;
@@ -58,6 +75,10 @@ for name in "$@"; do
       build kubelet k8s.io/kubernetes $kubernetes \
         "$(printf './cmd/%s ' kubelet kubectl kube-proxy kube-apiserver kube-controller-manager kube-scheduler)" build
       ;;
+    client.test)
+      change=client_test_sources build client.test github.com/containerd/containerd/v2 $client_test ./integration/client test -c ;;
+    integration.test)
+      change=loopback_images build integration.test github.com/containerd/containerd $integration_test ./integration test -c ;;
     *) echo "clients.sh: unknown client '$name'" >&2; exit 2 ;;
   esac
 done

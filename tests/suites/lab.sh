@@ -17,6 +17,9 @@ nerdctl=
 [ "$smoke" ] || nerdctl=$(tests/conformance/clients.sh nerdctl)/nerdctl || nerdctl=
 later= # a containerd, which others are upgraded to
 [ "$smoke" ] || later=$(tests/conformance/clients.sh containerd) || later=
+# containerd's own tests (test_upstream.py), where they can be built.
+upstream=
+[ "$smoke" ] || upstream=$(tests/conformance/clients.sh client.test integration.test) || upstream=
 out=$WYVERN_LOGS/lab
 mkdir -p "$out"
 # Machines of containerd 2.1 need one that Debian 13 has not.
@@ -55,6 +58,7 @@ interop
 1.7 1 test_upgrade.py test_install.py
 1.7 1 test_crowd.py test_random_kills.py
 1.7 1 test_user_network.py test_host_sockets.py
+1.7 1 test_upstream.py
 1.6 1 test_ctr_run.py test_kill9.py -k kernel_is_the_guests+or+exit_code[255]+or+stdin_small+or+kill_9[vmm]+or+survives
 1.6 1 test_block_roots.py -k devmapper
 PLAN
@@ -80,6 +84,7 @@ machine() {
   [ -x build/unit/sandbox-vmm/machine/machine_test ] && extra+=(--add build/unit/sandbox-vmm/machine/machine_test)
   [ -x "$nerdctl" ] && extra+=(--add "$nerdctl")
   [ -d "$later" ] && [[ $1 == *test_upgrade* ]] && extra+=(--add "$later")
+  [[ $name != *-test_upstream ]] || for directory in $upstream; do extra+=(--add "$directory/"*.test); done
   for attempt in 1 2; do
     rm -rf "${out:?}/$name"
     tests/lab/lab run --build build/release --share-out "$out/$name" --console "$out/$name.console" --cpus "${words[1]}" --memory "$memory" \
@@ -126,7 +131,7 @@ job() {
   esac
 }
 export -f machine interop kubernetes job
-export out kernel nerdctl later
+export out kernel nerdctl later upstream
 plan | grep -v "^${without:-none} " | tr '\n' '\0' | xargs -0 -P2 -I{} bash -c 'job "$1"' job {}
 [ -z "$smoke" ] || exit 0
 

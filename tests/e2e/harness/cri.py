@@ -2,8 +2,6 @@
 
 import base64
 import contextlib
-import hashlib
-import io
 import json
 import os
 import pathlib
@@ -12,11 +10,11 @@ import signal
 import socket
 import struct
 import subprocess
-import tarfile
 import urllib.parse
 
 from harness.containerd import version
 from harness.ctr import call, unique, wait_until
+from harness.images import Images
 
 CLIENT = pathlib.Path("/opt/wyvern/extra/wyvern-cri")
 BUSYBOX = "docker.io/library/busybox:latest"
@@ -43,7 +41,7 @@ disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapsho
     bin_dir = "/usr/lib/cni"
     conf_dir = "{0}/cni"
   [plugins."io.containerd.grpc.v1.cri".containerd]
-    default_runtime_name = "runc"
+    default_runtime_name = "{2}"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
       runtime_type = "io.containerd.runc.v2"
 """
@@ -86,6 +84,11 @@ HANDLER = pathlib.Path("/opt/wyvern/deploy/containerd/wyvern-v2.toml")
 DROP_IN = pathlib.Path("/opt/wyvern/deploy/containerd/wyvern-v3.toml")
 
 
+def config_1(directory: pathlib.Path, default="runc", pause=PAUSE) -> str:
+    """As `wyvern install` leaves it. `default`: the handler of pods that name none."""
+    return CONFIG_1.format(directory, pause, default) + HANDLER.read_text().replace("version = 2\n", "")
+
+
 def generation() -> int:
     """1: of containerd 1.7, 2: of 2.x, which has the Sandbox API."""
     return int(version().split(".")[0])
@@ -109,35 +112,9 @@ def why_not() -> str:
     return ""
 
 
-def pause_image(archive: pathlib.Path) -> None:
+def add_pause(images: Images, name: str) -> None:
     """What stands for a pod of runc: a shell that waits, and so reaps. (Of a pod of ours it is never run.)"""
-    layout = pathlib.Path("/opt/images/busybox")
-    blobs = {}
-
-    def read(digest: str) -> bytes:
-        return (layout / "blobs" / digest.replace(":", "/")).read_bytes()
-
-    def add(data: bytes, media_type: str) -> dict:
-        digest = "sha256:" + hashlib.sha256(data).hexdigest()
-        blobs[digest] = data
-        return {"mediaType": media_type, "digest": digest, "size": len(data)}
-
-    manifest = json.loads(read(json.loads((layout / "index.json").read_text())["manifests"][0]["digest"]))
-    config = json.loads(read(manifest["config"]["digest"]))
-    config["config"] = {"Entrypoint": ["/bin/sh", "-c", "trap 'exit 0' TERM INT; while :; do sleep 100000 & wait $!; done"]}
-    for layer in manifest["layers"]:
-        blobs[layer["digest"]] = read(layer["digest"])
-    manifest["config"] = add(json.dumps(config).encode(), manifest["config"]["mediaType"])
-    top = add(json.dumps(manifest).encode(), "application/vnd.oci.image.manifest.v1+json")
-    top["annotations"] = {"io.containerd.image.name": PAUSE}
-    files = {"oci-layout": b'{"imageLayoutVersion":"1.0.0"}',
-             "index.json": json.dumps({"schemaVersion": 2, "manifests": [top]}).encode()}
-    files |= {"blobs/" + digest.replace(":", "/"): data for digest, data in blobs.items()}
-    with tarfile.open(archive, "w") as tar:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
+    images.derive(name, "busybox", Entrypoint=["/bin/sh", "-c", "trap 'exit 0' TERM INT; while :; do sleep 100000 & wait $!; done"], Cmd=None)
 
 
 class CriError(Exception):
@@ -157,7 +134,7 @@ class Cri:
             config = CONFIG_2.format(directory, PAUSE)
             shutil.copy(DROP_IN, directory / "conf.d")
         else:
-            config = CONFIG_1.format(directory, PAUSE) + HANDLER.read_text().replace("version = 2\n", "")
+            config = config_1(directory)
         (directory / "config.toml").write_text(config)
 
     def __enter__(self):
@@ -165,7 +142,9 @@ class Cri:
         self.start()
         try:
             assert wait_until(lambda: self.answers("Version"), 60), self.said()
-            pause_image(self.directory / "pause.tar")
+            images = Images()
+            add_pause(images, PAUSE)
+            images.archive(self.directory / "pause.tar")
             for archive in ("/opt/images/busybox.tar", self.directory / "pause.tar"):
                 done = self.ctr("images", "import", archive, timeout=200)
                 assert done.returncode == 0, done.stderr.decode()
