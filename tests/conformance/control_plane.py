@@ -96,7 +96,7 @@ class ControlPlane:
         self._run(self.etcd, "--data-dir", "etcd", "--unsafe-no-fsync", "--listen-client-urls", f"http://127.0.0.1:{client}",
                   "--advertise-client-urls", f"http://127.0.0.1:{client}", "--listen-peer-urls", f"http://127.0.0.1:{peer}",
                   "--initial-advertise-peer-urls", f"http://127.0.0.1:{peer}", "--initial-cluster", f"default=http://127.0.0.1:{peer}")
-        (self.directory / "tokens.csv").write_text(f'{self.token},admin,admin,"system:masters"\n')
+        (self.directory / "tokens.csv").write_text(f"{self.token},admin,admin\n")
         key = self.directory / "service-account.key"
         subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
         self._run(self.kubernetes / "kube-apiserver", f"--etcd-servers=http://127.0.0.1:{client}", "--bind-address=127.0.0.1",

@@ -111,7 +111,7 @@ interop() {
   python3 tests/tools/junit_results.py interop "$out/interop.xml" >>"$WYVERN_RESULTS"
 }
 
-# A cluster's control plane on this machine, its node in a lab machine.
+# A cluster's control plane on this machine, its node in a lab machine: test_kubernetes.py (its first start builds both: half an hour).
 kubernetes() {
   RESULT=$out/kubernetes.xml tests/conformance/kubernetes.sh >"$out/kubernetes.log" 2>&1
   local code=$?
