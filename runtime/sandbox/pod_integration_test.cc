@@ -29,8 +29,9 @@ class SandboxPodTest : public SandboxFixture {
     BundleOptions pause;
     pause.args = {"/pause-is-never-run"};
     pause.annotations = R"({"io.kubernetes.cri.container-type":"sandbox"})";
+    pause.mounts = files_;
     if (!shm_.empty()) {
-      pause.mounts = ShmMount();
+      pause.mounts += ShmMount();
     }
     Boot(pause);
     ASSERT_NE(sandbox_, nullptr);
@@ -75,7 +76,8 @@ class SandboxPodTest : public SandboxFixture {
     return sandbox_->State(id, "")->pid;
   }
 
-  std::string shm_;  // on the host
+  std::string shm_;    // on the host
+  std::string files_;  // mounts of the pause
   pid_t pause_ = 0;
 };
 
@@ -201,6 +203,25 @@ TEST_F(SandboxPodTest, SharedMemoryIsInTheGuestWithItsSize) {
   EXPECT_EQ(ran.out, "of-a\n1\n");
   EXPECT_TRUE(std::filesystem::is_empty(shm_)) << "the host's is not used";
   EXPECT_EQ(umount(shm_.c_str()), 0);
+}
+
+// The Sandbox API's, where containerd prepares nothing.
+TEST_F(SandboxPodTest, WhatAContainerDoesNotMountItHasFromThePod) {
+  ASSERT_TRUE(WriteFile(dir_ + "/resolv.conf", "nameserver 10.96.0.10\n").has_value());
+  files_ = R"(,{"destination":"/etc/resolv.conf","type":"bind","source":")" + dir_ +
+           R"(/resolv.conf","options":["rbind","ro"]})";
+  BootPod();
+  const auto with_tmpfs = [this](const std::string& script) {
+    BundleOptions options = Workload({"sh", "-c", script});
+    options.mounts = R"(,{"destination":"/dev/shm","type":"tmpfs","source":"shm"})";
+    return options;
+  };
+  EXPECT_EQ(Run("a", with_tmpfs("echo of-a > /dev/shm/x")).status, 0U);
+  EXPECT_EQ(Run("b", with_tmpfs("cat /dev/shm/x /etc/resolv.conf")).out,
+            "of-a\nnameserver 10.96.0.10\n");
+  BundleOptions own = with_tmpfs("cat /dev/shm/x || echo none");
+  own.namespaces = R"({"type":"ipc"},{"type":"uts"},{"type":"pid"},{"type":"mount"})";
+  EXPECT_EQ(Run("c", own).out, "none\n") << "whose System V IPC is its own";
 }
 
 TEST_F(SandboxPodTest, SharedMemoryThatIsNotThereIsNamed) {

@@ -33,7 +33,7 @@ void Describe(const shim::sandbox_pb::CreateSandboxRequest& request) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static const google::protobuf::LogSilencer kSilent;  // of bytes that are no UTF-8
+  static const google::protobuf::LogSilencer silent;  // of bytes that are no UTF-8
   shim::sandbox_pb::CreateSandboxRequest request;
   if (request.ParseFromArray(data, static_cast<int>(size))) {
     Describe(request);

@@ -44,6 +44,9 @@ class SandboxApiTest : public TaskFixture {
     server_thread_->Call([this] { api_server_.reset(); });
   }
 
+  SandboxApiTest(const SandboxApiTest&) = delete;
+  SandboxApiTest& operator=(const SandboxApiTest&) = delete;
+
   std::string Bundle() { return dir_ / "pod"; }
 
   template <typename Resp, typename Req>
