@@ -26,7 +26,7 @@ std::string PidNamespaceOf(const std::string& pid) {
 }
 
 // A link that is there already is of a process that has ended.
-Result<> Link(const std::string& target, const std::string& path) {
+Result<> PlaceLink(const std::string& target, const std::string& path) {
   (void)unlink(path.c_str());
   return symlink(target.c_str(), path.c_str()) == 0 ? Result<>() : SysError("symlink " + path);
 }
@@ -88,14 +88,14 @@ Result<> Pod::Started(const std::string& pid) {
     init_ = 0;
     (void)unlink((directory_ + "/pid").c_str());
   });
-  return Link(PidNamespaceOf(std::to_string(init_)), directory_ + "/pid");
+  return PlaceLink(PidNamespaceOf(std::to_string(init_)), directory_ + "/pid");
 }
 
 void Pod::Add(const std::string& id, pid_t init) {
   if (!created_) {
     return;
   }
-  if (auto linked = Link(PidNamespaceOf(std::to_string(init)), directory_ + "/pids/" + id);
+  if (auto linked = PlaceLink(PidNamespaceOf(std::to_string(init)), directory_ + "/pids/" + id);
       !linked) {
     WV_WARN("container {}: no other can share its processes: {}", id, linked.error().message());
   }

@@ -67,6 +67,7 @@ void AddPorts(std::vector<std::string>& words, const char* option, bool udp,
 
 }  // namespace
 
+// With lo as the interface that it would take addresses from, those named here hold whatever interfaces and routes the host has.
 std::vector<std::string> PasstArguments(const UserNetwork& network, int socket) {
   std::vector<std::string> words = {network.passt,
                                     "--foreground",
@@ -75,6 +76,8 @@ std::vector<std::string> PasstArguments(const UserNetwork& network, int socket) 
                                     "--fd",
                                     fmt::format("{}", socket),
                                     "--ipv4-only",
+                                    "--interface",
+                                    "lo",
                                     "--address",
                                     std::string(kUserAddress),
                                     "--netmask",
@@ -85,7 +88,9 @@ std::vector<std::string> PasstArguments(const UserNetwork& network, int socket) 
                                     fmt::format("{}", kUserMtu),
                                     "--dns-forward",
                                     std::string(kUserNameServer)};
-  if (!network.host_loopback) {
+  if (network.host_loopback) {
+    words.insert(words.end(), {"--map-host-loopback", std::string(kUserGateway)});
+  } else {
     words.emplace_back("--no-map-gw");
   }
   AddPorts(words, "--tcp-ports", /*udp=*/false, network.published);

@@ -43,9 +43,9 @@ TEST_F(PasstTest, NothingLeadsInUnlessItIsPublished) {
               ElementsAreArray({"--no-map-gw", "--tcp-ports", "none", "--udp-ports", "none"}));
   network_.host_loopback = true;
   network_.published = {{"", 8080, 80, false}, {"127.0.0.1", 53, 5353, true}, {"", 1, 1, false}};
-  EXPECT_THAT(Last(PasstArguments(network_, 3), 7),
-              ElementsAreArray({"10.0.2.3", "--tcp-ports", "8080:80", "--tcp-ports", "1:1",
-                                "--udp-ports", "127.0.0.1/53:5353"}));
+  EXPECT_THAT(Last(PasstArguments(network_, 3), 8),
+              ElementsAreArray({"--map-host-loopback", "10.0.2.2", "--tcp-ports", "8080:80",
+                                "--tcp-ports", "1:1", "--udp-ports", "127.0.0.1/53:5353"}));
 }
 
 TEST_F(PasstTest, ItHasTheSocketAndEndsWithIt) {
