@@ -82,7 +82,9 @@ MachineEvent FromProto(const pb::Event& event) {
     case pb::Event::GUEST_SHUTDOWN:
       return {Kind::kGuestShutdown, "the guest powered off"};
     case pb::Event::BACKEND_LOST:
-      return {Kind::kBackendLost, "the file server is gone"};
+      return {Kind::kBackendLost, event.text().starts_with("the back-end of passt ")
+                                      ? "passt, its network, is gone"
+                                      : "the file server is gone"};
     case pb::Event::RESIZED:
       return {Kind::kResized, event.text()};
     case pb::Event::HOTPLUG_FAILED:
