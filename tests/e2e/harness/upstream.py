@@ -33,6 +33,8 @@ nobody:x:65534:65534:nobody:/home:/bin/false
 """
 GROUP = b"root:x:0:\ndaemon:x:1:\nbin:x:2:\nsys:x:3:\ntty:x:5:\nwheel:x:10:root\nwww-data:x:33:\nusers:x:100:\nnogroup:x:65534:\n"
 BRIDGE = "wvoracle0"
+# Empty directories of runc's first container in a namespace.
+RUNC_LEAVES = (pathlib.Path("/sys/fs/cgroup/k8s.io"), pathlib.Path("/run/containerd/runc/k8s.io"))
 # As containerd's script/test/utils.sh has it; the suite looks for this socket.
 NRI = """[plugins."io.containerd.nri.v1.nri"]
   disable = false
@@ -173,6 +175,9 @@ class CriDaemon:
         self.process.terminate()
         self.thread.join(30)
         call(["ip", "link", "delete", BRIDGE])
+        for directory in RUNC_LEAVES:
+            with contextlib.suppress(OSError):  # not there, or somebody's
+                directory.rmdir()
 
 
 @contextlib.contextmanager
