@@ -64,6 +64,7 @@ class Sizes:
 
 
 @pytest.mark.limit(5400)
+@pytest.mark.thorough
 def test_scenario_42_ten_containers_restarted_under_probes(cri, long):
     """Each is restarted over and over, while others ask for all that a kubelet asks for."""
     rounds = 20 if long else 2

@@ -52,7 +52,6 @@ def test_scenario_43_containers_come_and_go_in_a_pod_that_lives(cri, handler):
 
 
 @ours
-@pytest.mark.thorough  # test_crowd.py has more of it
 def test_scenario_42_ten_containers_each_restarted(cri, handler):
     with Pod(cri, handler) as pod:
         names = [f"c{i}" for i in range(10)]

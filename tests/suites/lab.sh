@@ -36,7 +36,10 @@ plan() {
     echo '1.7 1 test_quickstart.py test_ctr_run.py test_kill9.py -k quickstart+or+kernel_is_the_guests+or+exit_code+or+stdin_small+or+kill_9[vmm]'
     return
   fi
-  [ "$WYVERN_LONG" != 1 ] || echo kubernetes
+  [ "$WYVERN_LONG" != 1 ] || cat <<'LONG'
+kubernetes
+2.1 1 test_ctr_run.py test_kill9.py -k kernel_is_the_guests+or+exit_code[255]+or+stdin_small+or+kill_9[vmm]+or+survives
+LONG
   cat <<'PLAN'
 1.7 1 test_devices_blk.py test_devices_net.py test_devices_memory.py test_devices_ports.py test_pmem_images.py
 interop
@@ -54,7 +57,6 @@ interop
 1.7 1 test_pods.py
 1.7 1 test_kill9.py test_guide.py
 2.1 1 test_sandbox_api.py test_pods.py -k test_sandbox_api+or+43+and+not+runc+or+48+and+sandbox
-2.1 1 test_ctr_run.py test_kill9.py -k kernel_is_the_guests+or+exit_code[255]+or+stdin_small+or+kill_9[vmm]+or+survives
 1.7 1 test_upgrade.py test_install.py
 1.7 1 test_crowd.py test_random_kills.py
 1.7 1 test_user_network.py test_host_sockets.py
