@@ -32,6 +32,8 @@ StreamRelay::~StreamRelay() {
 
 void StreamRelay::Stop() {
   const std::shared_ptr<StreamRelay> self = std::move(self_);
+  // What it holds may hold this.
+  const std::function<void()> done = std::exchange(done_, nullptr);
   for (Side& side : sides_) {
     loop_.Remove(std::exchange(side.token, EventLoop::Token::kNone));
     side.fd.Reset();

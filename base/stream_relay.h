@@ -28,7 +28,7 @@ class StreamRelay : public std::enable_shared_from_this<StreamRelay> {
   StreamRelay(const StreamRelay&) = delete;
   StreamRelay& operator=(const StreamRelay&) = delete;
 
-  // Closes both. Idempotent.
+  // Closes both, and drops `done`. Idempotent.
   void Stop();
 
  private:

@@ -22,7 +22,11 @@ class StreamRelayTest : public testing::Test {
     other_ = std::move(other.first);
     loop_->Call([&] {
       relay_ = Must(StreamRelay::Start(loop_->loop(), std::move(one.second),
-                                       std::move(other.second), [this] { done_ = true; }));
+                                       std::move(other.second), [this, held = held_] {
+                                         done_ = true;
+                                         held->reset();
+                                       }));
+      *held_ = relay_.lock();
     });
   }
 
@@ -41,6 +45,9 @@ class StreamRelayTest : public testing::Test {
   UniqueFd one_, other_;
   std::weak_ptr<StreamRelay> relay_;
   bool done_ = false;  // the loop's thread
+  // Of `done`, as those have it that look for their relay when it ends.
+  std::shared_ptr<std::shared_ptr<StreamRelay>> held_ =
+      std::make_shared<std::shared_ptr<StreamRelay>>();
 };
 
 TEST_F(StreamRelayTest, EndOfOneWayLeavesTheOther) {
@@ -85,6 +92,7 @@ TEST_F(StreamRelayTest, SideThatIsGoneEndsBoth) {
 }
 
 TEST_F(StreamRelayTest, StopClosesBothWithoutAWord) {
+  held_.reset();
   loop_->Call([&] { relay_.lock()->Stop(); });
   EXPECT_EQ(Must(ReadToEnd(one_, 100)), "");
   EXPECT_EQ(Must(ReadToEnd(other_, 100)), "");
