@@ -143,7 +143,13 @@ def main() -> int:
         plane = stack.enter_context(ControlPlane(directory.resolve(), options.port))
         env = {**os.environ, "KUBECONFIG": str(plane.kubeconfig), "WYVERN_LAB_KUBECONFIG": str(plane.lab_kubeconfig),
                "WYVERN_KUBERNETES": str(plane.kubernetes), "KUBELET_PORT": str(KUBELET_PORT)}
-        return subprocess.run(options.command, env=env, check=False).returncode
+        with subprocess.Popen(options.command, env=env, start_new_session=True) as command:
+            try:
+                return command.wait()
+            finally:
+                # What it started, too, where this one is ended.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(command.pid, signal.SIGTERM)
 
 
 if __name__ == "__main__":

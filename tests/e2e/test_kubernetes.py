@@ -19,6 +19,7 @@ from harness.kubernetes import DEPLOY, KUBECONFIG, NODE, PROGRAMS, Node
 
 pytestmark = [pytest.mark.wyvern_only, pytest.mark.no_leak_check, pytest.mark.limit(900),
               pytest.mark.skipif(bool(kubernetes.why_not()), reason=kubernetes.why_not())]
+CONF_D = pathlib.Path("/etc/wyvern/conf.d")
 IMAGE = {"image": "docker.io/library/busybox:latest", "imagePullPolicy": "IfNotPresent"}
 
 
@@ -26,6 +27,9 @@ IMAGE = {"image": "docker.io/library/busybox:latest", "imagePullPolicy": "IfNotP
 def node(tmp_path_factory):
     directory = tmp_path_factory.mktemp("wvk")
     (directory / "containerd").mkdir()
+    # The machine has one processor.
+    config = CONF_D / "90-kubernetes.yaml"
+    config.write_text("sandbox: { max_vcpus: 2 }\n")
     with Node(directory) as it:
         it.kubectl("apply", "-f", DEPLOY / "base/runtimeclass.yaml")
         yield it
@@ -33,6 +37,7 @@ def node(tmp_path_factory):
         assert it.kubectl("get", "pods", "-o", "name") == ""
     left = subprocess.run(["pgrep", "-a", "wyvern|containerd-shim"], capture_output=True, text=True, check=False).stdout
     assert not left, left
+    config.unlink()
     shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -47,7 +52,7 @@ def sh(name: str, script: str, **fields) -> dict:
 
 
 def remove(node, name: str) -> None:
-    """Pods ask for a quarter of a CPU each beside what is theirs: the machine has room for few."""
+    """Pods ask for a quarter of a CPU each beside what is theirs: the machine, which has one, has room for few."""
     node.kubectl("delete", "pod", name, "--wait", "--timeout=60s")
 
 
@@ -104,11 +109,15 @@ def test_scenario_50_kubectl_forwards_a_port_and_copies(node, tmp_path):
 
 def test_rolling_update(node):
     before = set(web_pods(node))
+    node.kubectl("patch", "deployment", "web-wyvern", "-p", json.dumps({"spec": {"strategy": {"rollingUpdate": {
+        "maxSurge": 0, "maxUnavailable": 1}}}}))
     node.kubectl("set", "env", "deployment/web-wyvern", "VERSION=2")
     node.kubectl("rollout", "status", "deployment/web-wyvern", "--timeout=300s", timeout=330)
     after = set(web_pods(node))
     assert len(after) == 2 and not after & before
     assert node.kubectl("exec", after.pop(), "--", "sh", "-c", "echo $VERSION") == "2\n"
+    node.kubectl("scale", "deployment/web-wyvern", "--replicas=0")
+    assert wait_until(lambda: not web_pods(node), 60, 1)
 
 
 def test_job(node):
