@@ -30,7 +30,7 @@ def follow(kind: str, directory: pathlib.Path, **environment: str) -> str:
                                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
         try:
             done.wait(450)
-        finally:
+        except subprocess.TimeoutExpired:
             done.kill()
     assert done.wait() == 0, said.read_text(errors="replace")[-3000:]
     return said.read_text(errors="replace")
