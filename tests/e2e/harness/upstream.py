@@ -33,8 +33,9 @@ nobody:x:65534:65534:nobody:/home:/bin/false
 """
 GROUP = b"root:x:0:\ndaemon:x:1:\nbin:x:2:\nsys:x:3:\ntty:x:5:\nwheel:x:10:root\nwww-data:x:33:\nusers:x:100:\nnogroup:x:65534:\n"
 BRIDGE = "wvoracle0"
-# Empty directories of runc's first container in a namespace.
-RUNC_LEAVES = (pathlib.Path("/sys/fs/cgroup/k8s.io"), pathlib.Path("/run/containerd/runc/k8s.io"))
+# Empty directories of runc's first container in a namespace: of CRI, and of the client's tests.
+RUNC_LEAVES = [pathlib.Path(directory, namespace) for namespace in ("k8s.io", "testing")
+               for directory in ("/sys/fs/cgroup", "/run/containerd/runc")]
 # As containerd's script/test/utils.sh has it; the suite looks for this socket.
 NRI = """[plugins."io.containerd.nri.v1.nri"]
   disable = false
@@ -175,16 +176,23 @@ class CriDaemon:
         self.process.terminate()
         self.thread.join(30)
         call(["ip", "link", "delete", BRIDGE])
-        for directory in RUNC_LEAVES:
-            with contextlib.suppress(OSError):  # not there, or somebody's
-                directory.rmdir()
+        remove_what_runc_leaves()
+
+
+def remove_what_runc_leaves() -> None:
+    for directory in RUNC_LEAVES:
+        with contextlib.suppress(OSError):  # not there, or somebody's
+            directory.rmdir()
 
 
 @contextlib.contextmanager
 def client_suite(directory: pathlib.Path, handler: str):
     """integration/client: it starts the containerd that is first in PATH itself."""
+    temporary = directory / "tmp"
+    temporary.mkdir()
     with images().registry(PORT):
-        yield Run([CLIENT, "-test.root", "-no-criu"], {"TEST_RUNTIME": HANDLERS[handler]}, directory / "log")
+        yield Run([CLIENT, "-test.root", "-no-criu"], {"TEST_RUNTIME": HANDLERS[handler], "TMPDIR": str(temporary)}, directory / "log")
+    remove_what_runc_leaves()
 
 
 @contextlib.contextmanager
