@@ -91,7 +91,7 @@ function(wyvern_add_test name)
   target_link_libraries(${name} PRIVATE ${T_LIBS} GTest::gmock GTest::gtest_main)
   add_dependencies(${T_LABEL}_tests ${name})
   add_test(NAME ${name} COMMAND ${name})
-  set_tests_properties(${name} PROPERTIES LABELS ${T_LABEL} TIMEOUT 120)
+  set_tests_properties(${name} PROPERTIES LABELS ${T_LABEL} TIMEOUT 240)
 endfunction()
 
 # wyvern_add_binary(name SOURCES … DEPS components… LIBS …): a product: main.cc and libraries, static-pie when WYVERN_STATIC.
