@@ -169,6 +169,18 @@ Result<std::string> Leave(const std::vector<std::string>& args) {
   return fmt::format("{} {}", left.in_use ? 1 : 0, left.lost);
 }
 
+// sys, serial, target, "1": grow
+Result<std::string> Usage(const std::vector<std::string>& args) {
+  if (args[4] == "1") {
+    const auto disk = FindDisk(args[1], args[2]);
+    if (!disk.has_value()) {
+      return Fail(Code::kNotFound, "the disk is gone");
+    }
+    WV_TRY_VOID(GrowFilesystem(args[3], disk->bytes));
+  }
+  return UsageOf(args[3]);
+}
+
 }  // namespace
 
 bool IsSerial(std::string_view text) {
@@ -267,6 +279,9 @@ std::optional<int> RunDiskCall(const std::vector<std::string>& args) {
   }
   if (args.size() == 5 && args[0] == "--leave-disk") {
     return Answer(Leave(args));
+  }
+  if (args.size() == 5 && args[0] == "--disk-usage") {
+    return Answer(Usage(args));
   }
   return std::nullopt;
 }

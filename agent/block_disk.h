@@ -60,7 +60,13 @@ struct DiskLeft {
 DiskLeft LeaveDisk(const std::string& node, uint32_t major, uint32_t minor,
                    const std::string& target);
 
-// "--add-disk" and "--leave-disk" of the agent's command line; the answer goes to descriptor 3 (Crun::AskSelf). Nothing: another call.
+// Of the file system mounted at `target`, six numbers, in the order of DiskUsageResponse.
+Result<std::string> UsageOf(const std::string& target);
+// The file system mounted at `target` takes all of its disk; one that does already stays as it is. UNIMPLEMENTED: not ext4 (as which ext2 and ext3
+// are mounted, too) or xfs. FAILED_PRECONDITION: read-only.
+Result<> GrowFilesystem(const std::string& target, uint64_t disk_bytes);
+
+// "--add-disk", "--leave-disk" and "--disk-usage" of the agent's command line; the answer goes to descriptor 3 (Crun::AskSelf). Nothing: another call.
 std::optional<int> RunDiskCall(const std::vector<std::string>& args);
 
 }  // namespace wyvern::agent

@@ -10,6 +10,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <thread>
@@ -236,6 +237,15 @@ TEST_F(MountedDiskTest, DiskThatIsGoneIsLeftAtOnce) {
   const DiskLeft left = LeaveDisk("absent", 1, 1, "");
   EXPECT_FALSE(left.in_use);
   EXPECT_EQ(left.lost, "");
+}
+
+TEST(DiskUsageTest, UsageIsSixNumbersAndGrowthOfAnotherFileSystemIsRefused) {
+  const auto usage = UsageOf("/proc");
+  ASSERT_TRUE(usage.has_value());
+  EXPECT_EQ(std::count(usage->begin(), usage->end(), ' '), 5) << *usage;
+  EXPECT_FALSE(UsageOf("/absent").has_value());
+  EXPECT_EQ(GrowFilesystem("/proc", 1 << 20).error().code(), Code::kUnimplemented);
+  EXPECT_EQ(GrowFilesystem("/absent", 1 << 20).error().code(), Code::kNotFound);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <sys/stat.h>
 
+#include <array>
 #include <cerrno>
 #include <sstream>
 #include <utility>
@@ -120,6 +121,39 @@ void BlockStorage::Remove(const std::string& serial, RemoveDone done) {
   if (it->second.state == State::kReady) {
     Leave(serial);
   }
+}
+
+void BlockStorage::Usage(const v1::DiskUsageRequest& request, UsageDone done) {
+  const auto it = disks_.find(request.serial());
+  if (it == disks_.end() || it->second.state != State::kReady) {
+    done(Fail(Code::kNotFound, "no such disk"));
+    return;
+  }
+  if (it->second.target.empty()) {
+    done(Fail(Code::kFailedPrecondition, "the disk is not mounted"));
+    return;
+  }
+  crun_.AskSelf({"--disk-usage", options_.sys, request.serial(), it->second.target,
+                 request.grow() ? "1" : "0"},
+                [done = std::move(done)](Result<std::string> answer) {
+                  if (!answer) {
+                    done(tl::unexpected(std::move(answer).error()));
+                    return;
+                  }
+                  v1::DiskUsageResponse response;
+                  std::istringstream words(*answer);
+                  std::array<uint64_t, 6> numbers = {};
+                  for (uint64_t& number : numbers) {
+                    words >> number;
+                  }
+                  response.set_bytes(numbers[0]);
+                  response.set_bytes_available(numbers[1]);
+                  response.set_bytes_used(numbers[2]);
+                  response.set_inodes(numbers[3]);
+                  response.set_inodes_available(numbers[4]);
+                  response.set_inodes_used(numbers[5]);
+                  done(std::move(response));
+                });
 }
 
 void BlockStorage::Leave(const std::string& serial) {

@@ -1,4 +1,4 @@
-// agent/block_storage.h — the disks that containers have: what AddDisk and RemoveDisk of agent.proto do.
+// agent/block_storage.h — the disks that containers have: what AddDisk, RemoveDisk and DiskUsage of agent.proto do.
 // Life:    Add → (in use by a container) → Remove. A Remove that comes while the disk is being added waits for that.
 // Errors:  those of agent.proto.
 // Threads: the loop's thread; callbacks come once each, also from within the call. Nothing here blocks: block_disk.h runs in a program of its own.
@@ -24,17 +24,20 @@ struct BlockStorageOptions {
 class BlockStorage {
  public:
   using AddDone = std::function<void(Result<v1::AddDiskResponse>)>;
+  using UsageDone = std::function<void(Result<v1::DiskUsageResponse>)>;
   using RemoveDone = std::function<void(Result<v1::RemoveDiskResponse>)>;
 
   // `crun` outlives it, and it outlives what it has begun.
   BlockStorage(Crun& crun, BlockStorageOptions options)
       : crun_(crun), options_(std::move(options)) {}
 
+  ~BlockStorage() = default;
   BlockStorage(const BlockStorage&) = delete;
   BlockStorage& operator=(const BlockStorage&) = delete;
 
   void Add(const v1::AddDiskRequest& request, AddDone done);
   void Remove(const std::string& serial, RemoveDone done);
+  void Usage(const v1::DiskUsageRequest& request, UsageDone done);
   // Mount points, for syncfs.
   std::vector<std::string> Mounted() const;
 

@@ -21,6 +21,11 @@ namespace {
 constexpr std::chrono::milliseconds kFreezePoll(5);
 constexpr int kFreezePolls = 2000;
 
+// Between the end of `crun start` and that of crun's code in the process there are a few system calls and the hooks startContainer.
+constexpr std::chrono::milliseconds kFirstLook(1);
+constexpr std::chrono::milliseconds kSlowestLook(16);
+constexpr std::chrono::seconds kExecLimit(10);
+
 // What a shell says of a program that could not be run.
 uint32_t StatusOfFailedExec(const std::string& text) {
   if (text.find("not found") != std::string::npos ||
@@ -45,6 +50,15 @@ std::string WithConsoleSize(const std::string& process_json, const v1::Stdio& st
          fmt::format("\"consoleSize\":{{\"height\":{},\"width\":{}}},", stdio.rows(),
                      stdio.columns()) +
          process_json.substr(brace + 1);
+}
+
+// What its program is: crun's own file until it runs the container's. The same after its end, or when it cannot be told.
+ProgramId ProgramOf(pid_t pid) {
+  struct stat status {};
+
+  return stat(fmt::format("/proc/{}/exe", pid).c_str(), &status) == 0
+             ? ProgramId{status.st_dev, status.st_ino}
+             : ProgramId{};
 }
 
 // By the last of its numbers: that in its own namespace.
@@ -125,6 +139,7 @@ void Container::Create(const v1::CreateContainerRequest& request, PidDone done) 
 
 Result<pid_t> Container::Created(const Spawned& spawned) {
   init_->pid = spawned.pid;
+  crun_program_ = ProgramOf(spawned.pid);
   own_pid_namespace_ = IsFirstOfPidNamespace(spawned.pid);
   WV_TRY(cgroup_, Cgroup::OfProcess(spawned.pid));
   WV_TRY_VOID(init_->io->ChildStarted());
@@ -196,8 +211,23 @@ void Container::StartProcess(const std::string& exec_id, PidDone done) {
         if (process->state == State::kStarting) {
           process->state = State::kRunning;
         }
-        done(process->pid);
+        self->AwaitProgram(kFirstLook, std::chrono::steady_clock::now() + kExecLimit, done);
       });
+}
+
+// crun answers when it has told the process to go on. Who sends a signal as soon as he knows that the container was started means its
+// program, not what crun still has to do, where every signal has its default.
+void Container::AwaitProgram(std::chrono::milliseconds next,
+                             std::chrono::steady_clock::time_point deadline, PidDone done) {
+  if (init_->state == State::kExited || ProgramOf(init_->pid) != crun_program_ ||
+      std::chrono::steady_clock::now() > deadline) {
+    done(init_->pid);
+    return;
+  }
+  environment_.loop.After(next,
+                          [self = shared_from_this(), next, deadline, done = std::move(done)] {
+                            self->AwaitProgram(std::min(2 * next, kSlowestLook), deadline, done);
+                          });
 }
 
 void Container::StartExec(const std::string& exec_id, const std::shared_ptr<Process>& process,

@@ -6,10 +6,12 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "agent/cgroup.h"
@@ -22,6 +24,9 @@
 #include "ttrpc/call.h"
 
 namespace wyvern::agent {
+
+// Device and inode of what a process runs.
+using ProgramId = std::pair<dev_t, ino_t>;
 
 class Container final : public ProcessTable, public std::enable_shared_from_this<Container> {
  public:
@@ -55,6 +60,8 @@ class Container final : public ProcessTable, public std::enable_shared_from_this
   Result<pid_t> Created(const Spawned& spawned);
   void StartExec(const std::string& exec_id, const std::shared_ptr<Process>& process, PidDone done);
   Result<pid_t> ExecStarted(const std::shared_ptr<Process>& process, const Spawned& spawned);
+  void AwaitProgram(std::chrono::milliseconds next, std::chrono::steady_clock::time_point deadline,
+                    PidDone done);
   void OnInitExit(ExitStatus status);
   void RemoveFiles();
   void PollFrozen(bool freeze, int polls_left, Done done);
@@ -64,6 +71,7 @@ class Container final : public ProcessTable, public std::enable_shared_from_this
   const std::string bundle_;
   std::shared_ptr<Process> init_;
   Cgroup cgroup_;
+  ProgramId crun_program_{};        // init's, before it is started
   bool own_pid_namespace_ = false;  // its init is the first of it
   uint64_t file_counter_ = 0;
   std::vector<ExitDone> deletions_;  // not empty: being deleted

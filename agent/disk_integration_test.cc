@@ -94,6 +94,18 @@ TEST_F(DiskTest, WhatTheKernelRefusesIsTypedAndLeavesNothing) {
   EXPECT_TRUE(Add(Disk("c0-root")).has_value());
 }
 
+TEST_F(DiskTest, UsageIsOfDisksThatAreMounted) {
+  v1::DiskUsageRequest request;
+  request.set_serial("../../etc");
+  EXPECT_EQ(CodeOf(agent->Call<v1::DiskUsageResponse>("DiskUsage", request)), Code::kNotFound);
+  AddToSysfs("vdx", "c0-d0");
+  ASSERT_TRUE(Add(Disk("c0-d0")).has_value());
+  request.set_serial("c0-d0");
+  request.set_grow(true);
+  EXPECT_EQ(CodeOf(agent->Call<v1::DiskUsageResponse>("DiskUsage", request)),
+            Code::kFailedPrecondition);
+}
+
 TEST_F(DiskTest, RemovalWaitsForWhatIsBeingAdded) {
   auto request = Disk("c0-root");
   request.set_deadline_ms(20'000);

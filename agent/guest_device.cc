@@ -10,12 +10,13 @@
 #include <system_error>
 #include <utility>
 
+#include "agent/block_disk.h"
+
 namespace wyvern::agent {
 namespace {
 
 using Identity = v1::DeviceIdentity;
 
-constexpr size_t kMaxSerial = 20;
 constexpr size_t kMaxTag = 36;
 constexpr size_t kMaxPort = 120;
 constexpr size_t kMac = 6;

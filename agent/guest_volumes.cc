@@ -21,7 +21,7 @@
 namespace wyvern::agent {
 namespace {
 
-constexpr std::chrono::seconds kDeadline(10);
+constexpr std::chrono::seconds kVolumeDeadline(10);
 constexpr size_t kMaxVolumes = 256;
 // Two versions of 1024 files, of a page at least each, and links to them.
 constexpr char kFilesOptions[] = "mode=0700,size=16m,nr_inodes=8k";
@@ -198,19 +198,24 @@ Result<> VolumeTable::Add(const WantedVolume& wanted) {
   }
   names_.insert(wanted.name);
   if (std::holds_alternative<WantedFiles>(wanted.what)) {
-    of_files_.insert(wanted.name);
+    of_files_.emplace(wanted.name, false);
   }
   return {};
 }
 
 Result<> VolumeTable::Replace(const VolumeContent& content) {
-  if (!of_files_.contains(content.name)) {
+  const auto volume = of_files_.find(content.name);
+  if (volume == of_files_.end()) {
     return Fail(Code::kNotFound, "no volume of files '" + content.name + "'");
+  }
+  if (volume->second) {
+    WV_TRY_VOID(policy_.Check(Policy::What::kFiles));
   }
   auto replaced = ReplaceVolumeFiles(options_.directory + "/" + content.name, content);
   if (!replaced && replaced.error().sys_errno() == ENOSPC) {
     return tl::unexpected(std::move(replaced).error().WithCode(Code::kResourceExhausted));
   }
+  volume->second = volume->second || replaced.has_value();
   return replaced;
 }
 
@@ -239,7 +244,7 @@ void GuestVolumes::Register(ttrpc::Server& server, const char* service) {
                 std::make_shared<VolumeJob>(
                     [this, call, parsed = std::move(parsed)] { return call(table_, parsed); },
                     responder),
-                std::chrono::steady_clock::now() + kDeadline);
+                std::chrono::steady_clock::now() + kVolumeDeadline);
           });
           if (!submitted) {
             responder.Fail(std::move(submitted).error());

@@ -6,10 +6,12 @@
 // Trust:   what containers do in volumes: see volume_files.h. A part of a volume is looked up in it by openat2(RESOLVE_BENEATH).
 #pragma once
 
+#include <map>
 #include <set>
 #include <string>
 
 #include "agent/lane.h"
+#include "agent/policy.h"
 #include "agent/volume_request.h"
 #include "proto/agent.pb.h"
 #include "ttrpc/server.h"
@@ -23,7 +25,12 @@ struct VolumeOptions {
 
 class VolumeTable {
  public:
-  explicit VolumeTable(VolumeOptions options) : options_(std::move(options)) {}
+  VolumeTable(VolumeOptions options, const Policy& policy)
+      : options_(std::move(options)), policy_(policy) {}
+
+  ~VolumeTable() = default;
+  VolumeTable(const VolumeTable&) = delete;
+  VolumeTable& operator=(const VolumeTable&) = delete;
 
   Result<> Add(const WantedVolume& wanted);
   Result<> Replace(const VolumeContent& content);
@@ -35,15 +42,18 @@ class VolumeTable {
   Result<> CheckHugePages(const WantedHugePages& wanted) const;
 
   const VolumeOptions options_;
+  const Policy& policy_;
   std::set<std::string> names_;
-  std::set<std::string> of_files_;  // those of names_ that have files
+  std::map<std::string, bool> of_files_;  // those of names_ that are for files: they have some
 };
 
 class GuestVolumes {
  public:
-  GuestVolumes(EventLoop& loop, VolumeOptions options)
-      : table_(std::move(options)), lane_(loop, "volumes") {}
+  // `policy` outlives it.
+  GuestVolumes(EventLoop& loop, VolumeOptions options, const Policy& policy)
+      : table_(std::move(options), policy), lane_(loop, "volumes") {}
 
+  ~GuestVolumes() = default;
   GuestVolumes(const GuestVolumes&) = delete;
   GuestVolumes& operator=(const GuestVolumes&) = delete;
 

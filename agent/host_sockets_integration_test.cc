@@ -25,7 +25,7 @@ class HostSocketsTest : public testing::Test {
     auto events = agent_->client().OpenStream<v1::Empty, v1::Event>(AgentProcess::kService,
                                                                     "WatchEvents", {});
     ASSERT_TRUE(events.has_value());
-    events_.emplace(std::move(*events));
+    events_ = std::make_unique<ttrpc::ClientStream<v1::Event>>(std::move(*events));
   }
 
   Code Add(const std::string& name, uint32_t mode = 0640) {
@@ -48,8 +48,8 @@ class HostSocketsTest : public testing::Test {
   }
 
   std::string NextEvent() {
-    const auto event = events_->Read();
-    return event.has_value() && event->has_value() ? (*event)->socket() : "(none)";
+    const std::optional<v1::Event> event = Must(events_->Read());
+    return event ? event->socket() : "(none)";
   }
 
   static UniqueFd Connect() {
@@ -57,7 +57,7 @@ class HostSocketsTest : public testing::Test {
   }
 
   std::unique_ptr<AgentProcess> agent_;
-  std::optional<ttrpc::ClientStream<v1::Event>> events_;
+  std::unique_ptr<ttrpc::ClientStream<v1::Event>> events_;
   int tokens_ = 0;
 };
 

@@ -53,6 +53,32 @@ TEST_F(LifecycleTest, HelloTellsVersionsAndRefusesOtherProtocols) {
   EXPECT_EQ(hello->timeline(0).name(), "agent-start");
 }
 
+// A process that crun still prepares has the default for every signal, and no second pid namespace protects it here.
+TEST_F(LifecycleTest, StartIsAnsweredWhenTheContainersProgramRuns) {
+  for (int i = 0; i < 20; ++i) {
+    ContainerConfig config;
+    config.own_pid_namespace = false;
+    const auto created = agent->Create("s", config, {});
+    ASSERT_TRUE(created.has_value()) << created.error().message();
+    const std::string exe = "/proc/" + std::to_string(*created) + "/exe";
+    EXPECT_NE(fs::read_symlink(exe).filename(), "busybox");
+    ASSERT_TRUE(agent->Start("s").has_value());
+    EXPECT_EQ(fs::read_symlink(exe).filename(), "busybox") << i;
+    KillAndDelete("s");
+  }
+}
+
+TEST_F(LifecycleTest, ProgramThatCannotRunOrIsOverAtOnceIsStartedAllTheSame) {
+  EXPECT_EQ(agent->Run("t", {"true"}), 0);
+  ContainerConfig config;
+  config.args = {"/bin/busybox", "false"};
+  ASSERT_TRUE(agent->Create("f", config, {}).has_value());
+  ASSERT_TRUE(agent->Signal("f", "", SIGKILL).has_value());  // before it is started
+  EXPECT_EQ(agent->Wait("f"), 137);
+  EXPECT_FALSE(agent->Start("f").has_value());
+  EXPECT_TRUE(agent->Delete("f").has_value());
+}
+
 TEST_F(LifecycleTest, ExitStatuses) {
   EXPECT_EQ(agent->Run("c0", {"true"}), 0);
   EXPECT_EQ(agent->Run("c7", {"sh", "-c", "exit 7"}), 7);

@@ -46,7 +46,8 @@ constexpr std::chrono::milliseconds kReapDelay(50);
 
 constexpr char kUsage[] =
     "usage: wyvern-agent                              pid 1 of a Wyvern guest\n"
-    "       wyvern-agent --test-unix DIR [--crun FILE]  serve on DIR/{api,stdio,upcall}.sock;\n"
+    "       wyvern-agent --test-unix DIR [--crun FILE] [--allow NAME,…]\n"
+    "                                                  serve on DIR/{api,stdio,upcall}.sock;\n"
     "                                                  DIR/machine is the root of /sys for the "
     "upcall\n"
     "       wyvern-agent --version\n";
@@ -158,14 +159,29 @@ Result<> RunAsInit() {
   WV_TRY_VOID(SetUpMachine());
   WV_TRY_VOID_CONTEXT(GuardPorts(), "keeping containers from the virtio-console ports");
   WV_TRY_VOID(MakeRuntimeDirs(options.root_dir));
+  WV_TRY(const std::string cmdline, ReadFile("/proc/cmdline"));
+  const auto words = ParseKernelCommandLine(cmdline);
+  if (const auto allow = words.find("wyvern.allow"); allow != words.end()) {
+    options.allow = allow->second;
+  }
   CrunOptions crun;
   crun.state_dir = options.root_dir + "/crun";
   crun.scratch_dir = options.root_dir + "/scratch";
   return Serve(std::move(listeners), std::move(crun), std::move(options));
 }
 
-Result<> RunTest(const std::string& dir, const std::string& crun_binary) {
+// `args`: --test-unix DIR, and pairs of an option and its value.
+Result<> RunTest(const std::vector<std::string>& args) {
+  const std::string& dir = args[1];
+  CrunOptions crun;
   ServiceOptions options;
+  for (size_t i = 2; i + 1 < args.size(); i += 2) {
+    if (args[i] == "--crun") {
+      crun.binary = args[i + 1];
+    } else if (args[i] == "--allow") {
+      options.allow = args[i + 1];
+    }
+  }
   options.root_dir = dir;
   options.disks.sys = dir + "/sys";
   options.owns_machine = false;
@@ -176,8 +192,6 @@ Result<> RunTest(const std::string& dir, const std::string& crun_binary) {
   WV_TRY(listeners.api, ListenUnix(dir + "/api.sock", 0600));
   WV_TRY(listeners.upcall, ListenUnix(dir + "/upcall.sock", 0600));
   listeners.filter = ttrpc::PeerIsRootOrSelf;
-  CrunOptions crun;
-  crun.binary = crun_binary;
   crun.state_dir = dir + "/crun";
   crun.scratch_dir = dir + "/scratch";
   return Serve(std::move(listeners), std::move(crun), std::move(options));
@@ -228,8 +242,8 @@ int Main(const std::vector<std::string>& args) {
   if (args.size() == 1 && args[0] == "--drop-caches") {
     return Report(WriteFile("/proc/sys/vm/drop_caches", "3"));
   }
-  if (args.size() == 2 && args[0] == kPodInitArgument) {
-    return RunPodInit(args[1]);
+  if ((args.size() == 2 || args.size() == 4) && args[0] == kPodInitArgument) {
+    return RunPodInit(args[1], args.size() == 4 ? args[2] : "", args.size() == 4 ? args[3] : "");
   }
   if (const auto exit_code = RunDiskCall(args); exit_code.has_value()) {
     return *exit_code;
@@ -238,8 +252,7 @@ int Main(const std::vector<std::string>& args) {
     return RunGuestProgram({args.begin() + 1, args.end()});
   }
   if (args.size() >= 2 && args[0] == "--test-unix") {
-    const bool named = args.size() == 4 && args[2] == "--crun";
-    return Report(RunTest(args[1], named ? args[3] : CrunOptions().binary));
+    return Report(RunTest(args));
   }
   (void)std::fputs(kUsage, stderr);
   return 2;

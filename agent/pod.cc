@@ -21,8 +21,16 @@ Result<> MakeDirectory(const std::string& path, mode_t mode) {
   return mkdir(path.c_str(), mode) == 0 || errno == EEXIST ? Result<>() : SysError("mkdir " + path);
 }
 
-std::string PidNamespaceOf(const std::string& pid) {
-  return "/proc/" + pid + "/ns/pid";
+std::string NamespaceOf(pid_t pid, const std::string& type) {
+  return "/proc/" + std::to_string(pid) + "/ns/" + type;
+}
+
+std::vector<IdRange> ToRanges(const google::protobuf::RepeatedPtrField<v1::IdRange>& ranges) {
+  std::vector<IdRange> out;
+  for (const v1::IdRange& range : ranges) {
+    out.push_back({range.first(), range.outside(), range.size()});
+  }
+  return out;
 }
 
 // A link that is there already is of a process that has ended.
@@ -38,6 +46,10 @@ Pod::Pod(Crun& crun, Reaper& reaper, std::string directory)
 
 Result<> Pod::Create(const v1::Pod& request) {
   const std::string shm = directory_ + "/shm";
+  IdMap ids{ToRanges(request.users()), ToRanges(request.groups())};
+  if (!ids.empty()) {
+    WV_TRY_VOID_CONTEXT(CheckIdMap(ids), "the pod's user namespace");
+  }
   WV_TRY_VOID(MakeDirectory(directory_, 0755));
   WV_TRY_VOID(MakeDirectory(directory_ + "/pids", 0700));
   WV_TRY_VOID(MakeDirectory(shm, 0755));
@@ -48,6 +60,7 @@ Result<> Pod::Create(const v1::Pod& request) {
   if (mount("shm", shm.c_str(), "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options.c_str()) != 0) {
     return SysError("mount the pod's /dev/shm");
   }
+  ids_ = std::move(ids);
   created_ = true;
   return {};
 }
@@ -65,14 +78,18 @@ void Pod::SharePids(Done done) {
   if (waiting_.size() > 1) {
     return;
   }
-  crun_.AskSelf({kPodInitArgument, directory_}, [this, expectation = reaper_.Expect()](
-                                                    Result<std::string> answer) {
-    const auto started =
-        answer ? Started(*answer) : Result<>(tl::unexpected(std::move(answer).error()));
-    for (const Done& waiting : std::exchange(waiting_, {})) {
-      waiting(started ? Result<>() : Fail(started.error().code(), started.error().message()));
-    }
-  });
+  std::vector<std::string> self = {kPodInitArgument, directory_};
+  if (!ids_.empty()) {
+    self.insert(self.end(), {FormatIdRanges(ids_.users), FormatIdRanges(ids_.groups)});
+  }
+  crun_.AskSelf(
+      std::move(self), [this, expectation = reaper_.Expect()](Result<std::string> answer) {
+        const auto started =
+            answer ? Started(*answer) : Result<>(tl::unexpected(std::move(answer).error()));
+        for (const Done& waiting : std::exchange(waiting_, {})) {
+          waiting(started ? Result<>() : Fail(started.error().code(), started.error().message()));
+        }
+      });
 }
 
 Result<> Pod::Started(const std::string& pid) {
@@ -86,17 +103,23 @@ Result<> Pod::Started(const std::string& pid) {
     WV_WARN("the pod's first process has ended with status {}: who shares processes has, too",
             status.AsShell());
     init_ = 0;
-    (void)unlink((directory_ + "/pid").c_str());
+    for (const char* type : {"pid", "user", "ipc"}) {
+      (void)unlink((directory_ + "/" + type).c_str());
+    }
   });
-  return PlaceLink(PidNamespaceOf(std::to_string(init_)), directory_ + "/pid");
+  if (!ids_.empty()) {
+    for (const char* type : {"user", "ipc"}) {
+      WV_TRY_VOID(PlaceLink(NamespaceOf(init_, type), directory_ + "/" + type));
+    }
+  }
+  return PlaceLink(NamespaceOf(init_, "pid"), directory_ + "/pid");
 }
 
 void Pod::Add(const std::string& id, pid_t init) {
   if (!created_) {
     return;
   }
-  if (auto linked = PlaceLink(PidNamespaceOf(std::to_string(init)), directory_ + "/pids/" + id);
-      !linked) {
+  if (auto linked = PlaceLink(NamespaceOf(init, "pid"), directory_ + "/pids/" + id); !linked) {
     WV_WARN("container {}: no other can share its processes: {}", id, linked.error().message());
   }
 }

@@ -1,10 +1,10 @@
 // agent/pod.h — what the containers of a pod share, beside the guest's own network, host name and System V IPC: /dev/shm, and, where they ask
 //               for it, processes. Nothing of the pod's pause image runs: a process of ours holds the shared pid namespace.
 // Shape:   below `directory`: shm, a tmpfs; pid, the shared pid namespace; pids/<container>, that of a container whose init lives. The latter two
-//          are links into /proc; configurations of containers name them in linux.namespaces and as sources of bind mounts.
+//          are links into /proc, as are user and ipc of a pod with mapped ids, which come with pid; configurations of containers name them in linux.namespaces and as sources of bind mounts.
 // Life:    Create once, before there are containers; the shared pid namespace from the first SharePids on. It lives with its first process, which
 //          reaps what containers leave behind, and which no container can kill, trace, or reach the guest's files through.
-// Errors:  FAILED_PRECONDITION without Create.
+// Errors:  FAILED_PRECONDITION without Create; INVALID_ARGUMENT for ids that cannot be mapped.
 // Threads: the loop's thread. Outlives the callbacks of `crun` and `reaper`.
 #pragma once
 
@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/user_namespace.h"
 #include "proto/agent.pb.h"
 
 namespace wyvern::agent {
@@ -47,6 +48,7 @@ class Pod {
   Reaper& reaper_;
   const std::string directory_;
   bool created_ = false;
+  IdMap ids_;  // empty: the guest's own users
   pid_t init_ = 0;
   std::vector<Done> waiting_;  // not empty: it is being started
 };

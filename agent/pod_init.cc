@@ -9,11 +9,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 
 #include "agent/crun.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/user_namespace.h"
 
 namespace wyvern::agent {
 namespace {
@@ -68,10 +70,34 @@ Result<> DropPrivileges() {
   }
 }
 
-Result<pid_t> StartFirstProcess(const std::string& directory) {
+// What this process makes from now on belongs to it.
+Result<> EnterUserNamespace(const std::string& users, const std::string& groups) {
+  IdMap ids;
+  WV_TRY(ids.users, ParseIdRanges(users));
+  WV_TRY(ids.groups, ParseIdRanges(groups));
+  WV_TRY(const UniqueFd made, MakeUserNamespace(ids));
+  if (setns(made.get(), CLONE_NEWUSER) != 0) {
+    return SysError("entering a user namespace");
+  }
+  // Its root, if it has one: otherwise who it was, whom it cannot name.
+  const auto has_root = [](const std::vector<IdRange>& ranges) {
+    return std::ranges::any_of(ranges, [](const IdRange& range) { return range.first == 0; });
+  };
+  if ((has_root(ids.groups) && setresgid(0, 0, 0) != 0) ||
+      (has_root(ids.users) && setresuid(0, 0, 0) != 0)) {
+    return SysError("becoming root of a user namespace");
+  }
+  return unshare(CLONE_NEWIPC) == 0 ? Result<>() : SysError("making an ipc namespace");
+}
+
+Result<pid_t> StartFirstProcess(const std::string& directory, const std::string& users,
+                                const std::string& groups) {
   WV_TRY(PipePair pipe, MakePipe());
   // With it would end what shares its processes. Refused without CAP_SYS_RESOURCE: not in a guest.
   (void)WriteFile("/proc/self/oom_score_adj", "-1000");
+  if (!users.empty()) {
+    WV_TRY_VOID(EnterUserNamespace(users, groups));
+  }
   if (unshare(CLONE_NEWPID | CLONE_NEWNS) != 0) {
     return SysError("making a pid namespace");
   }
@@ -93,8 +119,8 @@ Result<pid_t> StartFirstProcess(const std::string& directory) {
 
 }  // namespace
 
-int RunPodInit(const std::string& directory) {
-  const auto pid = StartFirstProcess(directory);
+int RunPodInit(const std::string& directory, const std::string& users, const std::string& groups) {
+  const auto pid = StartFirstProcess(directory, users, groups);
   (void)WriteAll(FdRef(kAnswerFd), pid ? std::to_string(*pid)
                                        : fmt::format("{} {}", static_cast<int>(pid.error().code()),
                                                      pid.error().message()));

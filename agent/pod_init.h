@@ -8,10 +8,11 @@
 
 namespace wyvern::agent {
 
-// argv[1] of the copy; argv[2]: an empty directory's path, or any other that may be covered by a mount.
+// argv[1] of the copy; argv[2]: an empty directory's path, or any other that may be covered by a mount; argv[3] and [4], if there: users and
+// groups of a user namespace (FormatIdRanges), in which it makes the other, and one of System V IPC, and whose root it is.
 inline constexpr char kPodInitArgument[] = "--pod-init";
 
 // The copy. Answers to kAnswerFd as AskSelf wants it: the number of the process that it leaves behind. Returns the exit status.
-int RunPodInit(const std::string& directory);
+int RunPodInit(const std::string& directory, const std::string& users, const std::string& groups);
 
 }  // namespace wyvern::agent

@@ -107,6 +107,50 @@ TEST_F(PodTest, ContainersSeeEachOtherAndTheFirstProcessReaps) {
   ASSERT_EQ(Sleeper("pod-a", Pod("pid")), "");
 }
 
+TEST_F(PodTest, IdsThatCannotBeMappedAreRefused) {
+  v1::CreateSandboxRequest request;
+  auto& users = *request.mutable_pod()->add_users();
+  users.set_outside(100000);
+  users.set_size(65536);
+  EXPECT_EQ(CodeOf(agent_->Call<v1::Empty>("CreateSandbox", request)), Code::kInvalidArgument);
+  *request.mutable_pod()->add_groups() = users;
+  *request.mutable_pod()->add_groups() = users;
+  EXPECT_EQ(CodeOf(agent_->Call<v1::Empty>("CreateSandbox", request)), Code::kInvalidArgument);
+}
+
+// One user namespace for all of them, as in a pod of Kubernetes with hostUsers: false: its processes and its System V IPC belong to it.
+TEST_F(PodTest, UsersAreThePods) {
+  v1::CreateSandboxRequest request;
+  auto& users = *request.mutable_pod()->add_users();
+  users.set_outside(100000);
+  users.set_size(65536);
+  *request.mutable_pod()->add_groups() = users;
+  ASSERT_TRUE(agent_->Call<v1::Empty>("CreateSandbox", request).has_value());
+  const auto shared = SharePids();
+  ASSERT_TRUE(shared.has_value()) << shared.error().message();
+  ContainerConfig config;
+  config.user_namespace_path = Pod("user");
+  config.ipc_namespace_path = Pod("ipc");
+  config.pid_namespace_path = Pod("pid");
+  for (const std::string id : {"pod-a", "pod-b"}) {
+    ids_.insert(id);
+    config.args = {"sleep", id == "pod-a" ? "1000" : "1002"};
+    const auto made = agent_->Create(id, config, agent_->MakeStdio(""));
+    ASSERT_TRUE(made.has_value()) << made.error().message();
+    ASSERT_TRUE(agent_->Start(id).has_value());
+  }
+  EXPECT_THAT(Says("pod-a", {"cat", "/proc/self/uid_map", "/proc/1/comm"}),
+              testing::ContainsRegex("^ +0 +100000 +65536\npause\n$"));
+  const std::string links = "for n in user ipc; do busybox readlink /proc/self/ns/$n; done";
+  EXPECT_EQ(Says("pod-a", {"sh", "-c", links}), Says("pod-b", {"sh", "-c", links}));
+  EXPECT_THAT(Says("pod-a", {"cat", "/proc/1/status"}), HasSubstr("CapEff:\t0000000000000000"));
+  // Root of the one may end what is the other's; only that, for what runs in a container ends with its first process.
+  Says("pod-a", {"sh", "-c",
+                 "for p in /proc/[0-9]*; do busybox grep -q sleep $p/comm && busybox grep -q 1002 "
+                 "$p/cmdline && kill -KILL ${p#/proc/}; done; true"});
+  EXPECT_EQ(agent_->Wait("pod-b"), 137);
+}
+
 TEST_F(PodTest, FirstProcessCannotBeKilledFromWithinNorGivesFilesAway) {
   ASSERT_TRUE(MakePod(0).has_value());
   ASSERT_TRUE(SharePids().has_value());

@@ -1,11 +1,13 @@
 #include "agent/service.h"
 
+#include <signal.h>
 #include <sys/stat.h>
 
 #include <cerrno>
 #include <utility>
 
 #include "agent/block_disk.h"
+#include "agent/guest_hooks.h"
 #include "agent/guest_usage.h"
 #include "agent/kernel_files.h"
 #include "agent/machine.h"
@@ -65,11 +67,12 @@ Service::Service(EventLoop& loop, Reaper& reaper, Crun& crun, StdioHub& stdio,
                  ServiceOptions options)
     : crun_(crun),
       options_(std::move(options)),
+      policy_(options_.allow),
       pod_(crun, reaper, options_.root_dir + "/pod"),
       dialer_(loop, stdio),
       disks_(crun, options_.disks),
       network_(loop, options_.owns_machine),
-      volumes_(loop, options_.volumes),
+      volumes_(loop, options_.volumes, policy_),
       sockets_(loop, stdio, options_.sockets, [this](const std::string& name) {
         v1::Event event;
         event.set_socket(name);
@@ -91,10 +94,12 @@ void Service::RegisterSandboxCalls(ttrpc::Server& server) {
       kService, "Hello",
       [this](const v1::HelloRequest& request, const CallContext&,
              const Responder<v1::HelloResponse>& responder) { responder.Answer(Hello(request)); });
-  server.RegisterUnary<v1::CreateSandboxRequest, v1::Empty>(
+  server.RegisterUnary<v1::CreateSandboxRequest, v1::CreateSandboxResponse>(
       kService, "CreateSandbox",
       [this](const v1::CreateSandboxRequest& request, const CallContext&,
-             const Responder<v1::Empty>& responder) { responder.Answer(CreateSandbox(request)); });
+             const Responder<v1::CreateSandboxResponse>& responder) {
+        responder.Answer(CreateSandbox(request));
+      });
   server.RegisterUnary<v1::Empty, v1::Empty>(
       kService, "SharePids",
       [this](const v1::Empty&, const CallContext&, Responder<v1::Empty> responder) {
@@ -102,8 +107,11 @@ void Service::RegisterSandboxCalls(ttrpc::Server& server) {
       });
   server.RegisterUnary<v1::Empty, v1::GuestUsageResponse>(
       kService, "GuestUsage",
-      [](const v1::Empty&, const CallContext&, const Responder<v1::GuestUsageResponse>& responder) {
-        responder.Ok(ReadGuestUsage(KernelFiles()));
+      [this](const v1::Empty&, const CallContext&,
+             const Responder<v1::GuestUsageResponse>& responder) {
+        v1::GuestUsageResponse usage = ReadGuestUsage(KernelFiles());
+        usage.set_refused_calls(policy_.refused());
+        responder.Ok(usage);
       });
   server.RegisterServerStream<v1::Empty, v1::Event>(
       kService, "WatchEvents",
@@ -135,10 +143,16 @@ void Service::RegisterProcessCalls(ttrpc::Server& server) {
         });
   };
   add("AddProcess", std::in_place_type<v1::AddProcessRequest>,
-      [](ProcessTable& t, const v1::AddProcessRequest& r) { return t.AddProcess(r); });
+      [this](ProcessTable& t, const v1::AddProcessRequest& r) {
+        return policy_.Check(r.id().empty() ? Policy::What::kGuestExec : Policy::What::kExec)
+            .and_then([&] { return CheckStdin(r.stdio()); })
+            .and_then([&] { return t.AddProcess(r); });
+      });
   add("SignalProcess", std::in_place_type<v1::SignalRequest>,
-      [](ProcessTable& t, const v1::SignalRequest& r) {
-        return t.Signal(r.exec_id(), r.signal(), r.all());
+      [this](ProcessTable& t, const v1::SignalRequest& r) {
+        // Whoever may not end a container would end its machine.
+        return (r.signal() == SIGKILL ? Result<>() : policy_.Check(Policy::What::kSignal))
+            .and_then([&] { return t.Signal(r.exec_id(), r.signal(), r.all()); });
       });
   add("ResizeTerminal", std::in_place_type<v1::ResizeRequest>,
       [](ProcessTable& t, const v1::ResizeRequest& r) {
@@ -196,7 +210,7 @@ void Service::RegisterContainerCalls(ttrpc::Server& server) {
         kService, freeze ? "PauseContainer" : "ResumeContainer",
         [this, freeze](const v1::ContainerRef& request, const CallContext&,
                        Responder<v1::Empty> responder) {
-          auto container = Find(request.id());
+          auto container = FindTo(Policy::What::kPause, request.id());
           if (!container) {
             responder.Fail(std::move(container).error());
             return;
@@ -207,7 +221,7 @@ void Service::RegisterContainerCalls(ttrpc::Server& server) {
   server.RegisterUnary<v1::UpdateRequest, v1::Empty>(
       kService, "UpdateContainer",
       [this](const v1::UpdateRequest& request, const CallContext&, Responder<v1::Empty> responder) {
-        auto container = Find(request.id());
+        auto container = FindTo(Policy::What::kUpdate, request.id());
         if (!container) {
           responder.Fail(std::move(container).error());
           return;
@@ -245,6 +259,14 @@ void Service::RegisterDeviceCalls(ttrpc::Server& server) {
           responder.Answer(std::move(removed));
         });
       });
+  server.RegisterUnary<v1::DiskUsageRequest, v1::DiskUsageResponse>(
+      kService, "DiskUsage",
+      [this](const v1::DiskUsageRequest& request, const CallContext&,
+             const Responder<v1::DiskUsageResponse>& responder) {
+        disks_.Usage(request, [responder](Result<v1::DiskUsageResponse> usage) {
+          responder.Answer(std::move(usage));
+        });
+      });
   server.RegisterUnary<v1::SetNetworkRequest, v1::Empty>(
       kService, "SetNetwork",
       [this](const v1::SetNetworkRequest& request, const CallContext&,
@@ -252,7 +274,13 @@ void Service::RegisterDeviceCalls(ttrpc::Server& server) {
   server.RegisterUnary<v1::DialTcpRequest, v1::Empty>(
       kService, "DialTcp",
       [this](const v1::DialTcpRequest& request, const CallContext&,
-             const Responder<v1::Empty>& responder) { dialer_.Dial(request, responder); });
+             const Responder<v1::Empty>& responder) {
+        if (auto allowed = policy_.Check(Policy::What::kPortForward); !allowed) {
+          responder.Fail(std::move(allowed).error());
+          return;
+        }
+        dialer_.Dial(request, responder);
+      });
   server.RegisterUnary<v1::AddSocketRequest, v1::Empty>(
       kService, "AddSocket",
       [this](const v1::AddSocketRequest& request, const CallContext&,
@@ -273,6 +301,15 @@ Result<std::shared_ptr<Container>> Service::Find(const std::string& id) const {
     return Fail(Code::kNotFound, "container " + id + " not found");
   }
   return it->second;
+}
+
+Result<std::shared_ptr<Container>> Service::FindTo(Policy::What what, const std::string& id) const {
+  WV_TRY_VOID(policy_.Check(what));
+  return Find(id);
+}
+
+Result<> Service::CheckStdin(const v1::Stdio& stdio) const {
+  return stdio.stdin_token().empty() ? Result<>() : policy_.Check(Policy::What::kStdin);
 }
 
 Result<std::shared_ptr<ProcessTable>> Service::FindProcesses(const std::string& id) const {
@@ -307,13 +344,19 @@ Result<v1::HelloResponse> Service::Hello(const v1::HelloRequest& request) {
   for (std::string& name : BlockFilesystems(ReadFile("/proc/filesystems").value_or(""))) {
     response.add_block_filesystems(std::move(name));
   }
+  if (policy_.limits()) {
+    response.mutable_policy();
+    for (const std::string_view name : policy_.allowed()) {
+      response.mutable_policy()->add_allow(std::string(name));
+    }
+  }
   auto* now = response.add_timeline();
   now->set_name("hello");
   now->set_boottime_ns(BoottimeNs());
   return response;
 }
 
-Result<v1::Empty> Service::CreateSandbox(const v1::CreateSandboxRequest& request) {
+Result<v1::CreateSandboxResponse> Service::CreateSandbox(const v1::CreateSandboxRequest& request) {
   if (sandbox_created_) {
     return Fail(Code::kAlreadyExists, "the sandbox was created already");
   }
@@ -328,12 +371,16 @@ Result<v1::Empty> Service::CreateSandbox(const v1::CreateSandboxRequest& request
       WV_TRY_VOID(SetSysctl(sysctl));
     }
   }
+  v1::CreateSandboxResponse response;
+  if (!request.hooks().empty()) {
+    WV_TRY_VOID(FindGuestHooks(request.hooks(), &response));
+  }
   if (request.has_pod()) {
     WV_TRY_VOID(pod_.Create(request.pod()));
   }
   idle_cache_.Start(request.cache_reclaim());
   sandbox_created_ = true;
-  return v1::Empty();
+  return response;
 }
 
 void Service::CreateContainer(const v1::CreateContainerRequest& request,
@@ -345,6 +392,10 @@ void Service::CreateContainer(const v1::CreateContainerRequest& request,
   }
   if (containers_.contains(id)) {
     responder.Fail(Error(Code::kAlreadyExists, "container " + id + " exists"));
+    return;
+  }
+  if (auto allowed = CheckStdin(request.stdio()); !allowed) {
+    responder.Fail(std::move(allowed).error());
     return;
   }
   if (options_.owns_machine) {

@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,7 @@
 #include "agent/idle_cache.h"
 #include "agent/network.h"
 #include "agent/pod.h"
+#include "agent/policy.h"
 #include "base/event_loop.h"
 #include "proto/agent.pb.h"
 #include "ttrpc/server.h"
@@ -35,6 +37,7 @@ struct ServiceOptions {
   // False in tests on a machine that is not ours: its clock, name, entropy, mounts and network are left alone.
   bool owns_machine = true;
   std::vector<TimelinePoint> timeline;
+  std::optional<std::string> allow{};  // of Policy
   BlockStorageOptions disks;
   VolumeOptions volumes;
   std::string sockets = "/run/wyvern/sockets";
@@ -64,13 +67,16 @@ class Service {
   void RegisterDeviceCalls(ttrpc::Server& server);
 
   Result<v1::HelloResponse> Hello(const v1::HelloRequest& request);
-  Result<v1::Empty> CreateSandbox(const v1::CreateSandboxRequest& request);
+  Result<v1::CreateSandboxResponse> CreateSandbox(const v1::CreateSandboxRequest& request);
   void CreateContainer(const v1::CreateContainerRequest& request,
                        Responder<v1::CreateContainerResponse> responder);
   void DeleteProcess(const v1::ProcessRef& request, Responder<v1::WaitProcessResponse> responder);
   void SyncFilesystems(std::function<void(Result<>)> done);
   void DetachShare(const v1::DetachShareRequest& request, Responder<v1::Empty> responder);
   Result<std::shared_ptr<Container>> Find(const std::string& id) const;
+  // The policy's refusal first.
+  Result<std::shared_ptr<Container>> FindTo(Policy::What what, const std::string& id) const;
+  Result<> CheckStdin(const v1::Stdio& stdio) const;
   // `id` empty: those in the guest itself.
   Result<std::shared_ptr<ProcessTable>> FindProcesses(const std::string& id) const;
   void OnOom(const std::string& id, OomWatch::Reach reach);
@@ -78,6 +84,7 @@ class Service {
 
   Crun& crun_;
   const ServiceOptions options_;
+  const Policy policy_;
   std::unique_ptr<OomWatch> oom_;
   IdleCache idle_cache_;
   Pod pod_;

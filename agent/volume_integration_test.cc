@@ -34,7 +34,11 @@ class VolumeTest : public testing::Test {
     }
     std::string name = "/tmp/wyvern-volumes-XXXXXX";
     dir_ = mkdtemp(name.data());
-    table_.emplace(VolumeOptions{.directory = dir_ + "/v", .huge_pages = dir_ + "/pages"});
+    Open(everything_);
+  }
+
+  void Open(const Policy& policy) {
+    table_.emplace(VolumeOptions{.directory = dir_ + "/v", .huge_pages = dir_ + "/pages"}, policy);
   }
 
   void TearDown() override {
@@ -89,8 +93,20 @@ class VolumeTest : public testing::Test {
   }
 
   std::string dir_;
+  const Policy everything_{std::nullopt};
   std::optional<VolumeTable> table_;
 };
+
+TEST_F(VolumeTest, APolicyLetsFilesComeOnce) {
+  const Policy nothing("");
+  Open(nothing);
+  AddFiles("f0");
+  ASSERT_TRUE(table_->Replace(Content("..1", "first")).has_value());
+  EXPECT_EQ(CodeOf(table_->Replace(Content("..2", "second"))), Code::kPermissionDenied);
+  EXPECT_EQ(Read("key"), "first");
+  EXPECT_EQ(nothing.refused(), 1U);
+  table_.reset();  // before its policy
+}
 
 TEST_F(VolumeTest, MemoryHasItsSizeOwnerAndModeAndGoes) {
   ASSERT_TRUE(AddMemory("e0", 3U << 20).has_value());

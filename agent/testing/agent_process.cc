@@ -95,12 +95,21 @@ std::string ProcessJson(const std::vector<std::string>& args, bool terminal) {
 
 std::string ConfigJson(const std::string& id, const std::string& root,
                        const ContainerConfig& config) {
-  std::string namespaces = R"({"type":"mount"},{"type":"ipc"},{"type":"uts"},{"type":"network"})";
+  std::string namespaces = R"({"type":"mount"},{"type":"uts"},{"type":"network"})";
+  if (config.ipc_namespace_path.empty()) {
+    namespaces += R"(,{"type":"ipc"})";
+  }
   const std::string resources = config.memory_limit == 0
                                     ? ""
                                     : R"("resources":{"memory":{"limit":)" +
                                           std::to_string(config.memory_limit) + R"(,"swap":)" +
                                           std::to_string(config.memory_limit) + "}},";
+  for (const auto& [type, path] : {std::pair("user", config.user_namespace_path),
+                                   std::pair("ipc", config.ipc_namespace_path)}) {
+    if (!path.empty()) {
+      namespaces += R"(,{"type":")" + std::string(type) + R"(","path":")" + path + "\"}";
+    }
+  }
   if (!config.pid_namespace_path.empty()) {
     namespaces += R"(,{"type":"pid","path":")" + config.pid_namespace_path + "\"}";
   } else if (config.own_pid_namespace) {
@@ -130,15 +139,17 @@ const std::string& WhyNotHere() {
   return why;
 }
 
-AgentProcess::AgentProcess() {
+AgentProcess::AgentProcess(const std::vector<std::string>& options) {
   std::string name = "/tmp/wyvern-agent-test-XXXXXX";
   dir_ = mkdtemp(name.data());
+  (void)chmod(dir_.c_str(), 0711);  // as /run/wyvern: users of mapped ids come through it
   MakeRootfs(dir_ + "/rootfs");
   SpawnOptions spawn;
   // NOLINTBEGIN(concurrency-mt-unsafe): nobody changes the environment once there are threads.
   // Elsewhere than where it was built, the tests are told where the agent is.
   const char* elsewhere = getenv("WYVERN_TEST_AGENT");
   spawn.argv = {elsewhere != nullptr ? elsewhere : WYVERN_AGENT_BINARY, "--test-unix", dir_};
+  spawn.argv.insert(spawn.argv.end(), options.begin(), options.end());
   const char* preload = getenv("WYVERN_TEST_CRUN_PRELOAD");
   // NOLINTEND(concurrency-mt-unsafe)
   if (preload != nullptr) {

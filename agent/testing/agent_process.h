@@ -40,16 +40,18 @@ struct ContainerConfig {
   std::vector<std::string> args = {"sleep", "1000"};
   bool terminal = false;
   bool own_pid_namespace = true;
-  std::string pid_namespace_path;  // to join
-  uint64_t memory_limit = 0;       // bytes; 0: none
+  std::string pid_namespace_path;   // to join
+  uint64_t memory_limit = 0;        // bytes; 0: none
+  std::string user_namespace_path;  // to join
+  std::string ipc_namespace_path;   // the same
 };
 
 class AgentProcess {
  public:
   static constexpr char kService[] = "wyvern.agent.v1.Agent";
 
-  // Aborts the test program when the agent does not come up.
-  AgentProcess();
+  // `options`: more of its command line. Aborts the test program when the agent does not come up.
+  explicit AgentProcess(const std::vector<std::string>& options = {});
   ~AgentProcess();
   AgentProcess(const AgentProcess&) = delete;
   AgentProcess& operator=(const AgentProcess&) = delete;
