@@ -146,14 +146,14 @@ Result<DeviceSpec> ParseConsole(const vmm::v1::Console& console, DonationStore& 
   return spec;
 }
 
+}  // namespace
+
 Result<> CheckDeviceId(const std::string& id) {
   if (id.empty() || id.size() > kMaxIdLength || !IsPrintable(id)) {
     return Fail(Code::kInvalidArgument, "a device's id is 1 to 63 printable ASCII characters");
   }
   return {};
 }
-
-}  // namespace
 
 Result<MachineSpec> ParseCreate(const vmm::v1::CreateRequest& request, DonationStore& store) {
   if (request.vcpus() < 1 || request.vcpus() > kMaxVcpus) {

@@ -28,6 +28,7 @@ inline constexpr std::chrono::milliseconds kMaxPatience{600'000};
 Result<MachineSpec> ParseCreate(const vmm::v1::CreateRequest& request, DonationStore& store);
 Result<DeviceSpec> ParseDevice(const vmm::v1::AttachDeviceRequest& request, DonationStore& store);
 Result<std::chrono::milliseconds> ParsePatience(uint32_t deadline_ms);
+Result<> CheckDeviceId(const std::string& id);
 Result<DetachOptions> ParseDetach(const vmm::v1::DetachDeviceRequest& request);
 
 }  // namespace wyvern::api

@@ -232,6 +232,11 @@ class CheckedMachine final : public VirtualMachine {
     return {};
   }
 
+  Result<> ResizeDisk(const std::string& id) override {
+    WV_CHECK(!id.empty() && id.size() <= 64);
+    return Fails<void>();
+  }
+
   Result<> Pause() override { return Fails<void>(); }
 
   Result<> Resume() override { return {}; }

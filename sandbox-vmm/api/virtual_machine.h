@@ -181,6 +181,8 @@ class VirtualMachine {
                                         std::chrono::milliseconds patience) = 0;
   // NOT_FOUND: no such device. On an error nothing has changed.
   virtual Result<> Detach(const DetachOptions& options) = 0;
+  // The disk `id` takes the size that its file has now. NOT_FOUND: there is none.
+  virtual Result<> ResizeDisk(const std::string& id) = 0;
   virtual Result<> Boot() = 0;
   // Blocks until the guest accepts (OK) or refuses (UNAVAILABLE); at most 10 s. PERMISSION_DENIED: the VMM's own port.
   virtual Result<> ConnectVsock(uint32_t port, UniqueFd socket) = 0;

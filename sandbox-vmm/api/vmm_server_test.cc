@@ -79,6 +79,10 @@ class FakeMachine : public VirtualMachine {
     return WriteAll(socket, std::string_view("hi"));
   }
 
+  Result<> ResizeDisk(const std::string& id) override {
+    return id == "here" ? Result<>() : Fail(Code::kNotFound, "no disk " + id);
+  }
+
   Result<> Pause() override { return {}; }
 
   Result<> Resume() override { return {}; }
@@ -273,6 +277,20 @@ TEST_F(VmmServerTest, ResizeMemoryTellsHowFarTheGuestCame) {
   request.set_deadline_ms(600'001);
   EXPECT_EQ(stub_->ResizeMemory(&late, request, &response).error_code(),
             grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(VmmServerTest, ResizeDiskIsOfAnIdThatCanBe) {
+  const auto resize = [&](const std::string& id) {
+    grpc::ClientContext context;
+    vmm::v1::ResizeDiskRequest request;
+    request.set_id(id);
+    vmm::v1::Empty empty;
+    return stub_->ResizeDisk(&context, request, &empty).error_code();
+  };
+  EXPECT_EQ(resize("here"), grpc::StatusCode::OK);
+  EXPECT_EQ(resize("elsewhere"), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(resize(""), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(resize(std::string(64, 'x')), grpc::StatusCode::INVALID_ARGUMENT);
 }
 
 TEST_F(VmmServerTest, SizeIsWhatRuns) {

@@ -88,6 +88,15 @@ grpc::Status VmmService::DetachDevice(grpc::ServerContext* /*context*/,
   return ToStatus(machine_.Detach(*options));
 }
 
+grpc::Status VmmService::ResizeDisk(grpc::ServerContext* /*context*/,
+                                    const vmm::v1::ResizeDiskRequest* request,
+                                    vmm::v1::Empty* /*response*/) {
+  if (const auto checked = CheckDeviceId(request->id()); !checked) {
+    return ToStatus(checked.error());
+  }
+  return ToStatus(machine_.ResizeDisk(request->id()));
+}
+
 grpc::Status VmmService::Boot(grpc::ServerContext* /*context*/, const vmm::v1::Empty* /*request*/,
                               vmm::v1::Empty* /*response*/) {
   return ToStatus(machine_.Boot());

@@ -38,6 +38,8 @@ class VmmService final : public vmm::v1::Vmm::Service {
   grpc::Status DetachDevice(grpc::ServerContext* context,
                             const vmm::v1::DetachDeviceRequest* request,
                             vmm::v1::Empty* response) override;
+  grpc::Status ResizeDisk(grpc::ServerContext* context, const vmm::v1::ResizeDiskRequest* request,
+                          vmm::v1::Empty* response) override;
   grpc::Status Boot(grpc::ServerContext* context, const vmm::v1::Empty* request,
                     vmm::v1::Empty* response) override;
   grpc::Status ConnectVsock(grpc::ServerContext* context,

@@ -38,6 +38,7 @@ class Assembly final : public api::VirtualMachine {
   Result<api::AttachedDevice> Attach(const std::string& id, api::DeviceSpec spec,
                                      std::chrono::milliseconds patience) override;
   Result<> Detach(const api::DetachOptions& options) override;
+  Result<> ResizeDisk(const std::string& id) override;
   Result<> Boot() override;
   Result<> ConnectVsock(uint32_t port, UniqueFd socket) override;
   Result<api::ResizedVcpus> ResizeVcpus(uint32_t vcpus,

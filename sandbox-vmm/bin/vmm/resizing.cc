@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "blk/blk_device.h"
 #include "hotplug/memory_size.h"
 #include "virtio_mem/mem_device.h"
 #include "vmm/assembly.h"
@@ -80,6 +81,16 @@ class Assembly::MemDeviceSize final : public hotplug::PluggableMemory {
   const hotplug::DeviceSet& devices_;
   const arch::AddressRange region_;
 };
+
+Result<> Assembly::ResizeDisk(const std::string& id) {
+  // In a sandbox a disk's serial is its id.
+  const auto is_it = [&](const agent::v1::DeviceIdentity& identity) {
+    return identity.has_blk() && identity.blk().serial() == id;
+  };
+  return devices_.WithUsable(is_it, [](virtio::VirtioDevice& device) {
+    return static_cast<devices::BlkDevice&>(device).ResizeToFile();
+  });
+}
 
 Result<api::ResizedMemory> Assembly::ResizeMemory(uint64_t bytes,
                                                   std::chrono::milliseconds patience) {

@@ -49,6 +49,8 @@ class IdleMachine : public api::VirtualMachine {
 
   Result<> ConnectVsock(uint32_t /*port*/, UniqueFd /*socket*/) override { return {}; }
 
+  Result<> ResizeDisk(const std::string& /*id*/) override { return {}; }
+
   Result<> Pause() override {
     // What an attacker in the control plane would try first.
     execl("/bin/sh", "sh", nullptr);

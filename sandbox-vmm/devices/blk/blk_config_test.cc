@@ -191,7 +191,8 @@ TEST(BlkResizeTest, GrownDiskTellsItsDriver) {
   BlkRig rig(EngineKind::kPool);
   rig.device().Start();
   ASSERT_EQ(ftruncate(rig.disk().get(), 2 * BlkRig::kDiskSize), 0);
-  ASSERT_TRUE(rig.blk().Resize(2 * BlkRig::kDiskSize));
+  ASSERT_TRUE(rig.blk().ResizeToFile());
+  ASSERT_TRUE(rig.blk().Resize(2 * BlkRig::kDiskSize));  // as it is
   EXPECT_EQ(rig.device().interrupt().config_signals(), 1U);
   EXPECT_EQ(rig.device().Config<Le64>(0), 2 * BlkRig::kDiskSize / 512);
   EXPECT_EQ(rig.device().counter("capacity_sectors"), 2 * BlkRig::kDiskSize / 512);

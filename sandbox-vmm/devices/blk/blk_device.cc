@@ -282,6 +282,11 @@ Result<> BlkDevice::Resize(uint64_t bytes) {
   return {};
 }
 
+Result<> BlkDevice::ResizeToFile() {
+  WV_TRY(const uint64_t length, LengthOf(options_.file));
+  return Resize(length);
+}
+
 void BlkDevice::SetRateLimits(const RateLimiterConfig& limits) {
   disk_.limiter.Update(limits);
   for (const auto& each : lanes_) {

@@ -89,6 +89,8 @@ class BlkDevice final : public virtio::VirtioDevice {
   // it returns no request touches anything behind the new end, and later ones fail.
   // INVALID_ARGUMENT: less than a block, or more than the file has.
   Result<> Resize(uint64_t bytes);
+  // As large as its file is now.
+  Result<> ResizeToFile();
 
   // For requests from now on.
   void SetRateLimits(const RateLimiterConfig& limits);
