@@ -173,11 +173,13 @@ Result<> AgentClient::SharePids() {
   return CallEmpty("SharePids", agent_pb::Empty());
 }
 
-Result<> AgentClient::CreateSandbox(const agent_pb::CreateSandboxRequest& request) {
-  WV_TRY_VOID(CallEmpty("CreateSandbox", request));
+Result<agent_pb::CreateSandboxResponse> AgentClient::CreateSandbox(
+    const agent_pb::CreateSandboxRequest& request) {
+  WV_TRY(auto response, (Call<agent_pb::CreateSandboxResponse>("CreateSandbox", request,
+                                                               rep_->options.call_timeout)));
   WV_TRY(rep_->events,
          WorkerThread::Start("agent-events", [this](const EventFd&) { WatchEvents(); }));
-  return {};
+  return response;
 }
 
 void AgentClient::WatchEvents() {
@@ -366,6 +368,15 @@ Result<agent_pb::RemoveDiskResponse> AgentClient::RemoveDisk(const std::string& 
   agent_pb::RemoveDiskRequest request;
   request.set_serial(serial);
   return Call<agent_pb::RemoveDiskResponse>("RemoveDisk", request, rep_->options.call_timeout);
+}
+
+Result<agent_pb::DiskUsageResponse> AgentClient::DiskUsage(const std::string& serial, bool grow,
+                                                           milliseconds limit) {
+  agent_pb::DiskUsageRequest request;
+  request.set_serial(serial);
+  request.set_grow(grow);
+  return Call<agent_pb::DiskUsageResponse>("DiskUsage", request,
+                                           limit.count() > 0 ? limit : rep_->options.call_timeout);
 }
 
 Result<> AgentClient::SetNetwork(const agent_pb::SetNetworkRequest& request, milliseconds limit) {

@@ -61,8 +61,9 @@ class AgentClient {
 
   const agent_pb::HelloResponse& hello() const { return hello_; }
 
-  // Subscribes to events; call once.
-  Result<> CreateSandbox(const agent_pb::CreateSandboxRequest& request);
+  // Subscribes to events; call once. What the answer names is the guest's word.
+  Result<agent_pb::CreateSandboxResponse> CreateSandbox(
+      const agent_pb::CreateSandboxRequest& request);
   // A connection to a port of the guest's own loopback. UNAVAILABLE: nobody listens.
   Result<UniqueFd> DialTcp(uint16_t port);
   Result<> AddSocket(const agent_pb::AddSocketRequest& request);
@@ -102,6 +103,9 @@ class AgentClient {
   // INTERNAL: an answer that no guest of ours gives.
   Result<agent_pb::AddDiskResponse> AddDisk(const agent_pb::AddDiskRequest& request);
   Result<agent_pb::RemoveDiskResponse> RemoveDisk(const std::string& serial);
+  // The guest's word. `limit` 0: the call timeout.
+  Result<agent_pb::DiskUsageResponse> DiskUsage(const std::string& serial, bool grow,
+                                                std::chrono::milliseconds limit);
   // The whole of the pod's network. May come before CreateSandbox, whose sysctls may be those of an interface by its name. Of an error that is not INVALID_ARGUMENT, DEADLINE_EXCEEDED or UNAVAILABLE, the rest of the request
   // is done: the same again, or the next change, tries what failed once more. `limit` 0: the call timeout; the agent itself gives
   // up after 10 s.

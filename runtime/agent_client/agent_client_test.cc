@@ -31,7 +31,7 @@ class AgentClientTest : public testing::Test {
           response.set_protocol(1);
           responder.Ok(response);
         });
-    server_->RegisterUnary<agent_pb::CreateSandboxRequest, agent_pb::Empty>(
+    server_->RegisterUnary<agent_pb::CreateSandboxRequest, agent_pb::CreateSandboxResponse>(
         kFakeService, "CreateSandbox",
         [](const auto&, const auto&, const auto& responder) { responder.Ok({}); });
     server_->RegisterServerStream<agent_pb::Empty, agent_pb::Event>(

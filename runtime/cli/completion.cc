@@ -17,6 +17,9 @@ namespace {
 constexpr char kIds[] =
     "wyvern ps 2>/dev/null | awk 'NR > 1 { print $1; if ($2 != \"-\") print $2 }' | sort -u";
 
+// A function of fish.
+constexpr char kFishAt[] = "__wyvern_at";
+
 std::string Replaced(std::string_view text, std::string_view what, std::string_view with) {
   std::string out;
   for (size_t at = text.find(what); at != std::string_view::npos; at = text.find(what)) {
@@ -58,6 +61,7 @@ std::vector<std::string> NamesOf(const VerbInfo& verb, bool with_value_only) {
 
 std::vector<std::string> VerbsBelow(const VerbInfo& verb) {
   std::vector<std::string> names;
+  names.reserve(verb.verbs.size());
   for (const auto& [name, help] : verb.verbs) {
     names.push_back(name);
   }
@@ -171,24 +175,39 @@ std::string Zsh(const std::vector<VerbInfo>& verbs) {
   return out;
 }
 
-// A condition of fish: the words before are those of the verb, and none of a verb below it.
+// The words before the cursor name this verb and none below it.
 std::string FishCondition(const VerbInfo& verb) {
-  std::string condition;
-  for (const std::string& word : verb.path) {
-    condition += (condition.empty() ? "" : "; and ") + ("__fish_seen_subcommand_from " + word);
+  return FishQuoted(verb.path.empty() ? kFishAt : fmt::format("{} {}", kFishAt, PathOf(verb)));
+}
+
+// As WalkOfWords.
+std::string FishWalk(const std::vector<VerbInfo>& verbs) {
+  std::string paths;
+  for (const VerbInfo& verb : verbs) {
+    paths += verb.path.empty() ? "" : " " + FishQuoted(PathOf(verb));
   }
-  if (!verb.verbs.empty()) {
-    condition += (condition.empty() ? "" : "; and ");
-    condition +=
-        fmt::format("not __fish_seen_subcommand_from {}", fmt::join(VerbsBelow(verb), " "));
-  }
-  return FishQuoted(condition);
+  return fmt::format(
+      "function {}\n"
+      "  set -l verb\n"
+      "  set -l words (commandline -opc)\n"
+      "  set -e words[1]\n"
+      "  for word in $words\n"
+      "    test \"$word\" = --; and return 1\n"
+      "    switch (string join -- ' ' $verb $word)\n"
+      "      case{}\n"
+      "        set -a verb $word\n"
+      "    end\n"
+      "  end\n"
+      "  test \"$verb\" = \"$argv\"\n"
+      "end\n",
+      kFishAt, paths);
 }
 
 std::string Fish(const std::vector<VerbInfo>& verbs) {
   std::string out =
       "# Completion of wyvern in fish, from the definition of its command line: `wyvern completion "
-      "fish`.\n";
+      "fish`.\n" +
+      FishWalk(verbs);
   for (const VerbInfo& verb : verbs) {
     const std::string condition = FishCondition(verb);
     for (const auto& [name, help] : verb.verbs) {

@@ -3,9 +3,11 @@
 #include <gmock/gmock.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -19,7 +21,6 @@ namespace wyvern::cli {
 namespace {
 
 namespace fs = std::filesystem;
-using testing::AllOf;
 using testing::Contains;
 using testing::ElementsAre;
 using testing::IsEmpty;
@@ -38,7 +39,7 @@ class CompletionTest : public testing::Test {
     fs::permissions(directory_ / "wyvern", fs::perms::owner_all);
   }
 
-  ~CompletionTest() override { fs::remove_all(directory_); }
+  void TearDown() override { fs::remove_all(directory_); }
 
   // A script of ours in a file of its own.
   std::string Script(const std::string& shell) {
@@ -55,32 +56,84 @@ class CompletionTest : public testing::Test {
     return Must(RunCommand(options, 20000));
   }
 
-  // What bash offers for each of the lines; the last word of one is what is being typed.
-  std::vector<std::vector<std::string>> Offered(
-      const std::vector<std::vector<std::string>>& lines) {
-    std::string program = "source " + Script("bash") + "\n";
-    for (const auto& line : lines) {
-      program += "COMP_WORDS=(wyvern";
-      for (const std::string& word : line) {
-        program += " '" + word + "'";
-      }
-      program += "); COMP_CWORD=" + std::to_string(line.size()) +
-                 "; COMPREPLY=(); _wyvern; echo \"${COMPREPLY[*]}\"\n";
-    }
-    const CommandOutput output = Command({"/bin/bash", "--norc", "-c", program});
+  static bool Has(const std::string& shell) {
+    return access(("/usr/bin/" + shell).c_str(), X_OK) == 0;
+  }
+
+  // Words of a program's output: a line for each that it was asked for.
+  std::vector<std::vector<std::string>> LinesOf(const std::vector<std::string>& argv,
+                                                size_t count) const {
+    const CommandOutput output = Command(argv);
     EXPECT_EQ(output.err, "");
     std::vector<std::vector<std::string>> offered;
     std::istringstream all(output.out);
     for (std::string line; std::getline(all, line);) {
       std::istringstream words(line);
-      std::vector<std::string> one;
-      for (std::string word; words >> word;) {
-        one.push_back(word);
-      }
-      offered.push_back(one);
+      offered.emplace_back(std::istream_iterator<std::string>(words),
+                           std::istream_iterator<std::string>());
     }
-    EXPECT_EQ(offered.size(), lines.size());
-    offered.resize(lines.size());
+    EXPECT_EQ(offered.size(), count);
+    offered.resize(count);
+    return offered;
+  }
+
+  static std::string QuotedWords(const std::vector<std::string>& words) {
+    std::string out = "wyvern";
+    for (const std::string& word : words) {
+      out += " '" + word + "'";
+    }
+    return out;
+  }
+
+  // What bash offers for each of the lines; the last word of one is what is being typed.
+  std::vector<std::vector<std::string>> Offered(
+      const std::vector<std::vector<std::string>>& lines) {
+    std::string program = "source " + Script("bash") + "\n";
+    for (const auto& line : lines) {
+      program += "COMP_WORDS=(" + QuotedWords(line) +
+                 "); COMP_CWORD=" + std::to_string(line.size()) +
+                 "; COMPREPLY=(); _wyvern; echo \"${COMPREPLY[*]}\"\n";
+    }
+    return LinesOf({"/bin/bash", "--norc", "-c", program}, lines.size());
+  }
+
+  // Sorted; without files.
+  std::vector<std::vector<std::string>> OfferedByFish(
+      const std::vector<std::vector<std::string>>& lines) {
+    std::string program = "source " + Script("fish") + "\n";
+    for (const auto& line : lines) {
+      std::string typed = "wyvern";
+      for (const std::string& word : line) {
+        typed += " " + word;
+      }
+      program += "echo (complete -C '" + typed +
+                 "' | string replace -r '\\t.*' '' | string match -v '*script.fish' | sort -u)\n";
+    }
+    auto offered = LinesOf({"/usr/bin/fish", "--no-config", "-c", program}, lines.size());
+    for (auto& words : offered) {
+      std::sort(words.begin(), words.end());
+    }
+    return offered;
+  }
+
+  // Sorted. Zsh's own functions, which need a terminal, are stood in for: each says what it is given.
+  std::vector<std::vector<std::string>> OfferedByZsh(
+      const std::vector<std::vector<std::string>>& lines) {
+    std::string program =
+        "compdef() { }\n_files() { }\n"
+        "compadd() { shift; offered+=(\"$@\") }\n"
+        "_describe() { [[ $1 == -o ]] && shift; local each; for each in \"${(@P)2}\"; do "
+        "offered+=(\"${each%%:*}\"); done }\n"
+        "source " +
+        Script("zsh") + "\n";
+    for (const auto& line : lines) {
+      program += "words=(" + QuotedWords(line) + "); CURRENT=" + std::to_string(line.size() + 1) +
+                 "; offered=(); _wyvern; echo $offered\n";
+    }
+    auto offered = LinesOf({"/usr/bin/zsh", "-f", "-c", program}, lines.size());
+    for (auto& words : offered) {
+      std::sort(words.begin(), words.end());
+    }
     return offered;
   }
 
@@ -93,7 +146,7 @@ class CompletionTest : public testing::Test {
   fs::path directory_;
 };
 
-TEST_F(CompletionTest, BashOffersEveryVerbAndOption) {
+TEST_F(CompletionTest, EveryShellOffersEveryVerbAndOption) {
   std::vector<std::vector<std::string>> lines;
   std::vector<std::vector<std::string>> wanted;
   for (const VerbInfo& verb : VerbsOf(app_)) {
@@ -118,6 +171,16 @@ TEST_F(CompletionTest, BashOffersEveryVerbAndOption) {
   }
   ASSERT_GT(lines.size(), 20U);
   EXPECT_EQ(Offered(lines), wanted);
+  // Their own order.
+  for (auto& words : wanted) {
+    std::sort(words.begin(), words.end());
+  }
+  if (Has("fish")) {
+    EXPECT_EQ(OfferedByFish(lines), wanted);
+  }
+  if (Has("zsh")) {
+    EXPECT_EQ(OfferedByZsh(lines), wanted);
+  }
 }
 
 TEST_F(CompletionTest, BashOffersWhatBeginsSo) {
@@ -143,19 +206,26 @@ TEST_F(CompletionTest, AVerbInTheWrongPlaceIsNone) {
   EXPECT_THAT(Offer({"run", "guest", "im"}), IsEmpty());
 }
 
-TEST_F(CompletionTest, OtherShellsTakeTheirScripts) {
-  int tried = 0;
-  for (const char* shell : {"zsh", "fish"}) {
-    const std::string program = std::string("/usr/bin/") + shell;
-    if (access(program.c_str(), X_OK) == 0) {
-      const CommandOutput output = Command({program, "-n", Script(shell)});
-      EXPECT_EQ(output.status.AsShell(), 0) << output.err;
-      ++tried;
-    }
+// Nothing of ours: the shells have files to offer there.
+std::vector<std::vector<std::string>> NothingToOffer() {
+  return {
+      {"run", "guest", "im"}, {"exec", "web", "--", "-"}, {"exec", "web", "--", "run", "--mem"}};
+}
+
+TEST_F(CompletionTest, FishKnowsWhereAVerbIs) {
+  if (!Has("fish")) {
+    GTEST_SKIP() << "fish is not installed";
   }
-  if (tried == 0) {
-    GTEST_SKIP() << "neither zsh nor fish is installed";
+  EXPECT_THAT(OfferedByFish(NothingToOffer()), testing::Each(IsEmpty()));
+  EXPECT_THAT(OfferedByFish({{"run", "--mem"}, {"exec", "w"}}),
+              ElementsAre(ElementsAre("--memory"), ElementsAre("web")));
+}
+
+TEST_F(CompletionTest, ZshKnowsWhereAVerbIs) {
+  if (!Has("zsh")) {
+    GTEST_SKIP() << "zsh is not installed";
   }
+  EXPECT_THAT(OfferedByZsh(NothingToOffer()), testing::Each(IsEmpty()));
 }
 
 TEST_F(CompletionTest, AnUnknownShellIsAnError) {

@@ -216,8 +216,18 @@ class Import {
     if (key == "debug_console_enabled") {
       return Set(statement, "guest.debug_exec", std::string(statement.value));
     }
+    if (key == "guest_hook_path") {
+      const auto strings = TomlStrings(statement.value);
+      if (strings.empty() || strings.front().empty()) {
+        return {};
+      }
+      return Set(statement, "guest.hooks", strings.front());
+    }
     if (key == "enable_vcpus_pinning") {
       return Set(statement, "sandbox.pin_vcpus", std::string(statement.value));
+    }
+    if (key == "sandbox_bind_mounts") {
+      return TakeBindMounts(statement);
     }
     if (key == "dial_timeout" && number) {
       return Set(statement, "timeouts.boot", fmt::format("{}s", *number));
@@ -265,6 +275,30 @@ class Import {
     WV_TRY_VOID(Set(statement, "sandbox.kernel_cmdline", words));
     set_["sandbox.kernel_cmdline"].first = "\"" + words + "\"";
     return {};
+  }
+
+  // "path", "path:ro" or "path:rw".
+  Result<> TakeBindMounts(const TomlStatement& statement) {
+    std::vector<std::string> taken;
+    std::vector<std::string> left;
+    for (const std::string& word : TomlStrings(statement.value)) {
+      // What means nothing to YAML, nor in a list with commas.
+      const bool plain =
+          word.starts_with('/') && word.find_first_not_of(
+                                       "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklm"
+                                       "nopqrstuvwxyz0123456789/._-+@:") == std::string::npos;
+      if (plain && !word.ends_with(":rw")) {
+        taken.push_back(word.ends_with(":ro") ? word.substr(0, word.size() - 3) : word);
+      } else {
+        left.push_back(word);
+      }
+    }
+    if (!left.empty()) {
+      Leave(statement, fmt::format("a guest does not write there: {}", fmt::join(left, ", ")));
+    }
+    return taken.empty()
+               ? Result<>()
+               : Set(statement, "sandbox.bind_mounts", fmt::format("{}", fmt::join(taken, ",")));
   }
 
   Result<> TakeAnnotations(const TomlStatement& statement) {

@@ -45,6 +45,8 @@ dial_timeout = 45
 [runtime]
 sandbox_cgroup_only=false
 enable_vcpus_pinning=true
+guest_hook_path = "/usr/share/oci/hooks"
+sandbox_bind_mounts=["/etc/certs:ro", "/opt/x", "/w:rw"]
 create_container_timeout = 90
 )";
 
@@ -68,6 +70,7 @@ runtime::Config Loaded(const std::string& yaml) {
 TEST(KataImportTest, WhatHasACounterpartIsTaken) {
   const runtime::Config config = Loaded(Must(ImportKata(kKata, "kata.toml")));
   EXPECT_EQ(config.sandbox.vcpus, 2U);
+  EXPECT_EQ(config.guest.hooks, "/usr/share/oci/hooks");
   EXPECT_EQ(config.sandbox.max_vcpus, 32U);
   EXPECT_EQ(config.sandbox.memory, 2048ULL << 20U);
   EXPECT_EQ(config.sandbox.kernel_cmdline, "quiet mitigations=off");
@@ -76,6 +79,7 @@ TEST(KataImportTest, WhatHasACounterpartIsTaken) {
   EXPECT_EQ(config.log.level, LogLevel::kDebug);
   EXPECT_TRUE(config.guest.debug_exec);
   EXPECT_TRUE(config.sandbox.pin_vcpus);
+  EXPECT_THAT(config.sandbox.bind_mounts, ElementsAre("/etc/certs", "/opt/x"));
   EXPECT_EQ(config.timeouts.boot, std::chrono::seconds(45));
   EXPECT_EQ(config.timeouts.agent_call, std::chrono::seconds(90));
   EXPECT_EQ(config.network.rx_rate, 5'000'000U);
@@ -88,6 +92,7 @@ TEST(KataImportTest, WhatHasNoneIsALineThatSaysWhy) {
       yaml, HasSubstr("# hypervisor.qemu.machine_type = \"q35\" (line 5): there is one machine\n"));
   EXPECT_THAT(yaml, HasSubstr("# runtime.sandbox_cgroup_only = false (line 26): always so\n"));
   EXPECT_THAT(yaml, HasSubstr("# hypervisor.qemu.odd = \"\"\"… (line 15): no counterpart\n"));
+  EXPECT_THAT(yaml, HasSubstr("a guest does not write there: /w:rw"));
   EXPECT_THAT(yaml, HasSubstr("no annotation of ours is like enable_iommu"));
   EXPECT_THAT(yaml, Not(HasSubstr("iothreads")));
   EXPECT_THAT(yaml, HasSubstr("sandbox.vcpus: 2  # hypervisor.qemu.default_vcpus, line 7\n"));

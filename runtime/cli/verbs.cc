@@ -8,6 +8,7 @@
 
 #include "cli/commands.h"
 #include "cli/completion.h"
+#include "cli/direct_volume.h"
 #include "cli/guest_verbs.h"
 #include "cli/install_verbs.h"
 #include "cli/keeper.h"
@@ -235,6 +236,7 @@ void AddVerbs(CLI::App& app, std::function<Result<int>()>& action) {
   AddKeepRun(app, action);
   AddGuest(app, action);
   AddSizes(app, action);
+  AddDirectVolume(app, action);
   // After the verbs, which would inherit it.
   app.footer(
       "Examples:\n  wyvern check\n  wyvern run /opt/images/busybox -- uname -r\n"

@@ -58,6 +58,14 @@ TEST_F(VerbsTest, ResizeTakesANumberThatAMachineCanHave) {
   EXPECT_THAT(Parse({"resize", "--cpus", "2"}), HasSubstr("id is required"));
 }
 
+TEST_F(VerbsTest, DirectVolumesGoByTheirPath) {
+  EXPECT_EQ(Parse({"direct-volume", "add", "--volume-path", "/v", "--mount-info", "{}"}), "parsed");
+  EXPECT_EQ(Parse({"direct-volume", "delete", "--volume-path", "/v"}), "parsed");
+  EXPECT_EQ(Parse({"direct-volume", "resize", "--volume-path", "/v", "--size", "2GiB"}), "parsed");
+  EXPECT_THAT(Parse({"direct-volume", "stats"}), HasSubstr("--volume-path is required"));
+  EXPECT_THAT(Parse({"direct-volume"}), HasSubstr("direct-volume: a command is required"));
+}
+
 TEST_F(VerbsTest, MetricsAreOfOneSandboxOrOfTheNode) {
   EXPECT_EQ(Parse({"metrics", "web"}), "parsed");
   EXPECT_EQ(Parse({"metrics", "-n", "default", "web"}), "parsed");

@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -31,6 +32,7 @@ struct Config {
     std::string image;
     std::string initrd;  // empty: none
     std::string kernel_cmdline;
+    std::vector<std::string> bind_mounts;
   } sandbox;
 
   struct Memory {
@@ -45,6 +47,8 @@ struct Config {
   struct Guest {
     std::string name;  // empty: sandbox.kernel and sandbox.initrd
     bool debug_exec = false;
+    std::string hooks;               // a directory in the guest; empty: none
+    std::vector<std::string> allow;  // names of GuestPermissions()
   } guest;
 
   enum class HostNetwork : uint8_t { kRefuse, kPasst };
@@ -106,6 +110,9 @@ struct Config {
 
 // The built-in values.
 Config BuiltInConfig();
+
+// What guest.allow can list: Policy of agent-proto/proto/agent.proto.
+std::span<const std::string_view> GuestPermissions();
 
 // Sizes as keys have them: "256MiB", "1GiB", "64KiB", plain bytes.
 Result<uint64_t> ParseSize(std::string_view text);

@@ -137,6 +137,33 @@ TEST_F(ConfigTest, SocketsAreThoseThatTheHostAllows) {
   EXPECT_THAT(LoadError("sockets:\n  proxy: [/run/c.sock]\n"), HasSubstr("wyvern.yaml:2"));
 }
 
+TEST_F(ConfigTest, GuestAllowIsAListOfKnownNames) {
+  EXPECT_EQ(BuiltInConfig().guest.allow.size(), GuestPermissions().size());
+  EXPECT_EQ(LoadError("guest:\n  allow: []\n"), "(loaded)");
+  EXPECT_TRUE((*LoadConfig(sources_))->guest.allow.empty());
+  EXPECT_EQ(LoadError("guest:\n  allow: [signal, exec]\n"), "(loaded)");
+  const auto config = LoadConfig(sources_);
+  EXPECT_THAT((*config)->guest.allow, testing::ElementsAre("signal", "exec"));
+  EXPECT_THAT(EffectiveYaml(**config), HasSubstr("  allow: [signal, exec]  # "));
+  EXPECT_THAT(LoadError("guest:\n  allow: [exec, all]\n"),
+              HasSubstr("wyvern.yaml:2: guest.allow: 'all' is none of exec, guest_exec, stdin"));
+  EXPECT_THAT(LoadError("guest:\n  allow: [\"exec panic=0\"]\n"), HasSubstr("is none of"));
+  sources_.annotations = {{"io.wyvern.guest.allow", "exec,files"}};
+  EXPECT_THAT(LoadError(""), HasSubstr("annotations.allow does not list guest.allow"));
+  EXPECT_EQ(LoadError("annotations:\n  allow: [guest.allow]\n"), "(loaded)");
+  EXPECT_THAT((*LoadConfig(sources_))->guest.allow, testing::ElementsAre("exec", "files"));
+}
+
+TEST_F(ConfigTest, BindMountsOfTheSandboxAreTheHostsToName) {
+  EXPECT_EQ(LoadError("sandbox:\n  bind_mounts: [/etc/certs]\n"), "(loaded)");
+  EXPECT_THAT((*LoadConfig(sources_))->sandbox.bind_mounts, testing::ElementsAre("/etc/certs"));
+  EXPECT_THAT(LoadError("sandbox:\n  bind_mounts: [certs]\n"), HasSubstr("no absolute path"));
+  EXPECT_THAT(LoadError("annotations:\n  allow: [sandbox.bind_mounts]\n"),
+              HasSubstr("not a key that an annotation can set"));
+  sources_.annotations = {{"io.wyvern.sandbox.bind_mounts", "/etc"}};
+  EXPECT_THAT(LoadError(""), HasSubstr("annotations.allow does not list sandbox.bind_mounts"));
+}
+
 TEST_F(ConfigTest, WrongTypesNameFileAndLine) {
   EXPECT_THAT(LoadError("sandbox:\n  vcpus: many\n"),
               HasSubstr("wyvern.yaml:2: sandbox.vcpus: 'many' is not a whole number"));

@@ -290,6 +290,46 @@ Key KeyList(std::string_view name, std::string_view fallback, std::string_view d
           }};
 }
 
+// Of a list; in an annotation with commas between them.
+Result<std::vector<std::string>> Items(const RawValue& raw) {
+  if (raw.type == RawType::kList) {
+    return raw.items;
+  }
+  if (raw.type != RawType::kWord) {
+    return Fail(Code::kInvalidArgument, "must be a list");
+  }
+  std::vector<std::string> items;
+  for (size_t at = 0; at < raw.text.size();) {
+    const size_t end = std::min(raw.text.find(',', at), raw.text.size());
+    items.push_back(raw.text.substr(at, end - at));
+    at = end + 1;
+  }
+  return items;
+}
+
+// Of `words`, which `fallback` lists.
+Key WordList(std::string_view name, std::string_view fallback, std::string_view doc,
+             std::span<const std::string_view> words, const Ref<std::vector<std::string>>& ref) {
+  return {name,
+          fallback,
+          doc,
+          false,
+          [=](Config& config, const RawValue& raw) -> Result<> {
+            WV_TRY(std::vector<std::string> items, Items(raw));
+            for (const std::string& item : items) {
+              if (std::ranges::find(words, item) == words.end()) {
+                return Fail(Code::kInvalidArgument,
+                            fmt::format("'{}' is none of {}", item, fmt::join(words, ", ")));
+              }
+            }
+            ref(config) = std::move(items);
+            return {};
+          },
+          [=](const Config& config) {
+            return fmt::format("[{}]", fmt::join(ref(const_cast<Config&>(config)), ", "));
+          }};
+}
+
 // Absolute ones; in an annotation with commas between them.
 Key PathList(std::string_view name, std::string_view doc, const Ref<std::vector<std::string>>& ref,
              bool system_only = false) {
@@ -298,16 +338,7 @@ Key PathList(std::string_view name, std::string_view doc, const Ref<std::vector<
           doc,
           system_only,
           [=](Config& config, const RawValue& raw) -> Result<> {
-            std::vector<std::string> paths = raw.items;
-            if (raw.type == RawType::kWord) {
-              for (size_t at = 0; at < raw.text.size();) {
-                const size_t end = std::min(raw.text.find(',', at), raw.text.size());
-                paths.push_back(raw.text.substr(at, end - at));
-                at = end + 1;
-              }
-            } else if (raw.type != RawType::kList) {
-              return Fail(Code::kInvalidArgument, "must be a list");
-            }
+            WV_TRY(std::vector<std::string> paths, Items(raw));
             for (const std::string& path : paths) {
               if (!path.starts_with('/') || std::ranges::any_of(path, [](char c) {
                     return static_cast<unsigned char>(c) < 0x20;
@@ -368,6 +399,12 @@ std::vector<Key> MakeSandboxKeys() {
       Text("sandbox.kernel_cmdline", "",
            "Words added at the end of the guest kernel's command line.",
            [](Config& c) -> std::string& { return c.sandbox.kernel_cmdline; }),
+      PathList(
+          "sandbox.bind_mounts",
+          "Directories and files of the host that each guest sees, read-only, as "
+          "/run/wyvern/share/host-<last part of the path>: for what\nruns in it beside the "
+          "containers (wyvern exec --guest). Containers do not see them.",
+          [](Config& c) -> std::vector<std::string>& { return c.sandbox.bind_mounts; }, true),
       Text("guest.name", "",
            "A guest of `wyvern guest import`: its kernel and initial RAM disk instead of the "
            "sandbox's. Empty: none.",
@@ -377,6 +414,23 @@ std::vector<Key> MakeSandboxKeys() {
            "Only the host's root can ask for them\n(control.sock); keep this key out of "
            "annotations.allow.",
            [](Config& c) -> bool& { return c.guest.debug_exec; }),
+      Path(
+          "guest.hooks", "",
+          "Directory in the guest whose programs are hooks of every container, beside those of its "
+          "config.json: prestart/, poststart/ and\npoststop/ below it, each kind's by name. They "
+          "run in the guest, outside of the container, with its state on stdin; one that "
+          "fails\nis the container's failure. Empty: none.",
+          [](Config& c) -> std::string& { return c.guest.hooks; }),
+      WordList(
+          "guest.allow", "[exec, guest_exec, stdin, signal, update, pause, port_forward, files]",
+          "What may be asked of a sandbox that runs. Its guest is told when it boots, refuses "
+          "the rest whoever asks (PERMISSION_DENIED), and is not\ntold otherwise later: exec, "
+          "a process more in a container; guest_exec, `wyvern exec --guest`; stdin, input for "
+          "processes (`run -i`);\nsignal, signals but SIGKILL, which always ends a container; "
+          "update, other limits; pause, also its end; port_forward; files, other\ncontent of "
+          "a ConfigMap or Secret than it began with. It binds this host's clients, not its "
+          "root. An annotation has commas between them.",
+          GuestPermissions(), [](Config& c) -> std::vector<std::string>& { return c.guest.allow; }),
   };
 }
 
@@ -455,7 +509,7 @@ std::vector<Key> MakeNetworkKeys() {
   };
 }
 
-std::vector<Key> MakeHostKeys() {
+std::vector<Key> MakeShareKeys() {
   return {
       Count("share.queues", "1", "Request queues of the file server, 1 to 8.", 1, 8,
             [](Config& c) -> uint32_t& { return c.share.queues; }),
@@ -481,6 +535,11 @@ std::vector<Key> MakeHostKeys() {
                     std::array<std::pair<std::string_view, Block>, 2>(
                         {{{"auto", Block::kAuto}, {"share", Block::kShare}}}),
                     "auto or share", [](Config& c) -> Block& { return c.storage.block; }),
+  };
+}
+
+std::vector<Key> MakeHostKeys() {
+  return {
       Path("paths.vmm", "/usr/libexec/wyvern/wyvern-vmm", "The virtual machine monitor.",
            [](Config& c) -> std::string& { return c.paths.vmm; }),
       Path("paths.fs", "/usr/libexec/wyvern/wyvern-fs", "The file server.",
@@ -577,11 +636,18 @@ Result<std::chrono::milliseconds> ParseDuration(std::string_view text) {
   return std::chrono::milliseconds(value);
 }
 
+std::span<const std::string_view> GuestPermissions() {
+  static constexpr std::array<std::string_view, 8> kNames = {
+      "exec", "guest_exec", "stdin", "signal", "update", "pause", "port_forward", "files"};
+  return kNames;
+}
+
 std::span<const Key> Keys() {
   static const auto* const keys = [] {
     auto* all = new std::vector<Key>(MakeSandboxKeys());  // lives as long as the process
     std::ranges::move(MakeMemoryKeys(), std::back_inserter(*all));
     std::ranges::move(MakeNetworkKeys(), std::back_inserter(*all));
+    std::ranges::move(MakeShareKeys(), std::back_inserter(*all));
     std::ranges::move(MakeHostKeys(), std::back_inserter(*all));
     return all;
   }();

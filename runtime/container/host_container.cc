@@ -11,6 +11,7 @@
 #include "network/netns.h"
 #include "storage/block_source.h"
 #include "storage/exports.h"
+#include "volume/direct_volumes.h"
 
 namespace wyvern::runtime {
 namespace {
@@ -109,6 +110,12 @@ Result<> HostContainer::ShareInPod() {
     return {};
   }
   WV_TRY(shared_, environment_.pod->Find(spec_.facts().namespace_paths));
+  if (shared_.shared_users && spec_.facts().ids != *environment_.pod_ids) {
+    return Fail(
+        Code::kInvalidArgument,
+        "linux.uidMappings, gidMappings: are not those of the pod, whose user namespace the "
+        "container is to be in");
+  }
   return shared_.shared_pids ? environment_.agent->SharePids() : Result<>();
 }
 
@@ -125,6 +132,9 @@ Result<> HostContainer::Translate() {
   translate.own_network = HasOwnNetwork();
   translate.namespaces = shared_.namespaces;
   translate.shm_source = environment_.shm_source;
+  if (environment_.guest_hooks != nullptr) {
+    translate.guest_hooks = *environment_.guest_hooks;
+  }
   if (environment_.pod != nullptr && !options_.stands_for_pod) {
     translate.shm_is_pods = environment_.shm_source.empty() && shared_.namespaces.contains("ipc");
     translate.pod_files = *environment_.pod_files;
@@ -179,6 +189,9 @@ Result<> HostContainer::MakeRoot() {
                 "of the guest (storage.block: share has the host mount it)");
   }
   const ParsedOptions parsed = ParseMountOptions(mount->options, /*overlay=*/false);
+  if (!parsed.users.empty() || !parsed.groups.empty()) {
+    return MountRoot();  // the host maps ids
+  }
   const bool read_only = (parsed.flags & MS_RDONLY) != 0 || oci::IsReadOnlyFilesystem(mount->type);
   const auto file = OpenBlockSource(mount->source, read_only);
   if (!file.has_value()) {
@@ -225,19 +238,47 @@ Result<> HostContainer::AttachVolumes() {
   return {};
 }
 
+// The device that it stands for, if it does.
+Result<std::optional<oci::GuestSource>> HostContainer::TakeDirect(const oci::Export& item) {
+  WV_TRY(const auto volume, DirectVolumes(environment_.config->state_dir).Find(item.source));
+  if (!volume.has_value()) {
+    return std::nullopt;
+  }
+  const auto& filesystems = environment_.disk_filesystems;
+  if (std::ranges::find(filesystems, volume->filesystem) == filesystems.end()) {
+    return Fail(Code::kFailedPrecondition,
+                fmt::format("{}: the guest's kernel has no {}", item.source, volume->filesystem));
+  }
+  const bool read_only = volume->read_only || item.read_only;
+  WV_TRY_CONTEXT(const UniqueFd file, OpenBlockSource(volume->device, read_only), item.source);
+  const ParsedOptions parsed = ParseMountOptions(volume->options, /*overlay=*/false);
+  ContainerDisks::Disk disk{fmt::format("c{}-p{}", options_.index, direct_volumes_.size()),
+                            volume->device, file};
+  disk.read_only = read_only;
+  disk.filesystem = volume->filesystem;
+  disk.flags = parsed.flags | (read_only ? MS_RDONLY : 0);
+  disk.options = parsed.data;
+  WV_TRY_VOID_CONTEXT(disks_.Attach(disk), item.source);
+  direct_volumes_.emplace(item.source, disk.name);
+  return oci::GuestSource{fmt::format("{}/{}", oci::kGuestDisks, disk.name), read_only};
+}
+
 // Where the guest has what is bind-mounted: a socket that stands for the host's, in its own memory, or on an export.
 Result<> HostContainer::TakeVolumes() {
   for (const oci::Export& item : guest_.volumes) {
     const std::string field = item.field + ".source";
     WV_TRY_VOID_CONTEXT(CheckBindSource(item.source), field);
-    WV_TRY_CONTEXT(auto served, environment_.sockets->Take(item.source), field);
+    WV_TRY_CONTEXT(auto served, TakeDirect(item), field);
+    if (!served.has_value()) {
+      WV_TRY_CONTEXT(served, environment_.sockets->Take(item.source), field);
+    }
     if (!served.has_value()) {
       WV_TRY_CONTEXT(served, environment_.volumes->Take(options_.id, item.source),
                      field + ": " + item.source);
     }
     if (!served.has_value()) {
       WV_TRY_CONTEXT(std::string name, ShareVolume(item), field);
-      served = oci::GuestSource{fmt::format("{}/{}", oci::kGuestShare, name), false};
+      served = oci::GuestSource{fmt::format("{}/{}", oci::kGuestShare, name), false, true};
       shared_exports_.push_back(std::move(name));
     }
     guest_sources_.emplace(item.source, std::move(*served));
@@ -284,6 +325,8 @@ Result<std::string> HostContainer::ShareVolume(const oci::Export& item) {
     options.read_only = item.read_only;
     options.follow_host_mounts = item.follow_host_mounts;
     options.for_guest = true;
+    options.ids = item.ids;
+    options.map_recursively = item.map_recursively;
     WV_TRY(const UniqueFd volume, CloneTree(item.source, options));
     // A read-only one, too: the host may change it at any time.
     auto attached =
@@ -347,7 +390,7 @@ void HostContainer::EndAnchor() {
 Result<> HostContainer::ShowMemoryLimit(const Limits& limits) {
   constexpr int64_t kAnchorNeeds = 4 << 20;  // bytes; it uses a tenth of it
   const int64_t memory = limits.memory_limit.value_or(0), swap = limits.memory_swap.value_or(0);
-  if (memory == 0 || !cgroup_->Controllers().contains("memory")) {
+  if (memory == 0 || !cgroup_ || !cgroup_->Controllers().contains("memory")) {
     return {};
   }
   Limits shown;

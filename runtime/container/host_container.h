@@ -46,10 +46,12 @@ struct HostEnvironment {
   const PodNamespaces* pod = nullptr;         // null: the sandbox is no pod
   std::string shm_source = {};                // of the pod's /dev/shm
   const std::map<std::string, std::string>* pod_files = nullptr;  // of Facts; null: as `pod`
+  const IdMap* pod_ids = nullptr;                                 // the same
   SandboxVolumes* volumes = nullptr;
   HostSockets* sockets = nullptr;
   SharedExports* exports = nullptr;
   FdRef anchor{-1};  // the program, O_PATH
+  const std::vector<oci::GuestHook>* guest_hooks = nullptr;
 };
 
 class HostContainer {
@@ -82,6 +84,9 @@ class HostContainer {
   // The host's block devices that it has, and their numbers in the guest.
   const std::map<oci::DeviceNumber, oci::DeviceNumber>& devices() const { return devices_; }
 
+  // Directories of the host that stand for a disk here (volume/direct_volumes.h), and its name.
+  const std::map<std::string, std::string>& direct_volumes() const { return direct_volumes_; }
+
   const AnchorProcess& anchor() const {
     WV_CHECK(anchor_.has_value());  // of what Prepare returned
     return *anchor_;
@@ -112,6 +117,7 @@ class HostContainer {
   Result<> AttachDevices();
   Result<> AttachVolumes();
   Result<> TakeVolumes();
+  Result<std::optional<oci::GuestSource>> TakeDirect(const oci::Export& item);
   Result<> ShareRoot();
   Result<std::string> ShareVolume(const oci::Export& item);
   Result<> ShareTree(const std::string& name, FdRef tree, const ExportPolicy& policy);
@@ -126,6 +132,7 @@ class HostContainer {
   ContainerDisks disks_;
   std::map<oci::DeviceNumber, oci::DeviceNumber> devices_;
   std::map<std::string, oci::GuestSource> guest_sources_;
+  std::map<std::string, std::string> direct_volumes_;
   bool root_on_disk_ = false;
   bool mounted_ = false;
   bool recorded_ = false;

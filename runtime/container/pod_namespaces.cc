@@ -8,9 +8,11 @@ namespace {
 // agent.proto, Pod.
 constexpr char kSharedPids[] = "/run/wyvern/pod/pid";
 constexpr char kPidsOf[] = "/run/wyvern/pod/pids/";
+constexpr char kUsers[] = "/run/wyvern/pod/user";
+constexpr char kIpcOfUsers[] = "/run/wyvern/pod/ipc";
 
 bool IsShared(const std::string& type) {
-  return type == "pid" || type == "ipc" || type == "uts";
+  return type == "pid" || type == "ipc" || type == "uts" || type == "user";
 }
 
 }  // namespace
@@ -52,7 +54,10 @@ Result<PodNamespaces::InGuest> PodNamespaces::Find(
                       "one virtual machine, and share with each other only",
                       path, type));
     }
-    if (type != "pid") {
+    if (type == "user") {
+      out.namespaces[type] = kUsers;
+      out.shared_pids = out.shared_users = true;
+    } else if (type != "pid") {
       out.namespaces[type] = "";
     } else if (owner->for_pod) {
       out.namespaces[type] = kSharedPids;
@@ -60,6 +65,11 @@ Result<PodNamespaces::InGuest> PodNamespaces::Find(
     } else {
       out.namespaces[type] = kPidsOf + owner->id;
     }
+  }
+  // Of the guest's own System V IPC its root alone is the owner.
+  if (const auto ipc = out.namespaces.find("ipc");
+      out.shared_users && ipc != out.namespaces.end()) {
+    ipc->second = kIpcOfUsers;
   }
   return out;
 }

@@ -27,6 +27,7 @@ class PodNamespaces {
   struct InGuest {
     std::map<std::string, std::string> namespaces;  // for oci::TranslateOptions
     bool shared_pids = false;                       // AgentClient::SharePids has to come first
+    bool shared_users = false;  // so that it is there; the pod's ids are the container's
   };
 
   // `paths`: of oci::Facts, by type.

@@ -51,8 +51,19 @@ TEST_F(PodNamespacesTest, PidsAreSharedWithThePodOrOneContainer) {
   EXPECT_THAT(target->namespaces, ElementsAre(Pair("pid", "/run/wyvern/pod/pids/web")));
 }
 
+TEST_F(PodNamespacesTest, UsersAreThePodsAndSoIsItsIpc) {
+  const auto pod = pod_.Find({{"ipc", "/proc/100/ns/ipc"}, {"user", "/proc/100/ns/user"}});
+  ASSERT_TRUE(pod.has_value());
+  EXPECT_TRUE(pod->shared_pids);
+  EXPECT_TRUE(pod->shared_users);
+  EXPECT_THAT(pod->namespaces, ElementsAre(Pair("ipc", "/run/wyvern/pod/ipc"),
+                                           Pair("user", "/run/wyvern/pod/user")));
+  EXPECT_THAT(Refusal("user", "/proc/200/ns/user"), HasSubstr("is no user namespace of this pod"));
+  EXPECT_THAT(Refusal("user", "/proc/1/ns/user"), HasSubstr("is no user namespace of this pod"));
+}
+
 TEST_F(PodNamespacesTest, OthersAreLeftToTheTranslation) {
-  const auto found = pod_.Find({{"mount", "/proc/1/ns/mnt"}, {"user", "/proc/1/ns/user"}});
+  const auto found = pod_.Find({{"mount", "/proc/1/ns/mnt"}, {"time", "/proc/1/ns/time"}});
   ASSERT_TRUE(found.has_value());
   EXPECT_THAT(found->namespaces, IsEmpty());
 }

@@ -16,7 +16,8 @@ Result<std::string> SharedExports::Acquire(const oci::Export& item,
   }
   const Key key{info.stx_mnt_id, makedev(info.stx_dev_major, info.stx_dev_minor),
                 info.stx_ino,    item.read_only,
-                item.recursive,  item.follow_host_mounts};
+                item.recursive,  item.follow_host_mounts,
+                item.ids,        item.map_recursively};
   const std::lock_guard lock(mu_);
   auto it = exports_.find(key);
   if (it == exports_.end()) {

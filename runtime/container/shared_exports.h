@@ -28,8 +28,8 @@ class SharedExports {
   bool Release(const std::string& name);
 
  private:
-  // Mount, device and inode; read-only, recursive, following.
-  using Key = std::tuple<uint64_t, dev_t, ino_t, bool, bool, bool>;
+  // Mount, device and inode; read-only, recursive, following; mapped ids, recursively.
+  using Key = std::tuple<uint64_t, dev_t, ino_t, bool, bool, bool, IdMap, bool>;
 
   struct Shared {
     std::string name;

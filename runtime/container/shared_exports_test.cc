@@ -27,6 +27,11 @@ class SharedExportsTest : public testing::Test {
     return item;
   }
 
+  static oci::Export Mapped(oci::Export item, uint32_t outside) {
+    item.ids = {{{0, outside, 65536}}, {{0, outside, 65536}}};
+    return item;
+  }
+
   std::string Acquire(const oci::Export& item) {
     return Must(exports_.Acquire(item, [&]() -> Result<> {
       ++attached_;
@@ -69,6 +74,13 @@ TEST_F(SharedExportsTest, WhatCannotBeAttachedIsNobodys) {
   EXPECT_EQ(Acquire(Item("c1-v0", dir_)), "c1-v0");
   EXPECT_EQ(exports_.Acquire(Item("c2-v0", dir_ + "/none"), refuse).error().code(),
             Code::kNotFound);
+}
+
+TEST_F(SharedExportsTest, OtherIdsAreAnotherExport) {
+  EXPECT_EQ(Acquire(Item("a", dir_)), "a");
+  EXPECT_EQ(Acquire(Mapped(Item("b", dir_), 100000)), "b");
+  EXPECT_EQ(Acquire(Mapped(Item("c", dir_), 200000)), "c");
+  EXPECT_EQ(Acquire(Mapped(Item("d", dir_), 100000)), "b");
 }
 
 }  // namespace

@@ -14,6 +14,9 @@ std::string KernelCommandLine(const MachineOptions& options) {
       "rootflags=dax=always ro rootwait=10 dummy.numdummies=0 maxcpus={} init=/sbin/wyvern-agent "
       "wyvern.log={}",
       options.vcpus, LogLevelName(options.log_level));
+  if (options.allow.has_value()) {
+    line += " wyvern.allow=" + *options.allow;
+  }
   return options.extra_cmdline.empty() ? line : line + " " + options.extra_cmdline;
 }
 

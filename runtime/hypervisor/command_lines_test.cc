@@ -29,6 +29,14 @@ TEST(CommandLinesTest, WordsOfTheConfigurationComeLast) {
   EXPECT_EQ(KernelCommandLine(options), std::string(kWords) + "info rootwait=1 wyvern.log=debug");
 }
 
+TEST(CommandLinesTest, PolicyOfTheAgentIsAWordAlsoWhenItAllowsNothing) {
+  MachineOptions options;
+  options.allow = "exec,signal";
+  EXPECT_EQ(KernelCommandLine(options), std::string(kWords) + "info wyvern.allow=exec,signal");
+  options.allow = "";
+  EXPECT_EQ(KernelCommandLine(options), std::string(kWords) + "info wyvern.allow=");
+}
+
 TEST(CommandLinesTest, ProcessesAreToldNoPathOfTheHost) {
   MachineOptions options;
   options.id = "box";

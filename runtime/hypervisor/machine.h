@@ -44,6 +44,8 @@ struct MachineOptions {
   std::string vmm_binary, fs_binary;
   std::string kernel, initrd, image;  // paths; initrd may be empty
   std::string extra_cmdline;
+  // Of the agent's policy (agent.proto), names with commas between them; none: no policy.
+  std::optional<std::string> allow{};
   RamPages ram_pages = RamPages::kTransparent;
   bool page_reporting =
       true;            // what the guest frees goes back to the host; never with pages of the pool
@@ -147,6 +149,8 @@ class Machine {
   // Of a disk or an interface. Its descriptors are closed when it returns. Unknown: success. FAILED_PRECONDITION: the guest uses it still; `force` asks no guest, which
   // gets I/O errors then.
   virtual Result<> DetachDevice(const std::string& id, bool force) = 0;
+  // The disk `id`, whose device or file has another size now, has that for the guest, too. NOT_FOUND: there is none.
+  virtual Result<> ResizeDisk(const std::string& id) = 0;
   // How many vCPUs run, and how much memory there is: changed together with the guest, which is waited for `patience` long. How far it came is no
   // error. FAILED_PRECONDITION: the machine does not run. INVALID_ARGUMENT: beyond what it was made with. INTERNAL: an answer that no VMM of ours
   // gives. After an error Size tells what is.

@@ -56,6 +56,9 @@ class MicroVm final : public Machine {
   Result<> AttachNetwork(const std::string& id, const std::vector<UniqueFd>& taps,
                          const NetworkDevice& device) override;
   Result<> DetachDevice(const std::string& id, bool force) override;
+
+  Result<> ResizeDisk(const std::string& id) override { return client_->ResizeDisk(id); }
+
   Result<ResizedVcpus> ResizeVcpus(uint32_t vcpus, std::chrono::milliseconds patience) override;
   Result<ResizedMemory> ResizeMemory(uint64_t bytes, std::chrono::milliseconds patience) override;
   Result<MachineSize> Size() override;

@@ -242,6 +242,15 @@ Result<> VmmClient::DetachDevice(const std::string& id, bool force) {
       [this](auto* c, const auto& q, auto* r) { return rep_->stub->DetachDevice(c, q, r); });
 }
 
+Result<> VmmClient::ResizeDisk(const std::string& id) {
+  pb::ResizeDiskRequest request;
+  request.set_id(id);
+  pb::Empty response;
+  return Invoke(
+      "ResizeDisk", rep_->timeout, request, &response,
+      [this](auto* c, const auto& q, auto* r) { return rep_->stub->ResizeDisk(c, q, r); });
+}
+
 Result<> VmmClient::AttachMem(const std::string& id) {
   pb::AttachDeviceRequest request;
   request.set_id(id);

@@ -47,6 +47,7 @@ class VmmClient {
   Result<> AttachUserNet(const std::string& id, FdRef vhost_user_socket);
   Result<> AttachMem(const std::string& id);
   Result<> DetachDevice(const std::string& id, bool force);
+  Result<> ResizeDisk(const std::string& id);
   // The guest has `patience`, 10 minutes at most; the VMM a little more. `why` of an answer is plain text.
   Result<ResizedVcpus> ResizeVcpus(uint32_t vcpus, std::chrono::milliseconds patience);
   Result<ResizedMemory> ResizeMemory(uint64_t bytes, std::chrono::milliseconds patience);

@@ -81,6 +81,8 @@ class RecordingMachine : public api::VirtualMachine {
     return WriteAll(socket, std::string_view("hello"));
   }
 
+  Result<> ResizeDisk(const std::string& /*id*/) override { return {}; }
+
   Result<> Pause() override { return {}; }
 
   Result<> Resume() override { return {}; }

@@ -53,6 +53,7 @@ struct GuestUsage {
   uint64_t buffers = 0, cached = 0, shmem = 0, slab_reclaimable = 0, dirty = 0;
   uint64_t swap_total = 0, swap_free = 0;
   uint64_t oom_kills = 0;
+  uint64_t refused_calls = 0;  // by guest.allow
   uint64_t cpu_user_usec = 0, cpu_system_usec = 0, cpu_idle_usec = 0, cpu_steal_usec = 0;
   uint32_t cpus_online = 0;
   uint64_t cpu_some_usec = 0, memory_some_usec = 0, memory_full_usec = 0;

@@ -272,6 +272,9 @@ void AddGuest(Writer& out, const GuestUsage& guest) {
   out.Add({"wyvern_guest_oom_kills_total", kCounter,
            "Processes in the guest that its kernel killed for want of memory"},
           FromGuest(), guest.oom_kills);
+  out.Add({"wyvern_guest_refused_calls_total", kCounter,
+           "What was asked of the guest against guest.allow"},
+          FromGuest(), guest.refused_calls);
   out.Add({"wyvern_guest_cpus_online", kGauge, "Processors that the guest uses"}, FromGuest(),
           uint64_t{guest.cpus_online});
   const std::array<std::pair<const char*, uint64_t>, 4> modes = {{{"user", guest.cpu_user_usec},

@@ -10,18 +10,13 @@ namespace wyvern::oci {
 namespace {
 
 Result<bool> NamespaceStays(const Json& entry, size_t index, bool own_network, Notes& notes) {
-  static constexpr std::array<std::string_view, 6> kKept = {"pid",   "ipc",    "uts",
-                                                            "mount", "cgroup", "time"};
+  static constexpr std::array<std::string_view, 7> kKept = {"pid",    "ipc",  "uts", "mount",
+                                                            "cgroup", "time", "user"};
   const std::string type = GetString(entry, "type");
   const std::string path = GetString(entry, "path");
   const std::string field = fmt::format("linux.namespaces[{}]", index);
   if (type == "network") {
     return own_network;
-  }
-  if (type == "user") {
-    return Fail(Code::kInvalidArgument, field +
-                                            ": user namespaces are refused: the virtual machine "
-                                            "separates the container's users from the host's");
   }
   if (std::ranges::find(kKept, type) == kKept.end()) {
     return Fail(Code::kInvalidArgument,
@@ -44,6 +39,10 @@ Result<> TranslateNamespaces(Json& linux_section, const TranslateOptions& option
       if (const auto shared = options.namespaces.find(type); shared != options.namespaces.end()) {
         if (!shared->second.empty()) {
           out.push_back({{"type", type}, {"path", shared->second}});
+        }
+        if (type == "user") {  // it has its own
+          linux_section.erase("uidMappings");
+          linux_section.erase("gidMappings");
         }
         continue;
       }

@@ -18,7 +18,6 @@ constexpr std::array<std::string_view, 28> kMountOptions = {
     "private",    "rprivate",    "shared",     "rshared",     "slave",
     "rslave",     "defaults",    "norelatime", "strictatime", "nostrictatime",
     "unbindable", "runbindable", "rro"};
-constexpr std::array<std::string_view, 2> kIdMapOptions = {"idmap", "ridmap"};
 
 bool Has(const std::vector<std::string>& options, std::string_view word) {
   return std::ranges::find(options, word) != options.end();
@@ -89,7 +88,51 @@ Result<> TranslateDisk(Json& mount, const std::string& field, const TranslateOpt
   return {};
 }
 
-void BindInGuest(Json& mount, const GuestSource& source) {
+struct MountIds {
+  IdMap ids;
+  bool recursive = false;
+};
+
+// Takes what says so out of the mount.
+Result<MountIds> TakeIds(Json& mount, const std::string& field, const IdMap& of_container) {
+  MountIds out;
+  WV_TRY(out.ids, ReadIdMap(mount, field));
+  mount.erase("uidMappings");
+  mount.erase("gidMappings");
+  std::vector<std::string> rest;
+  bool wanted = false;
+  for (std::string& word : GetStrings(mount, "options")) {
+    if (word == "idmap" || word == "ridmap") {
+      wanted = true;
+      out.recursive |= word == "ridmap";
+    } else if (word.starts_with("idmap=") || word.starts_with("ridmap=")) {
+      return Fail(Code::kInvalidArgument,
+                  fmt::format("{}.options: {}: write the mappings into uidMappings and gidMappings",
+                              field, word));
+    } else {
+      rest.push_back(std::move(word));
+    }
+  }
+  if (!wanted) {
+    return out;
+  }
+  if (out.ids.empty()) {
+    out.ids = of_container;
+  }
+  if (out.ids.empty()) {
+    return Fail(Code::kInvalidArgument,
+                field +
+                    ".options: idmap: neither the mount has uidMappings and gidMappings nor the "
+                    "container a user namespace");
+  }
+  mount["options"] = std::move(rest);
+  return out;
+}
+
+void BindInGuest(Json& mount, const GuestSource& source, const MountIds& mapped) {
+  if (!mapped.ids.empty() && !source.shared) {
+    WriteIdMap(mapped.ids, mount);  // crun does it
+  }
   mount["type"] = "bind";
   mount["source"] = source.path;
   if (source.read_only) {
@@ -101,7 +144,8 @@ void BindInGuest(Json& mount, const GuestSource& source) {
 }
 
 Result<> TranslateBind(Json& mount, const std::string& field, const TranslateOptions& options,
-                       std::vector<Export>& exports) {
+                       const IdMap& ids, std::vector<Export>& exports) {
+  WV_TRY(const MountIds mapped, TakeIds(mount, field, ids));
   const std::vector<std::string> words = GetStrings(mount, "options");
   for (const std::string& word : words) {
     if (word == "shared" || word == "rshared") {
@@ -111,12 +155,6 @@ Result<> TranslateBind(Json& mount, const std::string& field, const TranslateOpt
                       "machine and cannot appear on the host; rslave lets it see what the "
                       "host mounts",
                       field, word));
-    }
-    if (std::ranges::find_if(kIdMapOptions, [&](std::string_view o) {
-          return word == o || word.starts_with(std::string(o) + "=");
-        }) != kIdMapOptions.end()) {
-      return Fail(Code::kInvalidArgument,
-                  fmt::format("{}.options: {}: id-mapped mounts are not supported", field, word));
     }
   }
   std::string source = GetString(mount, "source");
@@ -134,7 +172,7 @@ Result<> TranslateBind(Json& mount, const std::string& field, const TranslateOpt
   }
   if (const auto served = options.guest_sources.find(source);
       served != options.guest_sources.end()) {
-    BindInGuest(mount, served->second);
+    BindInGuest(mount, served->second, mapped);
     return {};
   }
   const bool read_only = IsReadOnly(words);
@@ -147,11 +185,17 @@ Result<> TranslateBind(Json& mount, const std::string& field, const TranslateOpt
     added.read_only = read_only;
     added.recursive = recursive;
     added.field = field;
+    added.ids = mapped.ids;
+    added.map_recursively = mapped.recursive;
     exports.push_back(std::move(added));
     it = std::prev(exports.end());
+  } else if (it->ids != mapped.ids) {
+    return Fail(Code::kInvalidArgument,
+                fmt::format("{}: {} is mounted with other ids by {}", field, source, it->field));
   } else {
     it->read_only &= read_only;
     it->recursive |= recursive;
+    it->map_recursively |= mapped.recursive;
   }
   it->follow_host_mounts |= Has(words, "slave") || Has(words, "rslave");
   mount["type"] = "bind";
@@ -160,7 +204,7 @@ Result<> TranslateBind(Json& mount, const std::string& field, const TranslateOpt
 }
 
 // As containerd mounts them in podsandbox mode: read-only in a read-only root, else for the container to write, and the others see it.
-void AddPodFiles(Json& document, const TranslateOptions& options) {
+void AddPodFiles(Json& document, const TranslateOptions& options, const IdMap& ids) {
   for (const auto& [destination, source] : options.pod_files) {
     if (Child(document, "mounts") == nullptr) {
       document["mounts"] = Json::array();
@@ -173,10 +217,14 @@ void AddPodFiles(Json& document, const TranslateOptions& options) {
     }
     const Json* root = Child(document, "root");
     const bool read_only = root != nullptr && GetBool(*root, "readonly");
-    mounts.push_back({{"destination", destination},
-                      {"type", "bind"},
-                      {"source", source},
-                      {"options", {"rbind", "rprivate", read_only ? "ro" : "rw"}}});
+    Json mount = {{"destination", destination},
+                  {"type", "bind"},
+                  {"source", source},
+                  {"options", {"rbind", "rprivate", read_only ? "ro" : "rw"}}};
+    if (!ids.empty()) {
+      WriteIdMap(ids, mount);
+    }
+    mounts.push_back(std::move(mount));
   }
 }
 
@@ -187,9 +235,9 @@ bool IsPodShm(const Json& mount, const TranslateOptions& options) {
 
 }  // namespace
 
-Result<Volumes> TranslateMounts(Json& document, const TranslateOptions& options) {
+Result<Volumes> TranslateMounts(Json& document, const TranslateOptions& options, const IdMap& ids) {
   Volumes out;
-  AddPodFiles(document, options);
+  AddPodFiles(document, options, ids);
   Json* mounts = Child(document, "mounts");
   if (mounts == nullptr) {
     return out;
@@ -211,7 +259,10 @@ Result<Volumes> TranslateMounts(Json& document, const TranslateOptions& options)
       mount["source"] = kGuestPodShm;
       mount["options"] = {"rbind", "rw", "nosuid", "nodev", "noexec"};
     } else if (type == "bind" || type == "rbind" || Has(words, "bind") || Has(words, "rbind")) {
-      WV_TRY_VOID(TranslateBind(mount, field, options, out.exports));
+      WV_TRY_VOID(TranslateBind(mount, field, options, ids, out.exports));
+    } else if (Child(mount, "uidMappings") != nullptr || Child(mount, "gidMappings") != nullptr) {
+      return Fail(Code::kInvalidArgument,
+                  field + ".uidMappings, gidMappings: refused: only a bind mount can be id-mapped");
     } else if (std::ranges::find(kDiskFilesystems, type) != kDiskFilesystems.end()) {
       WV_TRY_VOID(TranslateDisk(mount, field, options, out.disks));
     } else if (std::ranges::find(kGuestTypes, type) == kGuestTypes.end()) {

@@ -117,6 +117,7 @@ void ReadNamespaces(const Json& linux_section, Facts& facts) {
 Result<> ReadLinux(const Json& linux_section, Facts& facts) {
   facts.cgroups_path = GetString(linux_section, "cgroupsPath");
   ReadNamespaces(linux_section, facts);
+  WV_TRY(facts.ids, ReadUserNamespace(linux_section));
   const Json* resources = Child(linux_section, "resources");
   if (resources == nullptr) {
     return {};
@@ -135,6 +136,30 @@ void ReadProcess(const Json& process, Facts& facts) {
     facts.oom_score_adj =
         static_cast<int>(std::clamp<int64_t>(GetInt(process, "oomScoreAdj"), -1000, 1000));
   }
+}
+
+// Elsewhere the network belongs to the user namespace. Here it is the guest's, where root of the container may no more than others; so what
+// is asked of the container's root only because of others on the same machine is everybody's in this one.
+void LetUsersServe(std::vector<std::string>& sysctls) {
+  for (const std::string_view word :
+       {"net.ipv4.ip_unprivileged_port_start=0", "net.ipv4.ping_group_range=0 2147483647"}) {
+    const std::string_view key = word.substr(0, word.find('=') + 1);
+    if (std::ranges::none_of(sysctls,
+                             [&](const std::string& other) { return other.starts_with(key); })) {
+      sysctls.emplace_back(word);
+    }
+  }
+}
+
+// In a user namespace nobody makes device nodes: crun binds the guest's own, which it has by the same names for what every Linux has.
+Result<> CheckDevices(const Facts& facts) {
+  if (facts.block_devices.empty()) {
+    return {};
+  }
+  return Fail(Code::kInvalidArgument,
+              facts.block_devices.front().field +
+                  ": a block device cannot be had in a user namespace, where no device node can be "
+                  "made: mount it on the host, or as a volume");
 }
 
 Result<Facts> ReadFacts(const Json& document) {
@@ -173,18 +198,27 @@ Result<Facts> ReadFacts(const Json& document) {
     facts.pod_files = PodFiles(document);
   }
   facts.sandbox_sysctls = SandboxSysctls(document, facts.stands_for_pod);
+  if (!facts.ids.empty()) {
+    LetUsersServe(facts.sandbox_sysctls);
+    WV_TRY_VOID(CheckDevices(facts));
+  }
   return facts;
 }
 
-void TranslateHooks(Json& document) {
+void TranslateHooks(Json& document, const std::vector<GuestHook>& guests) {
   const Json* hooks = Child(document, "hooks");
-  const Json* guest = hooks == nullptr ? nullptr : Child(*hooks, "startContainer");
-  if (guest == nullptr || guest->empty()) {
-    document.erase("hooks");
-    return;
+  const Json* start = hooks == nullptr ? nullptr : Child(*hooks, "startContainer");
+  Json only = Json::object();
+  if (start != nullptr && !start->empty()) {
+    only["startContainer"] = *start;
   }
-  Json only = {{"startContainer", *guest}};
-  document["hooks"] = std::move(only);
+  for (const GuestHook& hook : guests) {
+    only[hook.kind].push_back({{"path", hook.path}});
+  }
+  document.erase("hooks");
+  if (!only.empty()) {
+    document["hooks"] = std::move(only);
+  }
 }
 
 Result<Json> ParseSection(std::string_view text, std::string_view pattern, Notes& notes) {
@@ -233,8 +267,9 @@ Result<GuestSpec> Spec::Translate(const TranslateOptions& options) const {
     document["process"]["terminal"] = options.terminal;
     document["process"].erase("consoleSize");
     document.erase("annotations");
-    TranslateHooks(document);
-    WV_TRY_CONTEXT(Volumes volumes, TranslateMounts(document, options), "config.json");
+    TranslateHooks(document, options.guest_hooks);
+    WV_TRY_CONTEXT(Volumes volumes, TranslateMounts(document, options, rep_->facts.ids),
+                   "config.json");
     out.volumes = std::move(volumes.exports);
     out.disks = std::move(volumes.disks);
     WV_TRY_VOID_CONTEXT(TranslateLinux(document, options, rep_->facts.limits, notes),

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/user_namespace.h"
 #include "cgroup/limits.h"
 
 namespace wyvern::oci {
@@ -38,6 +39,12 @@ struct Hook {
 // Those that run on the host.
 struct HostHooks {
   std::vector<Hook> prestart, create_runtime, create_container, poststart, poststop;
+};
+
+// A program of the guest's that every container has as a hook, in the guest.
+struct GuestHook {
+  std::string kind;  // "prestart", "poststart", "poststop"
+  std::string path;  // absolute, UTF-8
 };
 
 // That a guest may be given on a disk, in mounts[] or as a root.
@@ -86,6 +93,7 @@ struct Facts {
   std::vector<std::string>
       sandbox_sysctls;     // "net.ipv4.ip_forward=1": for the whole guest; of a pause all
   runtime::Limits limits;  // linux.resources, checked
+  IdMap ids;               // of its user namespace; empty: it has none
   HostHooks hooks;
   std::vector<BlockDevice> block_devices;  // each number once
 };
@@ -97,6 +105,8 @@ struct Export {
   bool read_only = false;           // no mount of it may write
   bool recursive = false;           // rbind
   bool follow_host_mounts = false;  // rslave or rshared: later mounts of the host appear
+  IdMap ids;                        // of its files, to be mapped; empty: as they are
+  bool map_recursively = false;     // ridmap
   std::string field;                // "mounts[3]"
 };
 
@@ -114,6 +124,7 @@ struct DiskMount {
 struct GuestSource {
   std::string path;        // in the guest
   bool read_only = false;  // whatever the mount says
+  bool shared = false;     // it is an Export, whose ids the host maps
 };
 
 struct TranslateOptions {
@@ -139,6 +150,7 @@ struct TranslateOptions {
   // Facts of the pod: bound where the container mounts nothing.
   std::map<std::string, std::string> pod_files = {};
   std::string arch = "x86_64";  // the guest's
+  std::vector<GuestHook> guest_hooks = {};
 };
 
 struct GuestSpec {

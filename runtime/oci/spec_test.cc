@@ -177,14 +177,8 @@ TEST(SpecTest, MountsThatOnlyTheHostCanMakeAreRefused) {
   Json json = Minimal();
   json["mounts"] = Json::parse(R"([{"destination":"/x","type":"ext4","source":"/dev/sda"}])");
   EXPECT_THAT(TranslateError(json), HasSubstr("mounts[0].type: 'ext4' is refused"));
-  json["mounts"] = Json::parse(
-      R"([{"destination":"/x","type":"bind","source":"/a","uidMappings":[{"containerID":0,"hostID":1,"size":1}]}])");
-  EXPECT_THAT(ParseError(json), HasSubstr("mounts[0].uidMappings: refused"));
   json["mounts"] = Json::parse(R"([{"destination":"/x","type":"bind"}])");
   EXPECT_THAT(TranslateError(json), HasSubstr("mounts[0].source: missing"));
-  json["mounts"] = Json::parse(
-      R"([{"destination":"/x","type":"bind","source":"/a","options":["rbind","ridmap"]}])");
-  EXPECT_THAT(TranslateError(json), HasSubstr("mounts[0].options: ridmap: id-mapped mounts"));
 }
 
 TEST(SpecTest, OtherNamesOfBindAndCgroupPass) {
@@ -355,13 +349,117 @@ TEST(SpecTest, ANetworkOfItsOwnStaysWithItsSysctls) {
   EXPECT_EQ(guest["sysctl"], Json({{"net.ipv4.ip_forward", "1"}}));
 }
 
-TEST(SpecTest, UserNamespacesAreRefused) {
+const Json kRange = Json::parse(R"([{"containerID":0,"hostID":100000,"size":65536}])");
+
+Json WithUsers() {
   Json json = Minimal();
-  json["linux"]["namespaces"] = Json::parse(R"([{"type":"user"}])");
-  EXPECT_THAT(TranslateError(json), HasSubstr("linux.namespaces[0]: user namespaces are refused"));
-  json = Minimal();
-  json["linux"]["uidMappings"] = Json::parse(R"([{"containerID":0,"hostID":1000,"size":1}])");
-  EXPECT_THAT(ParseError(json), HasSubstr("linux.uidMappings: refused"));
+  json["linux"]["namespaces"] = Json::parse(R"([{"type":"user","path":"/run/pinned/user"}])");
+  json["linux"]["uidMappings"] = kRange;
+  json["linux"]["gidMappings"] = kRange;
+  return json;
+}
+
+TEST(SpecTest, UserNamespacesWithoutWholeMappingsAreRefused) {
+  Json json = WithUsers();
+  json["linux"].erase("gidMappings");
+  EXPECT_THAT(ParseError(json), HasSubstr("linux.uidMappings, gidMappings: groups: 0 ranges"));
+  json["linux"].erase("uidMappings");
+  EXPECT_THAT(ParseError(json), HasSubstr("linux.uidMappings, gidMappings: missing"));
+  json = WithUsers();
+  json["linux"]["namespaces"] = Json::array();
+  EXPECT_THAT(ParseError(json), HasSubstr("refused without a user namespace"));
+  json = WithUsers();
+  json["linux"]["uidMappings"][0]["size"] = 4294967295;
+  EXPECT_THAT(ParseError(json), HasSubstr("users outside: 4294967295 ids from 100000 on"));
+  json["linux"]["uidMappings"][0]["size"] = -1;
+  EXPECT_THAT(ParseError(json), HasSubstr("linux.uidMappings[0].size: must be"));
+  json["linux"]["uidMappings"] = Json::array({kRange[0], kRange[0]});
+  EXPECT_THAT(ParseError(json), HasSubstr("0 is mapped twice"));
+}
+
+TEST(SpecTest, UserNamespaceIsTheGuests) {
+  auto spec = Spec::Parse(WithUsers().dump());
+  ASSERT_TRUE(spec.has_value()) << spec.error().message();
+  EXPECT_THAT(spec->facts().ids.users, ElementsAre(IdRange{0, 100000, 65536}));
+  EXPECT_THAT(spec->facts().sandbox_sysctls, ElementsAre("net.ipv4.ip_unprivileged_port_start=0",
+                                                         "net.ipv4.ping_group_range=0 2147483647"));
+  const Json guest = Guest(WithUsers())["linux"];
+  EXPECT_EQ(guest["uidMappings"], kRange);
+  EXPECT_EQ(guest["namespaces"], Json::parse(R"([{"type":"user"},{"type":"mount"}])"));
+  TranslateOptions options{.container_id = "box", .bundle = "/bundle", .share_prefix = "c0"};
+  options.namespaces = {{"user", "/run/wyvern/pod/user"}};
+  const Json pod = Json::parse(spec->Translate(options)->config_json)["linux"];
+  EXPECT_EQ(pod["namespaces"][0]["path"], "/run/wyvern/pod/user");
+  EXPECT_FALSE(pod.contains("uidMappings")) << "it has its own";
+}
+
+TEST(SpecTest, BlockDevicesAreNotHadInAUserNamespace) {
+  Json json = WithUsers();
+  json["linux"]["devices"] =
+      Json::parse(R"([{"path":"/dev/disk","type":"b","major":7,"minor":1}])");
+  json["linux"]["resources"]["devices"] =
+      Json::parse(R"([{"allow":true,"type":"b","major":7,"minor":1,"access":"rwm"}])");
+  EXPECT_THAT(ParseError(json), HasSubstr("linux.devices[0]: a block device cannot be had in a"));
+}
+
+TEST(SpecTest, IdMappedMountsThatCannotBeAreRefused) {
+  const auto refusal = [](const char* mounts) {
+    Json json = Minimal();
+    json["mounts"] = Json::parse(mounts);
+    return TranslateError(json);
+  };
+  EXPECT_THAT(refusal(R"([{"destination":"/x","type":"bind","source":"/a","options":["ridmap"]}])"),
+              HasSubstr("mounts[0].options: idmap: neither"));
+  EXPECT_THAT(
+      refusal(
+          R"([{"destination":"/x","type":"bind","source":"/a","options":["idmap=uids=0-1-1"]}])"),
+      HasSubstr("write the mappings into"));
+  EXPECT_THAT(
+      refusal(
+          R"([{"destination":"/x","type":"bind","source":"/a","uidMappings":[{"containerID":0,"hostID":1,"size":1}]}])"),
+      HasSubstr("mounts[0].uidMappings, gidMappings: groups: 0 ranges"));
+  EXPECT_THAT(
+      refusal(
+          R"([{"destination":"/x","type":"tmpfs","source":"t","uidMappings":[{"containerID":0,"hostID":1,"size":1}]}])"),
+      HasSubstr("only a bind mount can be id-mapped"));
+  Json json = WithUsers();
+  json["mounts"] = Json::parse(
+      R"([{"destination":"/x","type":"bind","source":"/a","options":["idmap"]},{"destination":"/y","type":"bind","source":"/a"}])");
+  EXPECT_THAT(TranslateError(json),
+              HasSubstr("mounts[1]: /a is mounted with other ids by mounts[0]"));
+}
+
+// The host maps those of exports; of what is in the guest's memory, crun does.
+TEST(SpecTest, IdsOfMountsAreMappedWhereTheFilesAre) {
+  Json json = WithUsers();
+  json["mounts"] = Json::parse(
+      R"([{"destination":"/x","type":"bind","source":"/a","options":["rbind","ridmap"]},{"destination":"/y","type":"bind","source":"/b","options":["rbind","ro"]}])");
+  json["mounts"][1]["uidMappings"] = Json::parse(R"([{"containerID":0,"hostID":5,"size":1}])");
+  json["mounts"][1]["gidMappings"] = kRange;
+  auto spec = Spec::Parse(json.dump());
+  ASSERT_TRUE(spec.has_value());
+  TranslateOptions options{.container_id = "box", .bundle = "/bundle", .share_prefix = "c0"};
+  auto guest = spec->Translate(options);
+  ASSERT_TRUE(guest.has_value()) << guest.error().message();
+  ASSERT_EQ(guest->volumes.size(), 2U);
+  EXPECT_EQ(guest->volumes[0].ids, spec->facts().ids);
+  EXPECT_TRUE(guest->volumes[0].map_recursively);
+  EXPECT_THAT(guest->volumes[1].ids.users, ElementsAre(IdRange{0, 5, 1}));
+  EXPECT_FALSE(guest->volumes[1].map_recursively);
+  Json mounts = Json::parse(guest->config_json)["mounts"];
+  EXPECT_EQ(mounts[0]["options"], Json({"rbind"}));
+  EXPECT_FALSE(mounts[1].contains("uidMappings"));
+  options.guest_sources = {{"/a", {"/run/wyvern/share/c0-v0", false, true}},
+                           {"/b", {"/run/wyvern/volumes/v0"}}};
+  options.pod_files = {{"/etc/hosts", "/pod/hosts"}};
+  guest = spec->Translate(options);
+  ASSERT_TRUE(guest.has_value()) << guest.error().message();
+  mounts = Json::parse(guest->config_json)["mounts"];
+  EXPECT_FALSE(mounts[0].contains("uidMappings"));
+  EXPECT_EQ(mounts[1]["uidMappings"][0]["hostID"], 5);
+  EXPECT_EQ(mounts[1]["gidMappings"], kRange);
+  ASSERT_EQ(guest->volumes.size(), 1U);
+  EXPECT_EQ(guest->volumes[0].ids, spec->facts().ids) << "files of the pod, for its containers";
 }
 
 TEST(SpecTest, SysctlsAreSplitByNamespace) {
@@ -596,6 +694,26 @@ TEST(SpecTest, HooksGoToTheirSide) {
   EXPECT_EQ(hooks[0].env, std::nullopt);
   EXPECT_EQ(hooks[1].env, std::vector<std::string>());
   EXPECT_EQ(hooks[2].env, std::vector<std::string>{"A=b"});
+}
+
+TEST(SpecTest, HooksOfTheGuestComeBesideThoseOfTheContainer) {
+  Json json = Minimal();
+  TranslateOptions options;
+  options.share_prefix = "c7";
+  options.guest_hooks = {
+      {"prestart", "/h/prestart/a"}, {"prestart", "/h/prestart/b"}, {"poststop", "/h/poststop/c"}};
+  const auto hooks = [&] {
+    const auto guest = Spec::Parse(json.dump())->Translate(options);
+    return Json::parse(guest->config_json)["hooks"].dump();
+  };
+  EXPECT_EQ(
+      hooks(),
+      R"({"poststop":[{"path":"/h/poststop/c"}],"prestart":[{"path":"/h/prestart/a"},{"path":"/h/prestart/b"}]})");
+  json["hooks"] = Json::parse(
+      R"({"startContainer":[{"path":"/bin/g"}],"prestart":[{"path":"/bin/of-the-host"}]})");
+  options.guest_hooks.resize(1);
+  EXPECT_EQ(hooks(),
+            R"({"prestart":[{"path":"/h/prestart/a"}],"startContainer":[{"path":"/bin/g"}]})");
 }
 
 TEST(SpecTest, AnnotationsStayOnTheHost) {

@@ -18,8 +18,16 @@ struct Volumes {
   std::vector<DiskMount> disks;
 };
 
+// users.cc. uidMappings and gidMappings of `object`, checked; empty if it has neither. Errors begin with `where`.
+Result<IdMap> ReadIdMap(const Json& object, const std::string& where);
+// As crun reads them.
+void WriteIdMap(const IdMap& map, Json& object);
+// That of linux.namespaces "user": empty if there is no such namespace.
+Result<IdMap> ReadUserNamespace(const Json& linux_section);
+
 // mounts[]: bind sources become exports, file systems of disks disks; other types pass if the guest can mount them itself.
-Result<Volumes> TranslateMounts(Json& document, const TranslateOptions& options);
+// `ids`: of the container's user namespace.
+Result<Volumes> TranslateMounts(Json& document, const TranslateOptions& options, const IdMap& ids);
 
 // linux.*: namespaces, sysctl, devices, resources, seccomp, cgroupsPath.
 Result<> TranslateLinux(Json& document, const TranslateOptions& options,

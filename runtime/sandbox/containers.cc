@@ -138,10 +138,12 @@ Result<ProcessIo> SandboxImpl::MakeContainer(const ContainerPtr& container,
   environment.sockets = sockets_.get();
   environment.exports = &shared_exports_;
   environment.anchor = anchor_;
+  environment.guest_hooks = &guest_hooks_;
   if (facts_.stands_for_pod) {
     environment.pod = &pod_namespaces_;
     environment.shm_source = facts_.shm_source;
     environment.pod_files = &facts_.pod_files;
+    environment.pod_ids = &facts_.ids;
   }
   const int64_t start = timeline_.Now();
   WV_TRY(container->host, HostContainer::Prepare(environment, std::move(host)));

@@ -41,6 +41,8 @@ class ObedientMachine final : public Machine {
 
   Result<> DetachDevice(const std::string&, bool) override { return {}; }
 
+  Result<> ResizeDisk(const std::string&) override { return {}; }
+
   Result<ResizedVcpus> ResizeVcpus(uint32_t wanted, milliseconds patience) override {
     calls.push_back(fmt::format("vcpus {}", wanted));
     patiences.push_back(patience);

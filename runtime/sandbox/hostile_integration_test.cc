@@ -96,6 +96,26 @@ TEST_F(HostileGuestTest, AgentThatSaysItHasFinishedHasToSayHow) {
   EXPECT_THAT(Death(), HasSubstr("did not end"));
 }
 
+TEST_F(HostileGuestTest, AgentThatDoesNotKeepToGuestAllowIsNoAgent) {
+  SandboxOptions options = OptionsOf(MakeBundle("box", {}), "box");
+  auto config = std::make_shared<Config>(*options.config);
+  config->guest.allow = {"signal", "exec"};
+  options.config = config;
+  Backend backend;
+  backend.make_machine = [this](const MachineOptions& machine) {
+    EXPECT_EQ(machine.allow, "signal,exec");
+    return MakeHollowMachineWithAgent(agent_.Connector());
+  };
+  const auto start = [&] { return CodeOf(StartSandbox(options, backend)); };
+  EXPECT_EQ(start(), Code::kFailedPrecondition);  // an old one, which knows no policy
+  agent_.Allow({"exec", "signal", "stdin"});
+  EXPECT_EQ(start(), Code::kFailedPrecondition);
+  agent_.Allow({"exec"});
+  EXPECT_EQ(start(), Code::kFailedPrecondition);
+  agent_.Allow({"exec", "signal"});
+  EXPECT_EQ(start(), Code::kOk);
+}
+
 TEST_F(HostileGuestTest, SlowGuestThatObeysLives) {
   patience_.kill_answer = patience_.kill_exit = milliseconds(1500);
   BootFake();

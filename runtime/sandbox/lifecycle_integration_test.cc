@@ -434,6 +434,51 @@ TEST_F(LifecycleTest, HostHooksSeeTheContainer) {
                            HasSubstr(R"("status":"running")"), HasSubstr(R"("status":"stopped")")));
 }
 
+TEST_F(LifecycleTest, HooksOfTheGuestRunInTheGuestForEveryContainer) {
+  const std::string log = dir_ + "/said";
+  for (const char* kind : {"prestart", "poststart", "poststop"}) {
+    const std::string path = dir_ + "/guest-hooks/" + kind;
+    std::filesystem::create_directories(path);
+    ASSERT_TRUE(WriteFile(path + "/10-say",
+                          std::string("#!/bin/sh\necho ") + kind + " $(cat) >> " + log + "\n"));
+    std::filesystem::permissions(path + "/10-say", std::filesystem::perms(0755));
+  }
+  config_->guest.hooks = dir_ + "/guest-hooks";
+  Boot({});
+  for (const char* id : {"a", "b"}) {
+    BundleOptions options;
+    options.args = {"echo", "ran"};
+    EXPECT_EQ(Run(id, options).out, "ran\n");
+    const std::string text = ReadFile(log).value_or("");
+    EXPECT_THAT(text, testing::MatchesRegex("prestart .*\npoststart .*\npoststop .*\n"));
+    EXPECT_THAT(text, testing::ContainsRegex(std::string("\"id\": *\"") + id));
+    std::filesystem::remove(log);
+  }
+  ASSERT_TRUE(WriteFile(dir_ + "/guest-hooks/prestart/20-fail", "#!/bin/sh\nexit 3\n"));
+  std::filesystem::permissions(dir_ + "/guest-hooks/prestart/20-fail",
+                               std::filesystem::perms(0755));
+  EXPECT_EQ(Run("c", {}).status, 0U) << "hooks are those that were there when the sandbox began";
+}
+
+TEST_F(LifecycleTest, HookOfTheGuestThatFailsIsTheContainersFailure) {
+  const std::string path = dir_ + "/guest-hooks/prestart";
+  std::filesystem::create_directories(path);
+  ASSERT_TRUE(WriteFile(path + "/fail", "#!/bin/sh\nexit 3\n"));
+  std::filesystem::permissions(path + "/fail", std::filesystem::perms(0755));
+  config_->guest.hooks = dir_ + "/guest-hooks";
+  Boot({});
+  const auto io = sandbox_->CreateContainer(ContainerOf("a", MakeBundle("a", {}), false, false));
+  ASSERT_FALSE(io.has_value());
+  EXPECT_THAT(io.error().message(), HasSubstr("hook"));
+}
+
+TEST_F(LifecycleTest, DirectoryOfGuestHooksThatIsNotThereIsNamed) {
+  config_->guest.hooks = dir_ + "/none";
+  const auto started = StartSandboxOf(MakeBundle("box", {}));
+  ASSERT_FALSE(started.has_value());
+  EXPECT_THAT(started.error().message(), HasSubstr("the guest has no directory " + dir_ + "/none"));
+}
+
 // One that fails: an error at Create, and what the others made is undone by the poststop hooks.
 TEST_F(LifecycleTest, HostHookThatFailsEndsTheContainer) {
   Boot({});

@@ -80,6 +80,7 @@ observe::GuestUsage FromGuest(const agent_pb::GuestUsageResponse& in) {
   out.swap_total = in.swap_total();
   out.swap_free = in.swap_free();
   out.oom_kills = in.oom_kills();
+  out.refused_calls = in.refused_calls();
   out.cpu_user_usec = in.cpu_user_usec();
   out.cpu_system_usec = in.cpu_system_usec();
   out.cpu_idle_usec = in.cpu_idle_usec();

@@ -44,9 +44,21 @@ Result<agent_pb::CreateSandboxRequest> SandboxImpl::GuestSandbox() const {
   request.set_share_tag("wyvern");
   request.mutable_sysctls()->Add(facts_.sandbox_sysctls.begin(), facts_.sandbox_sysctls.end());
   request.set_cache_reclaim(GuestReclaim(config_.memory.reclaim));
+  request.set_hooks(config_.guest.hooks);
   if (facts_.stands_for_pod) {
     WV_TRY(const uint64_t bytes, ShmBytes(facts_.shm_source));
     request.mutable_pod()->set_shm_bytes(bytes);
+    const auto add = [](const IdRange& range, agent_pb::IdRange* out) {
+      out->set_first(range.first);
+      out->set_outside(range.outside);
+      out->set_size(range.size);
+    };
+    for (const IdRange& range : facts_.ids.users) {
+      add(range, request.mutable_pod()->add_users());
+    }
+    for (const IdRange& range : facts_.ids.groups) {
+      add(range, request.mutable_pod()->add_groups());
+    }
   }
   return request;
 }

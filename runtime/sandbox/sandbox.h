@@ -160,6 +160,11 @@ struct SandboxSize {
   uint64_t boot_memory = 0, max_memory = 0;
 };
 
+struct VolumeUsage {
+  uint64_t bytes = 0, bytes_available = 0, bytes_used = 0;
+  uint64_t inodes = 0, inodes_available = 0, inodes_used = 0;
+};
+
 class Sandbox {
  public:
   static Result<std::unique_ptr<Sandbox>> Start(SandboxOptions options);
@@ -199,6 +204,9 @@ class Sandbox {
   virtual Result<SandboxSize> Resize(const SizeWish& wish) = 0;
   // Of now; waits for no guest.
   virtual Result<SandboxSize> Size() = 0;
+  // Of the direct volume at `path` (volume/direct_volumes.h), by the guest's word. `grow_to`: its device has grown to at least so many bytes, and
+  // so do disk and file system first. NOT_FOUND: no container has it. FAILED_PRECONDITION: the device is smaller, or the file system cannot.
+  virtual Result<VolumeUsage> DirectVolume(const std::string& path, uint64_t grow_to) = 0;
   virtual Result<std::vector<std::pair<pid_t, std::string>>> Pids(
       const std::string& id) = 0;  // (host pid, exec id); never empty
   virtual Result<ContainerStats> Stats(const std::string& id) = 0;

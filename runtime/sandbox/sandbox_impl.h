@@ -116,6 +116,7 @@ class SandboxImpl final : public Sandbox {
   Result<> UpdateContainer(const std::string& id, const std::string& resources_json) override;
   Result<SandboxSize> Resize(const SizeWish& wish) override;
   Result<SandboxSize> Size() override;
+  Result<VolumeUsage> DirectVolume(const std::string& path, uint64_t grow_to) override;
   Result<std::vector<std::pair<pid_t, std::string>>> Pids(const std::string& id) override;
   Result<ContainerStats> Stats(const std::string& id) override;
   std::vector<std::string> ContainerIds() override;
@@ -204,6 +205,7 @@ class SandboxImpl final : public Sandbox {
 
   // pod.cc: the container that only stands for a pod is on the host alone; its end is the end of all the others.
   Result<agent_pb::CreateSandboxRequest> GuestSandbox() const;
+  Result<> ShareBindMounts();
   Result<> CheckPod();
   static Result<StdioStreams> PauseStreams(const IoWanted& io);
   Result<> SignalPause(const ContainerPtr& pause, const ProcessPtr& init, int signal);
@@ -286,6 +288,7 @@ class SandboxImpl final : public Sandbox {
   SharedExports shared_exports_;
   std::vector<std::string>
       disk_filesystems_;  // that the guest mounts; set before there are containers
+  std::vector<oci::GuestHook> guest_hooks_;  // the same
   std::unique_ptr<LoopThread> loop_;
   std::unique_ptr<ttrpc::BlockingPool> pool_;
   std::atomic<uint32_t> next_index_{0};

@@ -40,6 +40,8 @@ class RecordedMachine final : public Machine {
 
   Result<> DetachDevice(const std::string&, bool) override { return {}; }
 
+  Result<> ResizeDisk(const std::string&) override { return {}; }
+
   Result<ResizedVcpus> ResizeVcpus(uint32_t, std::chrono::milliseconds) override {
     return Fail(Code::kUnavailable, "recorded");
   }

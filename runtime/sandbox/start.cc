@@ -1,15 +1,18 @@
 // From a bundle to a booted virtual machine whose agent answers.
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <sys/random.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <set>
 
 #include "base/check.h"
 #include "base/log.h"
 #include "guest/store.h"
 #include "sandbox/cleanup.h"
+#include "sandbox/guest_hooks.h"
 #include "sandbox/host_memory.h"
 #include "sandbox/sandbox_impl.h"
 
@@ -30,6 +33,27 @@ Result<> UseImportedGuest(const Config& config, MachineOptions& machine) {
   machine.initrd = guest.initrd_path();
   if (!guest.cmdline.empty()) {
     machine.extra_cmdline = guest.cmdline + " " + machine.extra_cmdline;
+  }
+  return {};
+}
+
+bool LimitsGuest(const Config& config) {
+  const std::set<std::string_view> allowed(config.guest.allow.begin(), config.guest.allow.end());
+  return allowed.size() < GuestPermissions().size();
+}
+
+// An older agent knows no policy, and an imported guest's or sandbox.kernel_cmdline's words come later than ours.
+Result<> CheckPolicy(const Config& config, const agent_pb::HelloResponse& hello) {
+  if (!LimitsGuest(config)) {
+    return {};
+  }
+  const std::set<std::string_view> asked(config.guest.allow.begin(), config.guest.allow.end());
+  const std::set<std::string_view> told(hello.policy().allow().begin(),
+                                        hello.policy().allow().end());
+  if (!hello.has_policy() || asked != told) {
+    return Fail(Code::kFailedPrecondition,
+                "guest.allow: the guest's agent does not keep to it; install image and programs of "
+                "one version, and leave wyvern.allow out of sandbox.kernel_cmdline");
   }
   return {};
 }
@@ -137,6 +161,9 @@ Result<> SandboxImpl::StartMachine() {
   machine.initrd = config_.sandbox.initrd;
   machine.image = config_.sandbox.image;
   machine.extra_cmdline = config_.sandbox.kernel_cmdline;
+  if (LimitsGuest(config_)) {
+    machine.allow = fmt::format("{}", fmt::join(config_.guest.allow, ","));
+  }
   WV_TRY_VOID(UseImportedGuest(config_, machine));
   machine.guest_cid =
       kFirstGuestCid;  // each VMM has a vsock of its own: the same number everywhere
@@ -208,6 +235,7 @@ Result<> SandboxImpl::ConnectAgent() {
     return tl::unexpected(std::move(connected).error());
   }
   agent_ = std::move(*connected);
+  WV_TRY_VOID(CheckPolicy(config_, agent_->hello()));
   const int64_t hello = timeline_.Now();
   timeline_.AddGuest(agent_->hello(), start, hello);
   sockets_ = std::make_unique<HostSockets>(HostSockets::Options{
@@ -220,7 +248,9 @@ Result<> SandboxImpl::ConnectAgent() {
   // The sandbox's sysctls may be of an interface by its name.
   WV_TRY_VOID(ConnectNetwork());
   WV_TRY(const agent_pb::CreateSandboxRequest request, GuestSandbox());
-  WV_TRY_VOID(agent_->CreateSandbox(request));
+  WV_TRY(const agent_pb::CreateSandboxResponse made, agent_->CreateSandbox(request));
+  WV_TRY_CONTEXT(guest_hooks_, CheckGuestHooks(made, config_.guest.hooks), "guest.hooks");
+  WV_TRY_VOID(ShareBindMounts());
   volumes_ = std::make_unique<SandboxVolumes>(SandboxVolumes::Options{
       .id = options_.id, .agent = agent_.get(), .loop = loop_.get(), .run = [this](auto work) {
         pool_->Run([this, work = std::move(work)] {

@@ -53,6 +53,24 @@ void RemoveMountPoint(const std::string& path) {
 
 }  // namespace
 
+Result<> MapIds(FdRef tree, FdRef user_namespace, bool recursively, const std::string& source) {
+  mount_attr attributes = {};
+  attributes.attr_set = MOUNT_ATTR_IDMAP;
+  attributes.userns_fd = static_cast<uint64_t>(user_namespace.get());
+  const unsigned flags = AT_EMPTY_PATH | (recursively ? static_cast<unsigned>(AT_RECURSIVE) : 0U);
+  if (mount_setattr(tree.get(), "", flags, &attributes, sizeof(attributes)) == 0) {
+    return {};
+  }
+  if (errno == EINVAL || errno == EPERM) {
+    return Fail(
+        Code::kFailedPrecondition,
+        fmt::format("{}: its ids cannot be mapped: the host's kernel has no id-mapped mounts "
+                    "of its file system{}, or it is id-mapped already",
+                    source, recursively ? ", or of one mounted below" : ""));
+  }
+  return SysError("mount_setattr (id map) " + source);
+}
+
 Result<UniqueFd> CloneTree(const std::string& source, const TreeOptions& options) {
   const unsigned flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC |
                          (options.recursive ? static_cast<unsigned>(AT_RECURSIVE) : 0U);
@@ -72,6 +90,10 @@ Result<UniqueFd> CloneTree(const std::string& source, const TreeOptions& options
   if (mount_setattr(tree.get(), "", AT_EMPTY_PATH | AT_RECURSIVE, &attributes,
                     sizeof(attributes)) != 0) {
     return SysError("mount_setattr " + source);
+  }
+  if (!options.ids.empty()) {
+    WV_TRY(const UniqueFd user_namespace, MakeUserNamespace(options.ids));
+    WV_TRY_VOID(MapIds(tree, user_namespace, options.map_recursively, source));
   }
   return tree;
 }

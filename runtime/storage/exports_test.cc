@@ -172,5 +172,34 @@ TEST_F(ExportsTest, DetachedTreeKeepsNoDeviceBusy) {
   EXPECT_EQ(umount2(source.c_str(), 0), 0);
 }
 
+TEST_F(ExportsTest, IdsOfACloneAreMapped) {
+  MakeDir("volume");
+  MakeFile("volume/f", "x");
+  TreeOptions options;
+  options.ids = {{{0, 100000, 65536}}, {{0, 100000, 65536}}};
+  const auto tree = CloneTree(dir_ + "/volume", options);
+  if (!tree.has_value() && tree.error().code() == Code::kFailedPrecondition) {
+    GTEST_SKIP() << tree.error().message();
+  }
+  ASSERT_TRUE(tree.has_value()) << tree.error().message();
+  struct stat info = {};
+  ASSERT_EQ(fstatat(tree->get(), "f", &info, 0), 0);
+  EXPECT_EQ(info.st_uid, 100000U);
+  ASSERT_EQ(fchownat(tree->get(), "f", 100005, 100006, 0), 0);
+  ASSERT_EQ(stat((dir_ + "/volume/f").c_str(), &info), 0);
+  EXPECT_EQ(info.st_uid, 5U);
+  EXPECT_EQ(info.st_gid, 6U);
+  EXPECT_NE(fchownat(tree->get(), "f", 0, 0, 0), 0) << "root is nobody there";
+}
+
+TEST_F(ExportsTest, FileSystemThatCannotMapIdsIsNamed) {
+  TreeOptions options;
+  options.ids = {{{0, 100000, 65536}}, {{0, 100000, 65536}}};
+  const auto tree = CloneTree("/proc", options);
+  ASSERT_FALSE(tree.has_value());
+  EXPECT_EQ(tree.error().code(), Code::kFailedPrecondition);
+  EXPECT_THAT(tree.error().message(), testing::HasSubstr("/proc: its ids cannot be mapped"));
+}
+
 }  // namespace
 }  // namespace wyvern::runtime

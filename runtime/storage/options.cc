@@ -92,6 +92,10 @@ ParsedOptions ParseMountOptions(const std::vector<std::string>& options, bool ov
       out.propagation = propagation->flag;
     } else if (option == "loop") {
       out.loop = true;
+    } else if (option.starts_with("uidmap=")) {
+      out.users = option.substr(7);
+    } else if (option.starts_with("gidmap=")) {
+      out.groups = option.substr(7);
     } else if (!option.empty() && !(overlay && TakeLayers(option, out))) {
       out.data += (out.data.empty() ? "" : ",") + option;
     }

@@ -21,6 +21,14 @@ TEST(MountOptionsTest, LaterWordsWin) {
   EXPECT_EQ(ParseMountOptions({"rw", "ro"}, false).flags, static_cast<unsigned long>(MS_RDONLY));
 }
 
+TEST(MountOptionsTest, IdMapsAreNotData) {
+  const ParsedOptions parsed =
+      ParseMountOptions({"index=off", "uidmap=0:1:2,5:6:7", "gidmap=0:3:4"}, true);
+  EXPECT_EQ(parsed.users, "0:1:2,5:6:7");
+  EXPECT_EQ(parsed.groups, "0:3:4");
+  EXPECT_EQ(parsed.data, "index=off");
+}
+
 TEST(MountOptionsTest, LoopAndPropagationAreNotData) {
   const ParsedOptions options =
       ParseMountOptions({"loop", "rprivate", "", "size=1m", "mode=0755"}, false);

@@ -11,6 +11,8 @@
 
 #include "base/cleanup.h"
 #include "base/fd.h"
+#include "base/user_namespace.h"
+#include "storage/exports.h"
 #include "storage/loop.h"
 
 namespace wyvern::runtime {
@@ -39,14 +41,77 @@ Result<UniqueFd> OpenLayer(const std::string& path) {
   return fd;
 }
 
+// Of uidmap= and gidmap=; not valid: neither is there.
+Result<UniqueFd> IdsOf(const ParsedOptions& options) {
+  if (options.users.empty() && options.groups.empty()) {
+    return UniqueFd();
+  }
+  IdMap ids;
+  WV_TRY_CONTEXT(ids.users, ParseIdRanges(options.users), "uidmap");
+  WV_TRY_CONTEXT(ids.groups, ParseIdRanges(options.groups), "gidmap");
+  return MakeUserNamespace(ids);
+}
+
+Result<> MoveTo(FdRef tree, const std::string& target) {
+  if (move_mount(tree.get(), "", AT_FDCWD, target.c_str(), MOVE_MOUNT_F_EMPTY_PATH) != 0) {
+    return SysError("move_mount to " + target);
+  }
+  return {};
+}
+
+Result<UniqueFd> Detached(const std::string& path) {
+  UniqueFd tree(open_tree(AT_FDCWD, path.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
+  if (!tree.valid()) {
+    return SysError("open_tree " + path);
+  }
+  return tree;
+}
+
+// A layer whose ids are mapped: a mount of its own. Before Linux 6.15 an overlay takes only mounts that are somewhere, so it is put where the
+// overlay will be, upon the layers before it, which are reached by their descriptors all the same.
+Result<UniqueFd> OpenMappedLayer(const std::string& path, FdRef ids, const std::string& target) {
+  WV_TRY_CONTEXT(UniqueFd tree, Detached(path), "overlay layer");
+  mount_attr attributes = {};
+  attributes.attr_set = MOUNT_ATTR_RDONLY;
+  attributes.propagation = MS_PRIVATE;
+  if (mount_setattr(tree.get(), "", AT_EMPTY_PATH, &attributes, sizeof(attributes)) != 0) {
+    return SysError("mount_setattr " + path);
+  }
+  WV_TRY_VOID(MapIds(tree, ids, /*recursively=*/false, path));
+  WV_TRY_VOID(MoveTo(tree, target));
+  return tree;
+}
+
+// Removes `count` mounts from `target`, and puts `tree` there instead.
+Result<> Replace(const std::string& target, size_t count, FdRef tree) {
+  for (size_t i = 0; i < count; ++i) {
+    if (umount2(target.c_str(), UMOUNT_NOFOLLOW | MNT_DETACH) != 0) {
+      return SysError("unmount " + target);
+    }
+  }
+  return MoveTo(tree, target);
+}
+
+// What is not an overlay, mounted at `target`: its ids.
+Result<> MapMounted(const std::string& target, const ParsedOptions& options) {
+  WV_TRY(const UniqueFd ids, IdsOf(options));
+  if (!ids.valid()) {
+    return {};
+  }
+  WV_TRY(const UniqueFd tree, Detached(target));
+  WV_TRY_VOID(MapIds(tree, ids, /*recursively=*/false, target));
+  return Replace(target, 1, tree);
+}
+
 Result<> MountOverlay(const MountEntry& entry, const std::string& target,
                       const ParsedOptions& options) {
   std::vector<UniqueFd> held;
   std::string data = options.data;
   const auto append = [&](const std::string& text) { data += (data.empty() ? "" : ",") + text; };
   std::string lower;
+  WV_TRY(const UniqueFd ids, IdsOf(options));
   for (const std::string& path : options.lower_dirs) {
-    WV_TRY(UniqueFd fd, OpenLayer(path));
+    WV_TRY(UniqueFd fd, ids.valid() ? OpenMappedLayer(path, ids, target) : OpenLayer(path));
     lower += fmt::format("{}{}", lower.empty() ? "" : ":", fd.get());
     held.push_back(std::move(fd));
   }
@@ -62,14 +127,19 @@ Result<> MountOverlay(const MountEntry& entry, const std::string& target,
       held.push_back(std::move(fd));
     }
   }
-  return OnPrivateThread([&]() -> Result<> {
+  WV_TRY_VOID(OnPrivateThread([&]() -> Result<> {
     // The target may be relative to nothing but the root: it is absolute.
     if (chdir("/proc/self/fd") != 0) {
       return SysError("chdir /proc/self/fd");
     }
     return Mount(entry.source.empty() ? "overlay" : entry.source, target, "overlay", options.flags,
                  data);
-  });
+  }));
+  if (!ids.valid()) {
+    return {};
+  }
+  WV_TRY(const UniqueFd overlay, Detached(target));
+  return Replace(target, options.lower_dirs.size() + 1, overlay);  // it keeps the layers' mounts
 }
 
 Result<> MountBind(const MountEntry& entry, const std::string& target,
@@ -107,6 +177,9 @@ Result<> MountOne(const MountEntry& entry, const std::string& target) {
     WV_TRY_VOID(MountOverlay(entry, target, options));
   } else {
     WV_TRY_VOID(MountDevice(entry, target, options));
+  }
+  if (!overlay) {
+    WV_TRY_VOID(MapMounted(target, options));
   }
   if (options.propagation != 0) {
     WV_TRY_VOID(Mount("none", target, "", options.propagation, ""));

@@ -1,7 +1,8 @@
 // storage/rootfs.h — containerd's mount list applied on <bundle>/rootfs, as every runtime does, and undone.
 // Shape:   types bind, overlay, and file systems of the kernel (ext4, erofs, xfs, …); option "loop" puts a loop device under an image file.
 //          Overlay layers are named by descriptor (lowerdir=10:11:…), so that 120 of them fit into the one page mount(2) takes; no limit by
-//          path length, no characters to escape.
+//          path length, no characters to escape. Options uidmap= and gidmap= (both, or none) map the ids of an overlay's lower layers, or of a
+//          bind mount, as containerd's mounts do.
 // Errors:  NOT_FOUND names a missing source; INVALID_ARGUMENT an option that nobody knows.
 // Threads: any; names relative to descriptors are resolved on a throw-away thread with a working directory of its own.
 #pragma once
@@ -29,6 +30,7 @@ struct ParsedOptions {
   std::vector<std::string> lower_dirs;
   std::string upper_dir, work_dir;
   bool loop = false;
+  std::string users, groups;  // uidmap= and gidmap=, as ParseIdRanges takes them
 };
 
 // `overlay`: lowerdir, upperdir and workdir are taken apart.

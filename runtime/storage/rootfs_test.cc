@@ -82,6 +82,79 @@ TEST_F(RootfsTest, OverlayOf120Layers) {
   EXPECT_TRUE(MountsBelow(root)->empty());
 }
 
+// As containerd 2 has overlays made for containers with a user namespace: what is 0 in a layer is 100000 here, and what is written stays as it is.
+TEST_F(RootfsTest, LayersOfAnOverlayAreIdMapped) {
+  const std::string root = MakeDir("root");
+  for (const char* name : {"one", "two", "upper", "work"}) {
+    MakeDir(name);
+  }
+  MakeFile("one/a", "1");
+  MakeFile("two/b", "2");
+  ASSERT_EQ(chown((dir_ + "/two/b").c_str(), 7, 8), 0);
+  const MountEntry overlay{
+      "overlay",
+      "overlay",
+      "",
+      {"uidmap=0:100000:65536", "gidmap=0:200000:65536", "workdir=" + dir_ + "/work",
+       "upperdir=" + dir_ + "/upper", "lowerdir=" + dir_ + "/one:" + dir_ + "/two"}};
+  const auto mounted = MountRootfs({overlay}, root, Nothing);
+  if (!mounted.has_value() && mounted.error().code() == Code::kFailedPrecondition) {
+    GTEST_SKIP() << mounted.error().message();
+  }
+  ASSERT_TRUE(mounted.has_value()) << mounted.error().message();
+  struct stat info = {};
+  ASSERT_EQ(stat((root + "/a").c_str(), &info), 0);
+  EXPECT_EQ(info.st_uid, 100000U);
+  EXPECT_EQ(info.st_gid, 200000U);
+  ASSERT_EQ(stat((root + "/b").c_str(), &info), 0);
+  EXPECT_EQ(info.st_uid, 100007U);
+  EXPECT_EQ(info.st_gid, 200008U);
+  EXPECT_EQ(MountsBelow(root)->size(), 1U) << "the layers' own mounts are nowhere";
+  ASSERT_EQ(chown((root + "/b").c_str(), 100009, 200009), 0);
+  ASSERT_EQ(stat((dir_ + "/upper/b").c_str(), &info), 0);
+  EXPECT_EQ(info.st_uid, 100009U);
+  EXPECT_TRUE(UnmountTree(root).has_value());
+}
+
+TEST_F(RootfsTest, BindIsIdMapped) {
+  const std::string root = MakeDir("root");
+  MakeDir("source");
+  MakeFile("source/f", "x");
+  const MountEntry bind{
+      "bind", dir_ + "/source", "", {"rbind", "ro", "uidmap=0:1000:1", "gidmap=0:2000:1"}};
+  const auto mounted = MountRootfs({bind}, root, Nothing);
+  if (!mounted.has_value() && mounted.error().code() == Code::kFailedPrecondition) {
+    GTEST_SKIP() << mounted.error().message();
+  }
+  ASSERT_TRUE(mounted.has_value()) << mounted.error().message();
+  struct stat info = {};
+  ASSERT_EQ(stat((root + "/f").c_str(), &info), 0);
+  EXPECT_EQ(info.st_uid, 1000U);
+  EXPECT_EQ(info.st_gid, 2000U);
+  EXPECT_FALSE(WriteFile(root + "/x", "y").has_value()) << "still read-only";
+  EXPECT_TRUE(UnmountTree(root).has_value());
+}
+
+TEST_F(RootfsTest, IdMapsThatAreNoneAreRefusedAndLeaveNothing) {
+  const std::string root = MakeDir("root");
+  const std::string source = MakeDir("source");
+  for (const std::vector<std::string>& words : {std::vector<std::string>{"uidmap=0:1:1"},
+                                                {"gidmap=0:1:1"},
+                                                {"uidmap=x", "gidmap=0:1:1"},
+                                                {"uidmap=0:1:0", "gidmap=0:1:1"},
+                                                {"uidmap=0:4294967295:1", "gidmap=0:1:1"}}) {
+    std::vector<std::string> options = {"bind"};
+    options.insert(options.end(), words.begin(), words.end());
+    const auto bound = MountRootfs({{"bind", source, "", options}}, root, Nothing);
+    ASSERT_FALSE(bound.has_value()) << words[0];
+    EXPECT_EQ(bound.error().code(), Code::kInvalidArgument);
+    options = words;
+    options.push_back("lowerdir=" + source + ":" + source);
+    EXPECT_FALSE(MountRootfs({{"overlay", "overlay", "", options}}, root, Nothing).has_value());
+    EXPECT_TRUE(MountsBelow(root)->empty());
+  }
+}
+
 TEST_F(RootfsTest, MissingLayerIsNamed) {
   const std::string root = MakeDir("root");
   auto result =

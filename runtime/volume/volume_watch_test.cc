@@ -84,6 +84,7 @@ TEST(VolumeWatchManyTest, ManyEventsAreFewCalls) {
   ASSERT_NE(mkdtemp(name), nullptr);
   auto loop = Must(LoopThread::Start("test-loop"));
   std::atomic<int> calls{0};
+  const auto begin = std::chrono::steady_clock::now();
   {
     VolumeWatch watch(*loop, [&] { ++calls; });
     watch.Add(name);
@@ -93,7 +94,8 @@ TEST(VolumeWatchManyTest, ManyEventsAreFewCalls) {
     std::this_thread::sleep_for(milliseconds(300));
   }
   EXPECT_GE(calls, 1);
-  EXPECT_LT(calls, 50);
+  // One for each time of settling, however long a busy machine took to write.
+  EXPECT_LE(calls, (std::chrono::steady_clock::now() - begin) / kVolumeSettles + 1);
   std::filesystem::remove_all(name);
 }
 

@@ -44,7 +44,8 @@ std::vector<std::pair<std::string, std::string>> PublicLinks(const std::string& 
       {"/usr/share/bash-completion/completions/wyvern", "share/completions/wyvern.bash"},
       {zsh, "share/completions/_wyvern"},
       {"/usr/share/fish/vendor_completions.d/wyvern.fish", "share/completions/wyvern.fish"},
-      {"/usr/lib/systemd/system/wyvern-metrics.service", "share/systemd/wyvern-metrics.service"}};
+      {"/usr/lib/systemd/system/wyvern-metrics.service", "share/systemd/wyvern-metrics.service"},
+      {"/usr/lib/tmpfiles.d/wyvern.conf", "share/systemd/wyvern.conf"}};
   for (const auto& link : where_there) {
     if (has(link.second)) {
       links.push_back(link);

@@ -25,7 +25,7 @@ struct Wanted {
   bool required;
 };
 
-constexpr std::array<Wanted, 8> kWanted = {{
+constexpr std::array<Wanted, 9> kWanted = {{
     {"bin/wyvern", true, true},
     {"bin/containerd-shim-wyvern-v2", true, true},
     {"libexec/wyvern-vmm", true, true},
@@ -34,6 +34,7 @@ constexpr std::array<Wanted, 8> kWanted = {{
     {"share/guest/vmlinux", false, true},
     {"share/guest/image.erofs", false, true},
     {"share/systemd/wyvern-metrics.service", false, false},
+    {"share/systemd/wyvern.conf", false, false},
 }};
 
 constexpr size_t kDigestPrefix = std::string_view("sha256:").size();

@@ -74,13 +74,16 @@ void FakeAgent::Register() {
   const auto empty = [](const auto&, const ttrpc::Responder<agent_pb::Empty>& responder) {
     responder.Ok({});
   };
-  Add<agent_pb::HelloRequest, agent_pb::HelloResponse>("Hello", [](const auto&, const auto& r) {
+  Add<agent_pb::HelloRequest, agent_pb::HelloResponse>("Hello", [this](const auto&, const auto& r) {
     agent_pb::HelloResponse response;
     response.set_protocol(1);
     response.add_block_filesystems("ext4");
+    if (policy_.has_value()) {
+      *response.mutable_policy() = *policy_;
+    }
     r.Ok(response);
   });
-  Add<agent_pb::CreateSandboxRequest, agent_pb::Empty>(
+  Add<agent_pb::CreateSandboxRequest, agent_pb::CreateSandboxResponse>(
       "CreateSandbox", [this](const agent_pb::CreateSandboxRequest& request, const auto& r) {
         sandbox_ = request;
         r.Ok({});
@@ -150,6 +153,13 @@ void FakeAgent::Refuse(const std::string& method, Code code) {
 
 void FakeAgent::Hang(const std::string& method) {
   Refuse(method, Code::kOk);
+}
+
+void FakeAgent::Allow(const std::vector<std::string>& names) {
+  loop_->Call([&] {
+    policy_.emplace();
+    policy_->mutable_allow()->Assign(names.begin(), names.end());
+  });
 }
 
 void FakeAgent::Ignore(bool kills) {

@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -29,6 +30,8 @@ class FakeAgent {
   // From now on calls of `method` fail with `code`, or are never answered.
   void Refuse(const std::string& method, Code code);
   void Hang(const std::string& method);
+  // What Hello tells of a policy; before a sandbox starts.
+  void Allow(const std::vector<std::string>& names);
   // SIGKILL is answered and does nothing.
   void Ignore(bool kills);
   // What AddDisk and RemoveDisk answer.
@@ -59,6 +62,7 @@ class FakeAgent {
   // The loop's thread only.
   std::map<std::string, Code> faults_;  // kOk: no answer
   agent_pb::CreateSandboxRequest sandbox_;
+  std::optional<agent_pb::Policy> policy_;
   bool ignores_kills_ = false;
   std::vector<std::string> updates_;
   std::vector<agent_pb::SetNetworkRequest> networks_;

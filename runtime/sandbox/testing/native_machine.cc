@@ -97,6 +97,10 @@ class TwoProcesses : public Machine {
     return ResizedMemory{sizes_->memory, sizes_->memory == bytes ? "" : "the guest keeps some"};
   }
 
+  Result<> ResizeDisk(const std::string& /*id*/) override {
+    return Fail(Code::kUnimplemented, "no disk here changes its size");
+  }
+
   Result<MachineSize> Size() override {
     const std::lock_guard lock(sizes_->mu);
     MachineSize size;
