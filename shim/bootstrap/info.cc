@@ -7,8 +7,9 @@ namespace wyvern::shim {
 std::string FeaturesJson() {
   return R"({"ociVersionMin":"1.0.0","ociVersionMax":"1.2.0",)"
          R"("mountOptions":["bind","rbind","ro","rro","rw","private","rprivate","slave","rslave",)"
-         R"("nosuid","suid","nodev","dev","noexec","exec"],)"
-         R"("linux":{"namespaces":["cgroup","ipc","mount","network","pid","uts"],)"
+         R"("nosuid","suid","nodev","dev","noexec","exec","idmap","ridmap"],)"
+         R"("linux":{"namespaces":["cgroup","ipc","mount","network","pid","user","uts"],)"
+         R"("mountExtensions":{"idmap":{"enabled":true}},)"
          R"("cgroup":{"v1":false,"v2":true,"systemd":true,"systemdUser":false},)"
          R"("seccomp":{"enabled":true},"apparmor":{"enabled":false},"selinux":{"enabled":false}}})";
 }

@@ -95,6 +95,7 @@ class ControlServer::Impl {
   Result<pb::TimelineResponse> Timeline(const pb::Empty& request);
   Result<pb::SizeResponse> Resize(const pb::ResizeRequest& request);
   Result<pb::SizeResponse> Size(const pb::Empty& request);
+  Result<pb::DirectVolumeResponse> DirectVolume(const pb::DirectVolumeRequest& request);
   ttrpc::RawStream::Receiver Attach(const ttrpc::CallContext& client, ttrpc::RawStream stream);
   std::shared_ptr<ExecStream> OpenStream(const pb::StreamData& first,
                                          const ttrpc::CallContext& client,
@@ -186,6 +187,7 @@ void ControlServer::Impl::Register() {
   Pooled("Timeline", &Impl::Timeline);
   Pooled("Resize", &Impl::Resize);
   Pooled("Size", &Impl::Size);
+  Pooled("DirectVolume", &Impl::DirectVolume);
   server_->RegisterServerStream<pb::WatchEventsRequest, pb::SandboxEvent>(
       kService, "WatchEvents",
       [this](const pb::WatchEventsRequest& request, const ttrpc::CallContext&,
@@ -352,6 +354,20 @@ Result<pb::SizeResponse> ControlServer::Impl::Resize(const pb::ResizeRequest& re
 
 Result<pb::SizeResponse> ControlServer::Impl::Size(const pb::Empty& /*request*/) {
   return sandbox_.Size().map([](const auto& size) { return ToMessage(size); });
+}
+
+Result<pb::DirectVolumeResponse> ControlServer::Impl::DirectVolume(
+    const pb::DirectVolumeRequest& request) {
+  WV_TRY(const runtime::VolumeUsage usage,
+         sandbox_.DirectVolume(request.path(), request.grow_to()));
+  pb::DirectVolumeResponse response;
+  response.set_bytes(usage.bytes);
+  response.set_bytes_available(usage.bytes_available);
+  response.set_bytes_used(usage.bytes_used);
+  response.set_inodes(usage.inodes);
+  response.set_inodes_available(usage.inodes_available);
+  response.set_inodes_used(usage.inodes_used);
+  return response;
 }
 
 std::shared_ptr<ExecStream> ControlServer::Impl::OpenStream(const pb::StreamData& first,

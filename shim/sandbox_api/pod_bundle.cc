@@ -105,7 +105,18 @@ json Namespaces(const sandbox_pb::CreateSandboxRequest& request,
     all.push_back({{"type", "ipc"}});
   }
   if (options.has_userns_options() && options.userns_options().mode() == sandbox_pb::POD) {
-    all.push_back({{"type", "user"}});  // refused where all specs are read
+    all.push_back({{"type", "user"}});
+  }
+  return all;
+}
+
+// Checked where all specs are read.
+json Ids(const google::protobuf::RepeatedPtrField<sandbox_pb::IDMapping>& ranges) {
+  json all = json::array();
+  for (const sandbox_pb::IDMapping& range : ranges) {
+    all.push_back({{"containerID", range.container_id()},
+                   {"hostID", range.host_id()},
+                   {"size", range.length()}});
   }
   return all;
 }
@@ -155,6 +166,10 @@ json ConfigJson(const sandbox_pb::CreateSandboxRequest& request,
       {"annotations", Annotations(request, pod)},
       {"linux",
        {{"namespaces", Namespaces(request, namespaces)}, {"sysctl", Sysctls(pod.linux())}}}};
+  if (namespaces.has_userns_options() && namespaces.userns_options().mode() == sandbox_pb::POD) {
+    config["linux"]["uidMappings"] = Ids(namespaces.userns_options().uids());
+    config["linux"]["gidMappings"] = Ids(namespaces.userns_options().gids());
+  }
   if (!pod.hostname().empty()) {
     config["hostname"] = pod.hostname();
   }

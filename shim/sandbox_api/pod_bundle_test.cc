@@ -103,6 +103,11 @@ TEST(PodBundleTest, NamespacesOfTheHostAreLeftToTheRuntime) {
   options.set_ipc(sandbox_pb::NODE);
   options.set_pid(sandbox_pb::NODE);
   options.mutable_userns_options()->set_mode(sandbox_pb::POD);
+  for (auto* range : {options.mutable_userns_options()->add_uids(),
+                      options.mutable_userns_options()->add_gids()}) {
+    range->set_host_id(100000);
+    range->set_length(65536);
+  }
   auto request = RequestOf(pod);
   request.clear_netns_path();
   const auto bundle = DescribePod(request, kHost);
@@ -110,7 +115,8 @@ TEST(PodBundleTest, NamespacesOfTheHostAreLeftToTheRuntime) {
   const oci::Facts facts = FactsOf(*bundle);
   EXPECT_FALSE(facts.network_namespace) << "the runtime refuses it";
   EXPECT_EQ(facts.shm_source, "/dev/shm");
-  EXPECT_TRUE(facts.sandbox_sysctls.empty());
+  EXPECT_EQ(facts.ids.users, std::vector<IdRange>({{0, 100000, 65536}}));
+  EXPECT_EQ(facts.ids.groups, facts.ids.users);
   EXPECT_EQ(json::parse(bundle->config_json)["linux"]["namespaces"],
             json::parse(R"([{"type":"uts"},{"type":"mount"},{"type":"user"}])"));
 }

@@ -29,6 +29,9 @@ namespace sandbox = containerd::sandbox;
 namespace task = containerd::task::v2;
 using Strings = std::vector<std::string>;
 
+// Of the client, in the metadata of every Create.
+constexpr char kTrace[] = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
 class BinaryTest : public ::testing::Test {
  protected:
   BinaryTest() : events_(dir_ / "events.sock") { Bundle("t1", "{}"); }
@@ -114,13 +117,30 @@ class BinaryTest : public ::testing::Test {
     return Must(ttrpc::Client::Create(Must(ConnectUnix(sockets_.back()))));
   }
 
-  // What `ctr run` asks, to the end.
-  void RunTask(ttrpc::Client& client, const std::string& service, const std::string& id) {
+  task::CreateTaskRequest Creation(const std::string& id) const {
     task::CreateTaskRequest create;
     create.set_id(id);
     create.set_bundle(dir_ / id);
-    ASSERT_TRUE((
-        client.Call<task::CreateTaskRequest, task::CreateTaskResponse>(service, "Create", create)));
+    return create;
+  }
+
+  static Result<task::CreateTaskResponse> Create(
+      ttrpc::Client& client, const task::CreateTaskRequest& create,
+      const std::string& service = "containerd.task.v2.Task") {
+    return client.Call<task::CreateTaskRequest, task::CreateTaskResponse>(
+        service, "Create", create, {.metadata = {{"traceparent", kTrace}}});
+  }
+
+  // t1's process lives for a minute.
+  void LetItSleep() {
+    WV_CHECK(
+        WriteFile(dir_ / "t1/config.json", R"({"process":{"args":["/bin/sleep","60"],"cwd":"/"}})")
+            .has_value());
+  }
+
+  // What `ctr run` asks, to the end.
+  void RunTask(ttrpc::Client& client, const std::string& service, const std::string& id) {
+    ASSERT_TRUE(Create(client, Creation(id), service));
     task::StartRequest start;
     start.set_id(id);
     ASSERT_TRUE((client.Call<task::StartRequest, task::StartResponse>(service, "Start", start)));
@@ -179,6 +199,15 @@ TEST_F(BinaryTest, PlainDialectWithRuntimeOptionsOnStdin) {
   pb::Any any;
   any.set_type_url("runtimeoptions.v1.Options");
   any.set_value("\x12\x05/conf");
+  const auto client = Connect(Start("t1", any.SerializeAsString()));
+  RunTask(*client, "containerd.task.v2.Task", "t1");
+}
+
+// As `ctr run --uidmap` has it: numbers where the same tags are strings of the bootstrap parameters.
+TEST_F(BinaryTest, PlainDialectWithOptionsOfRuncOnStdin) {
+  pb::Any any;
+  any.set_type_url("containerd.runc.v1.Options");
+  any.set_value("\x48\xa0\x8d\x06\x50\xa0\x8d\x06");  // io_uid and io_gid: 100000
   const auto client = Connect(Start("t1", any.SerializeAsString()));
   RunTask(*client, "containerd.task.v2.Task", "t1");
 }
@@ -297,16 +326,10 @@ TEST_F(BinaryTest, Scenario37_DeleteIsIdempotentWithAndWithoutEverything) {
 }
 
 TEST_F(BinaryTest, Scenario37_ManyDeletesAtOnceOfALivingSandbox) {
-  WV_CHECK(
-      WriteFile(dir_ / "t1/config.json", R"({"process":{"args":["/bin/sleep","60"],"cwd":"/"}})")
-          .has_value());
+  LetItSleep();
   {
     const auto client = Connect(Start("t1"));
-    task::CreateTaskRequest create;
-    create.set_id("t1");
-    create.set_bundle(dir_ / "t1");
-    ASSERT_TRUE((client->Call<task::CreateTaskRequest, task::CreateTaskResponse>(
-        "containerd.task.v2.Task", "Create", create)));
+    ASSERT_TRUE(Create(*client, Creation("t1")));
   }
   std::vector<std::thread> deletes;
   for (int i = 0; i < 4; ++i) {
@@ -357,11 +380,7 @@ TEST_F(BinaryTest, Scenario28_AfterKillOfTheServerDeleteCleansUpAndStartWorksAga
   uint32_t pid = 0;
   {
     const auto client = Connect(address);
-    task::CreateTaskRequest create;
-    create.set_id("t1");
-    create.set_bundle(dir_ / "t1");
-    const auto created = client->Call<task::CreateTaskRequest, task::CreateTaskResponse>(
-        "containerd.task.v2.Task", "Create", create);
+    const auto created = Create(*client, Creation("t1"));
     ASSERT_TRUE(created);
     pid = created->pid();
   }
@@ -383,16 +402,9 @@ TEST_F(BinaryTest, Scenario28_AfterKillOfTheServerDeleteCleansUpAndStartWorksAga
 }
 
 TEST_F(BinaryTest, TermEndsTheSandboxAndPublishesTheExit) {
-  WV_CHECK(
-      WriteFile(dir_ / "t1/config.json", R"({"process":{"args":["/bin/sleep","60"],"cwd":"/"}})")
-          .has_value());
+  LetItSleep();
   const auto client = Connect(Start("t1"));
-  task::CreateTaskRequest create;
-  create.set_id("t1");
-  create.set_bundle(dir_ / "t1");
-  ASSERT_TRUE((client->Call<task::CreateTaskRequest, task::CreateTaskResponse>(
-      "containerd.task.v2.Task", "Create", create,
-      {.metadata = {{"traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}}})));
+  ASSERT_TRUE(Create(*client, Creation("t1")));
   ASSERT_EQ(kill(ListenerPid(sockets_[0]), SIGTERM), 0);
   EXPECT_TRUE(AwaitGone(sockets_[0]));
   EXPECT_TRUE(AwaitServers(0));
@@ -409,12 +421,9 @@ TEST_F(BinaryTest, LoggerThatTakesItsTimeWritesItsLastLineAfterShutdown) {
                      R"({"process":{"args":["/bin/sh","-c","echo one; sleep 60"],"cwd":"/"}})")
                .has_value());
   const auto client = Connect(Start("t1"));
-  task::CreateTaskRequest create;
-  create.set_id("t1");
-  create.set_bundle(dir_ / "t1");
+  task::CreateTaskRequest create = Creation("t1");
   create.set_stdout("binary://" + logger);
-  ASSERT_TRUE((client->Call<task::CreateTaskRequest, task::CreateTaskResponse>(
-      "containerd.task.v2.Task", "Create", create)));
+  ASSERT_TRUE(Create(*client, create));
   task::StartRequest start;
   start.set_id("t1");
   ASSERT_TRUE((client->Call<task::StartRequest, task::StartResponse>("containerd.task.v2.Task",
@@ -450,13 +459,10 @@ TEST_F(BinaryTest, LogLinesNameNamespaceSandboxContainerAndTrace) {
   ASSERT_EQ(mkfifo((dir_ / "t1/log").c_str(), 0700), 0);
   const UniqueFd log = Must(Open(dir_ / "t1/log", O_RDWR | O_NONBLOCK));
   const auto client = Connect(Start("t1"));
-  task::CreateTaskRequest create;
+  task::CreateTaskRequest create = Creation("t1");
   create.set_id("c1");
-  create.set_bundle(dir_ / "t1");
   create.mutable_options()->set_type_url("example.com/options.of.another");
-  ASSERT_TRUE((client->Call<task::CreateTaskRequest, task::CreateTaskResponse>(
-      "containerd.task.v2.Task", "Create", create,
-      {.metadata = {{"traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}}})));
+  ASSERT_TRUE(Create(*client, create));
   ASSERT_EQ(kill(ListenerPid(sockets_[0]), SIGTERM), 0);
   EXPECT_TRUE(AwaitServers(0));
   std::string said(1 << 16, '\0');

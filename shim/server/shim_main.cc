@@ -13,6 +13,7 @@
 #include "bootstrap/socket.h"
 #include "bootstrap/start.h"
 #include "server/serve.h"
+#include "ttrpc/protobuf_log.h"
 
 extern char** environ;
 
@@ -94,7 +95,9 @@ Result<std::string> Answer(const Args& args, const RuntimeHooks& hooks) {
 int ShimMain(int argc, char** argv, const RuntimeHooks& hooks) {
   const std::vector<std::string> words(argv + (argc > 0 ? 1 : 0), argv + argc);
   SetLogComponent("shim");
-  // containerd reads stdout and stderr of `start` as one: only an error may be said there.
+  // containerd reads stdout and stderr of `start` as one: only an error may be said there, and no line of libprotobuf's, which has one for
+  // strings that are no UTF-8, as options of another type may look like.
+  ttrpc::LimitProtobufLog();
   SetLogLevel(LogLevel::kError);
   const auto args = ParseArgs(words);
   if (!args) {

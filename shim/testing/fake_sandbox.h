@@ -50,6 +50,14 @@ class FakeSandbox final : public runtime::Sandbox {
   // 1 to 4 vCPUs, 256 to 1024 MiB; one thread is ours.
   Result<runtime::SandboxSize> Resize(const runtime::SizeWish& wish) override;
   Result<runtime::SandboxSize> Size() override;
+
+  Result<runtime::VolumeUsage> DirectVolume(const std::string& path, uint64_t grow_to) override {
+    if (path != "/fake/volume") {
+      return Fail(Code::kNotFound, "not here");
+    }
+    return runtime::VolumeUsage{grow_to > 0 ? grow_to : 1000, 600, 400, 10, 7, 3};
+  }
+
   Result<std::vector<std::pair<pid_t, std::string>>> Pids(const std::string& id) override;
   Result<runtime::ContainerStats> Stats(const std::string& id) override;
   std::vector<std::string> ContainerIds() override;
