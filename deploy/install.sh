@@ -32,7 +32,7 @@ kernel=$(deploy/guest/build-kernel.sh | tail -1)
 image=$(deploy/guest/build-image.sh --agent "$build/bin/wyvern-agent" "${image_options[@]}" | tail -1)
 install -D -m 644 "$kernel" "$stage/share/guest/vmlinux"
 install -D -m 644 "$image" "$stage/share/guest/image.erofs"
-for unit in deploy/systemd/*.service; do
+for unit in deploy/systemd/*; do
   [ ! -e "$unit" ] || install -D -m 644 "$unit" "$stage/share/systemd/${unit##*/}"
 done
 [ -n "$keep" ] || "$stage/bin/wyvern" install --from "$stage" "$@"

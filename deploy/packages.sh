@@ -1,6 +1,6 @@
 #!/bin/bash
-# deploy/packages.sh GROUP… — installs the Debian packages of the named groups (bench, build, guest = kernel + image, guest-test, host, interop, lab,
-# test) if any is missing. The one list of what a fresh Debian 12 needs; ARCHITECTURE.md gives each library and tool its reason.
+# deploy/packages.sh GROUP… — installs the Debian packages of the named groups (bench, build, debian, guest = kernel + image, guest-test, host, interop,
+# lab, test) if any is missing. The one list of what a fresh Debian 12 needs; ARCHITECTURE.md gives each library and tool its reason.
 set -euo pipefail
 
 build=(g++ cmake ninja-build ccache pkg-config git
@@ -17,13 +17,16 @@ bench=(libbenchmark-dev libgtest-dev libgmock-dev python3 binutils)
 interop=(qemu-system-x86 qemu-utils dpdk-dev busybox-static cpio gcc libc6-dev python3 python3-pytest)
 lab=(mmdebstrap e2fsprogs cpio kmod tar binutils python3)
 tests=(clang-16 clang-tidy-16 clang-format-16 llvm-16 libclang-rt-16-dev libgtest-dev libgmock-dev libbenchmark-dev
-  crun busybox-static e2fsprogs iproute2 acpica-tools qemu-system-x86 cpio python3 python3-pytest python3-yaml)
+  crun busybox-static e2fsprogs iproute2 acpica-tools qemu-system-x86 cpio python3 python3-pytest python3-yaml fish zsh)
+# debian/'s packages; not of a build: the tools that make them, and what judges them.
+debian=(debhelper dpkg-dev lintian)
 
 wanted=()
 for group in "$@"; do
   case "$group" in
     bench) wanted+=("${bench[@]}") ;;
     build) wanted+=("${build[@]}") ;;
+    debian) wanted+=("${debian[@]}") ;;
     guest) wanted+=("${kernel[@]}" "${image[@]}") ;;
     image) wanted+=("${image[@]}") ;;
     kernel) wanted+=("${kernel[@]}") ;;
@@ -32,7 +35,7 @@ for group in "$@"; do
     interop) wanted+=("${interop[@]}") ;;
     lab) wanted+=("${lab[@]}") ;;
     test) wanted+=("${tests[@]}") ;;
-    *) echo "packages.sh: unknown group '$group' (bench, build, guest, guest-test, host, image, interop, kernel, lab, test)" >&2; exit 2 ;;
+    *) echo "packages.sh: unknown group '$group' (bench, build, debian, guest, guest-test, host, image, interop, kernel, lab, test)" >&2; exit 2 ;;
   esac
 done
 

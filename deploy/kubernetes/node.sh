@@ -10,7 +10,10 @@ verb=${1:-}
 wyvern=${WYVERN:-/opt/wyvern/bin/wyvern}
 host=${HOST:-/host}
 secrets=${SECRETS:-/var/run/secrets/kubernetes.io/serviceaccount}
-api=${API:-https://kubernetes.default.svc}
+# By its address, as clients of Kubernetes do in a pod: a node can be labelled before the cluster's DNS is up.
+address=${KUBERNETES_SERVICE_HOST:-kubernetes.default.svc}
+[[ $address != *:* ]] || address="[$address]"
+api=${API:-https://$address:${KUBERNETES_SERVICE_PORT:-443}}
 : "${NODE_NAME:?NODE_NAME is not set}"
 # There while containerd has not been restarted; it outlives this pod.
 pending=$host/var/lib/wyvern/restart-containerd
