@@ -1,6 +1,6 @@
 #!/bin/bash
 # tests/run.sh [--suite LIST] [--long] [--fuzz-seconds N] — the one test command. LIST: style,unit,asan,fuzz,proof,lab or all (default);
-# smoke is a small part of lab; tsan is in all with --long.
+# e2e is every test of the lab, and like tsan in all with --long; smoke is a small part of it.
 # Installs what it needs (Debian 12, root), runs the suites of tests/suites.tsv within their minutes, and ends with a line
 # "N passed, N failed, N skipped". Exit code 0 only if nothing failed. Logs: build/test-logs/.
 set -uo pipefail
@@ -20,7 +20,7 @@ while [ $# -gt 0 ]; do
   esac
 done
 all=(style unit asan fuzz proof lab)
-[ "$long" = 1 ] && all=(style unit asan tsan fuzz proof lab)
+[ "$long" = 1 ] && all=(style unit asan tsan fuzz proof e2e)
 [ "$suites" = all ] && suites=$(IFS=,; echo "${all[*]}")
 for suite in ${suites//,/ }; do
   [ -x "tests/suites/$suite.sh" ] || { echo "run.sh: unknown suite '$suite' (there are: ${all[*]})" >&2; exit 2; }
@@ -36,7 +36,7 @@ rm -rf "$WYVERN_LOGS"
 mkdir -p "$WYVERN_LOGS" "$CCACHE_DIR"
 
 echo "== suites and their minutes (cold, warm)"
-sed -n 's/^\([a-z]*\)\t\([0-9]*\)\t\([0-9]*\)\t\(.*\)/   \1: \2, \3 — \4/p' tests/suites.tsv
+sed -n 's/^\([a-z0-9]*\)\t\([0-9]*\)\t\([0-9]*\)\t\(.*\)/   \1: \2, \3 — \4/p' tests/suites.tsv
 
 start=$SECONDS
 if ! ./deploy/packages.sh build test >"$WYVERN_LOGS/packages.log" 2>&1; then

@@ -157,6 +157,11 @@ def lab(data):
         if root := data.get(f"root-{name}"):
             disk, share = ([value / scale for value in root[side]] for side in ("disk", "share"))
             row(f"fio, root on a disk: {what}", disk, unit, share, "root on the share")
+    if stream := data.get("bridge-bytes_per_s"):
+        ours, peer = ([rate / 1e6 for rate in stream[side]] for side in ("ours", "peer"))
+        row("TCP between two containers over a bridge: stream", ours, "MB/s", peer, "runc")
+    if trips := data.get("bridge-round_trip_us"):
+        row("— round trip of a byte", trips["ours"], "µs", trips["peer"], "runc")
     for name, (what, unit, peer_name) in OPERATIONS.items():
         if sides := data.get(name):
             counts(what, unit, sides["ours"], sides["peer"], peer_name)

@@ -57,6 +57,11 @@ class Report(unittest.TestCase):
             self.assertEqual(rows[f"{what}: wake-ups per {unit}"], ["2.50", f"3.00 {peer}", "0.83", target, "yes"])
             self.assertEqual(rows[f"{what}: time"][3:], ["–", "–"])
 
+    def test_containers_on_a_bridge_stand_beside_runcs(self):
+        rows = self.rows({"bridge-bytes_per_s": {"ours": [2e6], "peer": [8e6]}, "bridge-round_trip_us": {"ours": [900.0], "peer": [300.0]}})
+        self.assertEqual(rows["TCP between two containers over a bridge: stream"], ["2.00 MB/s", "8.00 MB/s runc", "0.25", "–", "–"])
+        self.assertEqual(rows["— round trip of a byte"], ["900 µs", "300 µs runc", "3.00", "–", "–"])
+
     def test_hotplug_has_the_target_of_the_whole(self):
         rows = self.rows({"hotplug-blk": {"ours": [60.0, 70.0, 80.0], "peer": [100.0], "vmm": [1.0]},
                           "hotplug-vcpu": {"ours": [160.0], "peer": [100.0], "vmm": [1.0]}})

@@ -1,7 +1,7 @@
 #!/bin/bash
 # tests/bench/run.sh [native|lab|all] [--build DIR] [--rounds N] [PART…] — measures Wyvern against the targets of its design and prints one table.
 # native: on this host, without a guest. lab: in a lab machine, beside runc and QEMU microvm; PART chooses from boot ctr memory stdio
-# blk fs net vsock hotplug roots. As root, on an idle machine. Raw figures stay in DIR/bench/.
+# blk fs net vsock hotplug roots bridge. As root, on an idle machine. Raw figures stay in DIR/bench/.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -15,7 +15,7 @@ while [ $# -gt 0 ]; do
     --build) build=${2:?--build needs a directory}; shift 2 ;;
     --rounds) rounds=(--rounds "${2:?--rounds needs a number}"); shift 2 ;;
     -h|--help) sed -n '2,4s/^# //p' "$0"; exit 0 ;;
-    boot|ctr|memory|stdio|blk|fs|net|vsock|hotplug|roots) parts+=("$1"); shift ;;
+    boot|ctr|memory|stdio|blk|fs|net|vsock|hotplug|roots|bridge) parts+=("$1"); shift ;;
     *) echo "run.sh: unknown word '$1'" >&2; sed -n '2,4s/^# //p' "$0" >&2; exit 2 ;;
   esac
 done

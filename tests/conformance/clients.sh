@@ -1,18 +1,21 @@
 #!/bin/bash
 # tests/conformance/clients.sh NAME… — builds clients that Debian has not, from their Go modules at pinned versions, into
-# $WYVERN_CACHE/clients/<name>-<version>/ and prints each directory. NAME: nerdctl, containerd (with its ctr and shim of runc),
-# etcd, kubelet (with kubectl, kube-proxy and the control plane), client.test (of containerd's integration/client), integration.test (of its
-# integration: CRI).
+# $WYVERN_CACHE/clients/<name>-<version>/ and prints each directory. NAME: nerdctl, docker-compose, dockerd (with docker-proxy), containerd (with
+# its ctr and shim of runc), etcd, kubelet (with kubectl, kube-proxy and the control plane), client.test (of containerd's integration/client), integration.test (of its
+# integration: CRI), critest (of cri-tools; where its module is to be had).
 # Exit 3 and a reason on stderr where Go or its module proxy is not at hand: a suite then skips with that reason.
 set -euo pipefail
 
 nerdctl=v2.0.5
+compose=v2.38.2
 containerd=v2.1.4
+dockerd=v28.3.0+incompatible  # the first generation that adds interfaces between Create and Start
 etcd=v3.5.21
 # Of the modules beside it: the same with v0 (k8s.io/api v0.33.1).
 kubernetes=v1.33.1
 client_test=v2.1.4       # the first version whose main module has it
 integration_test=v1.7.27  # of the lab's containerd
+critest=v1.33.0
 
 cache=${WYVERN_CACHE:-${HOME:-/root}/.cache/wyvern}/clients
 command -v go >/dev/null || { echo "clients.sh: no Go on this host" >&2; exit 3; }
@@ -20,15 +23,21 @@ command -v go >/dev/null || { echo "clients.sh: no Go on this host" >&2; exit 3;
 
 # build NAME MODULE VERSION PACKAGES COMMAND…: `go COMMAND` makes the programs of the module's PACKAGES, of which one is NAME, in $out.
 build() {
-  local name=$1 module=$2 version=$3 source work packages
+  local name=$1 module=$2 version=$3 answer source work packages
   read -ra packages <<<"$4"
   shift 4
   out=$cache/$name-$version
   if [ ! -e "$out/$name" ]; then
     mkdir -p "$cache"
     # Not every proxy has the checksum database: what the module itself needs is checked by its go.sum, and it by its pinned version's tag.
-    source=$(cd / && GOFLAGS=-mod=mod GONOSUMDB=$module go mod download -json "$module@$version" | sed -n 's/^\t"Dir": "\(.*\)",*$/\1/p')
-    [ -n "$source" ] || { echo "clients.sh: $module@$version cannot be had here" >&2; exit 3; }
+    answer=$(cd / && GOFLAGS=-mod=mod GONOSUMDB=$module go mod download -json "$module@$version" 2>&1) || true
+    source=$(sed -n 's/^\t"Dir": "\(.*\)",*$/\1/p' <<<"$answer")
+    if [ -z "$source" ]; then
+      # The proxy's name says nothing to who reads the reason.
+      answer=$(sed -E "s#\\\\\"#'#g" <<<"$answer" | sed -n -E 's#^\t"Error": "([^"]*)".*#\1#p' | sed -E -e 's#\\n.*##' -e 's#.*https?://[^ ]*: ##')
+      echo "clients.sh: $module@$version cannot be had from the module proxy here${answer:+: $answer}" >&2
+      exit 3
+    fi
     work=$(mktemp -d "$cache/$name.XXXXXX")
     cp -r "$source" "$work/source"
     chmod -R u+w "$work"
@@ -59,6 +68,12 @@ loopback_images() {
   sed -i -E 's#"(ghcr\.io/containerd|registry\.k8s\.io(/e2e-test-images)?)/#"localhost:5000/#' integration/images/image_list.go
 }
 
+# docker's module file has another name, so that the module is one of version 0.
+docker_sources() {
+  mv vendor.mod go.mod
+  mv vendor.sum go.sum
+}
+
 # And an emulated machine's containerd is not up in the 2 or 4 s that they wait for it.
 client_test_sources() {
   loopback_images
@@ -68,6 +83,9 @@ client_test_sources() {
 for name in "$@"; do
   case $name in
     nerdctl) build nerdctl github.com/containerd/nerdctl/v2 $nerdctl ./cmd/nerdctl build ;;
+    docker-compose) build docker-compose github.com/docker/compose/v2 $compose ./cmd build ;;
+    dockerd)
+      change=docker_sources build dockerd github.com/docker/docker $dockerd './cmd/dockerd ./cmd/docker-proxy' build -tags no_btrfs ;;
     # btrfs and device-mapper's snapshotter by libdm want cgo; the programs are to run in any machine.
     containerd) build containerd github.com/containerd/containerd/v2 $containerd './cmd/containerd ./cmd/ctr ./cmd/containerd-shim-runc-v2' build -tags no_btrfs ;;
     etcd) build etcd go.etcd.io/etcd/server/v3 $etcd . build ;;
@@ -79,6 +97,7 @@ for name in "$@"; do
       change=client_test_sources build client.test github.com/containerd/containerd/v2 $client_test ./integration/client test -c ;;
     integration.test)
       change=loopback_images build integration.test github.com/containerd/containerd $integration_test ./integration test -c ;;
+    critest) build critest sigs.k8s.io/cri-tools $critest ./cmd/critest test -c ;;
     *) echo "clients.sh: unknown client '$name'" >&2; exit 2 ;;
   esac
 done

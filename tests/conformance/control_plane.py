@@ -4,7 +4,8 @@
 etcd, API server, controllers and scheduler (clients.sh etcd kubelet) listen on 127.0.0.1 only, the API server on PORT. CMD finds in its environment
 KUBECONFIG for here, WYVERN_LAB_KUBECONFIG for a machine whose 10.0.2.2 is this host's loopback (lab run --forward), WYVERN_KUBERNETES, the
 directory of the programs, and KUBELET_PORT, where the API server looks for the kubelet of the node `localhost`.
-Exit code 3 and a reason: the programs cannot be had here. No authorization: whoever reaches the ports is the administrator.
+Exit code 3 and a reason: the programs cannot be had here. The tokens in these files are the administrator's; a pod's may what RBAC gives its account.
+In the cluster the API server is the service `kubernetes`, whose one address is the machine's way to this host.
 """
 
 import argparse
@@ -26,6 +27,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 START_SECONDS = 180
 # Of the machine's kubelet.
 KUBELET_PORT = 10250
+# This host's loopback, as the machine has it.
+LAB_HOST = "10.0.2.2"
 
 
 def programs(name: str) -> pathlib.Path:
@@ -61,7 +64,7 @@ class ControlPlane:
         self.directory, self.port = directory, port
         self.token = os.urandom(16).hex()
         self.kubeconfig = kubeconfig(directory / "kubeconfig", f"https://127.0.0.1:{port}", self.token)
-        self.lab_kubeconfig = kubeconfig(directory / "lab-kubeconfig", f"https://10.0.2.2:{port}", self.token)
+        self.lab_kubeconfig = kubeconfig(directory / "lab-kubeconfig", f"https://{LAB_HOST}:{port}", self.token)
         self.kubernetes = programs("kubelet")
         self.etcd = programs("etcd") / "etcd"
         self.processes: list[subprocess.Popen] = []
@@ -96,14 +99,14 @@ class ControlPlane:
         self._run(self.etcd, "--data-dir", "etcd", "--unsafe-no-fsync", "--listen-client-urls", f"http://127.0.0.1:{client}",
                   "--advertise-client-urls", f"http://127.0.0.1:{client}", "--listen-peer-urls", f"http://127.0.0.1:{peer}",
                   "--initial-advertise-peer-urls", f"http://127.0.0.1:{peer}", "--initial-cluster", f"default=http://127.0.0.1:{peer}")
-        (self.directory / "tokens.csv").write_text(f"{self.token},admin,admin\n")
+        (self.directory / "tokens.csv").write_text(f"{self.token},admin,admin,system:masters\n")
         key = self.directory / "service-account.key"
         subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
         self._run(self.kubernetes / "kube-apiserver", f"--etcd-servers=http://127.0.0.1:{client}", "--bind-address=127.0.0.1",
                   f"--secure-port={self.port}", "--cert-dir=certificates", "--service-cluster-ip-range=10.97.0.0/16",
-                  "--authorization-mode=AlwaysAllow", "--token-auth-file=tokens.csv", f"--service-account-key-file={key}",
+                  "--authorization-mode=RBAC", "--token-auth-file=tokens.csv", f"--service-account-key-file={key}",
                   f"--service-account-signing-key-file={key}", "--service-account-issuer=https://kubernetes.default.svc",
-                  "--kubelet-preferred-address-types=Hostname", "--allow-privileged=true", "--endpoint-reconciler-type=none")
+                  "--kubelet-preferred-address-types=Hostname", "--allow-privileged=true", f"--advertise-address={LAB_HOST}")
         deadline = time.monotonic() + START_SECONDS
         while not self._answers("/readyz"):
             for process in self.processes:

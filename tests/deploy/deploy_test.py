@@ -218,6 +218,11 @@ class ObservationTest(unittest.TestCase):
         self.assertIn(f'"{program[1]}"', (TREE / "runtime/cli/install/install.cc").read_text())
         self.assertIn(f"RuntimeDirectory={pathlib.Path(program[2]).name}\n", unit)
 
+    def test_a_boot_removes_what_runs_leave_and_nothing_else(self):
+        lines = [line for line in (TREE / "deploy/systemd/wyvern.conf").read_text().splitlines() if not line.startswith("#")]
+        scratch = re.search(r'kScratch = "(.*)";', (TREE / "runtime/cli/scratch.h").read_text())[1]
+        self.assertEqual(lines, [f"R! {scratch}/*"])
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -1,28 +1,29 @@
 """docker with our runtime (scenario 67): Debian's dockerd on the machine's containerd, overlay2, the default bridge.
 
 Most tests look at one container, `web`, which lives as long as they do: in this order. dockerd puts its interface into the namespace by a
-prestart hook up to version 27; from 28 on between Create and Start, as test_network.py's `ctr run --cni` does.
+prestart hook up to version 27; from 28 on (built by tests/conformance/clients.sh, handed in by --add) between Create and Start.
 """
 
 import io
+import json
+import pathlib
 import re
 import shutil
 import tarfile
-import urllib.error
-import urllib.request
 
 import pytest
 
 from harness.ctr import RUNTIME, WYVERN, call, more, unique, wait_until
 from harness.docker import Dockerd
+from harness.traces import tree
+from harness.web import serves, start_web, volume  # noqa: F401 (a fixture)
 
 pytestmark = [pytest.mark.leaves_nothing(20), pytest.mark.skipif(shutil.which("dockerd") is None, reason="no dockerd in this machine")]
 
 PORT = 18080
+DOCKER_28 = pathlib.Path("/opt/wyvern/extra/dockerd")
 HOST = "172.31.7.1"  # the bridge's
 MIB = 1 << 20
-# Says what it got and ends as it likes.
-SERVER = "trap 'echo bye; exit 7' TERM; httpd -p 80 -h /www; echo started; while :; do echo tick; sleep 1; done"
 
 
 @pytest.fixture(scope="module")
@@ -32,34 +33,10 @@ def docker(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def volume(tmp_path_factory):
-    path = tmp_path_factory.mktemp("wyvern-e2e-www")
-    (path / "index.html").write_text("a page\n")
-    return path
-
-
-@pytest.fixture(scope="module")
 def web(docker, volume) -> str:
-    name = unique("web")
-    done = docker.run("-d", "--name", name, "--init", "-p", f"{PORT}:80", "-v", f"{volume}:/www", "-e", "COLOUR=green", "-w", "/www",
-                      "--memory", "128m", "--cpus", "1", "--health-cmd", "wget -q -O - http://127.0.0.1/ | grep page",
-                      "--health-start-period", "120s", "--health-start-interval", "1s", "--health-interval", "120s",
-                      "busybox", "sh", "-c", SERVER)
-    assert done.returncode == 0, (done.stderr.decode(), docker.said())
-    return name
-
-
-def page(address: str) -> str:
-    """What is served there; empty: nothing."""
-    try:
-        with urllib.request.urlopen(f"http://{address}/", timeout=10) as answer:
-            return answer.read().decode()
-    except (urllib.error.URLError, OSError):
-        return ""
-
-
-def serves(address: str) -> bool:
-    return wait_until(lambda: page(address) == "a page\n", 20, 0.5)
+    return start_web(docker, volume, PORT, "--init", "-w", "/www", "--memory", "128m", "--cpus", "1",
+                     "--health-cmd", "wget -q -O - http://127.0.0.1/ | grep page", "--health-start-period", "120s",
+                     "--health-start-interval", "1s", "--health-interval", "120s", each_second="echo tick; ")
 
 
 @pytest.mark.parametrize("argv,code,says", [
@@ -221,6 +198,28 @@ def test_scenario_67_networks_that_are_refused(docker):
 
 
 @pytest.mark.thorough
+@pytest.mark.skipif(not DOCKER_28.exists(), reason="no dockerd 28 in this machine (tests/conformance/clients.sh makes it)")
+def test_scenario_67_docker_28(tmp_path_factory, volume):
+    with Dockerd(tmp_path_factory.mktemp("wyvern-e2e-docker"), program=DOCKER_28) as docker:
+        assert docker.docker("version", "-f", "{{.Server.APIVersion}}") == "1.51\n"
+        name = docker.docker("run", "-d", "--runtime", RUNTIME, "--init", "-p", f"{PORT + 2}:80", "-v", f"{volume}:/www:ro", "--memory", "64m",
+                             "busybox", "httpd", "-f", "-p", "80", "-h", "/www").strip()
+        assert serves(f"127.0.0.1:{PORT + 2}") and serves(docker.address(name))
+        assert f" {docker.address(name)}/24 " in docker.docker("exec", name, "ip", "-o", "-4", "addr", "show", "eth0")
+        assert docker.docker("exec", name, "cat", "/sys/fs/cgroup/memory.max") == f"{64 * MIB}\n"
+        done = docker.run("--rm", "--link", f"{name}:web", "busybox", "wget", "-q", "-O", "-", "http://web/")
+        assert done.returncode == 0 and done.stdout == b"a page\n", (done, docker.said())
+        docker.docker("restart", "-t", "1", name)
+        assert serves(f"127.0.0.1:{PORT + 2}")
+        docker.docker("network", "create", "--subnet", "172.31.8.0/24", "own")
+        docker.docker("network", "connect", "own", name)  # while it runs
+        assert wait_until(lambda: "172.31.8." in docker.docker("exec", name, "ip", "-o", "-4", "addr"), 20, 1)
+        docker.docker("network", "disconnect", "own", name)
+        docker.docker("rm", "-f", name)
+        docker.docker("network", "rm", "own")
+
+
+@pytest.mark.thorough
 def test_scenario_67_containerds_image_store(tmp_path_factory):
     with Dockerd(tmp_path_factory.mktemp("wyvern-e2e-docker"), containerd_store=True) as docker:
         name = docker.docker("run", "-d", "--runtime", RUNTIME, "-p", f"{PORT + 1}:80", "busybox", "sh", "-c",
@@ -232,3 +231,26 @@ def test_scenario_67_containerds_image_store(tmp_path_factory):
         docker.docker("rm", "-f", name)
         done = docker.run("--rm", "made", "cat", "/www/index.html")
         assert (done.returncode, done.stdout) == (0, b"a page\n"), done
+
+
+@pytest.mark.wyvern_only
+def test_scenario_55_volume_of_an_image_has_its_files_and_owners_as_with_runc(docker):
+    """An anonymous volume: dockerd copies what the image has there, and mounts it."""
+    made = unique("made")
+    docker.docker("run", "--runtime", "runc", "--name", made, "busybox", "sh", "-c",
+                  "mkdir -p /data/d; echo first > /data/a; echo second > /data/d/b; chown 1000:1000 /data; chown 33:33 /data/a; chown 5 /data/d")
+    docker.docker("commit", "--change", "VOLUME /data", made, "volume:latest")
+    script = ("stat -c '%n %u:%g %a' /data /data/* /data/d/*; cat /data/a /data/d/b; echo more >> /data/a; chown 7:8 /data/d/b; "
+              "touch /data/new; grep -c ' /data ' /proc/mounts")
+    seen = {}
+    for runtime in "runc", WYVERN:
+        name = unique("volume")
+        done = docker.call("run", "--runtime", runtime, "--network", "none", "--name", name, "volume:latest", "sh", "-c", script)
+        assert done.returncode == 0, done.stderr
+        (mount,) = json.loads(docker.inspect(name, "{{json .Mounts}}"))
+        seen[runtime] = done.stdout.decode(), tree(pathlib.Path(mount["Source"]))
+        docker.docker("rm", "-v", name)
+        assert not pathlib.Path(mount["Source"]).exists()
+    docker.docker("rm", made)
+    assert seen[WYVERN] == seen["runc"]
+    assert "/data 1000:1000 755" in seen[WYVERN][0] and ("d/b", 7, 8, 0o100644, "second\n") in seen[WYVERN][1], seen

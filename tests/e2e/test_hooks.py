@@ -2,11 +2,14 @@
 
 import json
 import os
+import pathlib
 
 import pytest
 
-from harness.ctr import call, unique
+from harness.ctr import BUSYBOX, Container, call, run, unique
 from harness.shim import Shim, default_spec
+
+GUEST = pathlib.Path("/usr/share/wyvern/guest")
 
 pytestmark = pytest.mark.wyvern_only
 
@@ -86,3 +89,28 @@ def test_scenario_64_a_poststart_hook_that_fails_ends_the_container(scratch, bun
         assert shim.call("Wait", {1: shim.name})[2].get(1, 0) == 137
         assert shim.call("Delete", {1: shim.name})[0] == 0
         assert (scratch / "undone").exists()
+
+
+def test_hooks_of_the_guest_are_those_of_every_container(scratch, configure):
+    """guest.hooks: programs of the guest's image, run in the guest."""
+    root, image = scratch / "guest", scratch / "image.erofs"
+    done = call(["fsck.erofs", f"--extract={root}", GUEST / "image.erofs"])
+    assert done.returncode == 0, done.stderr
+    for kind in ("prestart", "poststart", "poststop"):
+        directory = root / "usr/share/oci/hooks" / kind
+        directory.mkdir(parents=True)
+        (directory / "10-say").write_text(f"#!/bin/sh\necho hook {kind} $(cat) >/dev/kmsg\n")
+        (directory / "10-say").chmod(0o755)
+    done = call(["mkfs.erofs", "--quiet", "-x-1", "-Enoinline_data", "--all-root", image, root])
+    assert done.returncode == 0, done.stderr
+    os.truncate(image, -(-image.stat().st_size >> 21) << 21)  # whole pages of 2 MiB, as the VMM wants it
+    configure(f"sandbox: {{ image: {image} }}\nguest: {{ hooks: /usr/share/oci/hooks }}\n")
+    with Container() as container:
+        kernel = call(["wyvern", "exec", "--guest", container.name, "dmesg"]).stdout.decode()
+        said = [line.split("] hook ", 1)[1] for line in kernel.splitlines() if "] hook " in line]
+        assert [line.split()[0] for line in said] == ["prestart", "poststart"], kernel
+        state = json.loads(said[0].split(" ", 1)[1])
+        assert state["id"] == container.name and state["status"] in ("creating", "created"), state
+    configure(f"sandbox: {{ image: {image} }}\nguest: {{ hooks: /none }}\n")
+    done = run(BUSYBOX, "true")
+    assert done.returncode != 0 and b"guest.hooks: " in done.stderr and b"no directory /none" in done.stderr, done.stderr

@@ -2,46 +2,24 @@
 
 import json
 import os
-import pathlib
-import shutil
 import subprocess
 
 import pytest
 
 from harness.containerd import succeed, version
 from harness.ctr import BUSYBOX, Container, call, check_output, wait_until
+from harness.installation import CONTAINERD_CONFIG, VERSIONS, bare_machine, lay_out, restart_containerd
 
 pytestmark = pytest.mark.wyvern_only
-# What the lab has put there by itself, in the way of an installation.
-LAB = ["/usr/libexec/wyvern", "/usr/share/wyvern", "/usr/local/bin/wyvern", "/usr/local/bin/containerd-shim-wyvern-v2"]
-VERSIONS = pathlib.Path("/usr/lib/wyvern")
-CONFIG = pathlib.Path("/etc/containerd/config.toml")
 
 
 @pytest.fixture
 def payload(tmp_path):
     """As deploy/install.sh lays it out; the lab's own programs are away meanwhile."""
-    stage = tmp_path / "stage"
-    shutil.copytree("/usr/libexec/wyvern", stage / "libexec")
-    shutil.copytree("/usr/share/wyvern", stage / "share")
-    (stage / "bin").mkdir()
-    for name in ("wyvern", "containerd-shim-wyvern-v2"):
-        shutil.copy(f"/usr/local/bin/{name}", stage / "bin" / name)
-    before = CONFIG.read_text()
-    CONFIG.write_text(before.replace('"io.containerd.grpc.v1.cri", ', ""))  # off in the lab
-    for path in LAB:
-        os.rename(path, path + ".lab")
-    yield stage
-    call([stage / "bin/wyvern", "uninstall"])
-    for path in LAB:
-        os.rename(path + ".lab", path)
-    CONFIG.write_text(before)
-    restart_containerd()
-
-
-def restart_containerd():
-    succeed("systemctl", "restart", "containerd")
-    assert wait_until(lambda: call(["ctr", "version"]).returncode == 0, 60)
+    stage = lay_out(tmp_path / "stage")
+    with bare_machine():
+        yield stage
+        call([stage / "bin/wyvern", "uninstall"])
 
 
 def install(stage) -> str:
@@ -51,7 +29,7 @@ def install(stage) -> str:
 @pytest.mark.limit(420)
 @pytest.mark.skipif(not os.path.exists("/usr/bin/containerd"), reason="a containerd elsewhere than in /usr/bin")
 def test_an_installation_from_beginning_to_end(payload):
-    before = CONFIG.read_text()
+    before = CONTAINERD_CONFIG.read_text()
     said = install(payload)
     assert f"containerd {version()}" in said and "handler wyvern added" in said, said
     assert "missing" not in said, said
@@ -84,12 +62,12 @@ def test_an_installation_from_beginning_to_end(payload):
 
     said = succeed("wyvern", "uninstall")
     assert "our handler taken out" in said, said
-    assert CONFIG.read_text() == before
+    assert CONTAINERD_CONFIG.read_text() == before
     assert not VERSIONS.exists() and not os.path.lexists("/usr/bin/wyvern")
 
 
 def test_what_is_in_the_way_is_named_and_nothing_done():
-    before = CONFIG.read_text()
+    before = CONTAINERD_CONFIG.read_text()
     done = subprocess.run(["wyvern", "install", "--from", "/usr"], capture_output=True, text=True, check=False)
     assert done.returncode == 125 and "has no" in done.stderr, done.stderr
-    assert CONFIG.read_text() == before
+    assert CONTAINERD_CONFIG.read_text() == before

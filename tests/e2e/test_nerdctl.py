@@ -6,18 +6,18 @@ Most tests look at one container, `web`, in this order. nerdctl is not in Debian
 import pathlib
 import re
 import shutil
-import urllib.error
-import urllib.request
 
 import pytest
 
 from harness.ctr import RUNTIME, WYVERN, call, unique, wait_until
+from harness.images import Images, layer
 from harness.nerdctl import PROGRAM, SUBNET, Nerdctl, without_fifos
+from harness.traces import tree
+from harness.web import serves, start_web, volume  # noqa: F401 (a fixture)
 
 pytestmark = [pytest.mark.leaves_nothing(20), pytest.mark.skipif(not PROGRAM.exists(), reason="no nerdctl in this machine")]
 
 PORT = 18090
-SERVER = "trap 'echo bye; exit 7' TERM; mkdir -p /www; httpd -p 80 -h /www; echo started; while :; do sleep 1; done"
 
 
 @pytest.fixture(scope="module")
@@ -27,18 +27,8 @@ def nerdctl(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def volume(tmp_path_factory):
-    path = tmp_path_factory.mktemp("wyvern-e2e-www")
-    (path / "index.html").write_text("a page\n")
-    return path
-
-
-@pytest.fixture(scope="module")
 def web(nerdctl, volume) -> str:
-    name = unique("web")
-    done = nerdctl.run("-d", "--name", name, "-p", f"{PORT}:80", "-v", f"{volume}:/www", "-e", "COLOUR=green", "busybox", "sh", "-c", SERVER)
-    assert done.returncode == 0, done.stderr.decode()
-    return name
+    return start_web(nerdctl, volume, PORT)
 
 
 @pytest.fixture(autouse=True)
@@ -47,19 +37,11 @@ def fifos():
         yield
 
 
-def page(address: str) -> str:
-    try:
-        with urllib.request.urlopen(f"http://{address}/", timeout=10) as answer:
-            return answer.read().decode()
-    except (urllib.error.URLError, OSError):
-        return ""
-
-
 def test_scenario_68_bridge_port_volume_logs(nerdctl, web):
     address = nerdctl.address(web)
     assert address.startswith(SUBNET + "."), address
     for target in (address, f"{SUBNET}.1:{PORT}"):  # portmap's rules are for what comes from outside lo
-        assert wait_until(lambda: page(target) == "a page\n", 20, 0.5), (target, call(["iptables-save"]).stdout.decode())
+        assert serves(target), (target, call(["iptables-save"]).stdout.decode())
     assert nerdctl.nerdctl("logs", web) == "started\n"
     said = nerdctl.nerdctl("exec", web, "sh", "-c", "echo $COLOUR; ip -4 -o addr show eth0; cat /www/index.html; grep nameserver /etc/resolv.conf")
     assert said.startswith("green\n") and f" {address}/24 " in said and "a page\n" in said and "nameserver" in said, said
@@ -103,10 +85,44 @@ def test_scenario_68_pause_stop_start_rm(nerdctl, web):
     assert (state["Status"], state["ExitCode"]) == ("exited", 7), state
     assert wait_until(lambda: nerdctl.nerdctl("logs", web) == "started\nbye\n", 5), nerdctl.nerdctl("logs", web)
     nerdctl.nerdctl("start", web)
-    assert wait_until(lambda: page(f"{SUBNET}.1:{PORT}") == "a page\n", 20, 0.5)
+    assert serves(f"{SUBNET}.1:{PORT}")
     nerdctl.nerdctl("kill", web)
     assert wait_until(lambda: nerdctl.inspect(web)["State"]["ExitCode"] == 137, 10)
     nerdctl.nerdctl("rm", "-f", web)
+
+
+VOLUME = "docker.io/library/volume:latest"
+
+
+@pytest.fixture(scope="module")
+def volume_image(tmp_path_factory):
+    """Of busybox, with a VOLUME that has files of several owners."""
+    images = Images()
+    images.derive(VOLUME, "busybox", layer(("data", None, 1000), ("data/a", b"first\n", 33), ("data/d", None, 5), ("data/d/b", b"second\n", 1000, 0o600)),
+                  Volumes={"/data": {}})
+    archive = tmp_path_factory.mktemp("wyvern-e2e-volume") / "volume.tar"
+    images.archive(archive)
+    done = call(["ctr", "images", "import", archive], timeout=200)
+    assert done.returncode == 0, done.stderr
+    yield VOLUME
+    call(["ctr", "images", "rm", VOLUME])
+
+
+@pytest.mark.wyvern_only
+def test_scenario_55_volume_of_an_image_has_its_files_and_owners_as_with_runc(nerdctl, volume_image):
+    """An anonymous volume: what the image has there, and what the container does to it, inside and on the host."""
+    script = ("stat -c '%n %u:%g %a' /data /data/* /data/d/*; cat /data/a /data/d/b; echo more >> /data/a; chown 7:8 /data/d/b; "
+              "touch /data/new; grep -c ' /data ' /proc/mounts")
+    seen = {}
+    for runtime in "io.containerd.runc.v2", WYVERN:
+        name = unique("volume")
+        done = nerdctl.call("run", "--pull", "never", "--runtime", runtime, "--net", "none", "--name", name, volume_image, "sh", "-c", script)
+        assert done.returncode == 0, done.stderr
+        source = next(pathlib.Path(m["Source"]) for m in nerdctl.inspect(name)["Mounts"] if m["Destination"] == "/data")
+        seen[runtime] = done.stdout.decode(), tree(source)
+        nerdctl.nerdctl("rm", "-v", name)
+    assert seen[WYVERN] == seen["io.containerd.runc.v2"]
+    assert "/data/a 33:33 644" in seen[WYVERN][0] and ("d/b", 7, 8, 0o100600, "second\n") in seen[WYVERN][1], seen
 
 
 @pytest.mark.wyvern_only

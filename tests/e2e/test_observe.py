@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import pathlib
 import re
 import signal
 import socket
@@ -17,6 +18,7 @@ import pytest
 from harness.containerd import loop_device
 from harness.ctr import BUSYBOX, Container, call, run, unique, wait_until
 from harness.sandbox import Watch, memory
+from test_network import Pod, named_namespaces  # noqa: F401 (a fixture)
 from test_wyvern_cli import Running, wyvern
 
 pytestmark = pytest.mark.wyvern_only
@@ -210,6 +212,38 @@ def test_what_a_disk_and_a_share_move(scratch):
             assert moved("wyvern_block_operations_total", operation="flush") >= 1
             assert 16 * MIB <= moved("wyvern_host_process_written_bytes_total", process="fs") < 40 * MIB
             assert 0 < after.sum("wyvern_upcall_duration_seconds_sum", call="pci_rescan") < 60
+
+
+def asked_for() -> list[tuple[str, set[str]]]:
+    """What deploy/grafana's dashboard asks Prometheus for: each metric, and the labels that it has to have there."""
+    dashboard = json.loads(pathlib.Path("/opt/wyvern/deploy/grafana/wyvern.json").read_text())
+    queries = []
+    for target in (target for panel in dashboard["panels"] for target in panel.get("targets", [])):
+        metrics = re.findall(r"(wyvern_[a-z_]+)(?:\{([^}]*)\})?", target["expr"])
+        assert metrics, target
+        by = {label.strip() for group in re.findall(r"by \(([^)]*)\)", target["expr"]) for label in group.split(",")}
+        shown = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+        queries += [(name, by | shown | set(re.findall(r"(\w+)=~?\"", matched))) for name, matched in metrics]
+    for variable in dashboard["templating"]["list"]:
+        for name, matched, label in re.findall(r"label_values\((\w+)(?:\{([^}]*)\})?, (\w+)\)", variable["query"]):
+            queries.append((name, {label} | set(re.findall(r"(\w+)=~?\"", matched))))
+    return queries
+
+
+def test_dashboard_asks_for_what_is_exported(scratch):
+    """Of a machine that has all of it: a disk, an interface, memory that was plugged, a limit, an event."""
+    with open(scratch / "disk", "wb") as image:
+        image.truncate(16 * MIB)
+    with Pod() as pod, loop_device(scratch / "disk") as device:
+        flags = ["--device", device, "--memory-limit", str(512 * MIB), *pod.flags]
+        with Container(BUSYBOX, flags=flags):
+            metrics = measure("--node")
+    asked = asked_for()
+    assert len(asked) > 30
+    for name, labels in asked:
+        samples = metrics.all(name)
+        assert samples, f"nothing is called {name}"
+        assert all(labels <= have.keys() for have, _ in samples), (name, labels, samples[0])
 
 
 def test_vmm_that_hangs_costs_seconds_and_its_own_figures():

@@ -1,7 +1,6 @@
 """The Sandbox API of containerd 2.x (`sandboxer = "shim"`): what test_pods.py does not show. Pods without a container of their own."""
 
 import pathlib
-import signal
 
 import pytest
 
@@ -47,9 +46,8 @@ def test_scenario_32_containerd_restarts_under_a_sandbox_that_lives(cri):
     with Pod(cri, "sandbox-api") as pod:
         assert (bundle_of(cri, pod) / "config.json").exists()  # ours
         one = pod.run("sh", "-c", "trap 'exit 6' TERM; while sleep 0.1; do :; done")
-        cri.process.send_signal(signal.SIGKILL)
-        cri.process.wait()
-        cri.start()
+        cri.daemon.kill()
+        cri.daemon.start()
         assert wait_until(lambda: cri.answers("Version"), 60), cri.said()
         assert pod.state() == "SANDBOX_READY"
         assert pod.exec(one, "echo", "still") == "still\n"

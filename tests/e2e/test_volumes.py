@@ -291,3 +291,20 @@ def test_scenario_56_character_devices_are_the_guests(scratch):
 def test_scenario_56_null_of_the_guest(scratch):
     done = run(BUSYBOX, "sh", "-c", "echo x > /d; wc -c < /d", flags=bind("/dev/null", "/d"))
     assert (done.returncode, done.stdout) == (0, b"0\n"), done.stderr
+
+
+def test_bind_mounts_of_the_sandbox_are_the_guests_read_only(scratch, configure):
+    """sandbox.bind_mounts: beside the containers, for what runs in the guest; by no annotation."""
+    (scratch / "Tools").mkdir()
+    (scratch / "Tools/file").write_text("of the host\n")
+    configure(f"sandbox:\n  bind_mounts: [\"{scratch}/Tools/\"]\nguest:\n  debug_exec: true\nannotations:\n  allow: [sandbox.memory]\n")
+    with Container(BUSYBOX) as container:
+        script = "cat /run/wyvern/share/host-tools/file; echo x > /run/wyvern/share/host-tools/x"
+        done = call(["wyvern", "exec", "--guest", container.name, "--", "sh", "-c", script])
+        assert done.stdout == b"of the host\n" and b"Read-only file system" in done.stderr, (done.stdout, done.stderr)
+        assert container.exec("ls", "/run/wyvern").returncode != 0
+    done = run(BUSYBOX, "true", flags=["--annotation", "io.wyvern.sandbox.bind_mounts=/etc"])
+    assert done.returncode != 0 and b"sandbox.bind_mounts" in done.stderr, done.stderr
+    configure(f"sandbox:\n  bind_mounts: [{scratch}/absent]\n")
+    done = run(BUSYBOX, "true")
+    assert done.returncode != 0 and f"sandbox.bind_mounts: open_tree {scratch}/absent".encode() in done.stderr, done.stderr

@@ -2,7 +2,7 @@
 """measure.py [--rounds N] [PART…] — the measurements that need a machine with KVM; run in the lab by tests/bench/run.sh.
 
 Writes what was measured to /out/lab.json; progress and profiles go to stdout. Parts: boot ctr memory stdio blk fs net vsock
-hotplug roots.
+hotplug roots bridge.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import time
 import traceback
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import bridge  # noqa: E402
 import counters  # noqa: E402
 import guests  # noqa: E402
 import hotplug  # noqa: E402
@@ -213,7 +214,8 @@ def stdio():
 
 
 PARTS = {"boot": boot, "ctr": ctr, "memory": memory, "stdio": stdio, "blk": storage.blk, "fs": storage.fs,
-         "net": network.net, "vsock": network.vsock, "hotplug": hotplug.hotplug, "roots": roots.roots}
+         "net": network.net, "vsock": network.vsock, "hotplug": hotplug.hotplug, "roots": roots.roots,
+         "bridge": bridge.bridge}
 
 
 def main():

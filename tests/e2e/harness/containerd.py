@@ -25,14 +25,47 @@ def version() -> str:
     return ".".join(succeed("containerd", "--version").split()[2].lstrip("v").split(".")[:2])
 
 
+class Daemon:
+    """The program, with `config`; its words go behind what is in `log`. `programs`: a directory before those of PATH."""
+
+    def __init__(self, config: pathlib.Path, log: pathlib.Path, programs=None):
+        self.config, self.log, self.programs = config, log, programs
+        self.process = None
+
+    def start(self) -> None:
+        path = os.environ["PATH"] if self.programs is None else f"{self.programs}:{os.environ['PATH']}"
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(["containerd", "--config", self.config], stdin=subprocess.DEVNULL, stdout=log,
+                                            stderr=subprocess.STDOUT, env=os.environ | {"PATH": path})
+
+    def stop(self) -> None:
+        """What it runs goes on."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def said(self, about: str | None = None) -> str:
+        """The last of its warnings, and of all that it said about this."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        return "\n".join(line for line in lines if "level=info" not in line or (about and about in line))[-4000:]
+
+
 class Containerd:
     """In a with statement. `plugins`: TOML of its plugins. `snapshotter`: what run() uses."""
 
     def __init__(self, directory: pathlib.Path, snapshotter: str, plugins: str):
         self.directory, self.snapshotter = directory, snapshotter
         self.socket = directory / "containerd.sock"
-        self.config = directory / "config.toml"
-        self.config.write_text(f"""version = 2
+        config = directory / "config.toml"
+        self.daemon = Daemon(config, directory / "log")
+        config.write_text(f"""version = 2
 root = "{directory}/root"
 state = "{directory}/state"
 disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs",
@@ -45,9 +78,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.b
 """)
 
     def __enter__(self):
-        self.log = open(self.directory / "log", "wb")
-        self.process = subprocess.Popen(["containerd", "--config", self.config], stdin=subprocess.DEVNULL, stdout=self.log,
-                                        stderr=subprocess.STDOUT)
+        self.daemon.start()
         try:
             assert wait_until(lambda: self.ctr("version").returncode == 0, 60), self.said()
             listed = self.ctr("plugins", "ls").stdout.decode()
@@ -71,18 +102,10 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.snapshotter.v1.b
         # Images first, so that their snapshots go, too.
         for name in set(self.ctr("images", "ls", "-q").stdout.decode().split()):
             self.ctr("images", "rm", "--sync", name)
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.log.close()
+        self.daemon.stop()
 
     def said(self) -> str:
-        text = (self.directory / "log").read_text(errors="replace")
-        return "\n".join(line for line in text.splitlines() if self.snapshotter in line or "level=info" not in line)[-3000:]
+        return self.daemon.said(self.snapshotter)
 
     def ctr(self, *argv, **kwargs) -> subprocess.CompletedProcess:
         return call(["ctr", "--address", self.socket, *argv], **kwargs)

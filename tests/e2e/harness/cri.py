@@ -3,16 +3,14 @@
 import base64
 import contextlib
 import json
-import os
 import pathlib
 import shutil
-import signal
 import socket
 import struct
 import subprocess
 import urllib.parse
 
-from harness.containerd import version
+from harness.containerd import Daemon, version
 from harness.ctr import call, unique, wait_until
 from harness.images import Images
 
@@ -101,6 +99,13 @@ def network(directory: pathlib.Path) -> dict:
                   "routes": [{"dst": "0.0.0.0/0"}]}}]}
 
 
+def write_network(directory: pathlib.Path, wanted=network) -> pathlib.Path:
+    """The directory of its configuration, which it makes."""
+    (directory / "cni").mkdir()
+    (directory / "cni/10-bridge.conflist").write_text(json.dumps(wanted(directory)))
+    return directory / "cni"
+
+
 def why_not() -> str:
     """Empty: it can run here."""
     if not CLIENT.exists():
@@ -122,13 +127,13 @@ class CriError(Exception):
 
 
 class Cri:
-    """In a with statement. `programs`: a directory before those of PATH, with containerd or shims."""
+    """In a with statement. `pods`: makes their network's configuration; `programs`: a directory before those of PATH, with containerd or shims."""
 
-    def __init__(self, directory: pathlib.Path, programs=None):
-        self.directory, self.programs = directory, programs
+    def __init__(self, directory: pathlib.Path, pods=network, programs=None):
+        self.directory = directory
+        self.daemon = Daemon(directory / "config.toml", directory / "log", programs)
         self.socket = directory / "containerd.sock"
-        (directory / "cni").mkdir()
-        (directory / "cni/10-bridge.conflist").write_text(json.dumps(network(directory)))
+        write_network(directory, pods)
         (directory / "conf.d").mkdir()
         if generation() > 1:
             config = CONFIG_2.format(directory, PAUSE)
@@ -138,8 +143,7 @@ class Cri:
         (directory / "config.toml").write_text(config)
 
     def __enter__(self):
-        self.log = open(self.directory / "log", "ab")
-        self.start()
+        self.daemon.start()
         try:
             assert wait_until(lambda: self.answers("Version"), 60), self.said()
             images = Images()
@@ -159,35 +163,22 @@ class Cri:
     def __exit__(self, *_):
         self.end()
 
-    def start(self):
-        path = os.environ["PATH"] if self.programs is None else f"{self.programs}:{os.environ['PATH']}"
-        self.process = subprocess.Popen(["containerd", "--config", self.directory / "config.toml"], stdin=subprocess.DEVNULL,
-                                        stdout=self.log, stderr=subprocess.STDOUT, env=os.environ | {"PATH": path})
-
     def change(self, programs) -> None:
         """Another containerd takes the place of this one; what it runs goes on."""
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(30)
-        self.programs = programs
-        self.start()
+        self.daemon.stop()
+        self.daemon.programs = programs
+        self.daemon.start()
         assert wait_until(lambda: self.answers("Version") and self.answers("ListPodSandbox"), 60), self.said()
 
     def end(self):
         with contextlib.suppress(CriError, subprocess.TimeoutExpired):
             for item in self.call("ListPodSandbox").get("items", []):
                 self.remove_pod(item["id"])
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.log.close()
+        self.daemon.stop()
         call(["ip", "link", "delete", "wve2e0"])
 
     def said(self) -> str:
-        text = (self.directory / "log").read_text(errors="replace")
-        return "\n".join(line for line in text.splitlines() if "level=info" not in line)[-4000:]
+        return self.daemon.said()
 
     def ctr(self, *argv, **kwargs) -> subprocess.CompletedProcess:
         return call(["ctr", "--address", self.socket, "-n", "k8s.io", *argv], **kwargs)
@@ -212,11 +203,16 @@ class Cri:
 
 
 class Pod:
-    """A pod sandbox; in a with statement."""
+    """A pod sandbox; in a with statement. `users`: a user namespace whose ids are from there on the host's; its volumes are id-mapped (by 2.x)."""
 
-    def __init__(self, cri: Cri, handler: str, pid=CONTAINER, ipc=POD):
+    def __init__(self, cri: Cri, handler: str, pid=CONTAINER, ipc=POD, users=0, **fields):
         self.cri, self.handler = cri, handler
         self.namespaces = {"network": POD, "pid": pid, "ipc": ipc}
+        self.mappings = {}
+        if users:
+            ids = [{"host_id": users, "container_id": 0, "length": 65536}]
+            self.namespaces["userns_options"] = {"mode": POD, "uids": ids, "gids": ids}
+            self.mappings = {"uidMappings": ids, "gidMappings": ids} if generation() > 1 else {}
         self.name = unique("pod")
         self.directory = cri.directory / self.name
         self.directory.mkdir()
@@ -226,7 +222,7 @@ class Pod:
             "hostname": "web-0", "log_directory": str(self.directory),
             "dns_config": {"servers": ["10.96.0.10"], "searches": ["default.svc.cluster.local"], "options": ["ndots:5"]},
             "linux": {"cgroup_parent": f"/kubepods/{self.name}",
-                      "security_context": {"namespace_options": self.namespaces}}}
+                      "security_context": {"namespace_options": self.namespaces}}, **fields}
         self.made = 0
 
     def __enter__(self):
@@ -269,7 +265,7 @@ class Pod:
         options = self.namespaces | ({"pid": TARGET, "target_id": target} if target else {})
         config = {"metadata": {"name": name, "attempt": self.made}, "image": {"image": BUSYBOX}, "command": list(command),
                   "log_path": f"{name}.{self.made}.log",
-                  "mounts": [{"container_path": inside, "host_path": str(outside)} for outside, inside in mounts],
+                  "mounts": [{"container_path": inside, "host_path": str(outside)} | self.mappings for outside, inside in mounts],
                   "linux": {"security_context": {"namespace_options": options}}, **fields}
         return self.cri.call("CreateContainer", pod_sandbox_id=self.id, config=config, sandbox_config=self.config)["container_id"]
 

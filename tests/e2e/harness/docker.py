@@ -32,9 +32,10 @@ def archive(image: str, target: pathlib.Path) -> pathlib.Path:
 
 
 class Dockerd:
-    """In a with statement. `containerd_store`: images are containerd's, without docker's own graph drivers."""
+    """In a with statement. `containerd_store`: images are containerd's, without docker's own graph drivers. `program`: instead of the machine's own,
+    with its docker-proxy beside it."""
 
-    def __init__(self, directory: pathlib.Path, containerd_store=False):
+    def __init__(self, directory: pathlib.Path, containerd_store=False, program: pathlib.Path | None = None):
         # Sockets and FIFOs have paths of 108 bytes at most, containers names of 64.
         self.directory = directory
         self.run_directory = pathlib.Path("/run", "wvd-" + hashlib.sha256(str(directory).encode()).hexdigest()[:8])
@@ -45,8 +46,9 @@ class Dockerd:
             "data-root": str(directory / "data"), "exec-root": str(self.run_directory / "exec"), "live-restore": True,
             "pidfile": str(self.run_directory / "pid"), "hosts": [f"unix://{self.socket}"],
             "containerd": "/run/containerd/containerd.sock", "features": {"containerd-snapshotter": containerd_store},
-            "storage-driver": "overlayfs" if containerd_store else "overlay2", "bip": "172.31.7.1/24"}))
-        self.argv = ["dockerd", "--config-file", str(config)]
+            "storage-driver": "overlayfs" if containerd_store else "overlay2", "bip": "172.31.7.1/24"}
+            | ({"userland-proxy-path": str(program.with_name("docker-proxy"))} if program else {})))
+        self.argv = [str(program or "dockerd"), "--config-file", str(config)]
         self.store = "overlayfs" if containerd_store else "overlay2"
 
     def __enter__(self):

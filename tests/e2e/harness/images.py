@@ -14,7 +14,8 @@ import threading
 LAYOUTS = pathlib.Path("/opt/images")
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
-LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
+PLAIN_LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
+LAYER_TYPE = PLAIN_LAYER_TYPE + "+gzip"
 PATH = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs)/(?P<reference>[^/]+)")
 
 
@@ -61,6 +62,14 @@ class Images:
             image.pop("history", None)
         manifest["config"] = self._add(json.dumps(image).encode(), CONFIG_TYPE)
         self.names[name] = self._add(json.dumps(manifest).encode(), MANIFEST_TYPE)
+
+    def make(self, name: str, layers: list[bytes], **config) -> None:
+        """One of nothing but these layers, which stay uncompressed."""
+        image = {"architecture": "amd64", "os": "linux", "config": config, "rootfs": {
+            "type": "layers", "diff_ids": ["sha256:" + hashlib.sha256(data).hexdigest() for data in layers]}}
+        self.names[name] = self._add(json.dumps({
+            "schemaVersion": 2, "mediaType": MANIFEST_TYPE, "config": self._add(json.dumps(image).encode(), CONFIG_TYPE),
+            "layers": [self._add(data, PLAIN_LAYER_TYPE) for data in layers]}).encode(), MANIFEST_TYPE)
 
     def read(self, digest: str) -> bytes:
         data = self.blobs[digest][1]

@@ -6,12 +6,24 @@ import pathlib
 import signal
 import subprocess
 
-from harness.cri import Cri
+from harness.cri import PAUSE, add_pause, write_network
 from harness.ctr import call, wait_until
+from harness.images import Images
+from harness.installation import CONFIGURATION, bare_machine, restart_containerd
 
 PROGRAMS = next(iter(sorted(pathlib.Path("/opt/wyvern/extra").glob("kubelet-v*"))), pathlib.Path("/opt/wyvern/extra/kubelet"))
 KUBECONFIG = pathlib.Path("/opt/wyvern/extra/lab-kubeconfig")
 DEPLOY = pathlib.Path("/opt/wyvern/deploy/kubernetes")
+# Of a node's containerd 1.7; handlers are the built-in ones.
+NODE_CONFIG = """version = 2
+disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.aufs",
+                    "io.containerd.snapshotter.v1.devmapper", "io.containerd.internal.v1.opt"]
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{0}"
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "/usr/lib/cni"
+    conf_dir = "{1}"
+"""
 # The API server reaches the kubelet at this name (lab run --forward).
 NODE = "localhost"
 
@@ -42,12 +54,39 @@ def end(process: subprocess.Popen) -> None:
         process.wait()
 
 
-class Node:
-    """In a with statement. Its pods are deleted by the test."""
+class OwnContainerd:
+    """The machine's own containerd as nodes have it, with CRI and a bridge, and no word of Wyvern. `archives`: images that it has."""
 
-    def __init__(self, directory: pathlib.Path):
-        self.directory = directory
-        self.cri = Cri(directory / "containerd")
+    socket = pathlib.Path("/run/containerd/containerd.sock")
+
+    def __init__(self, directory: pathlib.Path, *archives: pathlib.Path):
+        self.archives = [directory / "pause.tar", "/opt/images/busybox.tar", *archives]
+        images = Images()
+        add_pause(images, PAUSE)
+        images.archive(self.archives[0])
+        self.config = NODE_CONFIG.format(PAUSE, write_network(directory))
+        self.machine = bare_machine(self.config, [CONFIGURATION])
+
+    def __enter__(self):
+        self.machine.__enter__()
+        restart_containerd()
+        for archive in self.archives:
+            done = call(["ctr", "-n", "k8s.io", "images", "import", archive], timeout=300)
+            assert done.returncode == 0, done.stderr.decode()
+        return self
+
+    def __exit__(self, *_):
+        self.machine.__exit__(None, None, None)
+
+    def said(self) -> str:
+        return call(["journalctl", "-u", "containerd", "-n", "40", "--no-pager", "-o", "cat"]).stdout.decode()
+
+
+class Node:
+    """In a with statement. Its pods are deleted by the test. `cri`: its containerd."""
+
+    def __init__(self, directory: pathlib.Path, cri):
+        self.directory, self.cri = directory, cri
         self.logs = {name: directory / f"{name}.log" for name in ("kubelet", "kube-proxy")}
         self.processes: list[subprocess.Popen] = []
 
@@ -58,7 +97,6 @@ class Node:
             self.start()
             assert wait_until(lambda: "True" in self.call("get", "node", NODE, "-o", self.READY).stdout.decode(), 180, 2), self.said()
             assert all(process.poll() is None for process in self.processes), self.said()
-            self.kubectl("label", "node", NODE, "io.wyvern/ready=true", "--overwrite")
         except BaseException:
             self.__exit__()
             raise
@@ -89,6 +127,8 @@ class Node:
             "metricsBindAddress": "127.0.0.1:10249", "iptables": {"masqueradeAll": True}, "conntrack": {"maxPerCore": 0, "min": 0}}))
         self.run("kubelet", "--config", config, "--kubeconfig", KUBECONFIG, "--hostname-override", NODE, "--node-ip", "10.0.2.15",
                  "--root-dir", self.directory / "kubelet", "--cert-dir", self.directory / "pki", "-v", "2")
+        # kube-proxy ends where nobody has registered its node within half a minute.
+        assert wait_until(lambda: self.call("get", "node", NODE).returncode == 0, 400, 2), self.said()
         self.run("kube-proxy", "--config", proxy)
 
     def run(self, name: str, *flags):
@@ -112,8 +152,8 @@ class Node:
     def apply(self, *documents: dict) -> None:
         self.kubectl("apply", "-f", "-", stdin="\n---\n".join(json.dumps(document) for document in documents).encode())
 
-    def wait(self, what: str, condition: str, seconds: int = 180) -> None:
-        done = self.call("wait", what, f"--for={condition}", f"--timeout={seconds}s", timeout=seconds + 30)
+    def wait(self, what: str, condition: str, seconds: int = 180, *flags: str) -> None:
+        done = self.call("wait", what, *flags, f"--for={condition}", f"--timeout={seconds}s", timeout=seconds + 30)
         assert done.returncode == 0, f"{what} {condition}: {done.stderr!r}\n{self.call('describe', what).stdout.decode()}\n{self.said()}"
 
     def field(self, what: str, path: str) -> str:

@@ -9,7 +9,7 @@ FILE_TREES = ("/run/wyvern", "/run/containerd/s", "/run/containerd/fifo", "/run/
               "/run/containerd/io.containerd.runtime.v2.task", "/var/lib/containerd/io.containerd.runtime.v2.task",
               "/run/containerd/runc", "/var/lib/wyvern/run", "/dev/shm", "/tmp", "/var/tmp")
 # Directories that stay once the first container has made them.
-STAYS = re.compile(r"^(/run/wyvern"
+STAYS = re.compile(r"^(/run/wyvern(/direct-volumes)?"
                    r"|/run/containerd/(fifo|s|runc|runc/default)"
                    r"|/(run|var/lib)/containerd/io\.containerd\.runtime\.v2\.task(/(default|moby))?"
                    r"|/(tmp|var/tmp)/(pytest-of-.*|wyvern-e2e.*|systemd-private-.*))$")
@@ -91,3 +91,9 @@ def snapshot() -> dict:
 def left(before: dict, after: dict) -> list:
     """Lines for what is in after but not in before."""
     return [f"{kind}: {item}" for kind, items in after.items() for item in sorted(items - before[kind])]
+
+
+def tree(directory: pathlib.Path) -> list:
+    """Everything below it: name, owners, mode, text; to be compared with another runtime's."""
+    return sorted((str(path.relative_to(directory)), path.lstat().st_uid, path.lstat().st_gid, path.lstat().st_mode,
+                   path.read_text() if path.is_file() and not path.is_symlink() else "") for path in directory.rglob("*"))

@@ -6,7 +6,7 @@
   etc/       the tree's configs/                         -> /etc/wyvern (copied at boot: tests change it)
   tests/     the tree's tests/
   docs/      the tree's docs/, whose commands a test runs
-  deploy/    containerd/ and kubernetes/ of the tree
+  deploy/    containerd/, grafana/ and kubernetes/ of the tree
   lab/       what runs in the machine for the host (tests/lab/machine/run)
   extra/     files named with --add
   lib/       what programs of a dynamic build need and Debian 13 does not have
@@ -121,7 +121,7 @@ def make_disk(directory: pathlib.Path, build: pathlib.Path | None, guest: dict, 
         shutil.copy(path, tree / "share/guest" / name)
     if (TREE / "configs").is_dir():
         shutil.copytree(TREE / "configs", tree / "etc", dirs_exist_ok=True)
-    for name in ("deploy/containerd", "deploy/kubernetes", "docs"):
+    for name in ("deploy/containerd", "deploy/grafana", "deploy/kubernetes", "docs"):
         shutil.copytree(TREE / name, tree / name)
     shutil.copytree(TREE / "tests", tree / "tests", dirs_exist_ok=True,
                     ignore=shutil.ignore_patterns("__pycache__", ".pytest_cache", "corpora"))
