@@ -14,22 +14,12 @@ from harness import cri as harness
 from harness import traces
 from harness.cri import Cri, Pod
 from harness.ctr import call, wait_until
+from harness.pods import cri  # noqa: F401 (a fixture)
 from harness.sandbox import PARTS, Watch, fds, memory
 
 pytestmark = [pytest.mark.wyvern_only, pytest.mark.leaves_nothing(20)]
 
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def cri(tmp_path_factory):
-    why = harness.why_not()
-    if why:
-        pytest.skip(why)
-    with Cri(tmp_path_factory.mktemp("wyvern-e2e-crowd")) as one:
-        with Pod(one, "runc"):  # what the first makes stays: the bridge
-            pass
-        yield one
 
 
 def in_guest(pod: Pod, script: str) -> str:

@@ -8,8 +8,9 @@ import pytest
 
 from harness import cri as harness
 from harness.containerd import succeed
-from harness.cri import Cri, Pod
+from harness.cri import Pod
 from harness.ctr import call, wait_until
+from harness.pods import settled_cri
 
 pytestmark = [pytest.mark.wyvern_only, pytest.mark.leaves_nothing(20)]
 BRIDGE = "wvdual0"
@@ -47,9 +48,7 @@ def cri(tmp_path_factory):
     if why:
         pytest.skip(why)
     call(["modprobe", "-a", "br_netfilter", "iptable_nat", "ip6table_nat"])
-    with Cri(tmp_path_factory.mktemp("wyvern-e2e-dual"), network) as one:
-        with Pod(one, "runc"):  # what the first makes stays: the bridge
-            pass
+    with settled_cri(tmp_path_factory.mktemp("wyvern-e2e-dual"), network) as one:
         yield one
     call(["ip", "link", "delete", BRIDGE])
 

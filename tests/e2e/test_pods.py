@@ -7,26 +7,13 @@ import threading
 import pytest
 
 from harness import cri as harness
-from harness.cri import NODE, POD, Cri, Forward, Pod
+from harness.cri import NODE, POD, Forward, Pod
 from harness.ctr import call, wait_until
+from harness.pods import OURS, cri  # noqa: F401 (a fixture)
 from harness.traces import processes
 
 pytestmark = [pytest.mark.wyvern_only, pytest.mark.leaves_nothing(20)]
 
-
-@pytest.fixture(scope="module")
-def cri(tmp_path_factory):
-    why = harness.why_not()
-    if why:
-        pytest.skip(why)
-    with Cri(tmp_path_factory.mktemp("wyvern-e2e-cri")) as one:
-        with Pod(one, "runc"):  # what the first makes stays: the bridge
-            pass
-        yield one
-
-
-# By podsandbox mode, and where containerd has it by the Sandbox API.
-OURS = ["wyvern", "sandbox-api"] if harness.why_not() == "" and harness.generation() > 1 else ["wyvern"]
 ours = pytest.mark.parametrize("handler", OURS)
 both = pytest.mark.parametrize("handler", [*OURS, "runc"])
 

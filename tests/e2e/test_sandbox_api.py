@@ -5,8 +5,9 @@ import pathlib
 import pytest
 
 from harness import cri as harness
-from harness.cri import Cri, Pod, Terminal
+from harness.cri import Pod, Terminal
 from harness.ctr import call, wait_until
+from harness.pods import settled_cri
 from harness.traces import processes
 
 pytestmark = [pytest.mark.wyvern_only, pytest.mark.leaves_nothing(20)]
@@ -17,9 +18,7 @@ def cri(tmp_path_factory):
     why = harness.why_not() or ("" if harness.generation() > 1 else "this containerd has no Sandbox API")
     if why:
         pytest.skip(why)
-    with Cri(tmp_path_factory.mktemp("wyvern-e2e-cri")) as one:
-        with Pod(one, "runc"):  # what the first makes stays: the bridge
-            pass
+    with settled_cri(tmp_path_factory.mktemp("wyvern-e2e-cri")) as one:
         yield one
 
 

@@ -8,9 +8,9 @@ import pathlib
 
 import pytest
 
-from harness import cri as harness
-from harness.cri import POD, Cri, Pod
+from harness.cri import POD, Pod
 from harness.ctr import BUSYBOX, WYVERN, call, ctr, unique, wait_until
+from harness.pods import OURS, cri  # noqa: F401 (a fixture)
 
 pytestmark = [pytest.mark.wyvern_only, pytest.mark.leaves_nothing(20)]
 
@@ -105,20 +105,6 @@ def test_scenario_63_what_its_root_may_not(scratch):
     """Nothing that belongs to the machine, though that is the container's alone; a port below 1024 it may have."""
     code, out, said = run("wyvern", "hostname x 2>&1 | grep -c -i -E 'perm|must be'; echo 1 > /proc/sys/vm/drop_caches; timeout 2 nc -l -p 80 127.0.0.1; echo $?")
     assert out.split() == ["1", "143"], (out, said)  # it listened until the end of its time
-
-
-@pytest.fixture(scope="module")
-def cri(tmp_path_factory):
-    why = harness.why_not()
-    if why:
-        pytest.skip(why)
-    with Cri(tmp_path_factory.mktemp("wyvern-e2e-cri")) as one:
-        with Pod(one, "runc"):  # what the first makes stays: the bridge
-            pass
-        yield one
-
-
-OURS = ["wyvern", "sandbox-api"] if harness.why_not() == "" and harness.generation() > 1 else ["wyvern"]
 
 
 @pytest.mark.parametrize("handler", OURS)
