@@ -37,8 +37,8 @@ Result<> FindGuestHooks(const std::string& directory, v1::CreateSandboxResponse*
     }
   }
   if (response->hooks_size() > kMaxGuestHooks) {
-    return Fail(Code::kResourceExhausted,
-                "guest.hooks: " + directory + " has more than 64 programs");
+    return Fail(Code::kResourceExhausted, "guest.hooks: " + directory + " has more than " +
+                                              std::to_string(kMaxGuestHooks) + " programs");
   }
   return {};
 }

@@ -9,7 +9,7 @@
 
 namespace wyvern::agent {
 
-inline constexpr int kMaxGuestHooks = 64;
+inline constexpr int kMaxGuestHooks = 64;  // as agent.proto says
 
 // Appends the executable regular files of <directory>/{prestart,poststart,poststop}, those of a kind by name; a kind without a
 // directory has none. INVALID_ARGUMENT: `directory` is not absolute; NOT_FOUND: it is not there; RESOURCE_EXHAUSTED: more than

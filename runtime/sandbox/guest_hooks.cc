@@ -8,7 +8,7 @@ namespace wyvern::runtime {
 
 namespace {
 
-constexpr int kMaxHooks = 64;
+constexpr int kMaxHooks = 64;      // as agent.proto says
 constexpr size_t kMaxPath = 4095;  // PATH_MAX, less its NUL
 
 }  // namespace
