@@ -170,6 +170,7 @@ def test_systemd_knows_scopes_of_its_driver(scratch, telling):
     spec["linux"].setdefault("resources", {}).update({"cpu": {"shares": 2048}})
     spec["linux"]["cgroupsPath"] = "system.slice:wyverntest:box"
     for turn in ("first", "again"):  # a name is free as soon as its container has gone
+        (scratch / "told/now").unlink(missing_ok=True)  # what the first told last is of its update
         with Shim(scratch / turn, spec) as shim:
             start(shim)
             assert told()["cpu.weight"] == "174"
