@@ -132,7 +132,8 @@ TEST_F(GuestTest, TerminalIsControllingAndHasItsSize) {
   resize.set_rows(40);
   resize.set_columns(132);
   ASSERT_TRUE(agent->Call<v1::Empty>("ResizeTerminal", resize).has_value());
-  ASSERT_TRUE(WriteAll(stdio.in, "x\n").has_value());  // some shells run traps only after read
+  // Some shells run traps only after read; one that runs them at once may have ended by now.
+  (void)WriteAll(stdio.in, "x\n");
   EXPECT_NE(Drain(stdio.out).find("40 132"), std::string::npos);
   EXPECT_EQ(agent->Wait("", "t"), 5);
   EXPECT_TRUE(agent->Delete("", "t").has_value());
